@@ -1,0 +1,1 @@
+"""What the network is: LLaVA as pure functions on nested dicts of arrays."""

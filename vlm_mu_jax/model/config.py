@@ -1,0 +1,203 @@
+"""Model configuration: frozen dataclasses read from a Hugging Face `config.json`.
+
+Fields use the shape letters of the code: V vocabulary, D model, L layers, N query heads, K key/value heads,
+H head size, F feed-forward, P image tokens of one image.
+"""
+
+import dataclasses
+from typing import Any
+
+from vlm_mu_jax.errors import InputError
+
+_LLAMA_FAMILY = ("llama", "mistral", "vicuna")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequency scaling, one of the kinds of transformers' `modeling_rope_utils`."""
+
+    kind: str  # "linear" | "dynamic" | "llama3"
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Llama-family decoder."""
+
+    V: int
+    D: int
+    L: int
+    N: int
+    K: int
+    H: int
+    F: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    max_positions: int = 4096
+    tie_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: int | None = None
+    unroll: int = 1  # layers unrolled per scan step
+    remat: str = "none"  # name in vlm_mu_jax.model.layers.REMAT_POLICIES
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """CLIP vision tower and which of its hidden states the projector reads."""
+
+    image_size: int
+    patch_size: int
+    D: int
+    L: int
+    N: int
+    F: int
+    norm_eps: float = 1e-5
+    activation: str = "quick_gelu"
+    feature_layers: tuple[int, ...] = (-2,)  # indices into [embeddings, block 0 output, ...], as in HF
+    select: str = "default"  # "default" drops the class token, "full" keeps it
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def P(self) -> int:
+        """Image tokens per image."""
+        return self.patches + (self.select == "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class LlavaConfig:
+    """A LLaVA model, or a text-only Llama-family model when `vision` is None."""
+
+    text: TextConfig
+    vision: VisionConfig | None = None
+    image_token_id: int | None = None
+    projector_activation: str = "gelu"
+    projector_bias: bool = True
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    pad_id: int = 0
+    dtype: str = "float32"
+
+    def with_text(self, **changes: Any) -> "LlavaConfig":
+        """The same model with some decoder fields replaced, e.g. `cfg.with_text(remat="full")`."""
+        return dataclasses.replace(self, text=dataclasses.replace(self.text, **changes))
+
+
+def from_hf(config: dict[str, Any], source: str = "config.json") -> LlavaConfig:
+    """Reads a `config.json` of LLaVA-1.5 or a Llama-family model, in transformers 4 and 5 spellings.
+
+    Args:
+      config: the parsed file.
+      source: its name, for messages.
+
+    Raises:
+      InputError: unknown architecture or a missing field.
+    """
+    kind = config.get("model_type")
+    try:
+        if kind == "llava":
+            return _llava(config)
+        if kind in _LLAMA_FAMILY:
+            return LlavaConfig(text=_text(config), **_token_ids(config), dtype=_dtype(config))
+    except KeyError as error:
+        raise InputError(f"{source}: field {error} is missing; is this a complete Hugging Face config?") from error
+    raise InputError(f"{source}: model_type {kind!r} is not supported; use a LLaVA-1.5 or Llama-family checkpoint")
+
+
+def _llava(config: dict[str, Any]) -> LlavaConfig:
+    text, vision = config["text_config"], config["vision_config"]
+    if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
+        raise InputError(f"config.json: vision tower {vision['model_type']!r} is not supported; LLaVA-1.5 uses clip_vision_model")
+    layers = config.get("vision_feature_layer", -2)
+    image_token = config.get("image_token_id", config.get("image_token_index", 32000))
+    ids = _token_ids({**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}})
+    return LlavaConfig(
+        text=_text({"tie_word_embeddings": config.get("tie_word_embeddings", False), **text}),
+        vision=VisionConfig(
+            image_size=vision.get("image_size", 224),
+            patch_size=vision.get("patch_size", 32),
+            D=vision.get("hidden_size", 768),
+            L=vision.get("num_hidden_layers", 12),
+            N=vision.get("num_attention_heads", 12),
+            F=vision.get("intermediate_size", 3072),
+            norm_eps=vision.get("layer_norm_eps", 1e-5),
+            activation=vision.get("hidden_act", "quick_gelu"),
+            feature_layers=tuple(layers) if isinstance(layers, (list, tuple)) else (layers,),
+            select=config.get("vision_feature_select_strategy", "default"),
+        ),
+        image_token_id=image_token,
+        projector_activation=config.get("projector_hidden_act", "gelu"),
+        projector_bias=config.get("multimodal_projector_bias", True),
+        dtype=_dtype({**text, **config}),
+        **ids,
+    )
+
+
+def _text(config: dict[str, Any]) -> TextConfig:
+    if config.get("model_type", "llama") not in _LLAMA_FAMILY:
+        raise InputError(f"config.json: language model {config['model_type']!r} is not supported; use a Llama-family one")
+    if config.get("hidden_act", "silu") != "silu":
+        raise InputError(f"config.json: hidden_act {config['hidden_act']!r} is not supported; Llama-family models use silu")
+    heads = config.get("num_attention_heads", 32)
+    width = config.get("hidden_size", 4096)
+    is_mistral = config.get("model_type") == "mistral"
+    max_positions = config.get("max_position_embeddings", 131072 if is_mistral else 2048)
+    rope = _rope(config)
+    return TextConfig(
+        V=config.get("vocab_size", 32000),
+        D=width,
+        L=config.get("num_hidden_layers", 32),
+        N=heads,
+        K=config.get("num_key_value_heads") or heads,
+        H=config.get("head_dim") or width // heads,
+        F=config.get("intermediate_size", 14336 if is_mistral else 11008),
+        norm_eps=config.get("rms_norm_eps", 1e-6),
+        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+        rope_scaling=_rope_scaling(rope, max_positions),
+        max_positions=max_positions,
+        tie_embeddings=config.get("tie_word_embeddings", False),
+        attention_bias=config.get("attention_bias", False),
+        mlp_bias=config.get("mlp_bias", False),
+        sliding_window=config.get("sliding_window") if is_mistral else None,
+    )
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """transformers 5 writes `rope_parameters`, transformers 4 `rope_scaling` plus `rope_theta`."""
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+
+
+def _rope_scaling(rope: dict[str, Any], max_positions: int) -> RopeScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind not in ("linear", "dynamic", "llama3"):
+        raise InputError(f"config.json: rope scaling {kind!r} is not supported; use linear, dynamic or llama3")
+    return RopeScaling(
+        kind=kind,
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope.get("low_freq_factor", 1.0)),
+        high_freq_factor=float(rope.get("high_freq_factor", 4.0)),
+        original_max_positions=int(rope.get("original_max_position_embeddings") or max_positions),
+    )
+
+
+def _token_ids(config: dict[str, Any]) -> dict[str, Any]:
+    eos = config.get("eos_token_id", 2)
+    eos_ids = tuple(eos) if isinstance(eos, (list, tuple)) else (() if eos is None else (eos,))
+    pad = config.get("pad_token_id")
+    return {"bos_id": config.get("bos_token_id", 1), "eos_ids": eos_ids, "pad_id": 0 if pad is None or pad < 0 else pad}
+
+
+def _dtype(config: dict[str, Any]) -> str:
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    if name not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"config.json: dtype {name!r} is not supported; use float32, bfloat16 or float16")
+    return name

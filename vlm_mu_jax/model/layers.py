@@ -1,0 +1,103 @@
+"""Norms, activations, linear maps, rotary positions and remat policies."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vlm_mu_jax.model.config import TextConfig
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attn_out": jax.checkpoint_policies.save_only_these_names("attn_out"),
+}
+
+
+def remat(block: Callable, name: str) -> Callable:
+    """Wraps a scan body in `jax.checkpoint` under a named policy; "none" leaves it alone."""
+    if name == "none":
+        return block
+    return jax.checkpoint(block, policy=REMAT_POLICIES[name], prevent_cse=False)
+
+
+def rms_norm(x: Array, scale_D: Array, eps: float) -> Array:
+    """Root-mean-square norm over the last axis; statistics in float32, output in x's dtype (as HF LlamaRMSNorm)."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return x32.astype(x.dtype) * _as(scale_D, x)
+
+
+def layer_norm(x: Array, scale_D: Array, bias_D: Array, eps: float) -> Array:
+    x32 = x.astype(jnp.float32)
+    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return (x32 * _as(scale_D, x32) + _as(bias_D, x32)).astype(x.dtype)
+
+
+def _as(vector: Array, like: Array) -> Array:
+    """A [D] vector shaped to multiply [..., D] without rank promotion."""
+    return vector.reshape((1,) * (like.ndim - vector.ndim) + vector.shape)
+
+
+def linear(x: Array, w: Array, bias: Array | None = None, lora: dict | None = None) -> Array:
+    """`x[..., I] @ w[I, O...]`, with an optional bias [O...] and LoRA pair {"a": [I, R], "b": [R, O...], "scale"}."""
+    y = jnp.tensordot(x, w, axes=1)
+    if lora is not None:
+        y = y + lora["scale"].astype(y.dtype) * jnp.tensordot(jnp.tensordot(x, lora["a"], axes=1), lora["b"], axes=1)
+    return y if bias is None else y + _as(bias, y)
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """HF activation names. `gelu` is the exact (erf) one."""
+    functions = {
+        "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+        "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+        "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+        "silu": jax.nn.silu,
+        "relu": jax.nn.relu,
+    }
+    return functions[name]
+
+
+def rope_frequencies(cfg: TextConfig, lengths_B: Array) -> Array:
+    """Rotary frequencies per row, float32 [B, H/2]; formulas of transformers `modeling_rope_utils.py`.
+
+    "dynamic" (NTK) depends on the row's own length, not on the longest row of the batch as in HF: padding and
+    neighbours then change nothing.
+    """
+    half = jnp.arange(0, cfg.H, 2, dtype=jnp.float32) / cfg.H
+    scaling = cfg.rope_scaling
+    rows = jnp.ones((lengths_B.shape[0], 1), jnp.float32)
+    if scaling is not None and scaling.kind == "dynamic":
+        original = float(scaling.original_max_positions)
+        length = jnp.maximum(lengths_B.astype(jnp.float32), original)[:, None]
+        base = cfg.rope_theta * (scaling.factor * length / original - (scaling.factor - 1)) ** (cfg.H / (cfg.H - 2))
+        return base ** -half[None, :]
+    frequencies = cfg.rope_theta**-half
+    if scaling is not None and scaling.kind == "linear":
+        frequencies = frequencies / scaling.factor
+    if scaling is not None and scaling.kind == "llama3":
+        frequencies = _llama3(frequencies, scaling)
+    return rows * frequencies[None, :]
+
+
+def _llama3(frequencies: Array, scaling) -> Array:
+    """Llama 3.1: long wavelengths divided by `factor`, short ones kept, a linear ramp between."""
+    wavelength = 2 * jnp.pi / frequencies
+    turns = scaling.original_max_positions / wavelength
+    ramp = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    ramp = jnp.clip(ramp, 0.0, 1.0)
+    return (1 - ramp) * frequencies / scaling.factor + ramp * frequencies
+
+
+def rope(x_BTNH: Array, positions_BT: Array, frequencies_BH: Array) -> Array:
+    """Rotates pairs (i, i + H/2); angles in float32 (bfloat16 would round position 257 to 256)."""
+    angles = positions_BT.astype(jnp.float32)[:, :, None] * frequencies_BH[:, None, :]
+    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BTNH.dtype)
