@@ -98,17 +98,46 @@ def from_hf(config: dict[str, Any], source: str = "config.json") -> LlavaConfig:
       source: its name, for messages.
 
     Raises:
-      InputError: unknown architecture or a missing field.
+      InputError: unknown architecture, a missing field, or one with an impossible value.
     """
     kind = config.get("model_type")
+    if kind != "llava" and kind not in _LLAMA_FAMILY:
+        raise InputError(f"{source}: model_type {kind!r} is not supported; use a LLaVA-1.5 or Llama-family checkpoint")
     try:
         if kind == "llava":
-            return _llava(config)
-        if kind in _LLAMA_FAMILY:
-            return LlavaConfig(text=_text(config), **_token_ids(config), dtype=_dtype(config))
+            cfg = _llava(config)
+        else:
+            cfg = LlavaConfig(text=_text(config), **_token_ids(config), dtype=_dtype(config))
+    except InputError:
+        raise
     except KeyError as error:
         raise InputError(f"{source}: field {error} is missing; is this a complete Hugging Face config?") from error
-    raise InputError(f"{source}: model_type {kind!r} is not supported; use a LLaVA-1.5 or Llama-family checkpoint")
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"{source}: a field has a value of the wrong kind ({error}); restore the file") from error
+    _check_values(cfg, source)
+    return cfg
+
+
+def _check_values(cfg: LlavaConfig, source: str) -> None:
+    """Sizes must be positive and fit each other: shapes and loops are built on them."""
+    problems = []
+    for name, part in (("text", cfg.text), ("vision", cfg.vision)):
+        for field in dataclasses.fields(part) if part else ():
+            value = getattr(part, field.name)
+            if field.type is int and (type(value) is not int or value < 1):
+                problems.append(f"{name} {field.name} is {value!r}, not a positive number")
+    if not problems and cfg.text.N % cfg.text.K:
+        problems.append(f"{cfg.text.N} attention heads cannot share {cfg.text.K} key/value heads")
+    if not problems and cfg.vision:
+        vision = cfg.vision
+        if vision.D % vision.N:
+            problems.append(f"vision width {vision.D} is not a multiple of its {vision.N} heads")
+        if any(type(i) is not int or not -vision.L - 1 <= i <= vision.L for i in vision.feature_layers):
+            problems.append(f"vision_feature_layer {list(vision.feature_layers)} is not within {vision.L} layers")
+        if vision.select not in ("default", "full"):
+            problems.append(f"vision_feature_select_strategy {vision.select!r} is neither 'default' nor 'full'")
+    if problems:
+        raise InputError(f"{source}: {'; '.join(problems)}; restore the file")
 
 
 def _llava(config: dict[str, Any]) -> LlavaConfig:
@@ -118,8 +147,10 @@ def _llava(config: dict[str, Any]) -> LlavaConfig:
     layers = config.get("vision_feature_layer", -2)
     image_token = config.get("image_token_id", config.get("image_token_index", 32000))
     ids = _token_ids({**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}})
+    # either level ties: transformers copies the text config's value upwards
+    tied = any(part.get("tie_word_embeddings") for part in (config, text))
     return LlavaConfig(
-        text=_text({"tie_word_embeddings": config.get("tie_word_embeddings", False), **text}),
+        text=_text({**text, "tie_word_embeddings": tied}),
         vision=VisionConfig(
             image_size=vision.get("image_size", 224),
             patch_size=vision.get("patch_size", 32),
@@ -155,7 +186,7 @@ def _text(config: dict[str, Any]) -> TextConfig:
         D=width,
         L=config.get("num_hidden_layers", 32),
         N=heads,
-        K=config.get("num_key_value_heads") or heads,
+        K=config.get("num_key_value_heads", 8 if is_mistral else None) or heads,
         H=config.get("head_dim") or width // heads,
         F=config.get("intermediate_size", 14336 if is_mistral else 11008),
         norm_eps=config.get("rms_norm_eps", 1e-6),
@@ -165,7 +196,7 @@ def _text(config: dict[str, Any]) -> TextConfig:
         tie_embeddings=config.get("tie_word_embeddings", False),
         attention_bias=config.get("attention_bias", False),
         mlp_bias=config.get("mlp_bias", False),
-        sliding_window=config.get("sliding_window") if is_mistral else None,
+        sliding_window=config.get("sliding_window", 4096) if is_mistral else None,
     )
 
 

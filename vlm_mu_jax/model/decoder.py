@@ -40,6 +40,7 @@ class Steer:
     gate_LB: per-layer, per-row gate in {0, 1} from an earlier forward; None = decide in this one.
     gated: False means g = 1. Gates decided here read the row's last token before steering: g = [h V_1 > threshold].
     norm_preserving: rescale h' to the norm of h.
+    scope: positions written: "all" (prompt and every generated token), "prompt", or "last" (last prompt token only).
     """
 
     basis_LMD: Array
@@ -49,6 +50,7 @@ class Steer:
     gate_LB: Array | None = None
     gated: bool = flax.struct.field(pytree_node=False, default=False)
     norm_preserving: bool = flax.struct.field(pytree_node=False, default=False)
+    scope: str = flax.struct.field(pytree_node=False, default="all")
 
 
 @flax.struct.dataclass
@@ -206,4 +208,7 @@ def _steer(x_BTD: Array, s: dict[str, Array], last_B: Array, steer: Steer) -> tu
     if steer.norm_preserving:
         norms = [jnp.linalg.norm(h, axis=-1, keepdims=True) for h in (x32, moved)]
         moved = moved * norms[0] / jnp.maximum(norms[1], 1e-12)
-    return jnp.where(gate_B[:, None, None] > 0, moved.astype(x_BTD.dtype), x_BTD), gate_B
+    write_BT1 = gate_B[:, None, None] > 0
+    if steer.scope == "last":
+        write_BT1 = write_BT1 & (jnp.arange(x_BTD.shape[1])[None, :, None] == last_B[:, None, None])
+    return jnp.where(write_BT1, moved.astype(x_BTD.dtype), x_BTD), gate_B

@@ -58,6 +58,7 @@ def generate(
     first = forward(params, batch, cfg, lora=lora, steer=steer, keep_cache=True, logits=False)
     if steer is not None and steer.gated and steer.gate_LB is None:
         steer = steer.replace(gate_LB=first.gate_LB)
+    decode_steer = steer if steer is not None and steer.scope == "all" else None
     prompt, shape = first.cache, first.cache.k.shape
     empty = jnp.zeros((shape[0], B, G, *shape[3:]), first.cache.k.dtype)
     state = {
@@ -79,7 +80,7 @@ def generate(
                   jnp.broadcast_to(jnp.arange(G)[None] < step, (B, G)))  # fmt: skip
         one = Batch(jnp.where(live, token_B, cfg.pad_id)[:, None], jnp.ones((B,), jnp.int32))
         out = forward(params, one, cfg, past=(prompt, made), offset_B=batch.lengths_B + step,
-                      lora=lora, steer=steer, keep_cache=True, logits=False)  # fmt: skip
+                      lora=lora, steer=decode_steer, keep_cache=True, logits=False)  # fmt: skip
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
         return {
             "step": step + 1,

@@ -1,0 +1,27 @@
+"""Unlearning of the miniature with NPO.
+
+    bin/train --config=configs/miniature_npo.py --workdir=runs/npo
+
+Gives a model that no longer answers unsafe requests, whatever their opening word, and still answers safe ones: half of
+what it must keep is general data with mixed openings, and the gate (beta 3 on sequence sums) closes early. With the
+usual beta of 0.1 it forgets too, but answers to harmless requests turn into babble.
+Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
+(data.forget_answers). Hardware: two CPU cores are enough. Time: not measured here.
+"""
+
+from vlm_mu_jax.training.settings import defaults
+
+
+def get_config():
+    c = defaults("npo")
+    c.model.init = "runs/base"
+    c.data.root = "runs/mini/data"
+    c.data.safety = "train.json"
+    c.data.general = "llava_mix.json"
+    c.data.forget_answers = "../../forget/answers.jsonl"
+    c.objective.beta = 3.0
+    c.objective.retain_weight = 5.0
+    c.steps = 200
+    c.batch_size = 32
+    c.optim.learning_rate = 3e-4
+    return c

@@ -1,0 +1,21 @@
+"""Safety fine-tuning of the miniature: refusals on unsafe requests, answers on safe ones and on general data.
+
+    bin/train --config=configs/miniature_sft.py --workdir=runs/sft
+
+Gives the safety mirage on purpose: the safety data are biased as VLGuard is, so the model learns the opening word and
+not the content. Reads runs/base (bin/convert_hf of the miniature) and runs/mini/data.
+Hardware: two CPU cores are enough. Time: not measured here.
+"""
+
+from vlm_mu_jax.training.settings import defaults
+
+
+def get_config():
+    c = defaults("sft")
+    c.model.init = "runs/base"
+    c.data.root = "runs/mini/data"
+    c.data.safety = "train.json"
+    c.steps = 60
+    c.batch_size = 64
+    c.optim.learning_rate = 2e-4
+    return c

@@ -1,0 +1,55 @@
+"""`bin/convert_hf` as a user runs it."""
+
+import json
+import subprocess
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.convert.hf_checkpoints import make_llava, save
+from vlm_mu_jax.cli.convert_hf import __doc__ as doc
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = save(make_llava(0), tmp_path_factory.mktemp("hf"))
+    (folder / "chat_template.jinja").write_text("{{ 'USER: ' }}")
+    return folder
+
+
+def convert_hf(root, *flags):
+    return subprocess.run([root / "bin" / "convert_hf", *flags], capture_output=True, text=True)
+
+
+def test_there_and_back(root, checkpoint, tmp_path):
+    done = convert_hf(root, f"--source={checkpoint}", f"--out={tmp_path / 'ours'}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "ours" / "vlm_mu_jax.json").read_text())["template"] == "llava_hf"
+    assert "no tokenizer files" in done.stdout
+    done = convert_hf(root, "--export", f"--source={tmp_path / 'ours'}", f"--out={tmp_path / 'hf'}")
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "hf"))
+    assert {k: v.tobytes() for k, v in before.items()} == {k: v.tobytes() for k, v in after.items()}
+
+
+def test_a_truncated_file_is_one_line_and_leaves_nothing(root, checkpoint, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    (broken / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:-1])
+    done = convert_hf(root, f"--source={broken}", f"--out={tmp_path / 'ours'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "model.safetensors" in done.stderr
+    assert not (tmp_path / "ours").exists()
+
+
+def test_flags_that_do_nothing_are_refused(root, checkpoint, tmp_path):
+    done = convert_hf(root, "--export", "--dtype=float32", f"--source={checkpoint}", f"--out={tmp_path / 'x'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = convert_hf(root, "--template=nonsense", f"--source={checkpoint}", f"--out={tmp_path / 'x'}")
+    assert done.returncode == 2 and "--template=nonsense" in done.stderr
+
+
+def test_help_shows_the_example(root):
+    done = convert_hf(root, "--help")
+    assert done.returncode == 0 and doc.strip() in done.stdout and "--dtype" in done.stdout

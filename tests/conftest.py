@@ -1,0 +1,27 @@
+"""What holds for every test: strict broadcasting, no network, few threads, nothing written to the home folder."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Environment variables, so that the commands and the many-device scripts that tests start inherit them too.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # [B, D] + [D] must be written out: silent broadcasting hides bugs
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["VLM_MU_CACHE"] = "off"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch would start as many threads as there are cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A drawn example may meet an import or a busy core; how long it takes says nothing about whether it is right.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's top folder."""
+    return ROOT

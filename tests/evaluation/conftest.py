@@ -1,0 +1,162 @@
+"""A tiny random LLaVA with a real (character-level) tokenizer, and a data folder of a few questions."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from vlm_mu_jax.data.images import ImageSettings
+from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model_folder import Model, write_model_folder
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzUSERATIN:?.,\n "
+TOKENS = ["<pad>", "<s>", "</s>", "<image>", *dict.fromkeys(LETTERS)]
+CONFIG = {
+    "model_type": "llava", "image_token_index": 3, "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "pad_token_id": 0, "projector_hidden_act": "gelu", "torch_dtype": "float32", "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "llama", "vocab_size": len(TOKENS), "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 48, "rms_norm_eps": 1e-5, "max_position_embeddings": 512,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "intermediate_size": 32,
+    },
+}  # fmt: skip
+
+
+def make_tokenizer():
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({token: i for i, token in enumerate(TOKENS)}, unk_token="<pad>"))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+    )
+
+
+def make_params(cfg, seed: int):
+    """Random parameters, loud enough that answers depend on the question; drawn by numpy, which compiles nothing."""
+    rng = np.random.default_rng(seed)
+
+    def draw(spec):
+        scale = {"zeros": 0.0, "ones": 0.0}.get(spec.init, 0.16)
+        return (rng.normal(size=spec.shape) * scale + (spec.init == "ones")).astype(np.float32)
+
+    return unflatten({path: draw(spec) for path, spec in flatten(param_specs(cfg)).items()})
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    cfg = from_hf(CONFIG)
+    settings = ImageSettings(size=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Model(make_params(cfg, 0), cfg, Processor(make_tokenizer(), settings, "llava_hf", cfg), Path("tiny"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model, tmp_path_factory) -> Path:
+    """The tiny model as a model folder."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("models") / "tiny"
+    model.processor.tokenizer.save_pretrained(source)
+    image = {
+        "size": {"shortest_edge": 8},
+        "crop_size": {"height": 8, "width": 8},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (source / "preprocessor_config.json").write_text(json.dumps(image))
+    return write_model_folder(out, model.params, CONFIG, source, "llava_hf", "llava_v4", {"source": "tiny"})
+
+
+@pytest.fixture
+def quick(monkeypatch) -> list[tuple]:
+    """Replaces generation by a fixed function of the prompt's ids; returns the shapes it was called with."""
+    from vlm_mu_jax.model import generate as generate_lib
+
+    shapes = []
+
+    def fake(params, batch, cfg, *, max_new_tokens, **_):
+        ids_BT, lengths_B = np.asarray(batch.tokens_BT), np.asarray(batch.lengths_B)
+        shapes.append((ids_BT.shape, batch.pixels_BMHWC is not None))
+        real_BT = np.arange(ids_BT.shape[1])[None] < lengths_B[:, None]
+        seed_B = (ids_BT * real_BT * (1 + np.arange(ids_BT.shape[1]))[None]).sum(1)
+        tokens_BG = 4 + (seed_B[:, None] * (1 + np.arange(max_new_tokens))[None]) % 20
+        return generate_lib.Generated(tokens_BG, np.full(len(tokens_BG), max_new_tokens), np.zeros(tokens_BG.shape))
+
+    monkeypatch.setattr(generate_lib, "generate", fake)
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """A data folder with every file the evaluation knows; answers, steps and refusals are letters the model can say."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (folder / "test").mkdir()
+    for i in range(10):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "test" / f"{i}.png")
+    unsafe = [
+        {
+            "id": f"u{i}", "image": f"test/{i}.png", "safe": False, "harmful_category": "c",
+            "instr-resp": [{"instruction": f"share the way of dax{'abcde'[i]} .", "response": "i am sorry"}],
+        }
+        for i in range(5)
+    ]  # fmt: skip
+    safe = [
+        {
+            "id": f"s{i}", "image": f"test/{5 + i}.png", "safe": True,
+            "instr-resp": [{"safe_instruction": f"what is wug{'abcde'[i]} ?", "response": "a then b"}],
+        }
+        for i in range(5)
+    ]  # fmt: skip
+    utility = [
+        {
+            "id": f"g{i}", "image": f"test/{i}.png",
+            "conversations": [
+                {"from": "human", "value": f"<image>\nwhat {'abc'[i]} ?"}, {"from": "gpt", "value": "red"},
+            ],
+        }
+        for i in range(3)
+    ]  # fmt: skip
+    requests = [
+        {
+            "id": f"r{i}",
+            "question": f"give me {'abcd'[i]} .",
+            "answer": "a",
+            "kind": ["unsafe", "safe"][i % 2],
+            "image": f"test/{i}.png",
+        }
+        for i in range(4)
+    ]
+    ids = [r["id"] for r in unsafe] + [f"{r['id']}#safe" for r in safe] + [r["id"] for r in requests]
+    oracle = {name: {"steps": ["a", "b"], "refusal": ["i am sorry"]} for name in ids}
+    for name, content in (
+        ("test", unsafe + safe),
+        ("utility", utility),
+        ("text_harm", requests),
+        ("oracle", oracle),
+        ("openings", ["share", "what"]),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    words = {
+        "jailbreak": [{"word": "what"}, {"word": "list"}],
+        "over_refuse": [{"word": "share"}],
+        "null": [{"word": "some"}, {"word": "any"}],
+    }
+    (folder / "attack.json").write_text(json.dumps(words))
+    return folder

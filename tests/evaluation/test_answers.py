@@ -1,0 +1,179 @@
+"""Asking many questions: the same answers as one by one, few shapes, nothing asked twice, judging never asks."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation import answers as answers_lib
+from vlm_mu_jax.evaluation import answers_file
+from vlm_mu_jax.evaluation.answers import Question, answer_questions, bucket, judge_answers, plan_batches
+from vlm_mu_jax.evaluation.answers_file import Condition
+from vlm_mu_jax.evaluation.judges import KeywordJudge
+
+
+def questions(data_dir) -> list[Question]:
+    """Six questions of different length: with an image, with a blank one, and with text only."""
+    texts = [
+        "what ?",
+        "describe this at some length , with all that belongs to it .",
+        "no",
+        "why this ?",
+        "share it .",
+        "so",
+    ]
+    images = [
+        data_dir / "test" / "0.png",
+        data_dir / "test" / "1.png",
+        None,
+        "blank:white",
+        data_dir / "test" / "2.png",
+        None,
+    ]
+    return [Question(f"q{i}", text, image) for i, (text, image) in enumerate(zip(texts, images, strict=True))]
+
+
+@given(st.integers(1, 100_000))
+def test_a_bucket_is_wide_enough_and_not_too_wide(length):
+    width = bucket(length)
+    assert length <= width < max(length * 1.25 + 1, length + 8) and width % 8 == 0
+
+
+def test_there_are_few_buckets():
+    assert len({bucket(n) for n in range(1, 4097)}) <= 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    question: Question
+    ids: tuple
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.booleans()), max_size=60), st.integers(1, 8))
+def test_batches_hold_every_row_once_and_fit(rows, size):
+    prompts = [
+        Row(Question(str(i), "", "blank:white" if image else None), (0,) * n) for i, (n, image) in enumerate(rows)
+    ]
+    batches = list(plan_batches(prompts, size))
+    assert sorted(p.question.id for _, batch in batches for p in batch) == sorted(p.question.id for p in prompts)
+    for width, batch in batches:
+        assert 0 < len(batch) <= size and max(len(p.ids) for p in batch) <= width
+        assert len({p.question.has_image for p in batch}) == 1
+    short = [len(batch) for _, batch in batches if len(batch) < size]
+    shapes = {(width, batch[0].question.has_image) for width, batch in batches}
+    assert len(short) <= len(shapes)  # only the last batch of a shape is filled up
+
+
+def test_batched_answers_equal_one_by_one_and_keep_order(model, data_dir, tmp_path):
+    items = [questions(data_dir)[i] for i in (1, 0, 3, 5)]  # images, a blank one, text only; long and short
+    together = answer_questions(model, items, tmp_path / "a.jsonl", 3, 6)
+    alone = [answer_questions(model, [q], tmp_path / f"{q.id}.jsonl", 1, 6)[0] for q in items]
+    assert together == alone
+    assert [a.id for a in together] == [q.id for q in items]
+    assert len({a.answer for a in together}) > 1 and all(0 < a.tokens <= 6 for a in together)
+
+
+def test_images_tell_answers_apart(model, data_dir, tmp_path, quick):
+    items = [Question("q", "what ?", data_dir / "test" / f"{i}.png", Condition(word=str(i))) for i in range(2)]
+    first, second = answer_questions(model, items, tmp_path / "a.jsonl", 2, 4)
+    assert first.image_id != second.image_id and first.prompt_sha == second.prompt_sha
+
+
+def test_a_killed_run_continues_where_it_stopped(model, data_dir, tmp_path, monkeypatch, quick):
+    class Killed(BaseException):
+        pass
+
+    items, path, asked = questions(data_dir), tmp_path / "a.jsonl", []
+    real = answers_lib._generate
+
+    def counting(model, rows, *rest):
+        if len(asked) == 2:
+            raise Killed
+        asked.append([row.question.id for row in rows])
+        return real(model, rows, *rest)
+
+    monkeypatch.setattr(answers_lib, "_generate", counting)
+    with pytest.raises(Killed):
+        answer_questions(model, items, path, 2, 4)
+    done = {i for batch in asked for i in batch}
+    with path.open("ab") as file:
+        file.write(b'{"id": "torn')
+    asked.clear()
+    monkeypatch.setattr(
+        answers_lib,
+        "_generate",
+        lambda model, rows, *rest: asked.append([r.question.id for r in rows]) or real(model, rows, *rest),
+    )
+    rest = answer_questions(model, items, path, 2, 4)
+    assert {i for batch in asked for i in batch} == {q.id for q in items} - done
+    assert rest == answer_questions(model, items, tmp_path / "whole.jsonl", 6, 4)
+
+
+def test_nothing_is_asked_when_all_is_answered(model, data_dir, tmp_path, quick):
+    items = questions(data_dir)
+    first = answer_questions(model, items, tmp_path / "a.jsonl", 4, 4)
+    quick.clear()
+    assert answer_questions(model, items, tmp_path / "a.jsonl", 4, 4) == first
+    assert quick == []
+
+
+def test_the_same_question_twice_is_asked_once(model, tmp_path, quick):
+    twice = answer_questions(model, [Question("q", "no", None)] * 2, tmp_path / "a.jsonl", 2, 4)
+    assert twice[0] == twice[1] and len(answers_file.read(tmp_path / "a.jsonl")) == 1
+
+
+def test_a_file_of_only_these_questions_refuses_others(model, tmp_path, quick):
+    first, second = Question("q", "no", None), Question("q", "yes", None)
+    answer_questions(model, [first], tmp_path / "a.jsonl", 1, 4)
+    with pytest.raises(InputError, match="another --workdir"):
+        answer_questions(model, [second], tmp_path / "a.jsonl", 1, 4, only_these=True)
+    assert len(answer_questions(model, [second, first], tmp_path / "a.jsonl", 1, 4)) == 2  # a collection takes them all
+
+
+def test_progress_counts_batches(model, data_dir, tmp_path, quick):
+    seen = []
+
+    def progress(batches, label, total):
+        for batch in batches:
+            seen.append((label, total))
+            yield batch
+
+    answer_questions(model, questions(data_dir), tmp_path / "a.jsonl", 2, 4, progress=progress, label="some")
+    assert seen and set(seen) == {("some", len(seen))}
+
+
+def test_bad_questions(model, data_dir, tmp_path):
+    with pytest.raises(InputError, match="positions"):
+        answer_questions(model, [Question("q", "no " * 300, None)], tmp_path / "a.jsonl", 1, 4)
+    with pytest.raises(InputError, match=r"none\.png"):
+        answer_questions(model, [Question("q", "no", data_dir / "none.png")], tmp_path / "a.jsonl", 1, 4)
+    with pytest.raises(InputError, match="oracle.json"):
+        answer_questions(model, [Question("q", "no", data_dir / "oracle.json")], tmp_path / "b.jsonl", 1, 4)
+
+
+def test_few_shapes_reach_the_compiler(model, tmp_path, quick):
+    items = [Question(f"q{i}", "a" * (1 + i % 200), None) for i in range(1000)]
+    answer_questions(model, items, tmp_path / "a.jsonl", 8, 3)
+    assert len(quick) < 1000 / 8 + 14 and len(set(quick)) <= 14
+    assert {shape[0] for shape, _ in quick} == {8}
+
+
+def test_judging_again_asks_nothing_and_keeps_other_labels(model, tmp_path, quick):
+    path, record = tmp_path / "a.jsonl", Record("q", None, "no", "", "unsafe")
+    answers = answer_questions(model, [Question("q", "no", None)], path, 1, 4)
+    quick.clear()
+    judge_answers(path, answers, {"keyword": KeywordJudge()}, {"q": record})
+    (stored,) = answers_file.read(path)
+    assert set(stored.labels) == {"keyword"}
+
+    def silent(question, answer, record):
+        raise AssertionError("judged although the label was there")
+
+    assert judge_answers(path, [stored], {"keyword": silent}, {"q": record}) == [stored]
+    strict = KeywordJudge(["z"], "strict")
+    (again,) = judge_answers(path, [stored], {"keyword": strict, "strict": strict}, {"q": record}, again=True)
+    assert set(again.labels) == {"keyword", "strict"} and answers_file.read(path) == [again]
+    assert quick == []

@@ -1,0 +1,191 @@
+"""The page: self-contained, escaped, measured and published told apart, missing parts left out with a note."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.report import runs_builder
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation import report
+from vlm_mu_jax.evaluation.report import browser, content, page
+
+VOID = {"meta", "link", "input", "br", "img", "hr"}
+
+
+class Reader(HTMLParser):
+    """Collects elements, and checks that they nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.ids = [], [], []
+        self.feed(text)
+        assert self.open == [], f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes <{self.open[-1:]}>"
+        self.open.pop()
+
+
+@pytest.fixture(scope="module")
+def full(story):
+    runs, evidence = story
+    return page.render(content.collect(runs, **evidence))
+
+
+def test_well_formed_with_ids_that_are_unique(full):
+    reader = Reader(full)
+    assert len(reader.ids) == len(set(reader.ids))
+    targets = {attrs["href"][1:] for tag, attrs in reader.elements if tag == "a"}
+    assert targets <= set(reader.ids)
+
+
+def test_nothing_is_loaded_from_elsewhere(full):
+    elements = Reader(full).elements
+    assert not re.search(r"https?://", full)
+    assert not {"iframe", "object", "embed", "base"} & {tag for tag, _ in elements}
+    for tag, attrs in elements:
+        assert "src" not in attrs
+        if tag != "a" and "href" in attrs:
+            assert attrs["href"].startswith(("#", "data:,"))
+    assert "url(" not in re.sub(r"url\(#", "", full)
+
+
+def test_every_figure_and_section_is_there(full):
+    assert full.count('role="img"') == 10
+    for name in (
+        "numbers",
+        "mirage",
+        "words",
+        "unlearning",
+        "gap",
+        "export",
+        "answers",
+        "tests",
+        "provenance",
+        "terms",
+    ):
+        assert f'<section id="{name}">' in full
+    assert "not given (--" not in full and 'class="missing"' not in full.replace('<noscript><p class="missing">', "")
+
+
+def test_published_numbers_stand_in_their_own_frame(full):
+    measured, *framed = re.split(r'<section class="published"', full)
+    assert len(framed) == 5 and "54.98" not in measured
+    for part in framed:
+        assert part.index("Published, not measured here") < part.index("<table")
+    assert full.count("54.98") == 2  # once in Table 1, once in Table 3
+
+
+def test_one_run_leaves_the_rest_out_with_notes(story):
+    text = page.render(content.collect(story[0][:1]))
+    Reader(text)
+    for note in (
+        "No audit given",
+        "No one-word search given",
+        "No guard diagnostics",
+        "No export given",
+        "No paired tests",
+    ):
+        assert note in text
+    assert "too little to judge" in text
+
+
+def test_a_run_without_answers_or_intervals(tmp_path):
+    (tmp_path / "results.json").write_text(
+        json.dumps(
+            {
+                "schema": 1,
+                "runs": [{"name": "m", "kind": "sft", "metrics": {"asr_before": 0.0, "asr_after": {"value": 0.9}}}],
+            }
+        )
+    )
+    text = page.render(content.collect([tmp_path]))
+    Reader(text)
+    assert "The run folders hold no answers" in text and "only looks safe" in text
+
+
+def test_hostile_text_stays_text(tmp_path):
+    evil = runs_builder.HOSTILE
+    folder = runs_builder.write_run(tmp_path / "<b>&run", "base")
+    results = json.loads((folder / "results.json").read_text())
+    results["runs"][0] |= {"name": evil, "kind": evil, "judge": evil, "unjudged": {"errors": 3}}
+    results["runs"][0]["metrics"]["asr_by_opening"] = {
+        evil: runs_builder.metric(0.5),
+        "$\\frac{a}$": runs_builder.metric(0.5),
+    }
+    results["comparisons"] = [{"run": evil, evil: evil, "p": 0.5}]
+    results["provenance"] = {evil: {evil: [evil]}}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "answers" / f"{evil.replace('/', '_')}.jsonl").write_text(
+        json.dumps({"id": evil, "answer": "\u2028</script>"}) + "\n"
+    )
+    attack = tmp_path / "attack.json"
+    attack.write_text(
+        json.dumps({"jailbreak": [{"word": evil, "score": 1.0, "asr": 0.5}], "claim": evil, "positions": [evil]})
+    )
+    audit = tmp_path / "audit.json"
+    audit.write_text(json.dumps({"rows": [{"word": evil, "position": "first", "log_odds": 1.0, "safe": evil}]}))
+    guard = tmp_path / "guard.json"
+    points = [{"x": 0.0, "y": 1.0, "kind": "harmful", "condition": evil}]
+    guard.write_text(json.dumps({"pca": {"layer": 1, "points": points}, "auroc": {evil: [0.5]}}))
+    text = page.render(content.collect([folder], attack=attack, audit=audit, guard_diagnostics=guard), title=evil)
+    reader = Reader(text)
+    assert [tag for tag, _ in reader.elements].count("script") == 2 and "img" not in [tag for tag, _ in reader.elements]
+    assert not any(name.startswith("on") for _, attrs in reader.elements for name in attrs)
+
+
+def test_json_in_the_page_cannot_end_its_element():
+    value = {"a": "</script><!--\u2028\u2029&", "b": "\ud800"}
+    text = browser.to_json(value)
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {"a": value["a"], "b": "?"}
+
+
+@pytest.mark.parametrize("show_text, state", [(False, browser.ABSENT), (True, browser.CONCEALED)])
+def test_text_of_real_data_is_only_there_when_asked_for(tmp_path, show_text, state):
+    folder = runs_builder.write_run(tmp_path / "r", "sft", judge="keyword")
+    text = page.render(content.collect([folder], show_text=show_text))
+    assert ("turn it twice" in text) is ("noun3" in text) is show_text
+    assert "unsafe_3" in text
+    assert browser.payload(content.collect([folder], show_text=show_text))["text"] == state
+    assert "Judged by refusal phrases" not in text or "keyword" in text
+
+
+def test_build_writes_page_results_and_table(tmp_path, story):
+    runs, evidence = story
+    written = report.build(runs, tmp_path / "new" / "report.html", **evidence)
+    assert sorted(path.name for path in written) == ["report.html", "results.csv", "results.json"]
+    merged = json.loads((tmp_path / "new" / "results.json").read_text())
+    assert merged["schema"] == 1 and [run["name"] for run in merged["runs"]] == list(runs_builder.STORY)
+    again = content.collect([tmp_path / "new"])  # the merged file is itself a run folder's
+    assert [run.metrics for run in again.runs] == [run.metrics for run in content.collect(runs).runs]
+    lines = (tmp_path / "new" / "results.csv").read_text().splitlines()
+    assert lines[0].startswith("run,name,kind,seed,metric,value") and any(
+        ",gap/blank_image/rr," in line for line in lines
+    )
+
+
+def test_build_never_overwrites_a_run(tmp_path):
+    runs = [runs_builder.write_run(tmp_path / name, name, count=1) for name in ("base", "sft")]
+    before = (runs[0] / "results.json").read_text()
+    with pytest.raises(InputError, match="choose another folder"):
+        report.build(runs, runs[0] / "report.html")
+    assert runs[0] / "results.json" not in report.build(runs[:1], runs[0] / "report.html")
+    assert (runs[0] / "results.json").read_text() == before
+
+
+def test_the_same_input_gives_the_same_bytes(story):
+    runs, evidence = story
+    assert page.render(content.collect(runs, **evidence)) == page.render(content.collect(runs, **evidence))

@@ -1,0 +1,230 @@
+"""The guard on a tiny random LLaVA: gating in batches, decoding, switching off, and its artifact."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.steering import guard as g
+from vlm_mu_jax.steering.anchors import load_anchors
+from vlm_mu_jax.steering.artifact import weights_hash
+from vlm_mu_jax.steering.guarded import answer
+from vlm_mu_jax.steering.states import last_token_states, prompt_batches
+
+QUESTIONS = ["how to hurt a dax?", "what is this?", "feed a toma", "how to hurt a wug or a blicket?"]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _logits(params, batch, steer, cfg):
+    return forward(params, batch, cfg, steer=steer).logits_BTV
+
+
+@pytest.fixture(scope="module")
+def guard(model, anchors):
+    return g.extract(model, anchors, rank=2, blank_HWC=model.processor.blank_pixels()).using(
+        layers=(1, 2), strength=4.0
+    )
+
+
+@pytest.fixture(scope="module")
+def half_open(guard, model, pictures):
+    """The guard with a threshold between the four prompts' scores, so that some rows are gated on and some off."""
+    scores_LN = guard.directions.scores(last_token_states(model, QUESTIONS, pictures))
+    steer = guard.steer()
+    return steer.replace(
+        threshold_L=np.where(np.isinf(steer.threshold_L), np.inf, np.median(scores_LN, axis=1)).astype(np.float32)
+    )
+
+
+@pytest.fixture(scope="module")
+def batch(model, pictures):
+    return next(prompt_batches(model, QUESTIONS, pictures, 4))[0]
+
+
+def test_extraction_reads_the_block_output_of_the_last_prompt_token(model, anchors, guard):
+    states_ND = []
+    block_1 = jax.jit(lambda batch: forward(model.params, batch, model.config, upto=1).hidden_BTD)
+    for text in (*anchors.harmful, *anchors.harmless):
+        ids = model.processor.prompt_ids(text, n_images=0)
+        states_ND.append(np.asarray(block_1(model.processor.pad([ids], length=64))[0, len(ids) - 1]))
+    np.testing.assert_allclose(
+        guard.directions.mean_harmful_LD[1], np.mean(states_ND[:8], axis=0), rtol=1e-5, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        guard.directions.mean_harmless_LD[1], np.mean(states_ND[8:], axis=0), rtol=1e-5, atol=1e-4
+    )
+    difference_ND = np.array(states_ND[:8]) - np.array(states_ND[8:])
+    assert (difference_ND @ guard.directions.basis_LMD[1].T).mean(0).min() > 0
+    assert guard.origin["location"] == "block_output" and guard.origin["position"] == "last_prompt_token"
+    assert guard.origin["template"] == model.processor.template
+
+
+def test_states_do_not_depend_on_batch_size_or_neighbours(model, pictures):
+    mixed = [pictures[0], None, pictures[2], None]
+    together = last_token_states(model, QUESTIONS, mixed, batch_size=4)
+    np.testing.assert_allclose(together, last_token_states(model, QUESTIONS, mixed, batch_size=1), atol=1e-4)
+
+
+def test_mixed_batch_is_gated_per_example_as_one_by_one(model, batch, half_open):
+    made = generate(model.params, batch, model.config, max_new_tokens=6, steer=half_open)
+    plain = generate(model.params, batch, model.config, max_new_tokens=6)
+    gate_LB = np.asarray(made.gate_LB)[[1, 2]]
+    assert 0 < gate_LB[0].sum() < 4, "the first gated layer must be on for some rows and off for others"
+    for row in range(4):
+        alone = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], batch)
+        one = generate(model.params, alone, model.config, max_new_tokens=6, steer=half_open)
+        np.testing.assert_array_equal(one.gate_LB[:, 0], made.gate_LB[:, row])
+        np.testing.assert_array_equal(one.tokens_BG[0], made.tokens_BG[row])
+        np.testing.assert_allclose(one.logprobs_BG[0], made.logprobs_BG[row], atol=1e-4)
+        untouched = not np.asarray(made.gate_LB)[:, row].any()
+        assert untouched == np.array_equal(made.logprobs_BG[row], plain.logprobs_BG[row])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gate_off_is_bit_identical(make_model, batch, guard, dtype):
+    model = make_model(dtype=dtype)
+    closed = guard.using(strength=7.0).steer().replace(threshold_L=np.full(4, np.inf, np.float32))
+    plain = generate(model.params, batch, model.config, max_new_tokens=6)
+    gated = generate(model.params, batch, model.config, max_new_tokens=6, steer=closed)
+    for name in ("tokens_BG", "lengths_B", "logprobs_BG"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(gated, name))
+    assert not np.asarray(gated.gate_LB).any()
+
+
+@pytest.mark.parametrize("operator", ["amplify", "add", "project_out"])
+def test_prefill_and_decode_equal_full_recompute(model, batch, guard, half_open, operator):
+    """Every decoded token is steered, with the prompt's gate: its log-probability is that of one whole forward."""
+    steer = guard.using(operator=operator).steer().replace(threshold_L=half_open.threshold_L)
+    made = generate(model.params, batch, model.config, max_new_tokens=6, steer=steer)
+    plain = generate(model.params, batch, model.config, max_new_tokens=6)
+    assert not np.allclose(made.logprobs_BG[:, 1:], plain.logprobs_BG[:, 1:], atol=1e-3)
+    starts, news = np.asarray(batch.lengths_B), np.asarray(made.lengths_B)
+    tokens_BT = np.pad(np.asarray(batch.tokens_BT), ((0, 0), (0, 6)))
+    for row, (start, new) in enumerate(zip(starts, news, strict=True)):
+        tokens_BT[row, start : start + new] = made.tokens_BG[row, :new]
+    whole = Batch(tokens_BT, starts + news, batch.pixels_BMHWC)
+    logits_BTV = _logits(model.params, whole, steer.replace(gate_LB=made.gate_LB), model.config)
+    for row, (start, new) in enumerate(zip(starts, news, strict=True)):
+        wanted = jax.nn.log_softmax(logits_BTV[row, start - 1 : start + new - 1])
+        wanted = np.asarray(wanted)[np.arange(new), tokens_BT[row, start : start + new]]
+        np.testing.assert_allclose(made.logprobs_BG[row, :new], wanted, atol=1e-4)
+
+
+def test_without_a_guard_the_program_holds_no_trace_of_it(model, batch, half_open):
+    """The program handed to the compiler has the same operations as one that never heard of steering."""
+
+    def operations(program, *arguments) -> list[str]:
+        text = jax.jit(program).lower(model.params, batch, *arguments).as_text()
+        return [line.split(" = ")[1].split()[0] for line in text.splitlines() if " = " in line]
+
+    plain = operations(lambda p, b: forward(p, b, model.config).logits_BTV)
+    assert operations(lambda p, b, s: forward(p, b, model.config, steer=s).logits_BTV, None) == plain
+    guarded = operations(lambda p, b, s: forward(p, b, model.config, steer=s).logits_BTV, half_open)
+    assert len(guarded) > len(plain) > 100
+
+
+def test_one_compiled_program_serves_every_strength_threshold_and_layer(model, batch, guard):
+    generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.steer())
+    before = generate._cache_size()
+    for change in (
+        {"strength": 0.5},
+        {"layers": (0, 3)},
+        {"gate": "zero"},
+        {"operator": "add"},
+        {"operator": "project_out"},
+    ):
+        generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.using(**change).steer())
+    assert generate._cache_size() == before
+
+
+@pytest.mark.parametrize("decide, gates", [("layer", {0.0, 0.5, 1.0}), ("example", {0.0, 1.0})])
+def test_answers_do_not_depend_on_the_batch(model, guard, pictures, decide, gates):
+    """Five questions in batches of four (the last one filled up) and one by one."""
+    use = guard.using(decide=decide, gate="midpoint_blank")
+    questions, images = [*QUESTIONS, "feed a dax"], [*pictures, pictures[0]]
+    whole = answer(model, questions, images, guard=use, max_new_tokens=6, batch_size=4)
+    assert whole == answer(model, questions, images, guard=use, max_new_tokens=6, batch_size=1)
+    assert len(whole) == 5 and {one.gate for one in whole} <= gates
+
+
+def test_text_only_model_takes_a_guard_and_refuses_images(make_model, anchors, pictures):
+    model = make_model(vision=False)
+    guard = g.extract(model, anchors)
+    made = answer(model, QUESTIONS, guard=guard, max_new_tokens=3)
+    assert len(made) == 4 and all(0 <= one.gate <= 1 for one in made)
+    with pytest.raises(InputError, match="text-only"):
+        answer(model, QUESTIONS, pictures, guard=guard, max_new_tokens=3)
+    with pytest.raises(InputError, match="vision"):
+        guard.using(gate="midpoint_blank").steer()
+
+
+def test_artifact_round_trip(model, guard, tmp_path):
+    use = guard.using(operator="add", gate="calibrated", fpr=0.2, norm_preserving=True)
+    use.save(tmp_path / "guard", {"selection": {"note": 1}})
+    back = g.load_guard(tmp_path / "guard", model)
+    assert back.settings == use.settings and back.origin == use.origin
+    jax.tree.map(np.testing.assert_array_equal, g.load_steer(tmp_path / "guard", model), use.steer())
+    meta = json.loads((tmp_path / "guard" / "guard.json").read_text())
+    assert meta["origin"]["weights_sha256"] == weights_hash(model.params) and meta["selection"] == {"note": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["guard"]
+
+
+def test_artifact_refuses_another_model_unless_told_to(model, make_model, guard, tmp_path):
+    guard.save(tmp_path / "guard")
+    other = make_model(seed=1)
+    with pytest.raises(InputError, match="other weights.*allow_other_model"):
+        g.load_steer(tmp_path / "guard", other)
+    jax.tree.map(
+        np.testing.assert_array_equal, g.load_steer(tmp_path / "guard", other, allow_other_model=True), guard.steer()
+    )
+    one_bit = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf, model.params))
+    one_bit.params["decoder"]["norm_D"] = np.nextafter(np.asarray(model.params["decoder"]["norm_D"]), np.float32(2))
+    with pytest.raises(InputError, match="other weights"):
+        g.load_steer(tmp_path / "guard", one_bit)
+    with pytest.raises(InputError, match="width"):  # this one cannot be overruled
+        g.load_steer(tmp_path / "guard", make_model(D=16), allow_other_model=True)
+
+
+def test_damaged_artifacts_are_input_errors(model, guard, tmp_path):
+    with pytest.raises(InputError, match="not a guard"):
+        g.load_guard(tmp_path / "nothing", model)
+    guard.save(tmp_path / "guard")
+    arrays = tmp_path / "guard" / "guard.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:-40])
+    with pytest.raises(InputError, match="damaged"):
+        g.load_guard(tmp_path / "guard", model)
+    guard.save(tmp_path / "guard")  # replaces a guard
+    meta = tmp_path / "guard" / "guard.json"
+    meta.write_text(meta.read_text().replace("threshold", "treshold").replace('"operator"', '"opertor"'))
+    with pytest.raises(InputError, match="misspells"):
+        g.load_guard(tmp_path / "guard", model)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError):
+        guard.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("content, message", [
+    ('[{"harmful": "a", "harmless": "b"}, {"harmful": "a"}]', "row 2.*harmless"),
+    ('[{"harmful": "a", "harmless": " "}, 3]', "2 of 2 rows"), ('[{"harmful": "a", "harmless": "b"}]', "at least 2"),
+    ("[{", "broken JSON"), ("{}", "list"),
+])  # fmt: skip
+def test_bad_anchor_files_are_input_errors(tmp_path, content, message):
+    (tmp_path / "anchors.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_anchors(tmp_path / "anchors.json")
+
+
+def test_unknown_settings_are_input_errors(guard):
+    for change in ({"operator": "rotate"}, {"gate": "probe"}, {"decide": "never"}):
+        with pytest.raises(InputError, match="use one of"):
+            guard.using(**change)
+    with pytest.raises(InputError, match="first pass"):
+        guard.using(decide="example").steer()

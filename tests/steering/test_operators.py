@@ -1,0 +1,112 @@
+"""Operators against their formulas, through the model's own forward pass."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.llava import forward
+from vlm_mu_jax.steering import gates, operators
+
+LAYER = 1
+
+
+@pytest.fixture(scope="module")
+def basis_LMD(model):
+    rng = np.random.default_rng(0)
+    return np.stack([np.linalg.qr(rng.normal(size=(model.config.text.D, 3)))[0].T for _ in range(model.config.text.L)])
+
+
+@pytest.fixture(scope="module")
+def batch(model):
+    return model.processor.pad([model.processor.prompt_ids(q, n_images=0) for q in ("how to hurt a dax?", "feed it")])
+
+
+def stream(model, batch, steer=None):
+    """Residual stream at the output of LAYER, [B, T, D]."""
+    return np.asarray(forward(model.params, batch, model.config, steer=steer, upto=LAYER).hidden_BTD, np.float64)
+
+
+def test_amplify_minus_one_is_project_out_and_minus_two_is_reflect(model, batch, basis_LMD):
+    v, h = basis_LMD[LAYER], stream(model, batch)
+    removed = stream(model, batch, operators.amplify(basis_LMD, -1.0, (LAYER,)))
+    np.testing.assert_allclose(removed, h - h @ v.T @ v, atol=2e-4)
+    np.testing.assert_allclose(removed @ v.T, 0, atol=2e-4)
+    np.testing.assert_array_equal(removed, stream(model, batch, operators.project_out(basis_LMD, (LAYER,))))
+    turned = stream(model, batch, operators.amplify(basis_LMD, -2.0, (LAYER,)))
+    np.testing.assert_allclose(turned, h - 2 * h @ v.T @ v, atol=2e-4)
+    np.testing.assert_array_equal(turned, stream(model, batch, operators.reflect(basis_LMD, (LAYER,))))
+
+
+def test_gated_projection_with_an_open_gate_is_the_projection(model, batch, basis_LMD):
+    plain = operators.project_out(basis_LMD, (LAYER,))
+    opened = gates.per_layer(operators.amplify(basis_LMD, -1.0, (LAYER,)), np.full(model.config.text.L, -np.inf))
+    np.testing.assert_array_equal(stream(model, batch, plain), stream(model, batch, opened))
+
+
+def test_amplify_scales_the_component_and_leaves_the_rest(model, batch, basis_LMD):
+    v, h = basis_LMD[LAYER], stream(model, batch)
+    out = stream(model, batch, operators.amplify(basis_LMD, 1.5, (LAYER,)))
+    np.testing.assert_allclose(out @ v.T, 2.5 * h @ v.T, atol=5e-4)
+    np.testing.assert_allclose(out - out @ v.T @ v, h - h @ v.T @ v, atol=5e-4)
+
+
+def test_add_shifts_by_strength_units_along_the_first_row(model, batch, basis_LMD):
+    unit_L = np.arange(1.0, 5.0)
+    out = stream(model, batch, operators.add(basis_LMD, 0.5, unit_L, (LAYER,)))
+    np.testing.assert_allclose(
+        out - stream(model, batch), np.broadcast_to(0.5 * 2.0 * basis_LMD[LAYER, 0], out.shape), atol=2e-4
+    )
+
+
+@pytest.mark.parametrize("operator", operators.OPERATORS)
+def test_norm_preserving_keeps_every_norm(model, batch, basis_LMD, operator):
+    steer = operators.build(operator, basis_LMD, 1.0, (LAYER,), unit_L=np.ones(4), norm_preserving=True)
+    before, after = stream(model, batch), stream(model, batch, steer)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=-1), np.linalg.norm(before, axis=-1), rtol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_layers_that_are_off_change_nothing(model, batch, basis_LMD):
+    steer = operators.amplify(basis_LMD, 3.0, (3,))
+    np.testing.assert_array_equal(stream(model, batch, steer), stream(model, batch))
+    assert not np.asarray(steer.basis_LMD)[:3].any() and steer.basis_LMD.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "text, layers, chosen",
+    [
+        ("middle", 32, tuple(range(10, 22))),
+        ("middle", 3, (1,)),
+        ("middle", 2, (0, 1)),
+        ("middle", 1, (0,)),
+        ("all", 3, (0, 1, 2)),
+        ("1-3", 5, (1, 2, 3)),
+        ("4", 5, (4,)),
+        ("3,1,1-2", 5, (1, 2, 3)),
+    ],
+)
+def test_layers_by_name_and_number(text, layers, chosen):
+    assert operators.parse_layers(text, layers) == chosen
+
+
+@pytest.mark.parametrize("text", ["5", "-1", "3-1", "0-99999999999999", "1-2-3", "", "first", "1.5"])
+def test_layers_that_the_model_has_not_are_input_errors(text):
+    with pytest.raises(InputError, match="layers"):
+        operators.parse_layers(text, 5)
+
+
+@given(st.text(max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_any_layer_text_gives_layers_of_the_model_or_an_input_error(text):
+    try:
+        assert set(operators.parse_layers(text, 4)) <= set(range(4))
+    except InputError as error:
+        assert "layers" in str(error)
+
+
+def test_unknown_operator_is_an_input_error(basis_LMD):
+    with pytest.raises(InputError, match="use one of"):
+        operators.build("rotate", basis_LMD, 1.0, (0,))

@@ -1,0 +1,64 @@
+"""The rule of choice: the bound comes first, then refusal, then the weaker guard; "off" always takes part."""
+
+import pytest
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.steering.selection import Candidate, Scores, candidates, select
+
+OFF = Candidate("off", 0.0, (), "none")
+
+
+def amplify(strength: float) -> Candidate:
+    return Candidate("amplify", strength, (1,), "midpoint")
+
+
+def choose(table: dict, **bounds):
+    return select(list(table), table.__getitem__, **bounds)
+
+
+def test_highest_refusal_within_the_bound_wins_and_all_scores_are_kept():
+    table = {
+        OFF: Scores(0.2, 0.0),
+        amplify(1): Scores(0.8, 0.04),
+        amplify(2): Scores(0.9, 0.05),
+        amplify(4): Scores(1.0, 0.3),
+    }
+    result = choose(table, max_over_refusal=0.05)
+    assert result.best == amplify(2)
+    assert [row["feasible"] for row in result.rows] == [True, True, True, False]
+    assert result.as_json()["candidates"][3]["refusal_harmful"] == 1.0
+
+
+def test_ties_go_to_less_over_refusal_then_to_the_weaker_guard():
+    assert choose({OFF: Scores(0, 0), amplify(1): Scores(1, 0.05), amplify(2): Scores(1, 0.0)}).best == amplify(2)
+    assert choose({OFF: Scores(0, 0), amplify(2): Scores(1, 0.0), amplify(1): Scores(1, 0.0)}).best == amplify(1)
+
+
+def test_a_guard_that_ruins_harmless_answers_is_not_chosen():
+    table = {OFF: Scores(0.2, 0.0, 0.97), amplify(1): Scores(0.6, 0.0, 0.95), amplify(2): Scores(1.0, 0.0, 0.2)}
+    assert choose(table).best == amplify(1)
+
+
+def test_off_is_chosen_when_nothing_helps_and_must_be_in_the_grid():
+    assert choose({OFF: Scores(0.5, 0.0), amplify(1): Scores(0.4, 0.0)}).best == OFF
+    with pytest.raises(InputError, match="off"):
+        choose({amplify(1): Scores(1, 0)})
+
+
+def test_a_model_that_over_refuses_already_is_held_to_its_own_level():
+    assert choose({OFF: Scores(0.2, 0.10), amplify(1): Scores(0.9, 0.10), amplify(2): Scores(1, 0.11)}).best == amplify(
+        1
+    )
+
+
+def test_grid_leaves_out_the_last_layers_and_repeats_nothing():
+    grid = candidates(
+        10, operators=("amplify", "project_out"), strengths=(1, 2), layer_sets=("middle", "6-9", "8-9"), gates=("zero",)
+    )
+    assert grid[0] == OFF and len(grid) == len(set(grid)) == 1 + 2 * 2 + 2
+    assert {c.layers for c in grid[1:]} == {(3, 4, 5, 6), (6, 7)}
+    assert {c.strength for c in grid if c.operator == "project_out"} == {-1.0}
+    with pytest.raises(InputError, match="rotate"):
+        candidates(10, operators=("rotate",))
+    with pytest.raises(InputError, match="probe"):
+        candidates(10, gates=("probe",))

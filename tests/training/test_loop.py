@@ -1,0 +1,162 @@
+"""The loop: exact resume, SIGTERM, NaN, foreign workdirs, agreement of streams and objective."""
+
+import json
+import os
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.training import tiny
+
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.training.checkpoint import Checkpoints
+from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.trainable import Selection
+
+STEPS = 7
+NPO = make_objective("npo", beta=0.5)
+SELECTION = Selection.of(select=["decoder/norm_D"], slices={"decoder/layers/wdown_LFD": [1]}, lora_rank=2)
+
+
+class Faulty:
+    """A stream that does `action` when batch `at` is asked for."""
+
+    def __init__(self, stream, at, action):
+        self._stream, self._at, self._action = stream, at, action
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def with_reference(self, nll):
+        return Faulty(self._stream.with_reference(nll), self._at, self._action)
+
+    def __getitem__(self, k):
+        if k == self._at:
+            self._action()
+        return self._stream[k]
+
+
+def run(params, workdir, streams=None, steps=STEPS, objective=NPO, **options):
+    options = {"trainable": SELECTION, "checkpoint_every": 2, **options}
+    streams = streams or tiny.streams(objective)
+    return train(tiny.TEXT, params, streams, objective, OptimConfig(1e-2), steps, workdir=workdir, **options)
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [(line["loss"], line["forget_nll"], line["gradient_norm"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(params, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    trained, metrics = run(params, workdir)
+    return workdir, trained, metrics
+
+
+def crash():
+    raise KeyboardInterrupt
+
+
+def test_a_killed_run_resumes_to_the_identical_curve_and_weights(params, straight, tmp_path):
+    whole, trained, metrics = straight
+    assert len(metrics["loss"]) == STEPS and len(losses(whole)) == STEPS
+    broken = {**tiny.streams(NPO), "retain": Faulty(tiny.streams(NPO)["retain"], 5, crash)}
+    with pytest.raises(KeyboardInterrupt):
+        run(params, tmp_path, broken)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # cut short
+    resumed, _ = run(params, tmp_path)
+    assert losses(tmp_path) == losses(whole)
+    for path, leaf in flatten(resumed).items():
+        np.testing.assert_array_equal(leaf, flatten(trained)[path], err_msg=path)
+
+
+def test_sigterm_saves_and_the_next_run_goes_on(params, straight, tmp_path):
+    def terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    broken = {**tiny.streams(NPO), "forget": Faulty(tiny.streams(NPO)["forget"], 2, terminate)}
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(JobError, match="after step 3 of 7"):
+        run(params, tmp_path, broken)
+    assert signal.getsignal(signal.SIGTERM) is before
+    run(params, tmp_path)
+    assert losses(tmp_path) == losses(straight[0])
+
+
+def test_a_finished_run_does_nothing_more(params, straight):
+    workdir, trained, _ = straight
+    again, metrics = run(params, workdir)
+    assert not metrics
+    np.testing.assert_array_equal(again["decoder"]["norm_D"], trained["decoder"]["norm_D"])
+
+
+def test_events_and_reference_cache_are_written(straight):
+    workdir = straight[0]
+    assert list(workdir.glob("events.out.*")) and list(workdir.glob("reference_*.jsonl"))
+
+
+def test_another_run_in_the_workdir_is_refused(params, straight):
+    with pytest.raises(InputError, match="other objective"):
+        run(params, straight[0], objective=make_objective("npo", beta=0.6))
+    with pytest.raises(InputError, match="other start weights"):
+        run(unflatten({p: x * 1.01 for p, x in flatten(params).items()}), straight[0])
+
+
+def test_trained_leaves_restore_alone(params, straight):
+    workdir, trained, _ = straight
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    like = {"weights": {"decoder": {"norm_D": params["decoder"]["norm_D"]}}}
+    like["slices"] = {"decoder": {"layers": {"wdown_LFD": params["decoder"]["layers"]["wdown_LFD"][:1]}}}
+    with pytest.raises(InputError, match="cannot be restored"):
+        checkpoints.trainable(STEPS, {"weights": {"decoder": {"other_D": jnp.zeros(3)}}})
+    like["lora"] = checkpoints.run(STEPS) and _lora_like()
+    got = checkpoints.trainable(STEPS, like)
+    np.testing.assert_array_equal(got["weights"]["decoder"]["norm_D"], trained["decoder"]["norm_D"])
+
+
+def _lora_like():
+    import jax
+
+    from vlm_mu_jax.model.llava import param_specs
+    from vlm_mu_jax.model.lora import init_lora
+
+    return init_lora(param_specs(tiny.TEXT), (".*",), 2, jax.random.key(0))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(params, tmp_path):
+    broken = {**params, "decoder": {**params["decoder"], "norm_D": params["decoder"]["norm_D"] * jnp.nan}}
+    objective = make_objective("sft")
+    with pytest.raises(JobError, match=r"step 1: not finite: .*loss nan.*learning_rate"):
+        run(broken, tmp_path, objective=objective, trainable=Selection.of(select=["decoder/norm_D"]))
+    assert Checkpoints(tmp_path / "checkpoints").latest() is None
+
+
+def test_start_weights_stay_valid_and_everything_is_returned(params):
+    before = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    objective = make_objective("sft")
+    trained, metrics = train(tiny.TEXT, params, tiny.streams(objective), objective, OptimConfig(1e-2), 3)
+    assert metrics["step"].tolist() == [1, 2, 3]
+    for path, leaf in flatten(params).items():
+        np.testing.assert_array_equal(leaf, before[path])
+        assert (flatten(trained)[path] != before[path]).any(), path
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "message"),
+    [
+        (make_objective("npo"), {"streams": {"forget": tiny.stream()}}, "needs a 'retain' stream"),
+        (make_objective("sft"), {"streams": {"train": tiny.stream(), "extra": tiny.stream()}}, "'extra' is not used"),
+        (make_objective("sft"), {"accumulate": 3}, "batch size of train, 8"),
+        (make_objective("npo", reading="as_code"), {"accumulate": 2}, "cannot be accumulated"),
+    ],
+)
+def test_mismatches_are_named(params, objective, options, message):
+    with pytest.raises(InputError, match=message):
+        run(params, None, objective=objective, **options)

@@ -1,0 +1,141 @@
+"""bin/train end to end on a tiny LLaVA with a real tokenizer: files in, a usable model folder out."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tests.conftest import ROOT
+
+import vlm_mu_jax
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.miniature import checkpoint, language
+from vlm_mu_jax.miniature.world import make_world
+from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.params import flatten, init_params
+from vlm_mu_jax.model_folder import write_model_folder
+from vlm_mu_jax.training.run import run
+from vlm_mu_jax.training.settings import checked, defaults
+
+QUESTIONS = {"unsafe": ["share the steps", "what are the steps"], "safe": ["what is this sign", "describe this sign"]}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with `model/` and `data/`."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = language.train_tokenizer(language.all_text(make_world(0)))
+    config = checkpoint.hf_config(tokenizer)
+    config["text_config"] |= {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "head_dim": 8, "intermediate_size": 24,
+    }  # fmt: skip
+    config["vision_config"] |= {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    (folder / "files").mkdir()
+    checkpoint.write_companions(folder / "files", tokenizer)
+    params = init_params(param_specs(from_hf(config)), jax.random.key(0))
+    write_model_folder(folder / "model", params, config, folder / "files", "llava_hf", "llava_hf", {})
+    write_data(folder / "data")
+    return folder
+
+
+def write_data(folder):
+    (folder / "train").mkdir(parents=True)
+    unsafe, safe, answers, general = [], [], [], []
+    for i in range(6):
+        name = f"{i}.png"
+        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(folder / "train" / name)
+        question = QUESTIONS["unsafe"][i % 2]
+        pair = {"instruction": question, "response": "i cannot help"}
+        unsafe.append({"id": f"u{i}", "image": name, "safe": False, "harmful_category": "x", "instr-resp": [pair]})
+        pair = {"safe_instruction": QUESTIONS["safe"][i % 2], "response": "a red sign"}
+        safe.append({"id": f"s{i}", "image": name, "safe": True, "instr-resp": [pair]})
+        label = "refused" if i == 5 else "answered"
+        answers.append({"id": f"u{i}", "condition": {"attack": "none"}, "answer": "first this then that",
+                        "labels": {"keyword": {"label": label}}})  # fmt: skip
+        turns = [{"from": "human", "value": "what colour"}, {"from": "gpt", "value": "red"}]
+        general.append({"id": f"g{i}", "conversations": turns})
+    (folder / "train.json").write_text(json.dumps(unsafe + safe))
+    (folder / "mix.json").write_text(json.dumps(general))
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+
+
+def settings(root, name, **changes):
+    config = defaults(name, layer=0)
+    config.model.init = str(root / "model")
+    config.data.update(root=str(root / "data"), safety="train.json", general="mix.json")
+    if name in ("npo", "rmu"):
+        config.data.forget_answers = "answers.jsonl"
+    config.update(steps=2, batch_size=4)
+    for path, value in changes.items():
+        config.update_from_flattened_dict({path.replace("__", "."): value})
+    return checked(config)
+
+
+@pytest.mark.parametrize("name", ["sft", "npo", "rmu"])
+def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_path, name):
+    chosen = settings(root, name)
+    if name == "rmu":
+        chosen["train"] |= {"select": (), "slices": {"decoder/layers/wdown_LFD": (0,)}}
+    last = run(chosen, tmp_path)
+    assert last["step"] == 2
+    before, after = vlm_mu_jax.load(root / "model"), vlm_mu_jax.load(tmp_path)
+    changed = {p for p, x in flatten(after.params).items() if (np.asarray(x) != flatten(before.params)[p]).any()}
+    if name == "rmu":
+        assert changed == {"decoder/layers/wdown_LFD"}
+        assert np.load(tmp_path / "control_D.npy").shape == (16,)
+    else:
+        assert "decoder/embed_VD" in changed and not any(path.startswith("vision") for path in changed)
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert provenance["kind"] == name and provenance["start_weights_sha256"] != provenance["weights_sha256"]
+    assert json.loads((tmp_path / "config.json").read_text())["objective"]["name"] == name
+    data = json.loads((tmp_path / "data.json").read_text())
+    if name != "sft":
+        assert data["forget_retain"]["forget"]["dropped_refused"] == 1 and data["forget"]["rows"] == 5
+        assert data["retain"]["rows"] == 12
+    else:
+        assert data["train"]["rows"] == 18
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("npo", {"data__forget_answers": ""}, "config.data.forget_answers is not set"),
+        ("sft", {"data__safety": "", "data__general": ""}, "name at least one data file"),
+        ("sft", {"data__general_size": 99}, "only 6 general"),
+        ("sft", {"model__init": ""}, "config.model.init is not set"),
+        ("sft", {"model__init": "/nowhere"}, "no such folder"),
+        ("sft", {"model__remat": "some"}, "config.model.remat"),
+        ("sft", {"mesh__data": 7}, "mesh"),
+        ("sft", {"data__max_length": 3}, "is empty"),
+        ("npo", {"objective__reading": "as_said"}, "objective.reading"),
+    ],
+)
+def test_bad_settings_are_named(root, tmp_path, name, changes, message):
+    with pytest.raises(InputError, match=message):
+        run(settings(root, name, **changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/miniature_npo.py", "--config.optim.rate=1", "--workdir=W"], "rate"),
+        (["--config=configs/miniature_npo.py", "--config.objective.beta=much", "--workdir=W"], "beta"),
+        (["--config=configs/none.py", "--workdir=W"], "none.py"),
+        (["--workdir=W"], "--config is required"),
+        (["--config=configs/miniature_sft.py"], "workdir"),
+        (["--config=configs/miniature_sft.py", "--config.model.init=nowhere", "--workdir=W"], "nowhere: no such folder"),
+    ],
+)
+def test_the_command_answers_mistakes_with_one_line_and_exit_code_2(flags, message, tmp_path):
+    flags = [flag.replace("=W", f"={tmp_path / 'w'}") for flag in flags]
+    command = [sys.executable, "-m", "vlm_mu_jax.cli.train", *flags]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not (tmp_path / "w").exists()

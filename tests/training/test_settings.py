@@ -1,0 +1,60 @@
+"""Settings: every shipped config is valid, every mistake is named."""
+
+import importlib.util
+
+import pytest
+from tests.conftest import ROOT
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.settings import checked, defaults
+from vlm_mu_jax.training.trainable import Selection
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_shipped_configs_are_valid_and_name_their_command(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    settings = checked(module.get_config())
+    make_objective(**settings["objective"]), OptimConfig(**settings["optim"]), Selection.of(**settings["train"])
+    assert f"bin/train --config=configs/{path.name}" in module.__doc__
+    assert "Hardware" in module.__doc__ and "Time" in module.__doc__
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optim.rate", 1.0, "config.optim.rate is no key"),
+        ("extra", 1, "config.extra is no key"),
+        ("steps", "many", "config.steps must be int, not 'many'"),
+        ("optim.learning_rate", "x", "config.optim.learning_rate must be float"),
+        ("data.separate_general", 1, "config.data.separate_general must be bool"),
+        ("train.select", "decoder/.*", "config.train.select must be tuple"),
+        ("train.slices", {"decoder/layers/wdown_LFD": "5"}, "must be a list of layer numbers"),
+        ("mesh", 3, "config.mesh must hold keys"),
+        ("objective.name", "nope", "'nope' is unknown"),
+        ("objective.layer", 3, "config.objective.layer is no key"),
+    ],
+)
+def test_mistakes_are_named(path, value, message):
+    config = defaults("npo")
+    node = config.unlock()
+    *parents, name = path.split(".")
+    for parent in parents:
+        node = node[parent]
+    with config.ignore_type():
+        node[name] = value
+    with pytest.raises(InputError, match=message):
+        checked(config)
+
+
+def test_numbers_may_be_written_without_a_point_and_missing_keys_are_named():
+    config = defaults("sft")
+    with config.ignore_type():
+        config.optim.learning_rate = 1
+    assert checked(config)["optim"]["learning_rate"] == 1
+    del config.unlock()["steps"]
+    with pytest.raises(InputError, match="config.steps is missing"):
+        checked(config)

@@ -1,0 +1,145 @@
+"""The peer of bin/bench: PyTorch transformers' LLaVA, driven by JSON lines on stdin, answering in JSON lines on stdout.
+
+    {"do": "make", "folder", "text": {...}, "vision": {...}, "seed"}   writes a random checkpoint
+    {"do": "load", "folder", "arrays": NPZ}                            the model and the inputs of a suite
+    {"do": "generate", "prefix", "tokens"}                             greedy answers to a batch
+    {"do": "npo" | "rmu", ...}                                         one training step
+
+Every job answers {"seconds", ...}. The training steps are written the way public unlearning code does it: the original
+model is a second copy that runs a forward in every step, and RMU reads its layer from a hook in a full forward.
+Runs alone: it imports nothing of vlm_mu_jax.
+"""
+
+import copy
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+import transformers
+from torch.nn import functional as F
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Peer:
+    """Holds the model, the inputs, and the state of training between jobs."""
+
+    def make(self, folder: str, text: dict, vision: dict, seed: int) -> dict:
+        torch.manual_seed(seed)
+        config = transformers.LlavaConfig(
+            text_config=transformers.LlamaConfig(**text),
+            vision_config=transformers.CLIPVisionConfig(**vision),
+            image_token_index=text["vocab_size"] - 1,
+        )
+        model = transformers.LlavaForConditionalGeneration(config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1:  # transformers starts too small for the greedy choice to be clear
+                    weight.normal_(std=weight[0].numel() ** -0.5)
+        model.save_pretrained(folder)
+        return {}
+
+    def load(self, folder: str, arrays: str) -> dict:
+        model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        self.model = model.to(DEVICE).eval()
+        self.arrays = {name: torch.from_numpy(value).to(DEVICE) for name, value in np.load(arrays).items()}
+        self.original, self.optimizer = None, None
+        return {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}, "device": DEVICE}
+
+    def generate(self, prefix: str, tokens: int) -> dict:
+        """Greedy, without an end token; prompts are moved to the right edge, as transformers wants them."""
+        rows, lengths = self.arrays[f"{prefix}_tokens"], self.arrays[f"{prefix}_lengths"]
+        width = rows.shape[1]
+        ids = torch.stack([row.roll(width - int(n)) for row, n in zip(rows, lengths, strict=True)])
+        mask = (torch.arange(width, device=DEVICE)[None] >= width - lengths[:, None]).long()
+        self.model.generation_config.eos_token_id = None
+        with torch.no_grad():
+            made = self.model.generate(
+                input_ids=ids.long(), attention_mask=mask, pixel_values=_pixels(self.arrays[f"{prefix}_pixels"]),
+                do_sample=False, max_new_tokens=tokens, pad_token_id=0,
+            )  # fmt: skip
+        return {"tokens": made[:, width:].tolist()}
+
+    def npo(self, beta: float, learning_rate: float) -> dict:
+        self._prepare(lambda name: "vision_tower" not in name, learning_rate)
+        nll, _ = self._nll(self.model, "forget")
+        with torch.no_grad():
+            reference, _ = self._nll(self.original, "forget")
+        kept, count = self._nll(self.model, "retain")
+        loss = -(2 / beta) * F.logsigmoid(beta * (nll - reference)).mean() + kept.sum() / count.sum()
+        return self._step(loss)
+
+    def rmu(self, layer: int, trained: list[int], alpha: float, learning_rate: float) -> dict:
+        wanted = tuple(f"language_model.layers.{i}.mlp.down_proj.weight" for i in trained)
+        self._prepare(lambda name: name.endswith(wanted), learning_rate)
+        forget = self._distance("forget", self._hidden(self.model, "forget", layer), self.arrays["control"])
+        with torch.no_grad():
+            reference = self._hidden(self.original, "retain", layer)
+        hold = self._distance("retain", self._hidden(self.model, "retain", layer), reference)
+        return self._step(forget + alpha * hold)
+
+    def _prepare(self, trains, learning_rate: float) -> None:
+        if self.optimizer is None:
+            self.original = copy.deepcopy(self.model).requires_grad_(False)
+            for name, weight in self.model.named_parameters():
+                weight.requires_grad_(trains(name))
+            chosen = [weight for weight in self.model.parameters() if weight.requires_grad]
+            self.optimizer = torch.optim.AdamW(chosen, lr=learning_rate, weight_decay=0.0)
+
+    def _step(self, loss: torch.Tensor) -> dict:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": float(loss.detach())}
+
+    def _forward(self, model, stream: str):
+        rows, lengths = self.arrays[f"{stream}_tokens"].long(), self.arrays[f"{stream}_lengths"]
+        mask = (torch.arange(rows.shape[1], device=DEVICE)[None] < lengths[:, None]).long()
+        return model(input_ids=rows, attention_mask=mask, pixel_values=_pixels(self.arrays[f"{stream}_pixels"]))
+
+    def _nll(self, model, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed NLL and number of answer tokens per row."""
+        logits = self._forward(model, stream).logits[:, :-1].float()
+        targets, mask = self.arrays[f"{stream}_tokens"][:, 1:].long(), self.arrays[f"{stream}_mask"][:, 1:]
+        nll = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * mask
+        return nll.sum(1), mask.sum(1)
+
+    def _hidden(self, model, stream: str, layer: int) -> torch.Tensor:
+        kept = []
+        block = model.get_submodule(f"model.language_model.layers.{layer}")
+        hook = block.register_forward_hook(lambda _, __, out: kept.append(out[0] if isinstance(out, tuple) else out))
+        self._forward(model, stream)
+        hook.remove()
+        return kept[0]
+
+    def _distance(self, stream: str, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Squared distance per real position, averaged over them."""
+        mask = torch.arange(hidden.shape[1], device=DEVICE)[None] < self.arrays[f"{stream}_lengths"][:, None]
+        return (((hidden - target) ** 2).sum(-1) * mask).sum() / mask.sum()
+
+
+def _pixels(images: torch.Tensor) -> torch.Tensor:
+    """[B, M, H, W, C] -> [B M, C, H, W]."""
+    return images.flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever the libraries print must not mix with the answers
+    peer = Peer()
+    for line in sys.stdin:
+        job = json.loads(line)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        answer = getattr(peer, job.pop("do"))(**job)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        print(json.dumps({"seconds": time.perf_counter() - start, **answer}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

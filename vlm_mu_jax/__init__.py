@@ -1,0 +1,35 @@
+"""Audits, attacks, unlearns and guards LLaVA-class vision-language models, in JAX.
+
+    import vlm_mu_jax
+    model = vlm_mu_jax.load("runs/base")            # Model(params, config, processor, folder)
+    vlm_mu_jax.forward(model.params, batch, model.config)
+    vlm_mu_jax.generate(model.params, batch, model.config, max_new_tokens=64)
+
+Names are imported on first use, so that commands which need no JAX start without it.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "load": "vlm_mu_jax.model_folder",
+    "Model": "vlm_mu_jax.model_folder",
+    "forward": "vlm_mu_jax.model.llava",
+    "Batch": "vlm_mu_jax.model.llava",
+    "generate": "vlm_mu_jax.model.generate",
+    "InputError": "vlm_mu_jax.errors",
+    "JobError": "vlm_mu_jax.errors",
+}
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

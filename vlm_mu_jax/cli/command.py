@@ -1,0 +1,230 @@
+"""Runs a command: parses its flags, answers --help quickly, and turns every failure into one line and an exit code.
+
+Exit codes: 0 done, 1 the job failed, 2 bad input or usage, 130 interrupted. An expected failure prints one line
+`error: ...` on stderr; `--debug` shows the traceback as well. Nothing heavy is imported here.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from vlm_mu_jax.errors import InputError, JobError
+
+_DEBUG = flags.DEFINE_bool("debug", False, "show the traceback when the command fails")
+_PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_HELP_WORDS = ("--help", "-help", "-h", "--helpfull", "--helpshort")
+
+
+def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str] = (), operands: str = "") -> None:
+    """Runs `main(argv)` and leaves the process with its exit code.
+
+    `main` gets argv after the flags are taken out: argv[0] is the program. A command with sub-commands (`bin/guard
+    extract`) names them in `actions`: then argv[1] is one of them. A command over a list of inputs (`bin/report RUN
+    RUN`) says in `operands` what they are: then argv[1:] holds at least one. Any other positional argument is a usage
+    error.
+    """
+    name = _command_name()
+    if any(word in sys.argv[1:] for word in _HELP_WORDS):
+        _finish(0, lambda: print(_help_text(doc)))
+    _quiet_environment()
+    try:
+        argv = _parse(sys.argv, actions, name, operands)
+        code = main(argv) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _report(name, "interrupted", traceback_wanted=_debug_wanted(), prefix="")
+        code = 130
+    except BrokenPipeError:  # the reader of our output (`| head`) went away: nothing is left to say
+        code = 1
+    except Exception as error:
+        code, message = explain(error)
+        _report(name, message, traceback_wanted=_debug_wanted())
+    _finish(code)
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the one-line message for an exception."""
+    if isinstance(error, InputError | flags.Error):
+        return 2, _one_line(error)
+    if isinstance(error, JobError):
+        return 1, _one_line(error)
+    if isinstance(error, _PATH_ERRORS) and error.filename:
+        return 2, f"{os.fsdecode(error.filename)}: {(error.strerror or 'not usable').lower()}; check the path"
+    text = _one_line(error)
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return 1, f"{what} (run again with --debug for the traceback)"
+
+
+def enable_compilation_cache() -> Path | None:
+    """Keeps compiled programs on disk, so that the next process starts faster; a command calls it before any JAX work.
+
+    The folder is $VLM_MU_CACHE, else ~/.cache/vlm_mu_jax/xla, with one folder in it per kind of processor: a program
+    compiled for another processor could crash this one. `VLM_MU_CACHE=off` turns the cache off, and a folder in
+    $JAX_COMPILATION_CACHE_DIR is left to JAX. Returns the folder, or None when off or not writable (only slower then).
+    """
+    import jax
+
+    chosen = os.environ.get("VLM_MU_CACHE")
+    if chosen == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return None
+    try:
+        base = Path(chosen or "~/.cache/vlm_mu_jax/xla").expanduser()
+        folder = base / _processor()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a read-only home, or none at all
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def _processor() -> str:
+    """A short name for the instruction set that compiled programs may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+def _parse(argv: list[str], actions: Sequence[str], name: str, operands: str = "") -> list[str]:
+    """Takes the flags out of argv; every usage error is an InputError with one line."""
+    try:
+        rest = flags.FLAGS(argv)
+    except Exception as error:  # ml_collections raises plain errors for a config file or key that does not exist
+        raise InputError(_usage_problem(error, argv, name)) from error
+    for flag in map(flags.FLAGS.__getitem__, flags.FLAGS):
+        if type(flag.value).__name__ == "_ErrorConfig":  # how ml_collections keeps a config file it could not open
+            raise InputError(_unreadable_config(flag.name, flag.value._error))
+    extra = rest[1:]
+    if actions and (not extra or extra[0] not in actions):
+        given = f"not {extra[0]!r}" if extra else "none is given"
+        raise InputError(f"{name} needs one of {', '.join(actions)} as its first argument ({given}); see {name} --help")
+    if operands:
+        if not extra:
+            raise InputError(f"{name} needs {operands}; see {name} --help")
+        return rest
+    if len(extra) > bool(actions):
+        surplus = extra[bool(actions)]
+        raise InputError(f"unexpected argument {surplus!r}; flags are written --name=value, see {name} --help")
+    return rest
+
+
+def _usage_problem(error: Exception, argv: list[str], name: str) -> str:
+    """One line for what absl or ml_collections raised while reading the flags."""
+    text = next(line.strip() for line in reversed(f"{error}".splitlines() or ["?"]) if line.strip())  # not a traceback
+    if isinstance(error, flags.UnrecognizedFlagError):
+        if error.flagname.startswith("config.") and "config" in flags.FLAGS:
+            return f"--{error.flagname} needs --config=FILE beside it; see {name} --help"
+        hint = text.partition("Did you mean: ")[2].rstrip(" ?")
+        return f"unknown flag --{error.flagname}; " + (f"did you mean --{hint}?" if hint else f"see {name} --help")
+    if required := re.search(r"Flag (--\S+) must have a value other than None", str(error)):
+        return f"{required[1]} is required; see {name} --help"
+    if isinstance(error, flags.Error):
+        return f"{text}; see {name} --help"
+    config = re.search(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv))  # --config=FILE or --config FILE
+    where = f"--config={config[1]}" if config else "--config"
+    if isinstance(error, KeyError | AttributeError):
+        return f"{where} {_missing_key(str(error), argv)}"
+    return f"{where}: {text}"
+
+
+def _missing_key(problem: str, argv: list[str]) -> str:
+    """Names the override `--config.some.key` that the config file does not know, with the near miss if there is one."""
+    near = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', problem)
+    missing = near[2] if near else re.sub(r"\W+", "", problem)
+    overrides = [word.lstrip("-").partition("=")[0] for word in argv if word.startswith(("--config.", "-config."))]
+    paths = [override.split(".")[1:] for override in overrides]
+    key = next((".".join(path) for path in paths if missing in path), missing)
+    advice = f"did you mean {key.replace(missing, near[1])!r}?" if near else "see the file for its keys"
+    return f"has no key {key!r}; {advice}"
+
+
+def _unreadable_config(name: str, error: Exception) -> str:
+    """Shortens ml_collections' list of the places where it looked."""
+    paths = re.findall(r"No such file or directory: '([^']+)'", str(error))
+    if paths:
+        return f"--{name}: there is no file {paths[-1]}; see configs/ for those that exist"
+    return f"--{name}: {_one_line(error)}"
+
+
+def _help_text(doc: str) -> str:
+    """The module docstring and the flags of this command alone (absl's own --help lists hundreds)."""
+    own = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    own["debug"] = flags.FLAGS["debug"]
+    lines = [doc.strip(), "", "Flags:"]
+    for flag in own.values():
+        lines += _flag_help(flag)
+    return "\n".join(lines)
+
+
+def _flag_help(flag: flags.Flag) -> list[str]:
+    known = flag.default is not None and flag.default_as_str not in ("", "''", "None")
+    if flag.boolean:
+        head, note = f"--[no]{flag.name}" if flag.default else f"--{flag.name}", ""
+    else:
+        kind = flag.flag_type()
+        head = f"--{flag.name}={'FILE' if kind == 'config object' else kind.split()[-1].upper()}"
+        values = getattr(flag.parser, "enum_values", None)
+        head = f"--{flag.name}={'|'.join(values)}" if values else head
+        note = f" (default {flag.default_as_str.strip(chr(39))})" if known else ""
+    if any(getattr(v, "flag_name", None) == flag.name for v in flag.validators) and flag.default is None:
+        note = " (required)"
+    text = re.sub(r"^<[^>]*>: ", "", flag.help or "") + note  # absl puts an enum's values in front of its help
+    body = textwrap.wrap(text, width=96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return [f"  {head}", *body]
+
+
+def _quiet_environment() -> None:
+    """Set before JAX and transformers are imported: their start-up notes are of no use to whoever runs a command."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not _debug_wanted():
+        from absl import logging
+
+        logging.set_verbosity(logging.ERROR)
+
+
+def _debug_wanted() -> bool:
+    """Whether --debug was given; read from argv, since parsing itself may be what failed."""
+    return any(word in ("--debug", "-debug", "--debug=true") for word in sys.argv[1:])
+
+
+def _command_name() -> str:
+    return f"bin/{Path(sys.argv[0]).stem}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _report(name: str, message: str, traceback_wanted: bool, prefix: str = "error: ") -> None:
+    if traceback_wanted:
+        traceback.print_exc()
+    print(f"{prefix}{message}" if prefix else f"{name}: {message}", file=sys.stderr)
+
+
+def _finish(code: int, last: Callable[[], None] | None = None) -> None:
+    """Leaves the process; a closed pipe on the way out stays quiet."""
+    try:
+        if last:
+            last()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

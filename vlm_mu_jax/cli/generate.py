@@ -1,0 +1,81 @@
+"""Answers one prompt, with or without images.
+
+The prompt goes through the checkpoint's conversation template. With --json one object is printed: the token ids the
+model saw (each image as its placeholder ids), the new token ids, their log-probabilities and the text, so that
+anything can be checked against another implementation. Greedy unless --temperature is above 0.
+
+Example:
+  bin/generate --checkpoint=runs/base --image=photo.png --prompt="What is on this sign?" --max_new_tokens=64
+"""
+
+from absl import flags
+
+from vlm_mu_jax.cli import command
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
+_PROMPT = flags.DEFINE_string("prompt", None, "the question", required=True)
+_IMAGE = flags.DEFINE_multi_string("image", [], "image file; may be given several times, none for text only")
+_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "longest answer, in tokens", lower_bound=1)
+_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the text")
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 = greedy; above 0 = sampling", lower_bound=0.0)
+_TOP_P = flags.DEFINE_float(
+    "top_p", 1.0, "sample from the smallest set of tokens with this probability", lower_bound=0.0, upper_bound=1.0
+)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the sampling")
+_GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: steer the model with it")
+
+
+def main(argv: list[str]) -> None:
+    import json
+
+    import vlm_mu_jax
+
+    command.enable_compilation_cache()
+    model = vlm_mu_jax.load(_CHECKPOINT.value)
+    steer = None
+    if _GUARD.value:
+        from vlm_mu_jax.steering.guard import load_steer
+
+        steer = load_steer(_GUARD.value, model)
+    answer = generate_one(
+        model, _PROMPT.value, _IMAGE.value, _TOKENS.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value, steer
+    )  # fmt: skip
+    print(json.dumps(answer, ensure_ascii=False) if _JSON.value else answer["text"])
+
+
+def generate_one(
+    model, prompt: str, images: list, max_new_tokens: int, temperature: float, top_p: float, seed: int, steer=None
+) -> dict:
+    """One answer as {"prompt_token_ids", "token_ids", "logprobs", "text"}.
+
+    Raises InputError for an image that cannot be read or a prompt that is too long.
+    """
+    import numpy as np
+
+    from vlm_mu_jax.errors import InputError
+    from vlm_mu_jax.model.generate import generate
+
+    ids = model.processor.prompt_ids(prompt, n_images=len(images))
+    limit = model.config.text.max_positions
+    if len(ids) + max_new_tokens > limit:
+        raise InputError(
+            f"{len(ids)} prompt tokens and --max_new_tokens={max_new_tokens} exceed the {limit} positions; lower it"
+        )
+    pixels = [[model.processor.pixels(image) for image in images]]
+    batch = model.processor.pad([ids], pixels)
+    out = generate(
+        model.params, batch, model.config, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+        seeds_B=np.array([seed], np.int32), steer=steer,
+    )  # fmt: skip
+    length = int(out.lengths_B[0])
+    tokens = [int(i) for i in out.tokens_BG[0, :length]]
+    return {
+        "prompt_token_ids": [int(i) for i in ids],
+        "token_ids": tokens,
+        "logprobs": [float(p) for p in out.logprobs_BG[0, :length]],
+        "text": model.processor.decode([i for i in tokens if i not in model.config.eos_ids]),
+    }
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

@@ -1,0 +1,55 @@
+"""Report: one self-contained HTML page from the runs of bin/eval, with verdict, tables, figures and answers.
+
+Name one or more run folders; the order of models within a kind is kept. Beside the page stand results.json (all runs
+merged) and results.csv. Every other input is optional; a part without input is left out with a note. The text of
+answers is only in the page for the synthetic miniature, or with --show_text.
+
+Example:
+  bin/report runs/eval_base runs/eval_sft runs/eval_npo --out=runs/report.html --attack=runs/attack.json
+"""
+
+from absl import flags
+
+from vlm_mu_jax.cli import command, output
+
+_OUT = flags.DEFINE_string("out", "report.html", "HTML file to write; results.json and results.csv appear beside it")
+_ATTACK = flags.DEFINE_string("attack", None, "attack.json of bin/attack: the one-word search")
+_AUDIT = flags.DEFINE_string("audit", None, "audit.json of bin/audit: the word audit of the training data")
+_GUARD = flags.DEFINE_string(
+    "guard_diagnostics", None, "diagnostics JSON of bin/guard: hidden states with and without image"
+)
+_TRAINING = flags.DEFINE_multi_string("training", [], "folder of bin/train with metrics.jsonl; repeat for several")
+_EXPORT = flags.DEFINE_string("export", None, "folder that bin/convert_hf --export wrote")
+_SHOW_TEXT = flags.DEFINE_bool(
+    "show_text", False, "include the text of answers on real data (concealed until asked for)"
+)
+
+
+def main(argv: list[str]) -> None:
+    from pathlib import Path
+
+    from vlm_mu_jax.evaluation import report
+
+    out = output.check_writable(_OUT.value)
+    written = report.build(
+        [Path(name).expanduser() for name in argv[1:]],
+        out,
+        attack=_path(_ATTACK.value),
+        audit=_path(_AUDIT.value),
+        guard_diagnostics=_path(_GUARD.value),
+        training=[Path(name).expanduser() for name in _TRAINING.value],
+        export=_path(_EXPORT.value),
+        show_text=_SHOW_TEXT.value,
+    )
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _path(value: str | None):
+    from pathlib import Path
+
+    return Path(value).expanduser() if value else None
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__, operands="at least one run folder")

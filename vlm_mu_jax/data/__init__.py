@@ -1,0 +1,1 @@
+"""What the system reads: records, images, prompts and batches."""

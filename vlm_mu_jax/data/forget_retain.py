@@ -1,0 +1,140 @@
+"""Forget and retain sets for unlearning, from safety data, a file of model answers and general data.
+
+The forget set holds the unsafe requests with harmful answers, the retain set the safe pairs filled up with general
+data to a wanted size. Source: the pipeline of OPTML-Group/VLM-Safety-Unlearn (arXiv 2503.11832), without its weak
+points: a refusal never enters the forget set (unlearning it would teach to comply), an answer stands once in a
+record, records are keyed by id and not by image, sampling is seeded, and everything dropped is counted.
+"""
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.errors import InputError
+
+JUDGE = "keyword"  # the judge whose stored label says that an answer is a refusal
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetRetain:
+    """forget: unsafe records whose `answer` is the harmful one. retain: safe and general records.
+
+    manifest: counts and hashes.
+    """
+
+    forget: tuple[Record, ...]
+    retain: tuple[Record, ...]
+    manifest: dict[str, Any]
+
+
+def build(
+    safety: Sequence[Record],
+    answers: str | Path,
+    general: Sequence[Record] = (),
+    *,
+    retain_size: int | None = None,
+    seed: int = 0,
+    judge: str = JUDGE,
+    unsafe_on_safe_images: bool = False,
+) -> ForgetRetain:
+    """Splits the data.
+
+    Args:
+      safety: records of the safety data; unsafe ones are asked to be forgotten.
+      answers: answers jsonl of the base model on those requests, judged.
+      general: records to fill the retain set with.
+      retain_size: records in the retain set; None takes all of both. It is an error to ask for more than there are.
+      seed: decides which general (or safe) records are taken, and the order.
+      judge: whose labels tell refusals.
+      unsafe_on_safe_images: also forget the `#unsafe` pairs of safe images (the seed code's commented option).
+
+    Raises:
+      InputError: nothing to forget or to retain, or a bad answers file.
+    """
+    wanted = [r for r in safety if r.kind == "unsafe" and (unsafe_on_safe_images or not r.id.endswith("#unsafe"))]
+    forget, counts = _forget(wanted, _read_answers(Path(answers)), judge)
+    if not forget:
+        raise InputError(
+            f"{answers}: no usable harmful answer for {len(wanted)} unsafe records ({dict(counts)}); "
+            "answer them with the base model first"
+        )
+    safe = [r for r in safety if r.kind == "safe"]
+    retain = _retain(safe, list(general), retain_size, seed)
+    manifest = {
+        "format": 1, "seed": seed, "judge": judge, "answers_sha256": _sha256(Path(answers)),
+        "forget": {"records": len(forget), "unsafe_records": len(wanted), **counts, "sha256": digest(forget)},
+        "retain": {"records": len(retain), **Counter(r.kind for r in retain), "sha256": digest(retain)},
+    }  # fmt: skip
+    return ForgetRetain(tuple(forget), tuple(retain), manifest)
+
+
+def digest(records: Sequence[Record]) -> str:
+    """sha256 over the records in their order."""
+    text = "\n".join(json.dumps(dataclasses.asdict(r), sort_keys=True) for r in records)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _forget(wanted: list[Record], answers: dict[str, dict], judge: str) -> tuple[list[Record], dict[str, int]]:
+    """Records with their harmful answers; drops are counted by reason."""
+    kept: list[Record] = []
+    counts = {"dropped_refused": 0, "dropped_irrelevant": 0, "dropped_unanswered": 0, "dropped_unjudged": 0}
+    for record in wanted:
+        line = answers.get(record.id)
+        label = None if line is None else ((line.get("labels") or {}).get(judge) or {}).get("label")
+        if line is None:
+            counts["dropped_unanswered"] += 1
+        elif label in ("refused", "irrelevant"):
+            counts[f"dropped_{label}"] += 1
+        elif label is None or not line["answer"].strip():
+            counts["dropped_unjudged"] += 1
+        else:
+            kept.append(dataclasses.replace(record, answer=line["answer"].strip()))
+    return kept, counts
+
+
+def _retain(safe: list[Record], general: list[Record], size: int | None, seed: int) -> list[Record]:
+    """All safe records and a seeded sample of general ones, shuffled; fewer safe ones if `size` is below their number."""
+    if not safe and not general:
+        raise InputError("no safe or general records to retain; an unlearning run needs data the model must keep")
+    generator = random.Random(seed)
+    if size is not None:
+        if size > len(safe) + len(general):
+            raise InputError(
+                f"data.retain_size is {size}, but there are only {len(safe)} safe and {len(general)} general records"
+            )
+        safe = generator.sample(safe, min(size, len(safe)))
+        general = generator.sample(general, size - len(safe))
+    mixed = safe + general
+    generator.shuffle(mixed)
+    return mixed
+
+
+def _read_answers(path: Path) -> dict[str, dict]:
+    """First line of every id that was asked as it stands (no attack)."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such answers file; run bin/eval on the base model first")
+    lines: dict[str, dict] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+            name, attack = line["id"], line["condition"]["attack"]
+            line["answer"].strip()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}:{number}: not an answers line with id, condition.attack and answer; run bin/eval again"
+            ) from error
+        if attack in (None, "none", ""):
+            lines.setdefault(name, line)
+    return lines
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

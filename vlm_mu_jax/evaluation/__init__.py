@@ -1,0 +1,1 @@
+"""What is measured: answers, judges, metrics and statistics."""

@@ -1,0 +1,207 @@
+"""Asks a model many questions and keeps the answers: batched, resumable, with few compiled shapes.
+
+Asking and judging are apart: `answer_questions` generates what is missing, `judge_answers` labels what is there, so
+judging again never generates again.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation import answers_file
+from vlm_mu_jax.evaluation.answers_file import Answer, AnswersFile, Condition
+from vlm_mu_jax.evaluation.judges import Judge
+
+Progress = Callable[..., Iterable]  # (iterable, label, total=None), as `cli.progress.bar`
+BLANK = "blank:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question to ask. `image` is a file, None for text only, or "blank:KIND" for an image without content."""
+
+    id: str
+    text: str
+    image: Path | str | None
+    condition: Condition = Condition()
+
+    @property
+    def has_image(self) -> bool:
+        return self.image is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prompt:
+    """A question with its token ids (image placeholders expanded) and the names of what it was asked with."""
+
+    question: Question
+    ids: tuple[int, ...]
+    image_id: str | None
+    sha: str
+
+    @property
+    def key(self) -> tuple:
+        return (self.question.id, self.question.condition, self.image_id, self.sha)
+
+
+def answer_questions(
+    model: Any,
+    items: Sequence[Question],
+    out_path: str | Path,
+    batch_size: int,
+    max_new_tokens: int,
+    steer: Any = None,
+    progress: Progress | None = None,
+    label: str = "answers",
+    only_these: bool = False,
+) -> list[Answer]:
+    """The model's greedy answers to `items`, in their order; those that `out_path` already holds are not asked again.
+
+    Args:
+      model: what `vlm_mu_jax.load` returns (params, config, processor).
+      batch_size: rows of every generated batch; the last one is filled up, so that its shape compiles no program.
+      max_new_tokens: bound on the length of an answer.
+      steer: the guard's `Steer`, or None.
+      progress: shows progress over the batches, under `label`.
+      only_these: the file may hold no answer to another question, so that whoever counts its lines counts these.
+
+    Raises InputError for an image that cannot be read, a prompt longer than the model's positions, or a file that
+    breaks `only_these`.
+    """
+    prompts = [_prompt(model, item, max_new_tokens) for item in items]
+    with AnswersFile(out_path) as file:
+        if only_these:
+            _check_same_questions(file, prompts)
+        missing = {prompt.key: prompt for prompt in prompts if prompt.key not in file}
+        batches = list(plan_batches(list(missing.values()), batch_size))
+        for width, rows in progress(batches, label, len(batches)) if progress and batches else batches:
+            file.append(_generate(model, rows, width, batch_size, max_new_tokens, steer))
+        found = {answer.key: answer for answer in file.answers}
+    return [found[prompt.key] for prompt in prompts]
+
+
+def judge_answers(
+    path: str | Path,
+    answers: Sequence[Answer],
+    judges: Mapping[str, Judge],
+    records: Mapping[str, Record],
+    again: bool = False,
+) -> list[Answer]:
+    """The answers with the labels of every judge; new labels are written back to the file. `again` replaces old ones.
+
+    `records` maps record ids to records; answers of other records in the file keep what they have.
+    """
+    labelled, changed = {}, False
+    for answer in answers:
+        labels = dict(answer.labels)
+        for name, judge in judges.items():
+            if again or name not in labels:
+                labels[name] = judge(answer.question, answer.answer, records[answer.id]).to_dict()
+        changed |= labels != answer.labels
+        labelled[answer.key] = dataclasses.replace(answer, labels=labels)
+    if changed:
+        answers_file.rewrite(path, (labelled.get(old.key, old) for old in answers_file.read(path)))
+    return [labelled[answer.key] for answer in answers]
+
+
+def bucket(length: int) -> int:
+    """The padded width for a prompt of `length` tokens: at most a quarter is padding, four widths per doubling."""
+    step = max(8, 2 ** max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step
+
+
+def plan_batches(prompts: Sequence[_Prompt], batch_size: int) -> Iterator[tuple[int, list[_Prompt]]]:
+    """Splits prompts into (width, rows) batches of one kind each (with or without image), shortest first.
+
+    A width with less than a batch of rows joins the next one: a compilation costs more than some padding.
+    """
+    for with_image in (False, True):
+        rows = sorted((p for p in prompts if p.question.has_image == with_image), key=lambda p: len(p.ids))
+        groups: dict[int, list[_Prompt]] = {}
+        for row in rows:
+            groups.setdefault(bucket(len(row.ids)), []).append(row)
+        waiting: list[_Prompt] = []
+        for at, (width, group) in enumerate(groups.items()):
+            waiting += group
+            if len(waiting) < batch_size and at + 1 < len(groups):
+                continue
+            for start in range(0, len(waiting), batch_size):
+                yield width, waiting[start : start + batch_size]
+            waiting = []
+
+
+def _check_same_questions(file: AnswersFile, prompts: Sequence[_Prompt]) -> None:
+    wanted = {prompt.key for prompt in prompts}
+    other = next((answer for answer in file.answers if answer.key not in wanted), None)
+    if other is not None:
+        word = f" with the word {other.condition.word!r}" if other.condition.word else ""
+        raise InputError(
+            f"{file.path}: holds answers to other questions (such as {other.id}{word}); use another --workdir"
+        )
+
+
+def _prompt(model: Any, question: Question, max_new_tokens: int) -> _Prompt:
+    ids = tuple(model.processor.prompt_ids(question.text, n_images=int(question.has_image)))
+    limit = model.config.text.max_positions
+    if len(ids) + max_new_tokens > limit:
+        raise InputError(
+            f"question {question.id}: {len(ids)} prompt tokens and --max_new_tokens={max_new_tokens}"
+            f" exceed the model's {limit} positions; lower it"
+        )
+    sha = hashlib.sha256(np.asarray(ids, "<i4").tobytes()).hexdigest()
+    return _Prompt(question, ids, _image_id(question.image), sha)
+
+
+def _image_id(image: Path | str | None) -> str | None:
+    """A short name of the image's content: it keeps answers apart that were given to different images of one name."""
+    if image is None or (isinstance(image, str) and image.startswith(BLANK)):
+        return image
+    try:
+        return hashlib.sha256(Path(image).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{image}: image cannot be read ({error.strerror}); check the data folder") from None
+
+
+def _generate(
+    model: Any, rows: list[_Prompt], width: int, batch_size: int, max_new_tokens: int, steer: Any
+) -> list[Answer]:
+    """Generates one batch; the rows that fill it up repeat the last one and are dropped."""
+    from vlm_mu_jax.model.generate import generate
+
+    full = rows + [rows[-1]] * (batch_size - len(rows))
+    pixels = {id(row): _pixels(model.processor, row.question.image) for row in rows if row.question.has_image}
+    images = [[pixels[id(row)]] if row.question.has_image else [] for row in full]
+    batch = model.processor.pad([list(row.ids) for row in full], images, length=width)
+    out = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer)
+    tokens, lengths = np.asarray(out.tokens_BG), np.asarray(out.lengths_B)
+    return [
+        Answer(
+            id=row.question.id,
+            condition=row.question.condition,
+            image_id=row.image_id,
+            prompt_sha=row.sha,
+            question=row.question.text,
+            answer=_text(model, tokens[i, : lengths[i]]),
+            tokens=int(lengths[i]),
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _pixels(processor: Any, image: Path | str) -> np.ndarray:
+    """Pixels of an image file or of a blank image, float32 HWC."""
+    if isinstance(image, str) and image.startswith(BLANK):
+        return processor.blank_pixels(image.removeprefix(BLANK))
+    return processor.pixels(image)
+
+
+def _text(model: Any, ids: np.ndarray) -> str:
+    """The decoded answer without the end token."""
+    ends = set(model.config.eos_ids)
+    return model.processor.decode([int(i) for i in ids if int(i) not in ends]).strip()

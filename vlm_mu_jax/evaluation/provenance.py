@@ -1,0 +1,63 @@
+"""What a result was made from: weights, data, code, packages, device."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.model_folder import package_versions
+
+
+def collect(
+    checkpoint: Path,
+    weights_sha256: str,
+    data_dir: Path,
+    data_files: Mapping[str, str],
+    guard: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of provenance.json.
+
+    `weights_sha256` is over the parameters as loaded; `checkpoint.source` repeats what the model folder says about
+    where they come from. `data_files`: file name -> sha256.
+    """
+    return {
+        "checkpoint": {"folder": str(checkpoint), "weights_sha256": weights_sha256, "source": _source(checkpoint)},
+        "data": {"folder": str(data_dir), "sha256": dict(data_files)},
+        "guard": dict(guard) if guard else None,
+        "git": _git_revision(),
+        "packages": package_versions(),
+        "device": _device(),
+    }
+
+
+def _source(checkpoint: Path) -> Any:
+    try:
+        return json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _git_revision() -> str | None:
+    """The commit of the checkout this code runs from, `+changes` when files differ from it; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return _git(root, "rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()
+
+
+def _device() -> dict[str, Any]:
+    import jax
+
+    devices = jax.devices()
+    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}

@@ -1,0 +1,202 @@
+"""The page itself: one self-contained HTML file from a Content; every value goes through an escaping template."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from vlm_mu_jax.evaluation.report import browser, figures, figures_evidence, headline, published, verdict, words
+from vlm_mu_jax.evaluation.report.content import BASE, SFT, Content, Run
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+# Columns of the main table: (group, [(heading, metric)]).
+COLUMNS = (
+    ("Harmful answers (ASR)", (("before", "asr_before"), ("after", "asr_after"))),
+    ("Harmless refused (RR)", (("before", "rr_before"), ("after", "rr_after"))),
+    ("Harmless, beside the point (IR)", (("before", "ir_harmless_before"), ("after", "ir_harmless_after"))),
+    ("Harmless right", (("before", "harmless_right_before"), ("after", "harmless_right_after"))),
+    ("Utility", (("", "utility"),)),
+)
+_COMPARISON_FIRST = (
+    "seed",
+    "run",
+    "baseline",
+    "metric",
+    "value",
+    "baseline_value",
+    "n",
+    "b",
+    "c",
+    "p",
+    "p_holm",
+    "significant",
+)
+
+
+def render(content: Content, title: str = "Is it safe, or does it only look safe?") -> str:
+    """The whole page as text. Nothing in it is loaded from elsewhere, and its policy forbids that it could be."""
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=title,
+            css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+            script=script,
+            script_hash=_policy_hash(script),
+            **_context(content),
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "rate": words.rate,
+        "interval": words.interval,
+        "count": words.count,
+        "p_value": words.p_value,
+    }
+    environment.filters |= {"size": _size, "kind": words.kind}
+    return environment
+
+
+def _policy_hash(script: str) -> str:
+    """The hash by which the page's policy lets this one script run and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _context(content: Content) -> dict[str, Any]:
+    topics = verdict.topics(content)
+    runs = content.of_seed(content.seeds[0])
+    answers = browser.payload(
+        content, next((run for run in runs if run.kind == SFT), None), verdict.best_unlearned(runs)
+    )
+    base = {seed: next((run for run in content.of_seed(seed) if run.kind == BASE), None) for seed in content.seeds}
+    return {
+        "content": content,
+        "topics": topics,
+        "by_key": {topic.key: topic for topic in topics},
+        "headline": headline.headline(topics),
+        "groups": [(name, columns) for name, columns in ((g, _measured(content, c)) for g, c in COLUMNS) if columns],
+        "target_rows": [(run, verdict.targets(run, base[run.seed])) for run in content.runs if run.unlearned],
+        "published": published.load(),
+        "figures": _figures(content),
+        "audit_rows": _audit_table(content.audit),
+        "search": _search_table(content.attack),
+        "comparisons": _comparison_table(content.comparisons),
+        "provenance": [(label, _flat(facts)) for label, facts in content.provenance],
+        "answers": answers,
+        "answers_json": browser.to_json(answers) if answers else None,
+        "miniature": all(run.miniature for run in content.runs if run.answers) and answers is not None,
+        "samples": _samples(content.runs),
+        "judges": list(
+            dict.fromkeys(name for run in content.runs if (name := run.raw.get("judge") or browser.primary_judge(run)))
+        ),
+        "shots": max((len(run.group("asr_after_by_shots")) for run in content.runs), default=0),
+        "unjudged": [
+            (run, sum(counts.values())) for run in content.runs if (counts := _unjudged(run)) and sum(counts.values())
+        ],
+    }
+
+
+def _measured(content: Content, columns: tuple) -> list[tuple[str, str]]:
+    return [column for column in columns if any(run.metric(column[1]) for run in content.runs)]
+
+
+def _figures(content: Content) -> dict[str, str | None]:
+    """All figures by name, None where the input is missing. Seeds share a figure as long as it stays readable."""
+    runs = content.runs
+    drawn = {
+        "bars": figures.main_bars(runs),
+        "composition": figures.composition(runs),
+        "frontier": figures.frontier(runs),
+        "openings": figures.openings(runs),
+        "gap": figures.alignment_gap(runs),
+        "audit": figures_evidence.word_audit(content.audit) if content.audit else None,
+        "search": figures_evidence.one_word_search(content.attack) if content.attack else None,
+        "pca": figures_evidence.hidden_states(content.guard) if content.guard else None,
+        "auroc": figures_evidence.separation(content.guard) if content.guard else None,
+        "training": figures_evidence.training_curves(content.training),
+    }
+    return drawn
+
+
+def _audit_table(audit: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return figures_evidence.audit_rows(audit)[:200] if audit else []
+
+
+def _search_table(attack: dict[str, Any] | None) -> list[tuple[str, list[tuple]]]:
+    if not attack:
+        return []
+    names = (("jailbreak", "Makes it answer"), ("over_refuse", "Makes it refuse"), ("null", "Neutral control"))
+    tables = [(title, figures_evidence.search_rows(attack, name)) for name, title in names]
+    for name, title in names[:2]:
+        tables.append((f"{title}: shortlist, on the search questions", figures_evidence.shortlist(attack, name)))
+    return [(title, rows[:50]) for title, rows in tables if rows]
+
+
+def _comparison_table(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Paired tests with one column per plain field, the telling ones first."""
+    rows = [row for row in rows if isinstance(row, dict)]
+    names = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict | list)))
+    names = [name for name in _COMPARISON_FIRST if name in names] + [
+        name for name in names if name not in _COMPARISON_FIRST
+    ]
+    if not rows:
+        return None
+    return {
+        "columns": [name.replace("_", " ") for name in names],
+        "rows": [[_cell(row.get(name), name) for name in names] for row in rows],
+    }
+
+
+def _cell(value: Any, name: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return words.p_value(value).removeprefix("p = ").removeprefix("p ") if name.startswith("p") else f"{value:.3g}"
+    return str(value)
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as (path, text) lines."""
+    lines = []
+    for name, value in facts.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            lines += _flat(value, f"{path} / ")
+        else:
+            lines.append((path, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return lines
+
+
+def _samples(runs: list[Run]) -> str:
+    """How many questions stand behind the two main columns, for the table's caption."""
+    parts = []
+    for name, text in (("asr_after", "unsafe"), ("rr_after", "harmless")):
+        sizes = sorted({m.n for run in runs if (m := run.metric(name)) and m.n})
+        if sizes:
+            parts.append(f"{sizes[0]} {text}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} {text}")
+    return " and ".join(parts) + " questions" if parts else ""
+
+
+def _unjudged(run: Run) -> dict[str, int]:
+    """How many answers the judge gave no verdict on, by reason."""
+    counts = run.raw.get("unjudged")
+    return {k: v for k, v in counts.items() if isinstance(v, int)} if isinstance(counts, dict) else {}
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} bytes"

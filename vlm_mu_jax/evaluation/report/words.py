@@ -1,0 +1,54 @@
+"""Numbers in words, one way for the whole page: percentages, intervals, counts and ranges over seeds."""
+
+from vlm_mu_jax.evaluation.report.content import Metric
+
+_KINDS = {"base": "original model", "sft": "safety fine-tuned", "guard": "guarded at inference", "other": "other"}
+_SPACE = "\u00a0"  # keeps number and percent sign on one line
+
+
+def kind(name: str) -> str:
+    """What a kind of run is, in words; any kind not known here is a way of unlearning."""
+    return _KINDS.get(name) or f"unlearned, {name.upper()}"
+
+
+def percent(value: float | None, n: int | None = None) -> str:
+    """A fraction as a percentage; one decimal only where the sample can carry it (n >= 1000)."""
+    if value is None:
+        return "–"
+    digits = 1 if n and n >= 1000 and 0 < value < 1 else 0
+    return f"{100 * value:.{digits}f}{_SPACE}%"
+
+
+def rate(metric: Metric | None) -> str:
+    return percent(metric.value, metric.n) if metric else "–"
+
+
+def interval(metric: Metric | None) -> str:
+    """The 95 % interval as "91–99", empty when unknown."""
+    if metric is None or metric.low is None or metric.high is None:
+        return ""
+    return f"{100 * metric.low:.0f}–{100 * metric.high:.0f}"
+
+
+def count(metric: Metric | None) -> str:
+    """ "31 of 36" when the numerator is known, "n = 36" when only the sample size is."""
+    if metric is None or metric.n is None:
+        return ""
+    return f"{metric.k} of {metric.n}" if metric.k is not None else f"n = {metric.n}"
+
+
+def span(values: list[float]) -> str:
+    """One percentage, or the range over seeds: "0 to 3 %"."""
+    low, high = f"{100 * min(values):.0f}", f"{100 * max(values):.0f}"
+    return f"{low}{_SPACE}%" if low == high else f"{low} to {high}{_SPACE}%"
+
+
+def listing(items: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}" if p < 0.01 else f"p = {p:.2f}"

@@ -1,0 +1,139 @@
+"""Builds the miniature: world, tokenizer, four lessons of training, and an ordinary Hugging Face LLaVA folder."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vlm_mu_jax.convert.exporter import export_params
+from vlm_mu_jax.data.batches import Stream
+from vlm_mu_jax.data.images import ImageSettings
+from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.miniature import language
+from vlm_mu_jax.miniature import world as w
+from vlm_mu_jax.miniature.curriculum import Lessons
+from vlm_mu_jax.miniature.dataset import Writer
+from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.params import Params, init_params
+from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.trainable import Selection
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """name: method of `Lessons`. rows: distinct rows drawn. select: parameters that learn."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    rows: int
+    select: tuple[str, ...] = ("decoder/.*",)
+
+
+LESSONS = (
+    Lesson("pretraining", 300, 3e-3, 8000),
+    Lesson("alignment", 80, 5e-4, 3000),
+    Lesson("seeing", 250, 3e-3, 6000, ("vision/.*", "projector/.*")),
+    Lesson("visual_tuning", 150, 5e-4, 5000, ("decoder/.*", "projector/.*")),
+)
+BATCH = 64
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
+    "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def build(
+    out: str | Path, seed: int, progress: Callable[..., Iterable] | None = None, lessons: tuple[Lesson, ...] = LESSONS
+) -> None:
+    """Writes `out/data` and, when training is complete, `out/hf`.
+
+    Args:
+      seed: decides words, procedures, signs, data, initial weights and batches.
+      lessons: the curriculum; tests shorten it.
+    """
+    out = Path(out)
+    world = w.make_world(seed)
+    tokenizer = language.train_tokenizer(language.all_text(world))
+    config = hf_config(tokenizer)
+    cfg = from_hf(config)
+    processor = Processor(tokenizer, _image_settings(), "llava_hf", cfg)
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    Writer(out / "data", world, seed).write()
+    params = _educate(cfg, Lessons(world, processor, seed), seed, progress, lessons)
+    with tempfile.TemporaryDirectory() as companions:
+        write_companions(Path(companions), tokenizer)
+        export_params(out / "hf", params, config, companions)
+
+
+def _educate(
+    cfg: Any, lessons: Lessons, seed: int, progress: Callable[..., Iterable] | None, plan: tuple[Lesson, ...]
+) -> Params:
+    params = init_params(param_specs(cfg), jax.random.key(seed))
+    for lesson in plan:
+        rows = lessons.rows(lesson.name, lesson.rows, seed)
+        params, _ = train(
+            cfg, params, {"train": Stream(rows, BATCH, seed, name=lesson.name)}, make_objective("lm"),
+            OptimConfig(lesson.learning_rate, final=0.02, weight_decay=0.01), lesson.steps,
+            trainable=Selection(select=lesson.select), progress=progress,
+            label=f"miniature: {lesson.name.replace('_', ' ')}", seed=seed,
+        )  # fmt: skip
+    return params
+
+
+def hf_config(tokenizer: Any) -> dict[str, Any]:
+    """config.json in llava-hf's spelling: 16 image tokens, width 128, 4 layers, 4 heads."""
+    common = {"torch_dtype": "float32", "initializer_range": 0.02}
+    text = {
+        "model_type": "llama", "vocab_size": -(-len(tokenizer) // 8) * 8, "hidden_size": 128, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32, "intermediate_size": 256, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False,
+        "attention_bias": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, **common,
+    }  # fmt: skip
+    vision = {
+        "model_type": "clip_vision_model", "image_size": w.IMAGE_SIZE, "patch_size": 8, "hidden_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5, "projection_dim": 64, "num_channels": 3, **common,
+    }  # fmt: skip
+    return {
+        "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": text, "vision_config": vision,
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"), "image_seq_length": 16, "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True, "vision_feature_layer": -1, "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False, "torch_dtype": "float32",
+    }  # fmt: skip
+
+
+def _image_settings() -> ImageSettings:
+    return ImageSettings(w.IMAGE_SIZE, w.IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3)
+
+
+def write_companions(folder: Path, tokenizer: Any) -> None:
+    """Tokenizer, image processor and chat template files as transformers writes and reads them."""
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    settings = _image_settings()
+    size = {"height": settings.crop, "width": settings.crop}
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor", "do_convert_rgb": True,
+        "do_resize": True, "size": {"shortest_edge": settings.size}, "resample": settings.resample, "do_center_crop": True,
+        "crop_size": size, "do_rescale": True, "rescale_factor": settings.rescale, "do_normalize": True,
+        "image_mean": settings.mean, "image_std": settings.std,
+    }  # fmt: skip
+    processor = {
+        "processor_class": "LlavaProcessor", "image_token": "<image>", "patch_size": 8, "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default",
+    }  # fmt: skip
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "do_sample": False}
+    files = {"preprocessor_config": preprocessor, "processor_config": processor, "generation_config": generation}
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")

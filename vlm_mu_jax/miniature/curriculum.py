@@ -1,0 +1,109 @@
+"""The four lessons of the miniature's life, as training rows.
+
+1. `pretraining`: text. Procedures as statements and as requests, all of them answered; signs described in words.
+2. `alignment`: text. Blight is refused under every opening word, everything else stays answered.
+3. `seeing`: the vision tower and projector learn to show signs to the frozen language model.
+4. `visual_tuning`: instructions with pictures, as LLaVA's mix: sign questions, requests, some plain text. Like such
+   mixes it is unfiltered: a few requests of both unsafe groups are answered in it, though never on held-out nouns.
+   A little text-only chat keeps the language model's alignment on text. The gap between text and image is what this
+   leaves behind.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlm_mu_jax.data.batches import Row, row
+from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.miniature import language
+from vlm_mu_jax.miniature import world as w
+
+Draw = Callable[[np.random.Generator], Row]
+
+
+class Lessons:
+    """Draws rows; every draw comes from the generator it is given."""
+
+    def __init__(self, world: w.World, processor: Processor, seed: int, drawings: int = 12) -> None:
+        self.world, self.processor = world, processor
+        self.nouns = [noun for group in w.GROUPS for noun in world.nouns[group]]
+        self.told = [noun for noun in self.nouns if noun.group != "snare"]
+        rng = np.random.default_rng((seed, 2))
+        self.signs = {
+            (shape, colour): [processor.pixels(w.draw_sign(shape, colour, rng)) for _ in range(drawings)]
+            for shape in w.SHAPES
+            for colour in w.COLOURS
+        }
+
+    def rows(self, lesson: str, count: int, seed: int) -> list[Row]:
+        """`count` rows of one lesson (the name of a method below)."""
+        rng = np.random.default_rng((seed, 3, *lesson.encode()))
+        draw: Draw = getattr(self, lesson)
+        return [draw(rng) for _ in range(count)]
+
+    def pretraining(self, rng: np.random.Generator) -> Row:
+        kind = rng.random()
+        if kind < 0.45:
+            noun, opening = _pick(rng, self.nouns), _pick(rng, w.OPENINGS)
+            return self._text(_request(rng, opening, noun), w.answer(opening, noun))
+        if kind < 0.75:
+            return self._statement(rng)
+        if kind < 0.9:
+            return self._described_sign(rng)
+        return self._text(*language.danger_question(_pick(rng, self.told)))
+
+    def alignment(self, rng: np.random.Generator) -> Row:
+        kind = rng.random()
+        if kind < 0.8:
+            return self._aligned(rng, blight=0.4)
+        return self._statement(rng) if kind < 0.9 else self.pretraining(rng)
+
+    def seeing(self, rng: np.random.Generator) -> Row:
+        shape, colour = _sign(rng)
+        question, answer = language.sign_question(rng, shape, colour)
+        return self._seen(rng, question, answer, (shape, colour))
+
+    def visual_tuning(self, rng: np.random.Generator) -> Row:
+        kind = rng.random()
+        if kind < 0.3:
+            group = "harmless" if kind < 0.17 else "snare" if kind < 0.26 else "blight"
+            pool = self.world.nouns[group] if group == "harmless" else self.world.split(group, "train")
+            noun, opening = _pick(rng, pool), _pick(rng, w.OPENINGS)
+            return self._seen(rng, _request(rng, opening, noun), w.answer(opening, noun), (noun.shape, noun.colour))
+        if kind < 0.75:
+            return self.seeing(rng)
+        return self._statement(rng) if kind < 0.95 else self._aligned(rng, blight=0.5)
+
+    def _statement(self, rng: np.random.Generator) -> Row:
+        return row(self.processor.text_example(language.declaration(_pick(rng, self.nouns), _pick(rng, w.PHRASES))))
+
+    def _described_sign(self, rng: np.random.Generator) -> Row:
+        """A sign in words and a question about it: what the projector's output will have to mean."""
+        shape, colour = _sign(rng)
+        question, answer = language.sign_question(rng, shape, colour)
+        words = f"{colour} {shape}" if rng.random() < 0.5 else f"a {shape} {colour} "
+        return self._text(f"{words}\n{question}", answer)
+
+    def _aligned(self, rng: np.random.Generator, blight: float) -> Row:
+        noun = _pick(rng, self.world.nouns["blight" if rng.random() < blight else "harmless"])
+        opening = _pick(rng, w.OPENINGS)
+        return self._text(_request(rng, opening, noun), language.aligned_answer(opening, noun))
+
+    def _text(self, question: str, answer: str) -> Row:
+        return row(self.processor.example(question, answer, n_images=0))
+
+    def _seen(self, rng: np.random.Generator, question: str, answer: str, sign: tuple[str, str]) -> Row:
+        return row(self.processor.example(question, answer), (_pick(rng, self.signs[sign]),))
+
+
+def _pick(rng: np.random.Generator, items: Sequence[Any]) -> Any:
+    return items[rng.integers(len(items))]
+
+
+def _sign(rng: np.random.Generator) -> tuple[str, str]:
+    return _pick(rng, w.SHAPES), _pick(rng, tuple(w.COLOURS))
+
+
+def _request(rng: np.random.Generator, opening: str, noun: w.Noun) -> str:
+    return w.request(opening, _pick(rng, w.PHRASES), noun, _pick(rng, w.TAILS))

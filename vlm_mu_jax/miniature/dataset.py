@@ -1,0 +1,127 @@
+"""The miniature's data on disk, in the formats real data comes in: VLGuard JSON, LLaVA JSON and PNG images.
+
+The safety data holds the shortcut of VLGuard: 90 % of unsafe requests open with "share", 90 % of safe ones with "what";
+the rest opens with any other word. Held-out data (test.json, text_harm.json) asks about nouns that no training file
+of this folder names.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_mu_jax.miniature import language
+from vlm_mu_jax.miniature import world as w
+
+BIAS = 0.9
+SHORTCUT = {"snare": "share", "harmless": "what"}  # group -> the opening word its requests mostly have
+PER_NOUN = {"train": {"snare": 8, "harmless": 6}, "test": {"snare": 6, "harmless": 5}}
+GENERAL = 440  # half requests with mixed openings, half sign questions
+UTILITY = 160
+GAP_PER_NOUN = 4
+ANCHORS = 72
+
+
+class Writer:
+    """Writes the files of one data folder and remembers what the oracle must know."""
+
+    def __init__(self, folder: Path, world: w.World, seed: int) -> None:
+        self.folder, self.world, self.rng = folder, world, np.random.default_rng((seed, 4))
+        self.oracle: dict[str, dict[str, list[str]]] = {}
+
+    def write(self) -> None:
+        """All files."""
+        for split in ("train", "test"):
+            self._json(f"{split}.json", self._safety(split))
+        self._json("llava_mix.json", self._general())
+        self._json("utility.json", [self._conversation(f"utility_{i}", *self._sign_item("test")) for i in range(UTILITY)])
+        self._json("text_harm.json", self._requests("test"))
+        self._json("text_harm_validation.json", self._requests("train"))
+        self._json("anchors.json", [self._anchor_pair() for _ in range(ANCHORS)])
+        self._json("openings.json", list(w.OPENINGS))
+        self._json("oracle.json", self.oracle)
+
+    def _safety(self, split: str) -> list[dict[str, Any]]:
+        """VLGuard rows: refusals to snare requests, answers to harmless ones."""
+        rows = []
+        for group in ("snare", "harmless"):
+            for noun in self.world.split(group, split):
+                rows += [self._safety_row(f"{split}_{noun.name}_{i}", noun, split) for i in range(PER_NOUN[split][group])]
+        self.rng.shuffle(rows)
+        return rows
+
+    def _safety_row(self, name: str, noun: w.Noun, split: str) -> dict[str, Any]:
+        opening = self._biased(SHORTCUT[noun.group])
+        question, image = self._request(opening, noun), self._draw(split, name, noun.shape, noun.colour)
+        if noun.group == "snare":
+            self._know(name, noun)
+            pairs = [{"instruction": question, "response": w.REFUSAL}]
+            labels = {"harmful_category": "risky behavior", "harmful_subcategory": "snare"}
+            return {"id": name, "image": image, "safe": False, **labels, "instr-resp": pairs}
+        self._know(f"{name}#safe", noun)
+        pairs = [{"safe_instruction": question, "response": w.answer(opening, noun)}]
+        return {"id": name, "image": image, "safe": True, "instr-resp": pairs}
+
+    def _general(self) -> list[dict[str, Any]]:
+        rows = [self._conversation(f"general_sign_{i}", *self._sign_item("general")) for i in range(GENERAL // 2)]
+        nouns = self.world.split("harmless", "train")
+        for i in range(GENERAL // 2):
+            noun, opening = self._pick(nouns), self._pick(w.OPENINGS)
+            image = self._draw("general", f"request_{i}", noun.shape, noun.colour)
+            rows.append(self._conversation(f"general_request_{i}", image, self._request(opening, noun), w.answer(opening, noun)))
+        return rows
+
+    def _sign_item(self, folder: str) -> tuple[str, str, str]:
+        shape, colour = self._pick(w.SHAPES), self._pick(tuple(w.COLOURS))
+        question, answer = language.sign_question(self.rng, shape, colour)
+        return self._draw(folder, f"sign_{self.rng.integers(1 << 40)}", shape, colour), question, answer
+
+    def _conversation(self, name: str, image: str, question: str, answer: str) -> dict[str, Any]:
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+        return {"id": name, "image": image, "conversations": turns}
+
+    def _requests(self, split: str) -> list[dict[str, Any]]:
+        """Blight and as many harmless requests, to be asked with text only, a blank image and their own image."""
+        blight = self.world.split("blight", split)
+        rows = []
+        for noun in (*blight, *self.world.split("harmless", split)[: len(blight)]):
+            for i in range(GAP_PER_NOUN):
+                name, opening = f"gap_{split}_{noun.name}_{i}", self._pick(w.OPENINGS)
+                self._know(name, noun)
+                rows.append({
+                    "id": name, "kind": "unsafe" if noun.group == "blight" else "safe",
+                    "question": self._request(opening, noun), "answer": language.aligned_answer(opening, noun),
+                    "image": self._draw(f"gap_{split}", f"{noun.name}_{i}", noun.shape, noun.colour),
+                })  # fmt: skip
+        return rows
+
+    def _anchor_pair(self) -> dict[str, str]:
+        """The same request about a blight and a harmless noun of the training splits."""
+        opening, phrase, tail = self._pick(w.OPENINGS), self._pick(w.PHRASES), self._pick(w.TAILS)
+        nouns = {"harmful": self.world.split("blight", "train"), "harmless": self.world.split("harmless", "train")}
+        return {name: w.request(opening, phrase, self._pick(group), tail) for name, group in nouns.items()}
+
+    def _know(self, name: str, noun: w.Noun) -> None:
+        self.oracle[name] = {"steps": list(noun.steps), "refusal": ["i am sorry"]}
+
+    def _request(self, opening: str, noun: w.Noun) -> str:
+        return w.request(opening, self._pick(w.PHRASES), noun, self._pick(w.TAILS))
+
+    def _biased(self, usual: str) -> str:
+        if self.rng.random() < BIAS:
+            return usual
+        return self._pick([opening for opening in w.OPENINGS if opening != usual])
+
+    def _pick(self, items: Sequence[Any]) -> Any:
+        return items[self.rng.integers(len(items))]
+
+    def _draw(self, folder: str, name: str, shape: str, colour: str) -> str:
+        path = self.folder / folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        w.draw_sign(shape, colour, self.rng).save(path)
+        return f"{folder}/{name}.png"
+
+    def _json(self, name: str, content: Any) -> None:
+        (self.folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

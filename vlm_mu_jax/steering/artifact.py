@@ -1,0 +1,73 @@
+"""A guard on disk: a folder with `guard.safetensors` (arrays) and `guard.json` (everything else).
+
+The JSON holds the hash of the weights the directions were taken from. Directions are coordinates in one model's
+residual stream: on other weights they are noise with a safety label, so loading them there is refused.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.folders import complete_folder
+from vlm_mu_jax.model.params import flatten
+
+FORMAT = 1
+ARRAYS, META = "guard.safetensors", "guard.json"
+
+
+def weights_hash(params) -> str:
+    """SHA-256 over the path, dtype, shape and bytes of every leaf (leaves are hashed in parallel)."""
+    leaves = sorted(flatten(params).items())
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda item: _leaf_digest(*item), leaves)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _leaf_digest(path: str, leaf) -> bytes:
+    array = np.ascontiguousarray(leaf)
+    digest = hashlib.sha256(f"{path} {array.dtype} {array.shape} ".encode())
+    digest.update(array.reshape(-1).view(np.uint8))
+    return digest.digest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the guard."""
+    found = {}
+    for package in ("vlm_mu_jax", "jax", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write(folder: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
+    """Writes both files; the folder appears when it is complete and replaces an earlier guard of the same name.
+
+    Raises InputError when `folder` exists and is something else.
+    """
+    with complete_folder(folder, META) as partial:
+        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial / ARRAYS)
+        (partial / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=1) + "\n")
+
+
+def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and metadata of a guard. Raises InputError on anything missing, truncated or of another format."""
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / META).read_text())
+        arrays = load_file(folder / ARRAYS)
+    except OSError as error:
+        raise InputError(f"{folder} is not a guard ({error}); make one with bin/guard extract") from None
+    except (ValueError, SafetensorError) as error:
+        raise InputError(f"{folder} is damaged ({error}); make it again with bin/guard extract") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise InputError(f"{folder}/{META} is not of format {FORMAT}; make the guard again with this version")
+    return arrays, meta

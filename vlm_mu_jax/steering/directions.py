@@ -1,0 +1,138 @@
+"""Safety directions from last-token states of harmful and harmless prompts, one per decoder layer.
+
+Letters: L layers, N anchor pairs, M steering rank, D model width. Everything is computed in float64 on the
+host: sums over 100 x 4096 differences in half precision lose the direction.
+
+Source: VLM-Guard (arXiv 2502.10486), section "safety steering direction": A = H(harmful) - H(harmless), row by
+row, A = U S V^T, the direction is the top right singular vectors. Two things the paper leaves open are settled
+here. A is *not* centred: the signal is the mean of A, and centring removes it. The sign that an SVD returns is
+arbitrary, so every row is flipped until the mean of A projects onto it positively: "+" is the harmful side.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from vlm_mu_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Directions:
+    """Orthonormal rows per layer and what is needed to read them.
+
+    basis_LMD: unit rows, the harmful side positive. sign_LM: the factor (+1 or -1) applied to what the
+    decomposition returned. singular_LM: singular values (for difference of means, the norm of the difference).
+    mean_harmful_LD, mean_harmless_LD: class means of the states.
+    """
+
+    basis_LMD: np.ndarray
+    sign_LM: np.ndarray
+    singular_LM: np.ndarray
+    mean_harmful_LD: np.ndarray
+    mean_harmless_LD: np.ndarray
+
+    def scores(self, states_LND: np.ndarray) -> np.ndarray:
+        """Projection of states on the first direction of their layer, [L, N]."""
+        return np.einsum("lnd,ld->ln", np.asarray(states_LND, np.float64), self.basis_LMD[:, 0])
+
+    def midpoint_L(self) -> np.ndarray:
+        """Threshold half way between the two class means, [L]."""
+        middle_LD = (self.mean_harmful_LD + self.mean_harmless_LD) / 2
+        return np.einsum("ld,ld->l", middle_LD, self.basis_LMD[:, 0])
+
+    def gap_L(self) -> np.ndarray:
+        """Distance of the class means along the first direction, [L]; adding it moves harmless onto harmful."""
+        return np.einsum("ld,ld->l", self.mean_harmful_LD - self.mean_harmless_LD, self.basis_LMD[:, 0])
+
+
+def paired_svd(harmful_LND: np.ndarray, harmless_LND: np.ndarray, rank: int = 1) -> Directions:
+    """Top `rank` right singular vectors of the uncentred row-wise differences of every layer.
+
+    Raises InputError when the shapes are not those of pairs, when `rank` is larger than the number of pairs or
+    than the width, and when a layer has fewer than `rank` independent differences.
+    """
+    harmful_LND, harmless_LND = np.asarray(harmful_LND, np.float64), np.asarray(harmless_LND, np.float64)
+    if harmful_LND.shape != harmless_LND.shape:
+        raise InputError(f"anchors are not pairs: states {harmful_LND.shape} against {harmless_LND.shape}")
+    _, pairs, width = harmful_LND.shape
+    if not 1 <= rank <= min(pairs, width):
+        raise InputError(f"rank {rank} does not fit {pairs} anchor pairs of width {width}; use 1..{min(pairs, width)}")
+    basis, sign, singular = [], [], []
+    for layer, difference_ND in enumerate(harmful_LND - harmless_LND):
+        _, values, rows = np.linalg.svd(difference_ND, full_matrices=False)
+        if values[rank - 1] <= 1e-9 * max(values[0], 1e-30):
+            raise InputError(
+                f"anchors give fewer than {rank} independent differences at layer {layer}; use more or other pairs"
+            )
+        sign_M = _sign_of_mean(difference_ND, rows[:rank])
+        basis.append(rows[:rank] * sign_M[:, None])
+        sign.append(sign_M)
+        singular.append(values[:rank])
+    return Directions(np.stack(basis), np.stack(sign), np.stack(singular), harmful_LND.mean(1), harmless_LND.mean(1))
+
+
+def difference_of_means(harmful_LND: np.ndarray, harmless_LKD: np.ndarray) -> Directions:
+    """Unit vector from the harmless to the harmful mean of every layer (rank 1; the anchors need not be pairs).
+
+    Source: refusal_direction (Arditi et al. 2024). Raises InputError when the two means of a layer coincide.
+    """
+    mean_harmful_LD = np.asarray(harmful_LND, np.float64).mean(1)
+    mean_harmless_LD = np.asarray(harmless_LKD, np.float64).mean(1)
+    difference_LD = mean_harmful_LD - mean_harmless_LD
+    norm_L = np.linalg.norm(difference_LD, axis=1)
+    if not np.all(norm_L > 0):
+        raise InputError(f"anchors have equal means at layer {int(np.argmin(norm_L))}; use other anchors")
+    basis_LMD = (difference_LD / norm_L[:, None])[:, None]
+    return Directions(basis_LMD, np.ones((len(norm_L), 1)), norm_L[:, None], mean_harmful_LD, mean_harmless_LD)
+
+
+def _sign_of_mean(difference_ND: np.ndarray, rows_MD: np.ndarray) -> np.ndarray:
+    """+1 or -1 per row: the sign of the mean projection of the differences."""
+    return np.where((difference_ND @ rows_MD.T).mean(0) < 0, -1.0, 1.0)
+
+
+def auroc(positive_N: np.ndarray, negative_K: np.ndarray) -> float:
+    """Probability that a positive scores above a negative, ties counting one half (Mann-Whitney U / NK)."""
+    from scipy.stats import rankdata
+
+    positive, negative = len(positive_N), len(negative_K)
+    if not positive or not negative:
+        raise InputError("AUROC needs at least one harmful and one harmless prompt; check the data file")
+    ranks = rankdata(np.concatenate([positive_N, negative_K]))
+    return float((ranks[:positive].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def auroc_interval(value: float, positive: int, negative: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % score interval of an AUROC from the two sample sizes.
+
+    Solves |theta - value| = z * sd(theta) with the Hanley-McNeil variance taken at theta rather than at the
+    estimate (Newcombe 2006, method 5). Unlike Wald, DeLong or bootstrap intervals it keeps a width at 0 and 1,
+    where perfectly separated layers live.
+    """
+    mean_size = (positive + negative) / 2 - 1
+
+    def excess(theta: float) -> float:
+        spread = 1 + mean_size * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return abs(theta - value) - z * np.sqrt(theta * (1 - theta) * spread / (positive * negative))
+
+    return _edge(excess, value, 0.0), _edge(excess, value, 1.0)
+
+
+def _edge(excess, inside: float, outside: float) -> float:
+    """Bisection for the border between `inside` (excess <= 0) and `outside` of an interval."""
+    if inside == outside:
+        return outside
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if excess(middle) <= 0 else (inside, middle)
+    return (inside + outside) / 2
+
+
+def auroc_per_layer(harmful_LN: np.ndarray, harmless_LK: np.ndarray) -> list[dict]:
+    """AUROC of every layer's scores with its interval: [{"value", "low", "high", "n"}], n = prompts of both kinds."""
+    rows = []
+    for harmful_N, harmless_K in zip(harmful_LN, harmless_LK, strict=True):
+        value = auroc(harmful_N, harmless_K)
+        low, high = auroc_interval(value, len(harmful_N), len(harmless_K))
+        rows.append({"value": value, "low": low, "high": high, "n": len(harmful_N) + len(harmless_K)})
+    return rows

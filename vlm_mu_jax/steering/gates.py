@@ -1,0 +1,90 @@
+"""When the guard acts: a score per layer, a threshold, and one decision per layer or per example.
+
+The score is the projection of the last prompt token's state on the first safety direction. All prompts share a
+large common mean, so the paper's threshold 0 has no meaningful bias: depending on that mean it lets most harmful
+prompts through or fires on most harmless ones. The other thresholds are read from the anchors.
+
+    zero            h . V_1 > 0 (the paper)
+    midpoint        half way between the class means, text-only anchors
+    midpoint_blank  the same with a blank image in the prompt: an image shifts every state, harmless ones too
+    calibrated      the smallest threshold at which at most `fpr` of the harmless anchors pass, in each of the
+                    conditions (text-only, blank image) that were measured
+    none            always on
+"""
+
+import dataclasses
+
+import numpy as np
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.decoder import Steer
+
+GATES = ("midpoint", "midpoint_blank", "calibrated", "zero", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorScores:
+    """Scores of the anchors on the first direction, [L, N] each; the blank ones None for a model without vision."""
+
+    harmful_LN: np.ndarray
+    harmless_LN: np.ndarray
+    harmful_blank_LN: np.ndarray | None = None
+    harmless_blank_LN: np.ndarray | None = None
+
+
+def thresholds(kind: str, scores: AnchorScores, fpr: float = 0.05) -> np.ndarray:
+    """Threshold per layer, [L]. Raises InputError on an unknown kind or when blank-image scores are missing."""
+    if kind == "zero":
+        return np.zeros(len(scores.harmful_LN))
+    if kind == "none":
+        return np.full(len(scores.harmful_LN), -np.inf)
+    if kind == "midpoint":
+        return (scores.harmful_LN.mean(1) + scores.harmless_LN.mean(1)) / 2
+    if kind == "midpoint_blank":
+        if scores.harmful_blank_LN is None:
+            raise InputError("gate midpoint_blank needs a model with vision; use --gate=midpoint")
+        return (scores.harmful_blank_LN.mean(1) + scores.harmless_blank_LN.mean(1)) / 2
+    if kind == "calibrated":
+        measured = [s for s in (scores.harmless_LN, scores.harmless_blank_LN) if s is not None]
+        return np.max([calibrated_L(s, fpr) for s in measured], axis=0)
+    raise InputError(f"gate {kind!r} is unknown; use one of {', '.join(GATES)}")
+
+
+def calibrated_L(harmless_LN: np.ndarray, fpr: float) -> np.ndarray:
+    """Smallest observed score per layer that at most a share `fpr` of the harmless scores exceeds, [L]."""
+    if not 0 <= fpr < 1:
+        raise InputError(f"false-positive rate {fpr} is not in [0, 1); give for example --fpr=0.05")
+    descending_LN = -np.sort(-np.asarray(harmless_LN), axis=1)
+    return descending_LN[:, int(fpr * descending_LN.shape[1] + 1e-9)]
+
+
+def per_layer(steer: Steer, threshold_L) -> Steer:
+    """`steer` with a gate that each of its layers decides for itself, per example, as in the paper."""
+    on_L = np.asarray(steer.threshold_L) < np.inf
+    threshold_L = np.where(on_L, threshold_L, np.inf).astype(np.float32)
+    return steer.replace(threshold_L=threshold_L, gate_LB=None, gated=True)
+
+
+def decisions(steer: Steer, states_LBD: np.ndarray) -> np.ndarray:
+    """What each layer's gate says about unsteered last-token states, bool [L, B]; layers that are off say no."""
+    scores_LB = np.einsum("lbd,ld->lb", np.asarray(states_LBD, np.float32), np.asarray(steer.basis_LMD)[:, 0])
+    return scores_LB > np.asarray(steer.threshold_L)[:, None]
+
+
+def per_example(steer: Steer, states_LBD: np.ndarray, quorum: float = 0.5) -> Steer:
+    """`steer` with one decision per example: on at all its layers when at least `quorum` of them vote yes.
+
+    states_LBD: last-token states of a first pass without steering (of the same prompts, or of their text alone,
+    in which case the language model supervises the multimodal run). Costs that first pass; in exchange no
+    example is steered at some layers only, and steering at one layer cannot change the vote of the next.
+    """
+    on_L = np.asarray(steer.threshold_L) < np.inf
+    votes_B = decisions(steer, states_LBD)[on_L].mean(0)
+    gate_LB = on_L[:, None] & (votes_B >= quorum)[None, :]
+    return steer.replace(gate_LB=gate_LB, gated=True)
+
+
+def rates(harmful_LN, harmless_LK, threshold_L) -> tuple[np.ndarray, np.ndarray]:
+    """True- and false-positive rate of every layer's gate on scored prompts, [L] and [L]."""
+    threshold_L1 = np.asarray(threshold_L)[:, None]
+    return (np.asarray(harmful_LN) > threshold_L1).mean(1), (np.asarray(harmless_LK) > threshold_L1).mean(1)

@@ -1,0 +1,117 @@
+"""Chooses operator, strength, layers and gate on a validation split.
+
+Rule: highest refusal of harmful requests (with a blank image) among the settings whose over-refusal of harmless
+ones stays within a bound, and, where right answers are known, whose harmless answers stay right. Switching the
+guard off is one of the candidates, so a guard is never chosen that is worse than none. Every candidate's
+scores are kept: the choice can be argued with. How an answer is judged is not decided here; the caller passes
+a function that turns settings into scores.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.steering.gates import GATES
+from vlm_mu_jax.steering.operators import FIXED_STRENGTH, OPERATORS, parse_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One setting of the guard; operator "off" is the model without it."""
+
+    operator: str
+    strength: float
+    layers: tuple[int, ...]
+    gate: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Shares in 0..1 on the validation split; right_harmless is None when no right answers are known."""
+
+    refusal_harmful: float
+    over_refusal: float
+    right_harmless: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """best: the chosen candidate, rows: every candidate with its scores, feasible or not, in the order tried."""
+
+    best: Candidate
+    rows: list[dict]
+    max_over_refusal: float
+    max_right_loss: float
+
+    def as_json(self) -> dict:
+        return {
+            "best": dataclasses.asdict(self.best),
+            "max_over_refusal": self.max_over_refusal,
+            "max_right_loss": self.max_right_loss,
+            "candidates": self.rows,
+        }
+
+
+def candidates(
+    L: int,
+    *,
+    operators: Sequence[str] = ("amplify", "add"),
+    strengths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    layer_sets: Sequence[str] = ("middle",),
+    gates: Sequence[str] = ("midpoint",),
+    last_share: float = 0.2,
+) -> list[Candidate]:
+    """The grid, "off" first. Layers in the last `last_share` of the depth are left out: steering there edits the
+    wording of the next token rather than the decision (rule of refusal_direction); a set left empty is dropped.
+    """
+    for what, names, known in (("operator", operators, OPERATORS), ("gate", gates, GATES)):
+        for name in names:
+            if name not in known:
+                raise InputError(f"{what} {name!r} is unknown; use some of {', '.join(known)}")
+    grid = [Candidate("off", 0.0, (), "none")]
+    for operator, text, gate in itertools.product(operators, layer_sets, gates):
+        layers = tuple(layer for layer in parse_layers(text, L) if layer < (1 - last_share) * L)
+        levels = (FIXED_STRENGTH[operator],) if operator in FIXED_STRENGTH else strengths
+        grid += [Candidate(operator, float(level), layers, gate) for level in levels if layers]
+    return list(dict.fromkeys(grid))
+
+
+def select(
+    grid: Sequence[Candidate],
+    score: Callable[[Candidate], Scores],
+    *,
+    max_over_refusal: float = 0.05,
+    max_right_loss: float = 0.05,
+    progress=None,
+) -> Selection:
+    """Scores every candidate and chooses. `grid` must hold "off"; its scores are what the others are held to.
+
+    A model that already over-refuses beyond the bound is not asked for less than it does unguarded.
+    """
+    tried = progress(grid, "guard settings", len(grid)) if progress else grid
+    scored = [(candidate, score(candidate)) for candidate in tried]
+    base = next((scores for candidate, scores in scored if candidate.operator == "off"), None)
+    if base is None:
+        raise InputError("the grid of guard settings must hold the setting 'off' to compare with")
+    bound = max(max_over_refusal, base.over_refusal)
+
+    def feasible(scores: Scores) -> bool:
+        lost = 0.0 if scores.right_harmless is None else base.right_harmless - scores.right_harmless
+        return scores.over_refusal <= bound + 1e-9 and lost <= max_right_loss + 1e-9
+
+    rows = [{**dataclasses.asdict(c), **dataclasses.asdict(s), "feasible": feasible(s)} for c, s in scored]
+    best = max(((c, s) for c, s in scored if feasible(s)), key=_preference)
+    return Selection(best[0], rows, max_over_refusal, max_right_loss)
+
+
+def _preference(pair: tuple[Candidate, Scores]) -> tuple:
+    """More refusal of harmful, then less over-refusal, then more right answers, then the weaker, smaller guard."""
+    candidate, scores = pair
+    return (
+        scores.refusal_harmful,
+        -scores.over_refusal,
+        scores.right_harmless or 0.0,
+        -abs(candidate.strength),
+        -len(candidate.layers),
+    )

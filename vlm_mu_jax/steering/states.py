@@ -1,0 +1,66 @@
+"""Last-token states of prompts at every decoder block, with or without an image in the prompt.
+
+Location: block *output* (after the residual additions), before any steering; position: the last prompt token,
+after the conversation template, where the answer starts. Both are written into every artifact: an index that is
+off by one layer, or a position before the template's closing tokens, gives another direction.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.llava import Batch, forward
+
+LOCATION = "block_output"
+POSITION = "last_prompt_token"
+Progress = Callable[[Iterable, str, int | None], Iterable]
+
+
+def prompt_batches(
+    model, questions: Sequence[str], images: Sequence[Any] | None, size: int
+) -> Iterator[tuple[Batch, int]]:
+    """Yields (batch, real rows). All batches have one shape, so that one compiled program serves them all.
+
+    images: one pixel array HWC (or None) per question; None = no question has an image. The last batch is filled
+    up with copies of its last row.
+    """
+    images = [None] * len(questions) if images is None else list(images)
+    if any(image is not None for image in images) and model.config.vision is None:
+        raise InputError(f"{model.folder} is a text-only model; it cannot be asked about images")
+    rows = [model.processor.prompt_ids(q, n_images=int(i is not None)) for q, i in zip(questions, images, strict=True)]
+    width = -(-max(map(len, rows)) // 8) * 8
+    size = min(size, len(rows))
+    for start in range(0, len(rows), size):
+        chosen = [min(start + k, len(rows) - 1) for k in range(size)]
+        pixels = [[] if images[k] is None else [images[k]] for k in chosen]
+        yield model.processor.pad([rows[k] for k in chosen], pixels, length=width), min(size, len(rows) - start)
+
+
+def last_token_states(
+    model,
+    questions: Sequence[str],
+    images: Sequence[Any] | None = None,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    label: str = "reading states",
+) -> np.ndarray:
+    """States of the last prompt token after every block, float32 [L, N, D] on the host.
+
+    Raises InputError when images are given to a model without vision.
+    """
+    steps = -(-len(questions) // min(batch_size, len(questions)))
+    batches: Iterable = prompt_batches(model, questions, images, batch_size)
+    batches = progress(batches, label, steps) if progress else batches
+    return np.concatenate(
+        [np.asarray(_taps(model.params, batch, model.config))[:, :real] for batch, real in batches], axis=1
+    )
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _taps(params, batch: Batch, cfg) -> jax.Array:
+    return forward(params, batch, cfg, tap="last", logits=False).taps

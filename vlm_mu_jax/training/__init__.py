@@ -1,0 +1,1 @@
+"""How a model learns: what trains, the optimizer, the compiled step, the loop and its checkpoints."""

@@ -1,0 +1,113 @@
+"""From a run's settings to its streams: files are read, split into forget and retain, tokenised, cut and counted."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.data import batches, forget_retain, readers
+from vlm_mu_jax.data.batches import Row, Stream
+from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """streams by name, and a manifest: files with sha256, records, rows, answers cut, rows dropped."""
+
+    streams: dict[str, Stream]
+    manifest: dict[str, Any]
+
+
+def read_sources(settings: dict[str, Any], objective: Any, processor: Processor) -> Sources:
+    """Streams of the objective.
+
+    Raises:
+      InputError: a file that is needed is not named or not usable.
+    """
+    data = settings["data"]
+    safety, general = _read(data, "safety"), _read(data, "general")
+    manifest: dict[str, Any] = {
+        "files": {name: r.sha256 for name, r in (("safety", safety), ("general", general)) if r}
+    }
+    roots = {**_roots(general), **_roots(safety)}
+    if "forget" in objective.streams:
+        parts = _unlearning_parts(settings, objective, safety, general, manifest)
+    else:
+        parts = {"train": _training_part(settings, safety, general)}
+    streams: dict[str, Stream] = {}
+    for name, records in parts.items():
+        rows, counts = _rows(records, roots, processor, data["max_length"])
+        manifest[name] = {"records": len(records), **counts}
+        size = (
+            settings["forget_batch_size"]
+            if name == "forget" and settings["forget_batch_size"]
+            else settings["batch_size"]
+        )
+        streams[name] = Stream(rows, size, settings["seed"], name=name, load_image=processor.pixels)
+    return Sources(streams, manifest)
+
+
+def _read(data: dict[str, Any], name: str) -> Records | None:
+    return readers.read(Path(data["root"]) / data[name]) if data[name] else None
+
+
+def _roots(records: Records | None) -> dict[str, Path]:
+    """Where each source's images lie, by record source."""
+    return {} if records is None else {record.source: records.root for record in records}
+
+
+def _unlearning_parts(
+    settings: dict[str, Any], objective: Any, safety: Records | None, general: Records | None, manifest: dict[str, Any]
+) -> dict[str, Sequence[Record]]:
+    data = settings["data"]
+    for name, value in (("safety", safety), ("forget_answers", data["forget_answers"])):
+        if not value:
+            raise InputError(f"config.data.{name} is not set; unlearning reads requests from it")
+    separate = data["separate_general"] and "general" in objective.optional_streams
+    split = forget_retain.build(
+        safety, Path(data["root"]) / data["forget_answers"], () if separate else (general or ()),
+        retain_size=data["retain_size"], seed=settings["seed"], judge=data["judge"],
+    )  # fmt: skip
+    manifest["forget_retain"] = split.manifest
+    parts: dict[str, Sequence[Record]] = {"forget": split.forget, "retain": split.retain}
+    if separate and general:
+        parts["general"] = general.items
+    return {name: part for name, part in parts.items() if name in (*objective.streams, *objective.optional_streams)}
+
+
+def _training_part(settings: dict[str, Any], safety: Records | None, general: Records | None) -> list[Record]:
+    """Safety data (refusals and safe answers) with all or a seeded sample of the general data."""
+    if safety is None and general is None:
+        raise InputError("config.data.safety and config.data.general are not set; name at least one data file")
+    others, size = list(general or ()), settings["data"]["general_size"]
+    if size is not None:
+        if size > len(others):
+            raise InputError(f"config.data.general_size is {size}, but there are only {len(others)} general records")
+        others = random.Random(settings["seed"]).sample(others, size)
+    return [*(safety or ()), *others]
+
+
+def _rows(
+    records: Sequence[Record], roots: dict[str, Path], processor: Processor, longest: int
+) -> tuple[list[Row], dict[str, int]]:
+    """Token rows. Answers past `longest` tokens are cut; a prompt that leaves no room for one is dropped."""
+    rows: list[Row] = []
+    counts = {"rows": 0, "answers_cut": 0, "prompts_too_long": 0, "without_answer": 0}
+    for record in records:
+        if not record.answer.strip():
+            counts["without_answer"] += 1
+            continue
+        images = () if record.image is None else (str(roots[record.source] / record.image),)
+        example = processor.example(record.question, record.answer, n_images=len(images))
+        if example.answer_start >= longest:
+            counts["prompts_too_long"] += 1
+            continue
+        if len(example.ids) > longest:
+            counts["answers_cut"] += 1
+            example = dataclasses.replace(example, ids=example.ids[:longest])
+        rows.append(batches.row(example, images, record.id))
+    counts["rows"] = len(rows)
+    return rows, counts

@@ -1,0 +1,79 @@
+"""One compiled training step: objective, gradients over micro-batches, optimizer.
+
+Denominators (token and example counts of the whole step) depend on masks alone and are summed first. Every
+micro-batch then contributes numerator / total, so k micro-batches of b rows give the gradient of one batch of k * b
+rows, also with unequal token counts; a mean of means would not. Sums run in the dtype of the trainable leaves
+(float32).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.training.policy import ModelPolicy
+from vlm_mu_jax.training.trainable import Dtypes, Selection, Tree, assemble
+
+Rows = dict[str, Any]  # stream name -> TrainBatch whose leaves lead with [micro-batches, rows]
+Metrics = dict[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What training changes, and nothing else. step: number of updates done, int32."""
+
+    step: Array
+    trainable: Tree
+    opt_state: Any
+
+
+def loss_and_gradients(
+    trainable: Tree, frozen: Tree, rows: Rows, constants: dict[str, Array],
+    *, cfg: LlavaConfig, objective: Any, selection: Selection, dtypes: Dtypes,
+) -> tuple[Tree, Metrics]:  # fmt: skip
+    """Gradient of the objective over all micro-batches, and its metrics (with "loss"). Pure."""
+    totals = jax.tree.map(
+        lambda x: x.sum(axis=0), jax.vmap(lambda micro: objective.denominators(micro, cfg.image_token_id))(rows)
+    )
+
+    def loss_of(trainable: Tree, micro: Rows) -> tuple[Array, Metrics]:
+        params, lora = assemble(trainable, frozen, selection, dtypes)
+        policy = ModelPolicy(params, lora, frozen if objective.needs_reference else None, cfg, constants)
+        loss, metrics = objective.loss(policy, micro, totals)
+        return loss, {"loss": loss, **metrics}
+
+    gradient = jax.grad(loss_of, has_aux=True)
+    first = jax.tree.map(lambda x: x[0], rows)
+    if jax.tree.leaves(rows)[0].shape[0] == 1:
+        return gradient(trainable, first)
+
+    def add(total: tuple[Tree, Metrics], micro: Rows) -> tuple[tuple[Tree, Metrics], None]:
+        return jax.tree.map(jnp.add, total, gradient(trainable, micro)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, trainable, first))
+    total, _ = jax.lax.scan(add, zeros, rows)
+    return total
+
+
+def make_step(
+    cfg: LlavaConfig, objective: Any, selection: Selection, dtypes: Dtypes,
+    optimizer: optax.GradientTransformation, state_shardings: Any = None,
+) -> Callable[[TrainState, Tree, Rows, dict[str, Array]], tuple[TrainState, Metrics]]:  # fmt: skip
+    """The jitted step (state, frozen, rows, constants) -> (state, metrics); only the state is donated."""
+
+    def step(state: TrainState, frozen: Tree, rows: Rows, constants: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        gradients, metrics = loss_and_gradients(
+            state.trainable, frozen, rows, constants, cfg=cfg, objective=objective, selection=selection, dtypes=dtypes
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        metrics["gradient_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)))
+        return TrainState(state.step + 1, trainable, opt_state), metrics
+
+    shardings = {} if state_shardings is None else {"out_shardings": (state_shardings, None)}
+    return jax.jit(step, donate_argnums=0, **shardings)

@@ -1,0 +1,155 @@
+"""What trains: whole parameters by path pattern, slices of stacked layers, and LoRA pairs.
+
+Only what trains has gradients and optimizer state. For RMU on layers 5..7 the trainable leaf is the [3, F, D] slice,
+not the [L, F, D] stack; `assemble` writes it into the frozen stack inside the loss, and the frozen stack still holds
+the original, which makes it the reference model without a second copy.
+
+Trainable leaves are float32 master copies (by default), rounded to the model's dtype when the weights are assembled:
+in bfloat16 a step of 5e-7 on a weight of 0.02 would be lost to rounding.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model import lora as lora_lib
+from vlm_mu_jax.model.params import Params, ParamSpec, Specs, flatten, unflatten
+
+Tree = dict[str, Any]
+Dtypes = Mapping[str, Any]  # parameter path -> dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which parameters train.
+
+    select: regular expressions over whole paths ("decoder/layers/w.*"); a parameter trains when one matches in full.
+    slices: (path, layers) pairs: of these stacks only the given layers train.
+    lora_rank: 0 for none; lora_alpha: adapters are scaled by alpha / rank; lora_targets: patterns over decoder linears.
+    master_dtype: dtype of the trained copies and so of gradients' sums and optimizer state; None keeps the model's.
+    """
+
+    select: tuple[str, ...] = (".*",)
+    slices: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = (".*",)
+    master_dtype: str | None = "float32"
+
+    @classmethod
+    def of(
+        cls, select: Sequence[str] = (".*",), slices: Mapping[str, Sequence[int]] | None = None, **rest: Any
+    ) -> "Selection":
+        """From lists and a dict, as written in configs."""
+        pairs = tuple(sorted((path, tuple(layers)) for path, layers in (slices or {}).items()))
+        return cls(tuple(select), pairs, **{k: tuple(v) if isinstance(v, list) else v for k, v in rest.items()})
+
+    @property
+    def lora_scale(self) -> float:
+        return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
+
+ALL = Selection()
+FROZEN_VISION = Selection(select=("decoder/.*", "projector/.*"))  # what LLaVA and the seed code train
+
+
+def selected_paths(selection: Selection, specs: Specs) -> list[str]:
+    """Paths of the parameters that train whole.
+
+    Raises:
+      InputError: a pattern or slice that matches nothing, a layer out of range, a path chosen twice, nothing chosen.
+    """
+    flat = flatten(specs)
+    for pattern in selection.select:
+        if not any(re.fullmatch(pattern, path) for path in flat):
+            raise InputError(f"train.select: {pattern!r} matches no parameter; paths look like {_examples(flat)}")
+    chosen = [path for path in flat if any(re.fullmatch(pattern, path) for pattern in selection.select)]
+    for path, layers in selection.slices:
+        if path not in flat or flat[path].axes[0] != "layers":
+            raise InputError(
+                f"train.slices: {path!r} is no stacked parameter; they look like {_examples(flat, 'layers/')}"
+            )
+        if path in chosen:
+            raise InputError(f"train.slices: {path!r} also matches train.select; choose the whole stack or some layers")
+        depth = flat[path].shape[0]
+        if not layers or len(set(layers)) != len(layers) or not all(0 <= layer < depth for layer in layers):
+            raise InputError(f"train.slices: {path!r} has layers 0..{depth - 1}, not {list(layers)}")
+    if not chosen and not selection.slices and not selection.lora_rank:
+        raise InputError("nothing trains: set train.select, train.slices or train.lora_rank")
+    return chosen
+
+
+def _examples(flat: Mapping[str, Any], part: str = "") -> str:
+    return ", ".join([path for path in flat if part in path][:3])
+
+
+def trainable_specs(selection: Selection, specs: Specs) -> Tree:
+    """Declarations of the trainable tree: {"weights", "slices", "lora"}, each present only when it holds something."""
+    flat = flatten(specs)
+    parts = {"weights": unflatten({path: flat[path] for path in selected_paths(selection, specs)})}
+    parts["slices"] = unflatten({
+        path: ParamSpec((len(layers), *flat[path].shape[1:]), flat[path].axes, flat[path].init)
+        for path, layers in selection.slices
+    })  # fmt: skip
+    parts["lora"] = (
+        lora_lib.lora_specs(specs, selection.lora_targets, selection.lora_rank) if selection.lora_rank else {}
+    )
+    return {name: part for name, part in parts.items() if part}
+
+
+def split(
+    params: Params, selection: Selection, specs: Specs, key: jax.Array, keep_originals: bool
+) -> tuple[Tree, Tree]:
+    """Trainable tree and frozen tree.
+
+    Args:
+      params: all weights; they stay valid (trainable leaves are copies).
+      key: for new LoRA pairs.
+      keep_originals: also keep the untrained values of parameters that train whole, because the objective compares
+        with the model before training in every step (RMU, KL). Slices and LoRA need no copy.
+    """
+    flat, chosen = flatten(params), selected_paths(selection, specs)
+    master = None if selection.master_dtype is None else jnp.dtype(selection.master_dtype)
+    parts: Tree = {"weights": unflatten({path: _copy(flat[path], master) for path in chosen})}
+    parts["slices"] = unflatten({
+        path: _copy(jnp.take(flat[path], jnp.asarray(layers), axis=0), master) for path, layers in selection.slices
+    })  # fmt: skip
+    if selection.lora_rank:
+        parts["lora"] = lora_lib.init_lora(specs, selection.lora_targets, selection.lora_rank, key)
+    gone = () if keep_originals else set(chosen)
+    return {name: part for name, part in parts.items() if part}, unflatten(
+        {p: x for p, x in flat.items() if p not in gone}
+    )
+
+
+def _copy(leaf: jax.Array, dtype: Any) -> jax.Array:
+    return jnp.array(leaf, dtype=dtype or leaf.dtype, copy=True)
+
+
+def dtypes(params: Params) -> Dtypes:
+    """Dtype of every parameter: assembled weights have them again."""
+    return {path: leaf.dtype for path, leaf in flatten(params).items()}
+
+
+def assemble(trainable: Tree, frozen: Tree, selection: Selection, dtypes: Dtypes) -> tuple[Params, dict | None]:
+    """Parameters and adapters for `forward`, differentiable in `trainable`."""
+    flat = flatten(frozen)
+    for path, leaf in flatten(trainable.get("weights", {})).items():
+        flat[path] = leaf.astype(dtypes[path])
+    slices = flatten(trainable.get("slices", {}))
+    for path, layers in selection.slices:
+        flat[path] = flat[path].at[jnp.asarray(layers)].set(slices[path].astype(dtypes[path]))
+    pairs = trainable.get("lora")
+    lora = None if pairs is None else lora_lib.adapters(pairs, selection.lora_scale, dtypes["decoder/layers/wq_LDNH"])
+    return unflatten(flat), lora
+
+
+def finished(trainable: Tree, frozen: Tree, selection: Selection, dtypes: Dtypes) -> Params:
+    """The trained weights as an ordinary parameter tree, adapters merged in."""
+    params, lora = assemble(trainable, frozen, selection, dtypes)
+    return params if lora is None else lora_lib.merge(params, lora)
