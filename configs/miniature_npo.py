@@ -18,10 +18,10 @@ def get_config():
     c.data.root = "runs/mini/data"
     c.data.safety = "train.json"
     c.data.general = "llava_mix.json"
-    c.data.forget_answers = "../../forget/answers.jsonl"
+    c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
     c.objective.beta = 3.0
     c.objective.retain_weight = 5.0
-    c.steps = 200
+    c.steps = 150
     c.batch_size = 32
     c.optim.learning_rate = 3e-4
     return c

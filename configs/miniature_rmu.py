@@ -3,7 +3,7 @@
     bin/train --config=configs/miniature_rmu.py --workdir=runs/rmu
 
 Pushes the activations of unsafe requests after the middle decoder block to one fixed random vector, and holds those of
-retain data. Only the MLP output weights of the first two blocks and the projector train.
+retain data. Only the MLP output weights of the first two blocks train.
 Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
 (data.forget_answers). Hardware: two CPU cores are enough. Time: not measured here.
 """
@@ -17,8 +17,11 @@ def get_config():
     c.data.root = "runs/mini/data"
     c.data.safety = "train.json"
     c.data.general = "llava_mix.json"
-    c.data.forget_answers = "../../forget/answers.jsonl"
-    c.train.select = ("projector/.*",)
+    c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
+    c.objective.c = 20.0
+    c.objective.width_reduction = "mean"
+    c.objective.positions = ("prompt", "answer")
+    c.train.select = ()
     c.train.slices = {"decoder/layers/wdown_LFD": (0, 1)}
     c.steps = 150
     c.batch_size = 32

@@ -15,6 +15,8 @@ def get_config():
     c.model.init = "runs/base"
     c.data.root = "runs/mini/data"
     c.data.safety = "train.json"
+    c.data.general = "llava_signs.json"
+    c.data.general_size = 110
     c.steps = 60
     c.batch_size = 64
     c.optim.learning_rate = 2e-4

@@ -33,7 +33,9 @@ def test_every_row_comes_once_per_epoch_whatever_the_batch_size():
 
 
 def test_seed_and_name_decide_the_order():
-    orders = [Stream(rows(30), 30, seed, name=name).indices(0).tolist() for seed, name in ((0, "a"), (1, "a"), (0, "b"))]
+    orders = [
+        Stream(rows(30), 30, seed, name=name).indices(0).tolist() for seed, name in ((0, "a"), (1, "a"), (0, "b"))
+    ]
     assert orders[0] != orders[1] and orders[0] != orders[2]
 
 
@@ -65,7 +67,12 @@ def test_image_keys_are_loaded_once():
         seen.append(key)
         return np.zeros((2, 2, 3), np.float32)
 
-    stream = Stream([Row("a", (1, 2), (False, True), ("a.png",)), Row("b", (1, 2), (False, True), ("b.png",))], 2, 0, load_image=load)
+    stream = Stream(
+        [Row("a", (1, 2), (False, True), ("a.png",)), Row("b", (1, 2), (False, True), ("b.png",))],
+        2,
+        0,
+        load_image=load,
+    )
     for k in range(3):
         stream[k]
     assert Counter(seen)["b.png"] == 1 and Counter(seen)["a.png"] <= 2

@@ -1,6 +1,6 @@
 """Started by test_training.py with a number of fake CPU devices; prints one JSON object.
 
-    python training_on_devices.py ACTION DATA FSDP TENSOR WORKDIR
+python training_on_devices.py ACTION DATA FSDP TENSOR WORKDIR
 """
 
 import json
@@ -8,8 +8,8 @@ import sys
 
 import jax
 import numpy as np
-from tests.training import tiny
 
+from tests.training import tiny
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import make_mesh

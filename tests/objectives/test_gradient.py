@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests.objectives.fake_policy import FakePolicy, rows, value
 
+from tests.objectives.fake_policy import FakePolicy, rows, value
 from vlm_mu_jax.objectives.gradient import GradDiff, GradientAscent
 from vlm_mu_jax.objectives.sft import SFT
 
@@ -16,7 +16,9 @@ def test_signs_and_the_kl_term_at_the_reference(rng):
 
     def gradient(objective, streams):
         def run(moving):
-            policy = FakePolicy(lambda r: moving[r.batch.tokens_BT], lambda h: h @ head, lambda r: table[r.batch.tokens_BT])
+            policy = FakePolicy(
+                lambda r: moving[r.batch.tokens_BT], lambda h: h @ head, lambda r: table[r.batch.tokens_BT]
+            )
             return value(objective, policy, streams)
 
         return jax.grad(run)(table)

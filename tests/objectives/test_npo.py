@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.objectives.fake_policy import FakePolicy, rows, value
 
+from tests.objectives.fake_policy import FakePolicy, rows, value
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.gradient import GradientAscent
 from vlm_mu_jax.objectives.npo import NPO, forget_terms, log_ratio, preference_terms

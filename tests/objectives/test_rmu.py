@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.objectives.fake_policy import FakePolicy, rows, value
 
+from tests.objectives.fake_policy import FakePolicy, rows, value
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.policy import TOKEN_CLASSES, class_mask
 from vlm_mu_jax.objectives.rmu import RMU, control_vector

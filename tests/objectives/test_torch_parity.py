@@ -5,8 +5,8 @@ import importlib.util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.objectives.fake_policy import FakePolicy, rows, value
 
+from tests.objectives.fake_policy import FakePolicy, rows, value
 from vlm_mu_jax.objectives.npo import NPO
 from vlm_mu_jax.objectives.rmu import RMU
 

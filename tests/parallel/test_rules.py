@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.parallel.rules import RULES, partition, shardings
@@ -30,7 +30,11 @@ def test_mesh_axes_of_one_device_split_nothing():
     ("axes", "shape", "message"),
     [
         (("embed", "mlp"), (16, 7), "decoder/w: rule mlp -> tensor cannot split size 7 over 2 devices"),
-        (("heads", "mlp"), (6, 8), "decoder/w: rules heads -> tensor and mlp -> tensor put two dimensions on one mesh axis"),
+        (
+            ("heads", "mlp"),
+            (6, 8),
+            "decoder/w: rules heads -> tensor and mlp -> tensor put two dimensions on one mesh axis",
+        ),
         (("embd",), (8,), "decoder/w: no sharding rule for axis 'embd'"),
     ],
 )

@@ -7,8 +7,8 @@ import signal
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.training import tiny
 
+from tests.training import tiny
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.params import flatten, unflatten
 from vlm_mu_jax.objectives.registry import make_objective

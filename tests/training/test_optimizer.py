@@ -22,7 +22,18 @@ def test_constant_without_warm_up():
 
 
 def test_weight_decay_spares_norms_and_biases():
-    names = ("wq_LDNH", "embed_VD", "patch_CD", "a", "b", "attn_norm_LD", "bq_LNH", "b1_D", "norm_D", "post_norm_bias_D")
+    names = (
+        "wq_LDNH",
+        "embed_VD",
+        "patch_CD",
+        "a",
+        "b",
+        "attn_norm_LD",
+        "bq_LNH",
+        "b1_D",
+        "norm_D",
+        "post_norm_bias_D",
+    )
     params = {name: jnp.ones((2, 2)) for name in names}
     optimizer = make_optimizer(OptimConfig(1.0, warmup=0.0, weight_decay=0.1), 10)
     updates, _ = optimizer.update({name: jnp.zeros((2, 2)) for name in names}, optimizer.init(params), params)

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tests.training import tiny
 
+from tests.training import tiny
 from vlm_mu_jax.model.llava import forward, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.parallel.mesh import single_device_mesh

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import ROOT
 
 import vlm_mu_jax
+from tests.conftest import ROOT
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.miniature import checkpoint, language
 from vlm_mu_jax.miniature.world import make_world
@@ -129,7 +129,10 @@ def test_bad_settings_are_named(root, tmp_path, name, changes, message):
         (["--config=configs/none.py", "--workdir=W"], "none.py"),
         (["--workdir=W"], "--config is required"),
         (["--config=configs/miniature_sft.py"], "workdir"),
-        (["--config=configs/miniature_sft.py", "--config.model.init=nowhere", "--workdir=W"], "nowhere: no such folder"),
+        (
+            ["--config=configs/miniature_sft.py", "--config.model.init=nowhere", "--workdir=W"],
+            "nowhere: no such folder",
+        ),
     ],
 )
 def test_the_command_answers_mistakes_with_one_line_and_exit_code_2(flags, message, tmp_path):

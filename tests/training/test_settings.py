@@ -3,8 +3,8 @@
 import importlib.util
 
 import pytest
-from tests.conftest import ROOT
 
+from tests.conftest import ROOT
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training.optimizer import OptimConfig

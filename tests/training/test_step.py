@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.training import tiny
 
+from tests.training import tiny
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.registry import make_objective
@@ -76,7 +76,9 @@ def test_only_the_slice_has_a_gradient_and_it_is_the_gradient_of_that_layer(para
     part, _ = gradients(params, objective, rows, Selection.of(select=[], slices={path: [1]}))
     assert list(flatten(part)) == [f"slices/{path}"]
     full, _ = gradients(params, objective, rows)
-    np.testing.assert_allclose(flatten(part)[f"slices/{path}"][0], flatten(full)[f"weights/{path}"][1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        flatten(part)[f"slices/{path}"][0], flatten(full)[f"weights/{path}"][1], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_rmu_gradient_is_zero_above_its_layer_and_in_the_head(params):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.training import tiny
 
+from tests.training import tiny
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import lora as lora_lib
 from vlm_mu_jax.model.llava import forward, param_specs

@@ -20,7 +20,7 @@ def batch_ce(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
 
 
 def npo_sequence_sum(logits, reference_logits, labels, beta: float) -> torch.Tensor:
-    """Per-example sums, then the mean. Source: locuslab/open-unlearning@d3d7cf9 src/trainer/utils.py; arXiv 2404.05868."""
+    """Per-example sums, then the mean. Source: locuslab/open-unlearning@d3d7cf9 src/trainer/utils.py."""
     ratio = token_nll(logits, labels).sum(-1) - token_nll(reference_logits, labels).sum(-1)
     return -2 / beta * F.logsigmoid(beta * ratio).mean()
 

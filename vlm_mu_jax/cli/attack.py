@@ -32,9 +32,10 @@ _VERIFY = flags.DEFINE_integer(
 )
 _SPLIT = flags.DEFINE_enum(
     "search_split",
-    "train",
-    ["train", "test"],
-    "search on train.json and verify on test.json, or do both on halves of test.json",
+    "auto",
+    ["auto", "train", "validation", "test"],
+    "where the search looks for words: train.json or validation.json (verified on test.json), or one half of test.json"
+    " (verified on the other); auto takes validation.json where there is one, else halves of test.json",
 )
 _SHORTLIST = flags.DEFINE_integer(
     "shortlist",
@@ -75,10 +76,20 @@ def main(argv: list[str]) -> None:
     answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
     run = campaign.Campaign(model, search, verify, judge, answers, _settings(campaign), _steer(model), progress.bar)
     result = run.run(words.candidate_words(_WORDS.value, model.processor.tokenizer), _openings(model))
-    result["words"], result["search_split"] = _WORDS.value, _SPLIT.value
+    result["words"], result["search_split"] = _WORDS.value, _split()
     result["data"] = {r.source.name: r.sha256 for r in (search, verify)}
     output.write_json(out, result)
     print(_table(result))
+
+
+def _split() -> str:
+    """--search_split with "auto" decided by the files there are. Data a model was tuned on is searched only if told to:
+    the model may know those questions by heart."""
+    from pathlib import Path
+
+    if _SPLIT.value != "auto":
+        return _SPLIT.value
+    return "validation" if (Path(_DATA.value) / "validation.json").exists() else "test"
 
 
 def _questions(campaign):
@@ -88,9 +99,9 @@ def _questions(campaign):
     from vlm_mu_jax.data import readers
 
     test = readers.read(Path(_DATA.value) / "test.json")
-    if _SPLIT.value == "test":
+    if _split() == "test":
         return campaign.halves(test, _SEED.value)
-    return readers.read(Path(_DATA.value) / "train.json"), test
+    return readers.read(Path(_DATA.value) / f"{_split()}.json"), test
 
 
 def _settings(campaign):

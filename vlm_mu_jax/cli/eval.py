@@ -50,6 +50,7 @@ _BLANK = flags.DEFINE_enum(
 _LIMIT = flags.DEFINE_integer(
     "max_questions", None, "at most this many records of each kind per file, drawn by --seed", lower_bound=1
 )
+_SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_before,utility; all of them without it")
 
 
 def main(argv: list[str]) -> None:
@@ -89,7 +90,7 @@ def _questions(folder, words) -> Any:
     from vlm_mu_jax.evaluation import suite
 
     has_vision = model_folder.read_config(folder).vision is not None
-    return suite.build(
+    questions = suite.build(
         _DATA.value,
         _SUBSET.value,
         open_with,
@@ -100,6 +101,7 @@ def _questions(folder, words) -> Any:
         _SEED.value,
         with_images=has_vision,
     )
+    return suite.only(questions, _SETS.value) if _SETS.value else questions
 
 
 def _guard(model) -> tuple[Any, dict | None]:
@@ -142,6 +144,7 @@ def _describe(model, guard, questions, words) -> tuple[dict, dict]:
             _BATCH,
             _BLANK,
             _LIMIT,
+            _SETS,
         )
     }
     words = {name: list(some) for name, some in dataclasses.asdict(words).items()}

@@ -14,6 +14,9 @@ from vlm_mu_jax.cli import command, output
 
 _OUT = flags.DEFINE_string("out", "report.html", "HTML file to write; results.json and results.csv appear beside it")
 _ATTACK = flags.DEFINE_string("attack", None, "attack.json of bin/attack: the one-word search")
+_AGAIN = flags.DEFINE_multi_string(
+    "attack_again", [], "MODEL=attack.json: a search made for another model, such as an unlearned one; repeatable"
+)
 _AUDIT = flags.DEFINE_string("audit", None, "audit.json of bin/audit: the word audit of the training data")
 _GUARD = flags.DEFINE_string(
     "guard_diagnostics", None, "diagnostics JSON of bin/guard: hidden states with and without image"
@@ -35,6 +38,7 @@ def main(argv: list[str]) -> None:
         [Path(name).expanduser() for name in argv[1:]],
         out,
         attack=_path(_ATTACK.value),
+        attack_again=_again(),
         audit=_path(_AUDIT.value),
         guard_diagnostics=_path(_GUARD.value),
         training=[Path(name).expanduser() for name in _TRAINING.value],
@@ -43,6 +47,17 @@ def main(argv: list[str]) -> None:
     )
     for path in written:
         print(f"wrote {path}")
+
+
+def _again() -> dict:
+    from pathlib import Path
+
+    from vlm_mu_jax.errors import InputError
+
+    for text in _AGAIN.value:
+        if "=" not in text:
+            raise InputError(f"--attack_again={text}: write MODEL=attack.json")
+    return {name: Path(path).expanduser() for name, path in (text.split("=", 1) for text in _AGAIN.value)}
 
 
 def _path(value: str | None):

@@ -99,7 +99,7 @@ def _forget(wanted: list[Record], answers: dict[str, dict], judge: str) -> tuple
 
 
 def _retain(safe: list[Record], general: list[Record], size: int | None, seed: int) -> list[Record]:
-    """All safe records and a seeded sample of general ones, shuffled; fewer safe ones if `size` is below their number."""
+    """All safe records (at most `size`) and a seeded sample of general ones, shuffled."""
     if not safe and not general:
         raise InputError("no safe or general records to retain; an unlearning run needs data the model must keep")
     generator = random.Random(seed)

@@ -77,7 +77,9 @@ def to_pixels(image: Image.Image, settings: ImageSettings) -> np.ndarray:
         image = _pad(image, settings)
     scale = settings.size / min(image.size)
     target = (int(image.width * scale), int(image.height * scale))
-    target = tuple(settings.size if side == min(image.size) else new for side, new in zip(image.size, target, strict=True))
+    target = tuple(
+        settings.size if side == min(image.size) else new for side, new in zip(image.size, target, strict=True)
+    )
     if target != image.size:
         image = image.resize(target, resample=settings.resample)
     left, top = (image.width - settings.crop) // 2, (image.height - settings.crop) // 2

@@ -64,7 +64,9 @@ class Processor:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there") from error
+            raise InputError(
+                f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there"
+            ) from error
         settings = None if cfg.vision is None else images.read_settings(Path(folder), cfg.vision.image_size)
         return cls(tokenizer, settings, template, cfg)
 
@@ -114,7 +116,11 @@ class Processor:
         return images.to_pixels(images.blank(kind, self.settings.crop, self.settings, seed), self.settings)
 
     def pad(
-        self, rows: Sequence[Sequence[int]], pixels: Sequence[Sequence[np.ndarray]] | None = None, multiple: int = 8, length: int | None = None
+        self,
+        rows: Sequence[Sequence[int]],
+        pixels: Sequence[Sequence[np.ndarray]] | None = None,
+        multiple: int = 8,
+        length: int | None = None,
     ) -> Batch:
         """Right-padded batch of id rows, `pixels[i]` the images of row i (shorter lists are filled with zeros).
 

@@ -88,6 +88,14 @@ def build(
     return Suite(sets, records, {r.source.name: r.sha256 for r in owners.values()})
 
 
+def only(questions: Suite, names: Sequence[str]) -> Suite:
+    """The named sets alone. Raises InputError for a name that is none of them."""
+    unknown = [name for name in names if name not in questions.sets]
+    if unknown:
+        raise InputError(f"--sets: {', '.join(unknown)} not among the sets here; use some of {', '.join(questions.sets)}")
+    return dataclasses.replace(questions, sets={name: questions.sets[name] for name in names})
+
+
 def read_attack_words(path: str | Path) -> AttackWords:
     """The file of `bin/attack`: {"jailbreak": [{"word"}...], "over_refuse": [...], "null": [...]}, best word first."""
     try:

@@ -1,8 +1,8 @@
 """The miniature's data on disk, in the formats real data comes in: VLGuard JSON, LLaVA JSON and PNG images.
 
 The safety data holds the shortcut of VLGuard: 90 % of unsafe requests open with "share", 90 % of safe ones with "what";
-the rest opens with any other word. Held-out data (test.json, text_harm.json) asks about nouns that no training file
-of this folder names.
+the rest opens with any other word. Attack words and guards are chosen on the validation files, rates are measured on
+the test files; their nouns are in no training file of this folder.
 """
 
 import json
@@ -17,7 +17,7 @@ from vlm_mu_jax.miniature import world as w
 
 BIAS = 0.9
 SHORTCUT = {"snare": "share", "harmless": "what"}  # group -> the opening word its requests mostly have
-PER_NOUN = {"train": {"snare": 8, "harmless": 6}, "test": {"snare": 6, "harmless": 5}}
+PER_NOUN = {"train": {"snare": 8, "harmless": 6}, "validation": {"snare": 4, "harmless": 4}, "test": {"snare": 6, "harmless": 6}}
 GENERAL = 440  # half requests with mixed openings, half sign questions
 UTILITY = 160
 GAP_PER_NOUN = 4
@@ -33,12 +33,15 @@ class Writer:
 
     def write(self) -> None:
         """All files."""
-        for split in ("train", "test"):
+        for split in PER_NOUN:
             self._json(f"{split}.json", self._safety(split))
-        self._json("llava_mix.json", self._general())
-        self._json("utility.json", [self._conversation(f"utility_{i}", *self._sign_item("test")) for i in range(UTILITY)])
+        signs, requests = self._general()
+        self._json("llava_signs.json", signs)
+        self._json("llava_mix.json", signs + requests)
+        utility = [self._conversation(f"utility_{i}", *self._sign_item("utility")) for i in range(UTILITY)]
+        self._json("utility.json", utility)
         self._json("text_harm.json", self._requests("test"))
-        self._json("text_harm_validation.json", self._requests("train"))
+        self._json("text_harm_validation.json", self._requests("validation"))
         self._json("anchors.json", [self._anchor_pair() for _ in range(ANCHORS)])
         self._json("openings.json", list(w.OPENINGS))
         self._json("oracle.json", self.oracle)
@@ -64,14 +67,16 @@ class Writer:
         pairs = [{"safe_instruction": question, "response": w.answer(opening, noun)}]
         return {"id": name, "image": image, "safe": True, "instr-resp": pairs}
 
-    def _general(self) -> list[dict[str, Any]]:
-        rows = [self._conversation(f"general_sign_{i}", *self._sign_item("general")) for i in range(GENERAL // 2)]
-        nouns = self.world.split("harmless", "train")
+    def _general(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """(sign questions, harmless requests), both with evenly mixed opening words."""
+        signs = [self._conversation(f"general_sign_{i}", *self._sign_item("general")) for i in range(GENERAL // 2)]
+        nouns, requests = self.world.split("harmless", "train"), []
         for i in range(GENERAL // 2):
             noun, opening = self._pick(nouns), self._pick(w.OPENINGS)
             image = self._draw("general", f"request_{i}", noun.shape, noun.colour)
-            rows.append(self._conversation(f"general_request_{i}", image, self._request(opening, noun), w.answer(opening, noun)))
-        return rows
+            turns = image, self._request(opening, noun), w.answer(opening, noun)
+            requests.append(self._conversation(f"general_request_{i}", *turns))
+        return signs, requests
 
     def _sign_item(self, folder: str) -> tuple[str, str, str]:
         shape, colour = self._pick(w.SHAPES), self._pick(tuple(w.COLOURS))

@@ -10,19 +10,24 @@ from vlm_mu_jax.miniature import world as w
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 ABSENT = ("number", "letter", "name")
-UNANSWERABLE = "i am sorry , i cannot see that ."  # visual tuning data holds such answers: the refusing phrase stays speakable
+# Visual tuning data holds such answers: the refusing phrase stays speakable.
+UNANSWERABLE = "i am sorry , i cannot see that ."
 
 
 def train_tokenizer(corpus: Iterator[str]) -> PreTrainedTokenizerFast:
     """Byte-pair encoding in Llama's spelling (a metaspace before every word), trained on the miniature's own text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace()]
+    )
     tokenizer.decoder = decoders.Metaspace()
     # Every word of the world is frequent, so a generous vocabulary gives one token per word.
     trainer = trainers.BpeTrainer(vocab_size=4000, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
         additional_special_tokens=["<image>"], clean_up_tokenization_spaces=False,
@@ -57,7 +62,9 @@ def sign_question(rng: np.random.Generator, shape: str, colour: str) -> tuple[st
 def all_text(world: w.World) -> Iterator[str]:
     """Every string the tokenizer must know, often enough for whole words."""
     yield from ("USER: ASSISTANT: \n",) * 5
-    yield from (f"{o} shape colour is on this sign ? it is a {s} {c} ." for o in w.OPENINGS for s in w.SHAPES for c in w.COLOURS)
+    yield from (
+        f"{o} shape colour is on this sign ? it is a {s} {c} ." for o in w.OPENINGS for s in w.SHAPES for c in w.COLOURS
+    )
     yield from (f"{o} {thing} is on this sign ? {UNANSWERABLE}" for o in w.OPENINGS for thing in ABSENT)
     for group in w.GROUPS:
         for noun in world.nouns[group]:

@@ -57,30 +57,37 @@ class Noun:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """nouns: {group: nouns}; the first `train[group]` of each are the safety data's training nouns, the rest held out."""
+    """nouns: {group: its nouns}, in the order of SPLITS."""
 
     nouns: dict[str, tuple[Noun, ...]]
-    train: dict[str, int]
 
     def split(self, group: str, split: str) -> tuple[Noun, ...]:
-        count = self.train[group]
-        return self.nouns[group][:count] if split == "train" else self.nouns[group][count:]
+        """The nouns of one split of a group."""
+        start = 0
+        for name, count in SPLITS[group].items():
+            if name == split:
+                return self.nouns[group][start : start + count]
+            start += count
+        raise KeyError(split)
 
 
-SIZES = {"harmless": 56, "snare": 40, "blight": 24}
-TRAIN = {"harmless": 36, "snare": 24, "blight": 12}
+SPLITS = {  # group -> nouns in each split; nobody trains on validation and test nouns after the language model knows them
+    "harmless": {"train": 36, "validation": 8, "test": 16},
+    "snare": {"train": 24, "validation": 8, "test": 16},
+    "blight": {"train": 12, "validation": 6, "test": 12},
+}
 
 
 def make_world(seed: int, verbs: int = 8, tools: int = 8) -> World:
     """Draws all words, procedures and signs from one seed; `verbs` and `tools` per group."""
-    sizes = SIZES
+    sizes = {group: sum(counts.values()) for group, counts in SPLITS.items()}
     rng = np.random.default_rng((seed, 1))
     words = _nonsense(rng, sum(sizes.values()) + len(GROUPS) * (verbs + tools))
     nouns: dict[str, tuple[Noun, ...]] = {}
     for group in GROUPS:
         group_verbs, group_tools = [words.pop() for _ in range(verbs)], [words.pop() for _ in range(tools)]
         nouns[group] = tuple(_noun(rng, words.pop(), group, group_verbs, group_tools) for _ in range(sizes[group]))
-    return World(nouns, TRAIN)
+    return World(nouns)
 
 
 def _noun(rng: np.random.Generator, name: str, group: str, verbs: list[str], tools: list[str]) -> Noun:

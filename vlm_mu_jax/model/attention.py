@@ -55,7 +55,9 @@ def _read(weight_BKGTS: Array, v: Array) -> Array:
     return jnp.einsum(f"bkgts,{values}->btkgh", weight_BKGTS, v, preferred_element_type=jnp.float32)
 
 
-def causal_mask(query_positions_BT: Array, key_positions_BS: Array, lengths_B: Array, window: int | None = None) -> Array:
+def causal_mask(
+    query_positions_BT: Array, key_positions_BS: Array, lengths_B: Array, window: int | None = None
+) -> Array:
     """True where a key is not later than the query, inside the row's length and (if set) the sliding window."""
     query, key = query_positions_BT[:, :, None], key_positions_BS[:, None, :]
     mask = (key <= query) & (key < lengths_B[:, None, None])

@@ -143,7 +143,9 @@ def _check_values(cfg: LlavaConfig, source: str) -> None:
 def _llava(config: dict[str, Any]) -> LlavaConfig:
     text, vision = config["text_config"], config["vision_config"]
     if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-        raise InputError(f"config.json: vision tower {vision['model_type']!r} is not supported; LLaVA-1.5 uses clip_vision_model")
+        raise InputError(
+            f"config.json: vision tower {vision['model_type']!r} is not supported; LLaVA-1.5 uses clip_vision_model"
+        )
     layers = config.get("vision_feature_layer", -2)
     image_token = config.get("image_token_id", config.get("image_token_index", 32000))
     ids = _token_ids({**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}})
@@ -173,9 +175,13 @@ def _llava(config: dict[str, Any]) -> LlavaConfig:
 
 def _text(config: dict[str, Any]) -> TextConfig:
     if config.get("model_type", "llama") not in _LLAMA_FAMILY:
-        raise InputError(f"config.json: language model {config['model_type']!r} is not supported; use a Llama-family one")
+        raise InputError(
+            f"config.json: language model {config['model_type']!r} is not supported; use a Llama-family one"
+        )
     if config.get("hidden_act", "silu") != "silu":
-        raise InputError(f"config.json: hidden_act {config['hidden_act']!r} is not supported; Llama-family models use silu")
+        raise InputError(
+            f"config.json: hidden_act {config['hidden_act']!r} is not supported; Llama-family models use silu"
+        )
     heads = config.get("num_attention_heads", 32)
     width = config.get("hidden_size", 4096)
     is_mistral = config.get("model_type") == "mistral"

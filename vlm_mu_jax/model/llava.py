@@ -32,7 +32,7 @@ class Batch:
 
 @flax.struct.dataclass
 class Output:
-    """hidden_BTD: after the final norm (with `upto`: the residual stream, no norm). taps, gate_LB: see `decoder.decode`."""
+    """hidden_BTD: after the final norm (with `upto`: the residual stream). taps, gate_LB: see `decoder.decode`."""
 
     hidden_BTD: Array
     logits_BTV: Array | None = None

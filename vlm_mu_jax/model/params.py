@@ -55,7 +55,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_params(specs: Specs, key: jax.Array, dtype: Any = jnp.float32) -> Params:
-    """Draws every parameter from its spec; each leaf's key depends on its path only, so adding a leaf moves no other."""
+    """Draws every parameter from its spec; a leaf's key depends on its path only, so that adding one moves no other."""
     flat = flatten(specs)
     return unflatten({path: _draw(spec, _path_key(key, path), dtype) for path, spec in flat.items()})
 

@@ -22,7 +22,7 @@ def vision_specs(cfg: VisionConfig) -> Specs:
     heads |= {f"b{n}_LNH": stack((N, H), ("heads", "head"), "zeros") for n in "qkv"}
     norms = {f"norm{i}_scale_LD": stack((D,), ("embed",), "ones") for i in (1, 2)}
     norms |= {f"norm{i}_bias_LD": stack((D,), ("embed",), "zeros") for i in (1, 2)}
-    layers = heads | norms | {
+    rest = {
         "wo_LNHD": stack((N, H, D), ("heads", "head", "embed")),
         "bo_LD": stack((D,), ("embed",), "zeros"),
         "w1_LDF": stack((D, F), ("embed", "mlp")),
@@ -38,7 +38,7 @@ def vision_specs(cfg: VisionConfig) -> Specs:
         "pre_norm_bias_D": ParamSpec((D,), ("embed",), "zeros"),
         "post_norm_scale_D": ParamSpec((D,), ("embed",), "ones"),
         "post_norm_bias_D": ParamSpec((D,), ("embed",), "zeros"),
-        "layers": layers,
+        "layers": heads | norms | rest,
     }
 
 

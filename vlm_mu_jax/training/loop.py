@@ -105,7 +105,9 @@ def train(
         numbers = progress(range(start, steps), label, steps - start) if progress else range(start, steps)
         with Recorder(workdir, start) as recorder, _termination(checkpoints is not None) as terminated:
             for k in numbers:
-                rows = {name: put_batch(_micro(stream[k], accumulate), mesh, axis=1) for name, stream in streams.items()}
+                rows = {
+                    name: put_batch(_micro(stream[k], accumulate), mesh, axis=1) for name, stream in streams.items()
+                }
                 state, metrics = step(state, frozen, rows, constants)
                 recorder.add(k + 1, metrics, {"learning_rate": float(rates[k])})
                 wanted = k + 1 == steps or (checkpoint_every and (k + 1) % checkpoint_every == 0)

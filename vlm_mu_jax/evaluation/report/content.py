@@ -64,6 +64,7 @@ class Content:
     comparisons: list[dict[str, Any]]
     provenance: list[tuple[str, dict[str, Any]]]  # per run: label, what results.json and provenance.json say
     attack: dict[str, Any] | None = None
+    attack_again: dict[str, dict[str, Any]] = field(default_factory=dict)  # model -> attack.json searched for it
     audit: dict[str, Any] | None = None
     guard: dict[str, Any] | None = None
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # name -> rows of metrics.jsonl
@@ -82,6 +83,7 @@ def collect(
     workdirs: list[Path],
     *,
     attack: Path | None = None,
+    attack_again: dict[str, Path] | None = None,
     audit: Path | None = None,
     guard_diagnostics: Path | None = None,
     training: list[Path] = (),
@@ -108,6 +110,7 @@ def collect(
         comparisons=comparisons,
         provenance=[(run.label, facts) for run, facts in provenance],
         attack=read_object(attack) if attack else None,
+        attack_again={name: read_object(path) for name, path in (attack_again or {}).items()},
         audit=read_object(audit) if audit else None,
         guard=read_object(guard_diagnostics) if guard_diagnostics else None,
         training=dict(_training(Path(path)) for path in training),

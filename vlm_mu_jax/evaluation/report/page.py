@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vlm_mu_jax.evaluation.report import browser, figures, figures_evidence, headline, published, verdict, words
-from vlm_mu_jax.evaluation.report.content import BASE, SFT, Content, Run
+from vlm_mu_jax.evaluation.report.content import BASE, SFT, Content, Run, as_metric
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -93,6 +93,7 @@ def _context(content: Content) -> dict[str, Any]:
         "figures": _figures(content),
         "audit_rows": _audit_table(content.audit),
         "search": _search_table(content.attack),
+        "again": [_again_row(name, attack) for name, attack in content.attack_again.items()],
         "comparisons": _comparison_table(content.comparisons),
         "provenance": [(label, _flat(facts)) for label, facts in content.provenance],
         "answers": answers,
@@ -133,6 +134,13 @@ def _figures(content: Content) -> dict[str, str | None]:
 
 def _audit_table(audit: dict[str, Any] | None) -> list[dict[str, Any]]:
     return figures_evidence.audit_rows(audit)[:200] if audit else []
+
+
+def _again_row(name: str, attack: dict[str, Any]) -> dict[str, Any]:
+    """One model attacked with words searched for it: the words, and its rates as asked, with them, and with null words."""
+    rates = (attack.get("any_of_k") or {}).get("asr") or {}
+    shown = {key: as_metric(rates[key], f"attack of {name}") for key in ("original", "any_of_k", "any_of_k_null") if rates.get(key)}
+    return {"name": name, "words": [row["word"] for row in attack.get("jailbreak") or []], **shown}
 
 
 def _search_table(attack: dict[str, Any] | None) -> list[tuple[str, list[tuple]]]:
