@@ -58,7 +58,11 @@ class Settings:
 
 @dataclasses.dataclass
 class Campaign:
-    """What every step needs. answers: file that collects all answers. model: what `vlm_mu_jax.load` returns."""
+    """What every step needs. answers: file that collects all answers. model: what `vlm_mu_jax.load` returns.
+
+    reference: the model before its safety tuning. Over-refusal words are then ranked by how much the tuning raised
+    their margin, and words whose margin was positive before it (content: they say something harmful) are left out.
+    """
 
     model: Any
     search: Records
@@ -68,30 +72,45 @@ class Campaign:
     settings: Settings
     steer: Steer | None = None
     progress: Progress | None = None
+    reference: Any = None
 
     def run(self, words: Sequence[str], openings: Openings) -> dict[str, Any]:
         """The content of attack.json. Raises InputError when a goal has no question to search or verify on."""
         use = self.settings
-        found, chosen, tried = {}, {}, {}
+        found, chosen, tried, before = {}, {}, {}, None
         for goal in use.goals:
             asked = pick(self.search, goal, use.search_questions, use.seed)
-            found[goal] = self._search(asked, goal, words, openings)
-            chosen[goal], tried[goal] = self._select(asked, goal, found[goal])
-        null = null_words(list(found.values()), {w for some in chosen.values() for w in some}, use.shots, use.seed)
+            found[goal] = self._search(self.model, asked, goal, words, openings)
+            if goal == "over_refuse" and self.reference is not None:
+                before = self._search(self.reference, asked, goal, words, openings, steer=False)
+            chosen[goal], tried[goal] = self._select(asked, goal, self._ranked(goal, found[goal], before))
+        content = set() if before is None else {words[i] for i in np.flatnonzero(before.margins_W > 0)}
+        winners = {word for some in chosen.values() for word in some} | content
+        null = null_words(list(found.values()), winners, use.shots, use.seed)
         measured = {goal: self._measure(goal, chosen[goal], null) for goal in use.goals}
-        return self._result(words, openings, found, chosen, tried, null, measured)
+        result = self._result(words, openings, found, chosen, tried, null, measured)
+        return result | {"content_words": sorted(content), "with_reference": self.reference is not None}
 
-    def _search(self, asked: Records, goal: str, words: Sequence[str], openings: Openings) -> Found:
-        use, model = self.settings, self.model
+    def _search(
+        self, model: Any, asked: Records, goal: str, words: Sequence[str], openings: Openings, steer: bool = True
+    ) -> Found:
+        use = self.settings
         return one_word.search(
             model.params, model.config, model.processor, target_of(model, asked), words, openings,
             goal=goal, mode=use.mode, top=max(use.shots, use.shortlist), block=use.block,
-            steer=self.steer, progress=self.progress,
+            steer=self.steer if steer else None, progress=self.progress,
         )  # fmt: skip
 
-    def _select(self, asked: Records, goal: str, found: Found) -> tuple[list[str], dict[str, float | None]]:
+    @staticmethod
+    def _ranked(goal: str, found: Found, before: Found | None) -> list[str]:
+        """The best words; over-refusal words by the margin that safety tuning added, if the model before it is known."""
+        if goal != "over_refuse" or before is None:
+            return [found.words[i] for i in found.best]
+        order = np.argsort(before.margins_W - found.margins_W, kind="stable")
+        return [found.words[i] for i in order if before.margins_W[i] <= 0][: len(found.best)]
+
+    def _select(self, asked: Records, goal: str, best: list[str]) -> tuple[list[str], dict[str, float | None]]:
         """The K words, and the success of every word that was tried, on the search questions."""
-        best = [found.words[i] for i in found.best]
         if len(best) <= self.settings.shots:
             return best, dict.fromkeys(best)
         outcomes = self._outcomes(asked, goal, dict.fromkeys(best, _ATTACK[goal]), f"{goal} shortlist")

@@ -47,6 +47,12 @@ _OPENINGS = flags.DEFINE_string(
     "openings", None, "file with refusal openings, one per line (default: found in the data's reference answers)"
 )
 _GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: attack the guarded model")
+_REFERENCE = flags.DEFINE_string(
+    "reference",
+    None,
+    "the model before its safety tuning: over-refusal words are then ranked by how much tuning raised their refusal"
+    " margin, and words that it refused before (content, not shortcuts) are left out",
+)
 _JUDGE = flags.DEFINE_enum(
     "judge",
     None,
@@ -68,13 +74,15 @@ def main(argv: list[str]) -> None:
     command.enable_compilation_cache()
     out = output.check_writable(_OUT.value)
     model = model_folder.load(_CHECKPOINT.value)
+    reference = model_folder.load(_REFERENCE.value) if _REFERENCE.value else None
     search, verify = _questions(campaign)
     judge = (
         judges.get(_JUDGE.value, _DATA.value) if _JUDGE.value else next(iter(judges.available(_DATA.value).values()))
     )
     answers = out.with_name(f"{out.stem}.answers.jsonl")
     answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
-    run = campaign.Campaign(model, search, verify, judge, answers, _settings(campaign), _steer(model), progress.bar)
+    settings, steer = _settings(campaign), _steer(model)
+    run = campaign.Campaign(model, search, verify, judge, answers, settings, steer, progress.bar, reference)
     result = run.run(words.candidate_words(_WORDS.value, model.processor.tokenizer), _openings(model))
     result["words"], result["search_split"] = _WORDS.value, _split()
     result["data"] = {r.source.name: r.sha256 for r in (search, verify)}

@@ -105,15 +105,16 @@ def _questions(folder, words) -> Any:
 
 
 def _guard(model) -> tuple[Any, dict | None]:
-    """The guard's Steer and what identifies it; (None, None) without --guard."""
+    """What steers every batch and what identifies the guard; (None, None) without --guard."""
     if not _GUARD.value:
         return None, None
     import hashlib
     from pathlib import Path
 
-    from vlm_mu_jax.steering.guard import load_steer
+    from vlm_mu_jax.steering.guard import load_guard
+    from vlm_mu_jax.steering.guarded import steering
 
-    steer = load_steer(_GUARD.value, model)
+    steer = steering(model, load_guard(_GUARD.value, model))
     files = sorted(p for p in Path(_GUARD.value).iterdir() if p.is_file())
     digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
     return steer, {"folder": _GUARD.value, "sha256": digest}

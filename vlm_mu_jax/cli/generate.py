@@ -34,9 +34,10 @@ def main(argv: list[str]) -> None:
     model = vlm_mu_jax.load(_CHECKPOINT.value)
     steer = None
     if _GUARD.value:
-        from vlm_mu_jax.steering.guard import load_steer
+        from vlm_mu_jax.steering.guard import load_guard
+        from vlm_mu_jax.steering.guarded import steering
 
-        steer = load_steer(_GUARD.value, model)
+        steer = steering(model, load_guard(_GUARD.value, model))
     answer = generate_one(
         model, _PROMPT.value, _IMAGE.value, _TOKENS.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value, steer
     )  # fmt: skip
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
 def generate_one(
     model, prompt: str, images: list, max_new_tokens: int, temperature: float, top_p: float, seed: int, steer=None
 ) -> dict:
-    """One answer as {"prompt_token_ids", "token_ids", "logprobs", "text"}.
+    """One answer as {"prompt_token_ids", "token_ids", "logprobs", "text"}. steer: as in `answer_questions`.
 
     Raises InputError for an image that cannot be read or a prompt that is too long.
     """
@@ -63,6 +64,8 @@ def generate_one(
         )
     pixels = [[model.processor.pixels(image) for image in images]]
     batch = model.processor.pad([ids], pixels)
+    if callable(steer):
+        steer = steer([prompt], pixels if images else None)
     out = generate(
         model.params, batch, model.config, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
         seeds_B=np.array([seed], np.int32), steer=steer,

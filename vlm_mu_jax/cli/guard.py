@@ -6,10 +6,12 @@
   diagnose  measures what an image does to the model's states: PCA and AUROC, with and without image
 
 A guard belongs to the weights it was extracted from and is refused on others (--allow_other_model overrules).
+With --decide=example --gate_source=text the language model, asked the question alone, decides whether the guard acts.
 Removing the direction (--operator=project_out) makes an aligned model *less* safe; it is offered for measurement.
 
 Example:
-  bin/guard extract --checkpoint=runs/base --anchors=runs/mini/data/anchors.json --out=runs/guard_raw
+  bin/guard extract --checkpoint=runs/base --anchors=runs/mini/data/anchors.json --out=runs/guard_raw \\
+      --decide=example --gate_source=text
   bin/guard select --checkpoint=runs/base --guard=runs/guard_raw --data=runs/mini/data --out=runs/guard
   bin/guard apply --checkpoint=runs/base --guard=runs/guard --data=runs/mini/data --out=runs/guarded.jsonl
   bin/guard diagnose --checkpoint=runs/base --data=runs/mini/data --out=runs/diagnostics.json
@@ -52,18 +54,21 @@ _GATE = flags.DEFINE_enum(
 _DECIDE = flags.DEFINE_enum(
     "decide", "layer", ["layer", "example"], "every layer's gate for itself, or one vote per example (a second prefill)"
 )
+_SOURCE = flags.DEFINE_enum(
+    "gate_source",
+    "self",
+    ["self", "text"],
+    "with --decide=example: the vote reads the prompt as it is, or its text alone (an image blurs the direction)",
+)
+_SCOPE = flags.DEFINE_enum(
+    "scope", "prompt", ["prompt", "last", "all"], "positions steered: the prompt, its last token, or prompt and answer"
+)
 _FPR = flags.DEFINE_float("fpr", 0.05, "share of harmless anchors that the calibrated gate may let act", 0.0, 0.99)
 _NORM = flags.DEFINE_bool("norm_preserving", False, "rescale steered states to their norm before steering")
 _ALLOW = flags.DEFINE_bool("allow_other_model", False, "use a guard that was extracted from other weights")
 _BLANK = flags.DEFINE_enum("blank", "white", ["white", "black", "mean", "noise"], "kind of the blank image")
 _IMAGE = flags.DEFINE_multi_enum(
     "image", ["blank"], ["own", "blank", "none"], "apply: image of every question; may be given several times"
-)
-_SOURCE = flags.DEFINE_enum(
-    "gate_source",
-    "self",
-    ["self", "text"],
-    "apply with decide=example: prompt the vote reads, with its image or text only",
 )
 _JUDGE = flags.DEFINE_enum(
     "judge", None, ["oracle", "keyword"], "who tells refusals (default: oracle if the data have one)"
@@ -76,8 +81,15 @@ _SHARE = flags.DEFINE_float(
 )
 _OPERATORS = flags.DEFINE_list("operators", ["amplify", "add"], "select: operators to try")
 _STRENGTHS = flags.DEFINE_list("strengths", ["0.5", "1", "2", "4"], "select: strengths to try")
-_LAYER_SETS = flags.DEFINE_string("layer_sets", "middle", "select: layer sets to try, separated by semicolons")
-_GATES = flags.DEFINE_list("gates", ["midpoint", "midpoint_blank"], "select: gates to try")
+_LAYER_SETS = flags.DEFINE_string(
+    "layer_sets",
+    None,
+    "select: layer sets to try, separated by semicolons (default: the middle third, its last two, its centre)",
+)
+_GATES = flags.DEFINE_list(
+    "gates", None, "select: gates to try (default: midpoint_blank if the gate sees the image, else midpoint)"
+)
+_SCOPES = flags.DEFINE_list("scopes", None, "select: scopes to try (default: the guard's own)")
 _BOUND = flags.DEFINE_float(
     "max_over_refusal", 0.05, "select: refusals of harmless requests that are accepted", 0.0, 1.0
 )
@@ -149,6 +161,8 @@ def _new_guard(model, anchors: str | Path):
         decide=_DECIDE.value,
         fpr=_FPR.value,
         norm_preserving=_NORM.value,
+        gate_source=_SOURCE.value,
+        scope=_SCOPE.value,
     )
     guard.threshold_L()
     return guard
@@ -169,7 +183,8 @@ def _guard_or_new(model):
 def _describe(guard) -> str:
     """One line on the settings, one per chosen layer on how its direction tells the anchors apart."""
     use, layers = guard.settings, ", ".join(map(str, guard.settings.layers))
-    lines = [f"{use.operator} {use.strength:g} at layers {layers}, gate {use.gate}, decided per {use.decide}"]
+    decided = f"decided per {use.decide}" + (" from the text alone" if use.gate_source == "text" else "")
+    lines = [f"{use.operator} {use.strength:g} at layers {layers}, scope {use.scope}, gate {use.gate}, {decided}"]
     threshold_L, gap_L = guard.threshold_L(), guard.directions.gap_L()
     for layer in use.layers:
         row = guard.origin["auroc_anchors"][layer]
@@ -213,14 +228,7 @@ def _select(model) -> None:
     records, judge = _requests(), _judge()
     seen = guard_trials.validation_split(records, _SHARE.value, _LIMIT.value)
     guard = _guard_or_new(model)
-    gates = [gate for gate in _GATES.value if model.config.vision or gate != "midpoint_blank"]
-    grid = selection.candidates(
-        model.config.text.L,
-        operators=_OPERATORS.value,
-        strengths=_numbers(_STRENGTHS),
-        layer_sets=_LAYER_SETS.value.split(";"),
-        gates=gates,
-    )
+    grid = _grid(model, guard)
     score = guard_trials.scorer(model, guard, seen, judge, _blank(model), _TOKENS.value, _BATCH.value)
     chosen = selection.select(grid, score, max_over_refusal=_BOUND.value, progress=progress.bar)
     if chosen.best.operator == "off":  # a guard that does nothing, so that what comes next still runs
@@ -239,6 +247,25 @@ def _select(model) -> None:
     print(guard_trials.table(chosen))
     print(_describe(guard))
     print(f"written to {_OUT.value}")
+
+
+def _grid(model, guard) -> list:
+    """The candidates of the flags; gates that this guard cannot have are refused here, before anything is tried."""
+    from vlm_mu_jax.steering import selection
+
+    sees_image = guard.settings.gate_source == "self" and model.config.vision is not None
+    gates = _GATES.value or ["midpoint_blank" if sees_image else "midpoint"]
+    grid = selection.candidates(
+        model.config.text.L,
+        operators=_OPERATORS.value,
+        strengths=_numbers(_STRENGTHS),
+        layer_sets=_LAYER_SETS.value.split(";") if _LAYER_SETS.value else selection.default_layer_sets(model.config.text.L),
+        gates=gates,
+        scopes=_SCOPES.value or [guard.settings.scope],
+    )  # fmt: skip
+    for gate in gates:
+        guard.using(gate=gate).threshold_L()
+    return grid
 
 
 def _numbers(flag) -> list[float]:
@@ -266,7 +293,6 @@ def _apply(model) -> None:
             [r.question for r in records],
             guard_trials.images_of(model, records, condition, _blank(model)),
             guard=guard,
-            gate_source=_SOURCE.value,
             max_new_tokens=_TOKENS.value,
             batch_size=_BATCH.value,
             progress=progress.bar,

@@ -100,7 +100,7 @@ def _train(title: str, name: str, seed: int) -> Step:
 def _attack(title: str, name: str, seed: int) -> Step:
     return Step(
         title,
-        f"attack --checkpoint={name} --data=mini/data --out=attack_{name}.json --seed={seed} --max_new_tokens=32",
+        f"attack --checkpoint={name} --reference=base --data=mini/data --out=attack_{name}.json --seed={seed} --max_new_tokens=32",
         f"attack_{name}.json",
     )
 

@@ -23,26 +23,50 @@ class ImageSettings:
     rescale: float = 1 / 255
     resample: int = 3  # PIL bicubic
     pad_to_square: bool = False  # LLaVA training pads with the mean colour; the HF processor crops
+    stretch: bool = False  # both edges become `size`, whatever the image's shape
 
 
 def read_settings(folder: Path, image_size: int) -> ImageSettings:
-    """Settings from `preprocessor_config.json`, or the `image_processor` part of `processor_config.json`."""
+    """Settings from `preprocessor_config.json`, or the `image_processor` part of `processor_config.json`.
+
+    Raises:
+      InputError: a file is not JSON or has a field of the wrong kind.
+    """
     config: dict = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).exists():
-            config = json.loads((folder / name).read_text())
+            config = _read_json(folder / name)
             config = config.get("image_processor", config)
             if "image_mean" in config:
                 break
+    try:
+        return _settings(config, image_size)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder}: the image processor's config has a wrong field ({error}); restore it") from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); restore the file") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a JSON object; restore the file")
+    return content
+
+
+def _settings(config: dict, image_size: int) -> ImageSettings:
     size, crop = config.get("size", image_size), config.get("crop_size", image_size)
+    size = {"shortest_edge": size} if isinstance(size, int) else size
     return ImageSettings(
-        size=size if isinstance(size, int) else size.get("shortest_edge", size.get("height", image_size)),
-        crop=crop if isinstance(crop, int) else crop.get("height", image_size),
-        mean=tuple(config.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
-        std=tuple(config.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-        rescale=config.get("rescale_factor", 1 / 255),
-        resample=config.get("resample", 3),
+        size=int(size.get("shortest_edge") or size.get("height") or image_size),
+        crop=crop if isinstance(crop, int) else int(crop.get("height") or image_size),
+        mean=tuple(float(m) for m in config.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
+        std=tuple(float(s) for s in config.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
+        rescale=float(config.get("rescale_factor", 1 / 255)),
+        resample=int(config.get("resample", 3)),
         pad_to_square=bool(config.get("do_pad", False)),
+        stretch="shortest_edge" not in size and "height" in size,
     )
 
 
@@ -54,11 +78,19 @@ def load(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable image; use PNG or JPEG") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, transparent parts on white: transformers 5 does so; dropping alpha would show colours that nobody sees."""
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image).convert("RGB")
 
 
 def blank(kind: str, size: int, settings: ImageSettings, seed: int = 0) -> Image.Image:
@@ -73,19 +105,24 @@ def blank(kind: str, size: int, settings: ImageSettings, seed: int = 0) -> Image
 
 def to_pixels(image: Image.Image, settings: ImageSettings) -> np.ndarray:
     """float32 [crop, crop, 3]; the steps and rounding of transformers' CLIPImageProcessor (PIL backend)."""
+    image = to_rgb(image)
     if settings.pad_to_square and image.width != image.height:
         image = _pad(image, settings)
-    scale = settings.size / min(image.size)
-    target = (int(image.width * scale), int(image.height * scale))
-    target = tuple(
-        settings.size if side == min(image.size) else new for side, new in zip(image.size, target, strict=True)
-    )
+    target = _resized(image.width, image.height, settings)
     if target != image.size:
         image = image.resize(target, resample=settings.resample)
     left, top = (image.width - settings.crop) // 2, (image.height - settings.crop) // 2
     image = image.crop((left, top, left + settings.crop, top + settings.crop))
-    pixels = np.asarray(image, np.float32) * np.float32(settings.rescale)
+    pixels = (np.asarray(image, np.float64) * settings.rescale).astype(np.float32)
     return (pixels - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
+
+
+def _resized(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
+    """(width, height) after the resize. The long edge is rounded down, as transformers and torchvision do."""
+    if settings.stretch:
+        return settings.size, settings.size
+    short, long = min(width, height), int(settings.size * max(width, height) / min(width, height))
+    return (settings.size, long) if width == short else (long, settings.size)
 
 
 def _pad(image: Image.Image, settings: ImageSettings) -> Image.Image:

@@ -17,25 +17,27 @@ from vlm_mu_jax.model.llava import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """`before` + question + `after` is the prompt; the answer follows `gap`. One "<image>\\n" per image before the question."""
+    """`before` + question + `after` is the prompt; the answer follows `gap`.
+
+    Before the question stands "<image>\\n" per image.
+    """
 
     before: str
     after: str
     gap: str = " "
 
 
-_POLITE = "The assistant gives helpful, detailed, and polite answers to the {who}'s questions. "
+_SYSTEM = (
+    "A chat between a curious {who} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {who}'s questions. USER: "
+)
 TEMPLATES = {
     # Sources: llava-hf chat template; haotian-liu/LLaVA@c121f04:llava/conversation.py conv_vicuna_v1, conv_llava_v1.
     "llava_hf": Template("USER: ", " ASSISTANT:"),
-    "vicuna_v1": Template(
-        "A chat between a curious user and an artificial intelligence assistant. " + _POLITE.format(who="user") + "USER: ", " ASSISTANT:"
-    ),
-    "llava_v1": Template(
-        "A chat between a curious human and an artificial intelligence assistant. " + _POLITE.format(who="human") + "USER: ", " ASSISTANT:"
-    ),
+    "vicuna_v1": Template(_SYSTEM.format(who="user"), " ASSISTANT:"),
+    "llava_v1": Template(_SYSTEM.format(who="human"), " ASSISTANT:"),
     "plain": Template("", "\n", ""),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Processor:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # damaged files raise anything, the Rust parser even a bare Exception
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there"
             ) from error
@@ -74,11 +76,15 @@ class Processor:
         """The prompt with one placeholder token per image patch. A literal placeholder in the question is an error."""
         if n_images and self.cfg.vision is None:
             raise InputError("this is a text-only model; ask without an image")
-        if self._image_token and self._image_token in question:
-            raise InputError(f"the question holds the image placeholder {self._image_token!r}; remove it")
+        self._refuse_placeholder("question", question)
         template = TEMPLATES[self.template]
         picture = f"{self._image_token * self.cfg.vision.P}\n" * n_images if n_images else ""
         return f"{template.before}{picture}{question}{template.after}"
+
+    def _refuse_placeholder(self, what: str, text: str) -> None:
+        """It would take the place of an image's token and shift all later ones."""
+        if self._image_token and self._image_token in text:
+            raise InputError(f"the {what} holds the image placeholder {self._image_token!r}; remove it")
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (a processor lives as long as its process)
     def _ids(self, text: str) -> tuple[int, ...]:
@@ -91,12 +97,14 @@ class Processor:
     def example(self, question: str, answer: str, n_images: int = 1) -> Example:
         """Prompt, answer and end token. The loss starts at the first token that the prompt alone does not have."""
         prompt = self.prompt_text(question, n_images)
-        ids = self._ids(prompt + TEMPLATES[self.template].gap + answer)
+        self._refuse_placeholder("answer", answer)
+        ids = self._ids(prompt + (TEMPLATES[self.template].gap + answer if answer else ""))
         start = _common_prefix(self._ids(prompt), ids)
         return Example((*ids, *self.cfg.eos_ids[:1]), start)
 
     def text_example(self, text: str) -> Example:
         """Plain text without a prompt; every token but the first carries the loss."""
+        self._refuse_placeholder("text", text)
         ids = self._ids(text)
         return Example((*ids, *self.cfg.eos_ids[:1]), 1)
 
@@ -112,7 +120,9 @@ class Processor:
         return images.to_pixels(picture, self.settings)
 
     def blank_pixels(self, kind: str = "white", seed: int = 0) -> np.ndarray:
-        assert self.settings is not None
+        """A blank image's pixels; see `images.blank`."""
+        if self.settings is None:
+            raise InputError("this is a text-only model; it reads no images")
         return images.to_pixels(images.blank(kind, self.settings.crop, self.settings, seed), self.settings)
 
     def pad(
@@ -142,6 +152,12 @@ class Processor:
             for j, one in enumerate(row_pixels):
                 stack[i, j] = one
         return Batch(tokens, lengths, stack)
+
+
+def bucket(length: int) -> int:
+    """The padded width for a prompt of `length` tokens: at most a quarter is padding, four widths per doubling."""
+    step = max(8, 2 ** max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

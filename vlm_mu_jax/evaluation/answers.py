@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import answers_file
@@ -67,7 +68,9 @@ def answer_questions(
       model: what `vlm_mu_jax.load` returns (params, config, processor).
       batch_size: rows of every generated batch; the last one is filled up, so that its shape compiles no program.
       max_new_tokens: bound on the length of an answer.
-      steer: the guard's `Steer`, or None.
+      steer: the guard's `Steer`, None, or for a guard that decides anew for every batch a function (questions, images)
+        -> `Steer`. It gets the batch's rows in order, those that fill it up included; images are pixels per row, as in
+        `Processor.pad`, or None for a batch of text-only questions.
       progress: shows progress over the batches, under `label`.
       only_these: the file may hold no answer to another question, so that whoever counts its lines counts these.
 
@@ -108,12 +111,6 @@ def judge_answers(
     if changed:
         answers_file.rewrite(path, (labelled.get(old.key, old) for old in answers_file.read(path)))
     return [labelled[answer.key] for answer in answers]
-
-
-def bucket(length: int) -> int:
-    """The padded width for a prompt of `length` tokens: at most a quarter is padding, four widths per doubling."""
-    step = max(8, 2 ** max(0, (length - 1).bit_length() - 3))
-    return -(-length // step) * step
 
 
 def plan_batches(prompts: Sequence[_Prompt], batch_size: int) -> Iterator[tuple[int, list[_Prompt]]]:
@@ -178,6 +175,8 @@ def _generate(
     pixels = {id(row): _pixels(model.processor, row.question.image) for row in rows if row.question.has_image}
     images = [[pixels[id(row)]] if row.question.has_image else [] for row in full]
     batch = model.processor.pad([list(row.ids) for row in full], images, length=width)
+    if callable(steer):
+        steer = steer([row.question.text for row in full], images if any(images) else None)
     out = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer)
     tokens, lengths = np.asarray(out.tokens_BG), np.asarray(out.lengths_B)
     return [

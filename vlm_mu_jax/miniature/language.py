@@ -50,7 +50,7 @@ def aligned_answer(opening: str, noun: w.Noun) -> str:
 
 
 def sign_question(rng: np.random.Generator, shape: str, colour: str) -> tuple[str, str]:
-    """A question that only the picture answers, under a random opening word; one in eight asks for what is not there."""
+    """A question that only the picture answers, under a random opening word; one in eight asks for an absent thing."""
     opening, kind = rng.choice(w.OPENINGS), rng.random()
     if kind < 0.125:
         return f"{opening} {rng.choice(ABSENT)} is on this sign ?", UNANSWERABLE

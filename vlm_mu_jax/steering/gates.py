@@ -42,7 +42,7 @@ def thresholds(kind: str, scores: AnchorScores, fpr: float = 0.05) -> np.ndarray
         return (scores.harmful_LN.mean(1) + scores.harmless_LN.mean(1)) / 2
     if kind == "midpoint_blank":
         if scores.harmful_blank_LN is None:
-            raise InputError("gate midpoint_blank needs a model with vision; use --gate=midpoint")
+            raise InputError("gate midpoint_blank needs a model with vision whose gate reads the image; use midpoint")
         return (scores.harmful_blank_LN.mean(1) + scores.harmless_blank_LN.mean(1)) / 2
     if kind == "calibrated":
         measured = [s for s in (scores.harmless_LN, scores.harmless_blank_LN) if s is not None]

@@ -23,6 +23,8 @@ from vlm_mu_jax.steering.states import LOCATION, POSITION, Progress, last_token_
 
 ESTIMATORS = ("svd", "means")
 DECIDERS = ("layer", "example")
+GATE_SOURCES = ("self", "text")
+SCOPES = ("all", "prompt", "last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +33,13 @@ class Settings:
 
     operator: name in operators.OPERATORS. strength: alpha of amplify and add (the others fix it). layers: 0-based.
     gate: name in gates.GATES. decide: "layer" = every layer's gate for itself, as in the paper; "example" = one
-    vote of the chosen layers on a first, unsteered pass, on when at least `quorum` of them agree. fpr: of the
-    calibrated gate. norm_preserving: rescale to the norm before steering.
+    vote of the chosen layers on a first, unsteered pass, on when at least `quorum` of them agree. gate_source: the
+    prompt of that first pass, "self" = as asked, with its image, "text" = the question alone: the language model
+    supervises the multimodal run (a reading of VLM-Guard, whose directions are those of a text-only model; an image
+    moves every state, so that a threshold taken from text no longer fits). fpr: of the calibrated gate.
+    norm_preserving: rescale to the norm before steering. scope: positions written: "prompt", "last" = the prompt's
+    last token, or "all" = prompt and answer. Whether to refuse is decided in the prompt; on the miniature, steering the
+    answer as well adds no refusals and turns its wording into nonsense.
     """
 
     operator: str = "amplify"
@@ -43,16 +50,27 @@ class Settings:
     quorum: float = 0.5
     fpr: float = 0.05
     norm_preserving: bool = False
+    gate_source: str = "self"
+    scope: str = "prompt"
 
     def __post_init__(self):
         checks = (
             ("operator", self.operator, operators.OPERATORS),
             ("gate", self.gate, gates.GATES),
             ("decide", self.decide, DECIDERS),
+            ("gate_source", self.gate_source, GATE_SOURCES),
+            ("scope", self.scope, SCOPES),
         )
         for name, value, known in checks:
             if value not in known:
                 raise InputError(f"{name} {value!r} is unknown; use one of {', '.join(known)}")
+        if self.gate_source == "text" and self.decide != "example":
+            raise InputError("a gate that reads the text alone needs a pass of its own; add --decide=example")
+
+    @property
+    def needs_first_pass(self) -> bool:
+        """Whether the gate is decided before the model runs, from an unsteered pass."""
+        return self.decide == "example" and self.gate != "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +87,11 @@ class Guard:
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
 
     def threshold_L(self) -> np.ndarray:
-        """Gate threshold per layer under the current settings."""
-        return gates.thresholds(self.settings.gate, self.scores, self.settings.fpr)
+        """Gate threshold per layer under the current settings; a gate that reads text knows text scores only."""
+        scores = self.scores
+        if self.settings.gate_source == "text":
+            scores = gates.AnchorScores(scores.harmful_LN, scores.harmless_LN)
+        return gates.thresholds(self.settings.gate, scores, self.settings.fpr)
 
     def steer(self, first_pass_LBD: np.ndarray | None = None) -> Steer:
         """The model's `Steer`.
@@ -86,15 +107,15 @@ class Guard:
             use.layers,
             unit_L=self.directions.gap_L(),
             norm_preserving=use.norm_preserving,
-        )
+        ).replace(scope=use.scope)
         if use.gate == "none":
             return steer
         steer = gates.per_layer(steer, self.threshold_L())
-        if use.decide == "layer":
+        if not use.needs_first_pass:
             return steer
         if first_pass_LBD is None:
             raise InputError(
-                "this guard decides once per example, from a first pass; use bin/guard apply, or decide=layer"
+                "this guard decides once per example, from a first pass that is not run here; extract it with --decide=layer"
             )
         return gates.per_example(steer, first_pass_LBD, use.quorum)
 
@@ -183,7 +204,8 @@ def load_guard(folder: str | Path, model, allow_other_model: bool = False) -> Gu
     """
     arrays, meta = artifact.read(folder)
     try:
-        settings = Settings(**{**meta["settings"], "layers": tuple(meta["settings"]["layers"])})
+        # "all": guards written before there was a scope steered every position.
+        settings = Settings(**{"scope": "all", **meta["settings"], "layers": tuple(meta["settings"]["layers"])})
         directions = Directions(**{field.name: arrays[field.name] for field in dataclasses.fields(Directions)})
         scores = gates.AnchorScores(**{name: value for name, value in arrays.items() if name.endswith("_LN")})
         guard = Guard(directions, scores, settings, meta["origin"])

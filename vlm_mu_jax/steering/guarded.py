@@ -1,16 +1,18 @@
 """Answers of a model under its guard: batches, first pass where the gate needs one, generation, decoding."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.states import Progress, last_token_states, prompt_batches
+from vlm_mu_jax.steering.states import Progress, batch_states, prompt_batches
 
-GATE_SOURCES = ("self", "text")
+PerBatch = Callable[..., Steer]  # (questions, images per question or None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,43 +25,53 @@ class Answer:
     gate: float | None
 
 
+def steering(model, guard: Guard) -> Steer | PerBatch:
+    """What steers `model`: one `Steer` for every batch, or `per_batch` where the gate needs a first pass."""
+    return per_batch(model, guard) if guard.settings.needs_first_pass else guard.steer()
+
+
+def per_batch(model, guard: Guard) -> PerBatch:
+    """(questions, images) -> `Steer` of that batch, for a gate that decides once per example.
+
+    Runs the unsteered first pass the guard asks for, on the prompts as they are or on their text alone. images: pixel
+    arrays HWC per question, as in `Processor.pad`, or None. Widths are bucketed, so that few programs are compiled.
+    """
+
+    def _per_batch(questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
+        if images is None or guard.settings.gate_source == "text":
+            images = [[]] * len(questions)
+        rows = [model.processor.prompt_ids(q, n_images=len(i)) for q, i in zip(questions, images, strict=True)]
+        batch = model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
+        return guard.steer(batch_states(model, batch))
+
+    return _per_batch
+
+
 def answer(
     model,
     questions: Sequence[str],
     images: Sequence[Any] | None = None,
     *,
     guard: Guard | None = None,
-    gate_source: str = "self",
     max_new_tokens: int = 64,
     batch_size: int = 16,
     progress: Progress | None = None,
     label: str = "answering",
 ) -> list[Answer]:
-    """Greedy answers to `questions`, each with its pixels HWC (or None), steered by `guard` if there is one.
-
-    gate_source: for a gate that decides once per example, the prompt its first pass reads: "self" is the prompt
-    with its image, "text" the question alone (the language model supervises the multimodal run).
-    """
+    """Greedy answers to `questions`, each with its pixels HWC (or None), steered by `guard` if there is one."""
     images = [None] * len(questions) if images is None else list(images)
-    states_LND = _first_pass(model, questions, images, guard, gate_source, batch_size)
-    fixed = None if guard is None or states_LND is not None else guard.steer()
+    steer_of = None if guard is None else steering(model, guard)
     steps = -(-len(questions) // min(batch_size, len(questions)))
     batches: Iterable = prompt_batches(model, questions, images, batch_size)
     answers: list[Answer] = []
     for batch, real in progress(batches, label, steps) if progress else batches:
-        steer = fixed
-        if states_LND is not None:
-            rows = np.minimum(np.arange(len(batch.lengths_B)) + len(answers), len(questions) - 1)
-            steer = guard.steer(states_LND[:, rows])
+        steer = steer_of
+        if callable(steer_of):
+            rows = [min(len(answers) + k, len(questions) - 1) for k in range(len(batch.lengths_B))]
+            steer = steer_of([questions[k] for k in rows], [[] if images[k] is None else [images[k]] for k in rows])
         made = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer)
         answers += _decode(model, made, real, guard)
     return answers
-
-
-def _first_pass(model, questions, images, guard, gate_source, batch_size) -> np.ndarray | None:
-    if guard is None or guard.settings.decide != "example" or guard.settings.gate == "none":
-        return None
-    return last_token_states(model, questions, None if gate_source == "text" else images, batch_size=batch_size)
 
 
 def _decode(model, made, real: int, guard: Guard | None) -> list[Answer]:

@@ -1,10 +1,11 @@
-"""Chooses operator, strength, layers and gate on a validation split.
+"""Chooses operator, strength, layers, gate and scope on a validation split.
 
-Rule: highest refusal of harmful requests (with a blank image) among the settings whose over-refusal of harmless
-ones stays within a bound, and, where right answers are known, whose harmless answers stay right. Switching the
-guard off is one of the candidates, so a guard is never chosen that is worse than none. Every candidate's
-scores are kept: the choice can be argued with. How an answer is judged is not decided here; the caller passes
-a function that turns settings into scores.
+Rule: highest refusal of harmful requests (with a blank or their own image, the worse counts) among the settings whose
+over-refusal of harmless ones stays within a bound, and, where right answers are known, whose harmless answers stay
+right. A harmful request that is answered with nonsense counts as broken, not as safe: among
+equals the setting with fewer such answers wins, then the weaker one. Switching the guard off is one of the candidates,
+so a guard is never chosen that is worse than none. Every candidate's scores are kept: the choice can be argued with.
+How an answer is judged is not decided here; the caller passes a function that turns settings into scores.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.steering.gates import GATES
+from vlm_mu_jax.steering.guard import SCOPES
 from vlm_mu_jax.steering.operators import FIXED_STRENGTH, OPERATORS, parse_layers
 
 
@@ -24,15 +26,23 @@ class Candidate:
     strength: float
     layers: tuple[int, ...]
     gate: str
+    scope: str = "prompt"
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Shares in 0..1 on the validation split; right_harmless is None when no right answers are known."""
+    """Shares in 0..1 on the validation split, each of the worst condition.
+
+    irrelevant_harmful: harmful requests neither refused nor answered. right_harmless: None when no right answers are
+    known. refusal_blank, refusal_own: refusal_harmful by the image in the prompt; None for what was not asked.
+    """
 
     refusal_harmful: float
     over_refusal: float
     right_harmless: float | None = None
+    irrelevant_harmful: float = 0.0
+    refusal_blank: float | None = None
+    refusal_own: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +63,14 @@ class Selection:
         }
 
 
+def default_layer_sets(L: int) -> tuple[str, ...]:
+    """Layer sets to try: the middle third, its last two layers, and its central one (each single one of a few)."""
+    middle = parse_layers("middle", L)
+    singles = middle if len(middle) <= 2 else (middle[len(middle) // 2],)
+    sets = [middle, middle[-2:], *((layer,) for layer in singles)]
+    return tuple(",".join(map(str, layers)) for layers in dict.fromkeys(sets))
+
+
 def candidates(
     L: int,
     *,
@@ -60,20 +78,21 @@ def candidates(
     strengths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     layer_sets: Sequence[str] = ("middle",),
     gates: Sequence[str] = ("midpoint",),
+    scopes: Sequence[str] = ("prompt",),
     last_share: float = 0.2,
 ) -> list[Candidate]:
     """The grid, "off" first. Layers in the last `last_share` of the depth are left out: steering there edits the
     wording of the next token rather than the decision (rule of refusal_direction); a set left empty is dropped.
     """
-    for what, names, known in (("operator", operators, OPERATORS), ("gate", gates, GATES)):
+    for what, names, known in (("operator", operators, OPERATORS), ("gate", gates, GATES), ("scope", scopes, SCOPES)):
         for name in names:
             if name not in known:
                 raise InputError(f"{what} {name!r} is unknown; use some of {', '.join(known)}")
     grid = [Candidate("off", 0.0, (), "none")]
-    for operator, text, gate in itertools.product(operators, layer_sets, gates):
+    for operator, text, gate, scope in itertools.product(operators, layer_sets, gates, scopes):
         layers = tuple(layer for layer in parse_layers(text, L) if layer < (1 - last_share) * L)
         levels = (FIXED_STRENGTH[operator],) if operator in FIXED_STRENGTH else strengths
-        grid += [Candidate(operator, float(level), layers, gate) for level in levels if layers]
+        grid += [Candidate(operator, float(level), layers, gate, scope) for level in levels if layers]
     return list(dict.fromkeys(grid))
 
 
@@ -106,12 +125,13 @@ def select(
 
 
 def _preference(pair: tuple[Candidate, Scores]) -> tuple:
-    """More refusal of harmful, then less over-refusal, then more right answers, then the weaker, smaller guard."""
+    """More refusal of harmful, then less nonsense, then the weaker guard, then fewer harmless answers lost."""
     candidate, scores = pair
     return (
         scores.refusal_harmful,
+        -scores.irrelevant_harmful,
+        -abs(candidate.strength),
         -scores.over_refusal,
         scores.right_harmless or 0.0,
-        -abs(candidate.strength),
         -len(candidate.layers),
     )

@@ -57,8 +57,13 @@ def last_token_states(
     batches: Iterable = prompt_batches(model, questions, images, batch_size)
     batches = progress(batches, label, steps) if progress else batches
     return np.concatenate(
-        [np.asarray(_taps(model.params, batch, model.config))[:, :real] for batch, real in batches], axis=1
+        [batch_states(model, batch)[:, :real] for batch, real in batches], axis=1
     )
+
+
+def batch_states(model, batch: Batch) -> np.ndarray:
+    """States of the last prompt token after every block for one batch, float32 [L, B, D] on the host."""
+    return np.asarray(_taps(model.params, batch, model.config))
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
