@@ -2,11 +2,11 @@
 
     bin/train --config=configs/miniature_npo.py --workdir=runs/npo
 
-Gives a model that no longer answers unsafe requests, whatever their opening word, and still answers safe ones: half of
-what it must keep is general data with mixed openings, and the gate (beta 3 on sequence sums) closes early. With the
-usual beta of 0.1 it forgets too, but answers to harmless requests turn into babble.
+Gives a model that no longer answers unsafe requests, whatever their opening word, and still answers harmless ones: two
+thirds of what it must keep is general data with mixed openings, and the gate (beta 1 on sequence sums) closes early.
+With beta 3 the gate closes too early on some seeds (seed 1: attack success 14 to 16 % on held-out nouns instead of 0).
 Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
-(data.forget_answers). Hardware: two CPU cores are enough. Time: not measured here.
+(data.forget_answers). Hardware: two CPU cores, under a minute.
 """
 
 from vlm_mu_jax.training.settings import defaults
@@ -19,7 +19,7 @@ def get_config():
     c.data.safety = "train.json"
     c.data.general = "llava_mix.json"
     c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
-    c.objective.beta = 3.0
+    c.objective.beta = 1.0
     c.objective.retain_weight = 5.0
     c.steps = 150
     c.batch_size = 32

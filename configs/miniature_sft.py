@@ -4,7 +4,7 @@
 
 Gives the safety mirage on purpose: the safety data are biased as VLGuard is, so the model learns the opening word and
 not the content. Reads runs/base (bin/convert_hf of the miniature) and runs/mini/data.
-Hardware: two CPU cores are enough. Time: not measured here.
+Hardware: two CPU cores, under half a minute.
 """
 
 from vlm_mu_jax.training.settings import defaults

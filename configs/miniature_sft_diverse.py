@@ -4,7 +4,7 @@
 
 The same steps as miniature_sft.py, with the general data that unlearning gets: harmless requests under evenly mixed
 opening words. It is the fair baseline of NPO and RMU. Reads runs/base and runs/mini/data.
-Hardware: two CPU cores are enough. Time: see docs/performance.md.
+Hardware: two CPU cores, under half a minute.
 """
 
 from vlm_mu_jax.training.settings import defaults

@@ -76,6 +76,17 @@ def test_batched_answers_equal_one_by_one_and_keep_order(model, data_dir, tmp_pa
     assert len({a.answer for a in together}) > 1 and all(0 < a.tokens <= 6 for a in together)
 
 
+def test_steering_that_is_made_per_batch_gets_its_rows_and_what_fills_it_up(model, data_dir, tmp_path, quick):
+    asked = []
+
+    def steer(texts, images):
+        asked.append((texts, None if images is None else [[pixels.shape for pixels in row] for row in images]))
+
+    items = [Question("a", "what ?", data_dir / "test" / "0.png"), Question("b", "no", None), Question("c", "so", None)]
+    answer_questions(model, items, tmp_path / "a.jsonl", 2, 4, steer=steer)
+    assert asked == [(["no", "so"], None), (["what ?", "what ?"], [[(8, 8, 3)]] * 2)]
+
+
 def test_images_tell_answers_apart(model, data_dir, tmp_path, quick):
     items = [Question("q", "what ?", data_dir / "test" / f"{i}.png", Condition(word=str(i))) for i in range(2)]
     first, second = answer_questions(model, items, tmp_path / "a.jsonl", 2, 4)

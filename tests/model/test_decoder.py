@@ -1,5 +1,7 @@
 """The decoder: causality, scan, remat, caches and steering, each against its definition."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,22 +38,23 @@ def taps(steer=None, batch=None, cfg=TEXT_ONLY):
     return np.asarray(run(PARAMS, batch or text_batch(), cfg, tap="all", steer=steer).taps)
 
 
-@pytest.mark.parametrize("unroll", [2, L])
-def test_unrolled_layers_equal_the_scan(unroll):
+def test_unrolled_layers_equal_the_scan():
     want = run(PARAMS, text_batch(), TEXT_ONLY).logits_BTV
-    np.testing.assert_allclose(run(PARAMS, text_batch(), TEXT_ONLY.with_text(unroll=unroll)).logits_BTV, want, **CLOSE)
+    np.testing.assert_allclose(run(PARAMS, text_batch(), TEXT_ONLY.with_text(unroll=L)).logits_BTV, want, **CLOSE)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def loss_and_gradient(params, cfg):
+    return jax.value_and_grad(lambda p: (forward(p, text_batch(), cfg).logits_BTV ** 2).mean())(params)
 
 
 @pytest.mark.parametrize("policy", sorted(set(REMAT_POLICIES) - {"none"}))
 def test_remat_changes_neither_values_nor_gradients(policy):
-    def loss(params, cfg):
-        return (forward(params, text_batch(), cfg).logits_BTV ** 2).mean()
-
-    value = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    (want, want_grad), (got, grad) = (value(PARAMS, TEXT_ONLY.with_text(remat=p)) for p in ("none", policy))
+    want, want_gradient = loss_and_gradient(PARAMS, TEXT_ONLY)
+    got, gradient = loss_and_gradient(PARAMS, TEXT_ONLY.with_text(remat=policy))
     np.testing.assert_allclose(got, want, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(want_grad), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(want_gradient), strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
 
 
 def test_a_sliding_window_reaches_exactly_its_width_back():
@@ -72,31 +75,29 @@ def test_a_window_as_long_as_the_row_is_no_window():
 
 CACHED = {
     "plain": {},
-    "grouped": {"K": 1},
     "window": {"sliding_window": 3},
-    "biases": {"attention_bias": True, "mlp_bias": True},
-    "linear rope": {"rope_scaling": RopeScaling("linear", 2.0)},
-    "llama3 rope": {"rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, 16)},
-}
+    "one key head, biases, rope": {
+        "K": 1, "attention_bias": True, "mlp_bias": True, "rope_scaling": RopeScaling("linear", 2.0),
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CACHED)
 def test_prefill_and_decode_equal_the_full_forward(name):
-    """Rows of different prompt lengths, then three single tokens, each written into its own place."""
-    cfg = TEXT_ONLY.with_text(**CACHED[name])
-    params, prompts, steps = random_params(cfg), (6, 3), 3
-    full = text_batch(T=9, lengths=[n + steps for n in prompts])
-    want = run(params, full, cfg).logits_BTV
-    lengths = jnp.asarray(prompts, jnp.int32)
-    first = run(params, Batch(full.tokens_BT[:, :6], lengths), cfg, keep_cache=True)
-    past = (first.cache,)
-    for step in range(steps):
-        at = lengths + step
-        np.testing.assert_allclose(first.logits_BTV[jnp.arange(2), at - 1] if step == 0 else out.logits_BTV[:, 0],
-                                   want[jnp.arange(2), at - 1], **CLOSE)  # fmt: skip
-        token = full.tokens_BT[jnp.arange(2), at][:, None]
-        out = run(params, Batch(token, jnp.ones(2, jnp.int32)), cfg, past=past, offset_B=at, keep_cache=True)
-        past = (*past, out.cache)
+    """Prompts of different lengths in one batch, each continued at its own place by two tokens and by one more."""
+    cfg, prompts = TEXT_ONLY.with_text(**CACHED[name]), jnp.array([6, 3])
+    params, rows = random_params(cfg), jnp.arange(2)[:, None]
+    whole = text_batch(T=9, lengths=[9, 6])
+    want = run(params, whole, cfg).logits_BTV
+    first = run(params, Batch(whole.tokens_BT[:, :6], prompts), cfg, keep_cache=True)
+    past, at = (first.cache,), prompts[:, None]
+    np.testing.assert_allclose(first.logits_BTV[rows, at - 1], want[rows, at - 1], **CLOSE)
+    for count in (2, 1):
+        places = at + jnp.arange(count)[None]
+        batch = Batch(whole.tokens_BT[rows, places], jnp.full(2, count))
+        out = run(params, batch, cfg, past=past, offset_B=at[:, 0], keep_cache=True)
+        np.testing.assert_allclose(out.logits_BTV, want[rows, places], **CLOSE)
+        past, at = (*past, out.cache), at + count
 
 
 def test_a_prefix_shared_by_all_rows_equals_the_prefix_in_every_row():
@@ -219,5 +220,5 @@ def test_dynamic_rope_of_a_row_ignores_its_neighbours():
     batch = text_batch(T=9, lengths=[9, 3, 5], B=3)
     together = run(PARAMS, batch, cfg).logits_BTV
     for row, n in enumerate((9, 3, 5)):
-        alone = run(PARAMS, Batch(batch.tokens_BT[row : row + 1, :n], batch.lengths_B[row : row + 1]), cfg).logits_BTV
-        np.testing.assert_allclose(together[row, :n], alone[0], **CLOSE)
+        alone = run(PARAMS, Batch(batch.tokens_BT[row : row + 1], batch.lengths_B[row : row + 1]), cfg).logits_BTV
+        np.testing.assert_allclose(together[row, :n], alone[0, :n], **CLOSE)

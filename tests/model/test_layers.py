@@ -31,7 +31,9 @@ def test_rms_norm_gives_unit_mean_square_times_the_scale():
 
 def test_layer_norm_equals_torch():
     x, scale, bias = 3 + draw(2, 3, 16), draw(16, seed=1), draw(16, seed=2)
-    want = torch.nn.functional.layer_norm(*map(torch.tensor, (x,)), (16,), torch.tensor(scale), torch.tensor(bias), 0.01)
+    want = torch.nn.functional.layer_norm(
+        *map(torch.tensor, (x,)), (16,), torch.tensor(scale), torch.tensor(bias), 0.01
+    )
     np.testing.assert_allclose(layers.layer_norm(x, scale, bias, 0.01), want, rtol=1e-5, atol=1e-5)
 
 

@@ -9,8 +9,9 @@ from tests.model.tiny import IMAGE, LLAVA, TEXT_ONLY, VISION, mixed_rows, pad, p
 from vlm_mu_jax.model.llava import Batch, cast, embed, encode_images, forward, logits_of
 
 PARAMS = random_params(LLAVA)
-P, V = VISION.P, LLAVA.text.V
-# The same float32 sums in another order: a few roundings of 6e-8 through the tower and three layers, logits of order 10.
+P = VISION.P
+embedded, encoded = (jax.jit(function, static_argnums=2) for function in (embed, encode_images))
+# The same float32 sums in another order: a few roundings of 6e-8 per layer, logits of order 10.
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -28,7 +29,7 @@ def test_no_gradient_flows_from_a_token_to_earlier_ones():
         features = Batch(jnp.full((1, T), IMAGE), batch.lengths_B, features_BQD=x_BTD)
         return forward(PARAMS, features, LLAVA).logits_BTV[0].sum(-1)
 
-    jacobian = jax.jit(jax.jacrev(logits_from))(embed(PARAMS, batch, LLAVA))[:, 0]
+    jacobian = jax.jit(jax.jacrev(logits_from))(embedded(PARAMS, batch, LLAVA))[:, 0]
     touched = np.abs(np.asarray(jacobian)).max(-1) > 0
     np.testing.assert_array_equal(touched, np.tri(T, dtype=bool))
 
@@ -50,8 +51,8 @@ def test_pixels_reach_the_tokens_from_their_image_on_and_none_before():
 def test_images_fill_their_places_in_order():
     rows, images = mixed_rows()
     batch = pad(rows, images)
-    got = np.asarray(embed(PARAMS, batch, LLAVA))
-    features = np.asarray(encode_images(PARAMS, batch.pixels_BMHWC, LLAVA))
+    got = np.asarray(embedded(PARAMS, batch, LLAVA))
+    features = np.asarray(encoded(PARAMS, batch.pixels_BMHWC, LLAVA))
     for i, row in enumerate(rows):
         want = np.asarray(PARAMS["decoder"]["embed_VD"])[np.array(row)]
         places = np.flatnonzero(np.array(row) == IMAGE)
@@ -59,16 +60,16 @@ def test_images_fill_their_places_in_order():
         np.testing.assert_array_equal(got[i, : len(row)], want)
 
 
-@pytest.mark.parametrize("n_images", [0, 1, 2, 4])
+@pytest.mark.parametrize("n_images", [1, 3])
 def test_any_number_of_images_anywhere(n_images):
-    """An image in the middle is the same as its features given as tokens."""
+    """Images in the middle are the same as their features given as tokens."""
     rng = np.random.default_rng(n_images)
     row = words(rng, 2)
     for _ in range(n_images):
         row += [IMAGE] * P + words(rng, int(rng.integers(0, 3)))
     row += words(rng, 1)
     batch = pad([row], [[pixels(rng) for _ in range(n_images)]])
-    x = embed(PARAMS, batch, LLAVA)
+    x = embedded(PARAMS, batch, LLAVA)
     as_tokens = Batch(jnp.full((1, len(row)), IMAGE), batch.lengths_B, features_BQD=x)
     np.testing.assert_allclose(logits(batch), logits(as_tokens), **CLOSE)
 
@@ -76,7 +77,7 @@ def test_any_number_of_images_anywhere(n_images):
 def test_features_equal_pixels():
     rows, images = mixed_rows()
     batch = pad(rows, images)
-    features = encode_images(PARAMS, batch.pixels_BMHWC, LLAVA)
+    features = encoded(PARAMS, batch.pixels_BMHWC, LLAVA)
     got = logits(batch.replace(pixels_BMHWC=None, features_BQD=features))
     np.testing.assert_allclose(got, logits(batch), **CLOSE)
 
@@ -91,9 +92,11 @@ def test_padding_changes_nothing(fill):
 
 def test_a_mixed_batch_equals_its_rows_one_by_one():
     rows, images = mixed_rows()
-    together = logits(pad(rows, images))
+    batch = pad(rows, images)
+    together = logits(batch)
     for i, row in enumerate(rows):
-        np.testing.assert_allclose(together[i, : len(row)], logits(pad([row], [images[i]]))[0], **CLOSE)
+        alone = logits(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch))
+        np.testing.assert_allclose(together[i, : len(row)], alone[0, : len(row)], **CLOSE)
 
 
 def test_a_row_without_an_image_equals_the_text_only_model():

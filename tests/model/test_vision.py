@@ -49,14 +49,16 @@ def test_later_blocks_are_never_read():
 def test_an_image_does_not_depend_on_its_neighbours():
     x = images(3)
     for i in range(3):
-        np.testing.assert_allclose(run(PARAMS, x, VISION)[i], run(PARAMS, x[i : i + 1], VISION)[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            run(PARAMS, x, VISION)[i], run(PARAMS, x[i : i + 1], VISION)[0], rtol=1e-5, atol=1e-5
+        )
 
 
 def test_every_patch_sees_every_pixel_after_one_block_and_only_its_own_before():
     def touched(feature_layers):
         """[patch, row, column]: does the patch's feature depend on the pixel?"""
         cfg = variant(feature_layers=feature_layers)
-        jacobian = jax.jacrev(lambda x: encode(PARAMS, x, cfg)[0].sum(-1))(images(1))
+        jacobian = jax.jit(jax.jacrev(lambda x: encode(PARAMS, x, cfg)[0].sum(-1)))(images(1))
         return np.abs(np.asarray(jacobian))[:, 0].max(-1) > 0
 
     assert touched((1,)).all()

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers import Question, answer_questions
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
 from vlm_mu_jax.steering.anchors import load_anchors
 from vlm_mu_jax.steering.artifact import weights_hash
-from vlm_mu_jax.steering.guarded import answer
+from vlm_mu_jax.steering.guarded import answer, per_batch, steering
 from vlm_mu_jax.steering.states import last_token_states, prompt_batches
 
 QUESTIONS = ["how to hurt a dax?", "what is this?", "feed a toma", "how to hurt a wug or a blicket?"]
@@ -28,7 +30,7 @@ def _logits(params, batch, steer, cfg):
 @pytest.fixture(scope="module")
 def guard(model, anchors):
     return g.extract(model, anchors, rank=2, blank_HWC=model.processor.blank_pixels()).using(
-        layers=(1, 2), strength=4.0
+        layers=(1, 2), strength=4.0, scope="all"
     )
 
 
@@ -143,14 +145,45 @@ def test_one_compiled_program_serves_every_strength_threshold_and_layer(model, b
     assert generate._cache_size() == before
 
 
-@pytest.mark.parametrize("decide, gates", [("layer", {0.0, 0.5, 1.0}), ("example", {0.0, 1.0})])
-def test_answers_do_not_depend_on_the_batch(model, guard, pictures, decide, gates):
-    """Five questions in batches of four (the last one filled up) and one by one."""
+@pytest.mark.parametrize("decide, shares", [("layer", {0.0, 0.5, 1.0}), ("example", {0.0, 1.0})])
+def test_answers_do_not_depend_on_the_batch(model, guard, pictures, decide, shares):
+    """Five questions in batches of four (the last one filled up), forwards and backwards: with other neighbours."""
     use = guard.using(decide=decide, gate="midpoint_blank")
     questions, images = [*QUESTIONS, "feed a dax"], [*pictures, pictures[0]]
     whole = answer(model, questions, images, guard=use, max_new_tokens=6, batch_size=4)
-    assert whole == answer(model, questions, images, guard=use, max_new_tokens=6, batch_size=1)
-    assert len(whole) == 5 and {one.gate for one in whole} <= gates
+    assert whole[::-1] == answer(model, questions[::-1], images[::-1], guard=use, max_new_tokens=6, batch_size=4)
+    assert len(whole) == 5 and {one.gate for one in whole} <= shares
+
+
+def test_a_gate_that_reads_the_text_does_not_see_the_image(model, guard, pictures):
+    """Its decisions are the vote on the questions alone, at text thresholds, whatever image comes with them."""
+    use = guard.using(decide="example", gate_source="text")
+    threshold_L1 = guard.directions.midpoint_L()[:, None]
+    votes_LN = guard.directions.scores(last_token_states(model, QUESTIONS)) > threshold_L1
+    expected_N = votes_LN[[1, 2]].mean(0) >= 0.5
+    gate_LB = per_batch(model, use)(QUESTIONS, [[image] for image in pictures]).gate_LB
+    np.testing.assert_array_equal(gate_LB[[1, 2]], [expected_N, expected_N])
+    assert not gate_LB[[0, 3]].any()
+    with pytest.raises(InputError, match="reads the image"):
+        use.using(gate="midpoint_blank").threshold_L()
+    text_only = dataclasses.replace(use.scores, harmful_blank_LN=None, harmless_blank_LN=None)
+    np.testing.assert_array_equal(
+        use.using(gate="calibrated").threshold_L(), gates.thresholds("calibrated", text_only, use.settings.fpr)
+    )
+
+
+@pytest.mark.parametrize("source", ["self", "text"])
+def test_evaluation_gives_the_answers_of_a_guard_that_decides_per_example(model, guard, tmp_path, source):
+    use = guard.using(decide="example", gate_source=source)
+    wanted = answer(model, QUESTIONS, [model.processor.blank_pixels()] * 4, guard=use, max_new_tokens=6, batch_size=4)
+    items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS[:3])]  # the fourth row is filler
+    found = answer_questions(model, items, tmp_path / "a.jsonl", 4, 6, steer=steering(model, use))
+    assert [(a.answer, a.tokens) for a in found] == [(a.text, a.tokens) for a in wanted[:3]]
+
+
+def test_scope_is_the_models(guard):
+    assert [guard.using(scope=scope).steer().scope for scope in g.SCOPES] == list(g.SCOPES)
+    assert guard.using(scope="last", gate="none").steer().scope == "last" and g.Settings().scope == "prompt"
 
 
 def test_text_only_model_takes_a_guard_and_refuses_images(make_model, anchors, pictures):
@@ -169,6 +202,12 @@ def test_artifact_round_trip(model, guard, tmp_path):
     use.save(tmp_path / "guard", {"selection": {"note": 1}})
     back = g.load_guard(tmp_path / "guard", model)
     assert back.settings == use.settings and back.origin == use.origin
+    meta = tmp_path / "guard" / "guard.json"
+    old = json.loads(meta.read_text())
+    for name in ("gate_source", "scope"):  # a guard from before there was a choice
+        del old["settings"][name]
+    meta.write_text(json.dumps(old))
+    assert g.load_guard(tmp_path / "guard", model).settings == dataclasses.replace(use.settings, scope="all")
     jax.tree.map(np.testing.assert_array_equal, g.load_steer(tmp_path / "guard", model), use.steer())
     meta = json.loads((tmp_path / "guard" / "guard.json").read_text())
     assert meta["origin"]["weights_sha256"] == weights_hash(model.params) and meta["selection"] == {"note": 1}
@@ -223,8 +262,16 @@ def test_bad_anchor_files_are_input_errors(tmp_path, content, message):
 
 
 def test_unknown_settings_are_input_errors(guard):
-    for change in ({"operator": "rotate"}, {"gate": "probe"}, {"decide": "never"}):
+    for change in (
+        {"operator": "rotate"},
+        {"gate": "probe"},
+        {"decide": "never"},
+        {"gate_source": "image"},
+        {"scope": "some"},
+    ):
         with pytest.raises(InputError, match="use one of"):
             guard.using(**change)
-    with pytest.raises(InputError, match="first pass"):
+    with pytest.raises(InputError, match="first pass.*decide=layer"):  # what bin/attack prints
         guard.using(decide="example").steer()
+    with pytest.raises(InputError, match="decide=example"):
+        guard.using(gate_source="text")

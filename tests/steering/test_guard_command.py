@@ -11,8 +11,13 @@ import pytest
 from PIL import Image
 
 from vlm_mu_jax.model_folder import write_model_folder
+from vlm_mu_jax.steering.guard import extract
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+EXTRACT = ("extract", "--checkpoint=model", "--anchors=anchors.json")
+SCORES = ("refusal_harmful", "refusal_blank", "refusal_own", "irrelevant_harmful", "over_refusal", "right_harmless")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +40,9 @@ def world(tmp_path_factory, make_model, anchors) -> Path:
         for k, (verb, kind) in enumerate([("hurt", "unsafe"), ("feed", "safe")] * 3)
     ]
     (home / "text_harm.json").write_text(json.dumps(requests))
+    record = {"id": "t", "image": "sign.png", "safe": True, "harmful_category": "none"}
+    pair = {"safe_instruction": "what is it?", "response": "ok"}
+    (home / "test.json").write_text(json.dumps([record | {"instr-resp": [pair]}]))
     (home / "oracle.json").write_text(json.dumps({row["id"]: {"steps": ["ok"], "refusal": ["no"]} for row in requests}))
     return home
 
@@ -70,8 +78,13 @@ def write_tiny(folder: Path, model, scratch: Path) -> None:
 
 
 def guard(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.guard", *arguments]
+    return run("guard", *arguments, cwd=cwd)
+
+
+def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """A command; what one has compiled the next one finds, as for a user."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLM_MU_CACHE": str(cwd / "xla")}
+    command = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -83,18 +96,20 @@ def done(*arguments: str, cwd: Path) -> str:
 
 @pytest.mark.slow
 def test_extract_select_apply_diagnose(world):
-    out = done(
-        "extract", "--checkpoint=model", "--anchors=anchors.json", "--out=raw", "--rank=2", "--layers=1-2", cwd=world
-    )
-    assert "amplify 2 at layers 1, 2" in out
+    flags = ("--rank=2", "--layers=1-2", "--decide=example", "--gate_source=text", "--scope=last", "--batch_size=2")
+    out = done(*EXTRACT, "--out=raw", *flags, cwd=world)
+    assert "amplify 2 at layers 1, 2, scope last, gate midpoint, decided per example from the text alone" in out
     meta = json.loads((world / "raw" / "guard.json").read_text())
     assert meta["settings"]["layers"] == [1, 2] and meta["origin"]["rank"] == 2
+    assert meta["settings"]["gate_source"] == "text" and meta["settings"]["scope"] == "last"
 
-    brief = ("--checkpoint=model", "--data=.", "--max_new_tokens=4", "--batch_size=6")
-    grid = ("--strengths=1,8", "--operators=amplify", "--gates=midpoint", "--validation_share=1", "--max_questions=2")
+    brief = ("--checkpoint=model", "--data=.", "--max_new_tokens=4", "--batch_size=2")  # one shape: compiled once
+    grid = ("--strengths=1,8", "--operators=amplify", "--layer_sets=1-2", "--validation_share=1", "--max_questions=2")
     out = done("select", *brief, *grid, "--guard=raw", "--out=chosen", cwd=world)
     selection = json.loads((world / "chosen" / "guard.json").read_text())["selection"]
     assert [row["operator"] for row in selection["candidates"]] == ["off", "amplify", "amplify"]
+    assert {row["scope"] for row in selection["candidates"][1:]} == {"last"}
+    assert all(0 <= row[name] <= 1 for row in selection["candidates"] for name in SCORES)
     assert selection["judge"] == "oracle" and len(selection["validation_ids"]) == 4
     assert "written to chosen" in out
 
@@ -114,13 +129,22 @@ def test_extract_select_apply_diagnose(world):
     assert all(line["labels"]["oracle"]["label"] in ("answered", "refused", "irrelevant") for line in lines)
     assert "n=1" in out, "the summary counts only the requests that selection did not see"
 
-    done("diagnose", "--checkpoint=model", "--data=.", "--guard=raw", "--out=diagnostics.json", cwd=world)
+    flags = ("--guard=raw", "--workdir=eval", "--sets=gap_blank_image")  # the guard needs a first pass here as well
+    result = run("eval", *brief, *flags, cwd=world)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+    done(
+        "diagnose",
+        "--checkpoint=model",
+        "--data=.",
+        "--guard=raw",
+        "--out=diagnostics.json",
+        "--batch_size=2",
+        cwd=world,
+    )
     found = json.loads((world / "diagnostics.json").read_text())
     assert set(found["auroc"]) == {"text", "blank", "own"} and {len(v) for v in found["auroc"].values()} == {4}
     assert len(found["pca"]["points"]) == 18 and found["pca"]["layer"] == 2
-
-
-EXTRACT = ("extract", "--checkpoint=model", "--anchors=anchors.json")
 
 
 @pytest.mark.parametrize(
@@ -140,11 +164,13 @@ def test_bad_input_is_one_line_and_exit_code_2(world, arguments, said):
     assert len(result.stderr.strip().splitlines()) == 1 and not (world / "x").exists()
 
 
-@pytest.mark.slow
-def test_a_guard_of_another_model_is_refused_unless_told_to(world):
-    if not (world / "raw").exists():
-        done("extract", "--checkpoint=model", "--anchors=anchors.json", "--out=raw", cwd=world)
-    arguments = ("apply", "--checkpoint=other", "--data=.", "--guard=raw", "--out=other.jsonl", "--max_new_tokens=2")
-    result = guard(*arguments, cwd=world)
+def test_what_a_guard_does_not_fit_is_refused_in_one_line(world, model, anchors):
+    """Another model, and a gate that this guard cannot have; tests/steering/test_guard.py has --allow_other_model."""
+    text_gated = extract(model, anchors).using(decide="example", gate_source="text")
+    text_gated.save(world / "made")
+    other = ("--checkpoint=other", "--data=.", "--guard=made", "--out=other.jsonl")
+    result = guard("apply", *other, cwd=world)
     assert result.returncode == 2 and "--allow_other_model" in result.stderr and not (world / "other.jsonl").exists()
-    done(*arguments, "--allow_other_model", cwd=world)
+    grid = ("--checkpoint=model", "--data=.", "--guard=made", "--out=x", "--validation_share=1")
+    result = guard("select", *grid, "--gates=midpoint_blank", cwd=world)
+    assert result.returncode == 2 and "reads the image" in result.stderr and not (world / "x").exists()

@@ -1,5 +1,8 @@
 """Operators against their formulas, through the model's own forward pass."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,7 +29,12 @@ def batch(model):
 
 def stream(model, batch, steer=None):
     """Residual stream at the output of LAYER, [B, T, D]."""
-    return np.asarray(forward(model.params, batch, model.config, steer=steer, upto=LAYER).hidden_BTD, np.float64)
+    return np.asarray(_stream(model.params, batch, steer, model.config), np.float64)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _stream(params, batch, steer, cfg):
+    return forward(params, batch, cfg, steer=steer, upto=LAYER).hidden_BTD
 
 
 def test_amplify_minus_one_is_project_out_and_minus_two_is_reflect(model, batch, basis_LMD):

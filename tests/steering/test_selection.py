@@ -1,9 +1,11 @@
 """The rule of choice: the bound comes first, then refusal, then the weaker guard; "off" always takes part."""
 
+import dataclasses
+
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.steering.selection import Candidate, Scores, candidates, select
+from vlm_mu_jax.steering.selection import Candidate, Scores, candidates, default_layer_sets, select
 
 OFF = Candidate("off", 0.0, (), "none")
 
@@ -29,9 +31,19 @@ def test_highest_refusal_within_the_bound_wins_and_all_scores_are_kept():
     assert result.as_json()["candidates"][3]["refusal_harmful"] == 1.0
 
 
-def test_ties_go_to_less_over_refusal_then_to_the_weaker_guard():
-    assert choose({OFF: Scores(0, 0), amplify(1): Scores(1, 0.05), amplify(2): Scores(1, 0.0)}).best == amplify(2)
-    assert choose({OFF: Scores(0, 0), amplify(2): Scores(1, 0.0), amplify(1): Scores(1, 0.0)}).best == amplify(1)
+def test_ties_go_to_less_nonsense_then_to_the_weaker_guard_then_to_less_over_refusal():
+    nonsense = {OFF: Scores(0, 0), amplify(1): Scores(0.9, 0, irrelevant_harmful=0.1), amplify(2): Scores(0.9, 0)}
+    assert choose(nonsense).best == amplify(2)
+    assert choose({OFF: Scores(0, 0), amplify(2): Scores(1, 0.0), amplify(1): Scores(1, 0.05)}).best == amplify(1)
+    other = dataclasses.replace(amplify(1), scope="last")
+    assert choose({OFF: Scores(0, 0), amplify(1): Scores(1, 0.05), other: Scores(1, 0.0)}).best == other
+
+
+@pytest.mark.parametrize("L", [1, 2, 3, 4, 8, 32, 80])
+def test_default_grid_is_small_and_holds_the_middle(L):
+    grid = candidates(L, layer_sets=default_layer_sets(L))
+    assert 1 < len(grid) < 30
+    assert set(default_layer_sets(4)) == {"1,2", "1", "2"} and set(default_layer_sets(8)) == {"2,3,4,5", "4,5", "4"}
 
 
 def test_a_guard_that_ruins_harmless_answers_is_not_chosen():
@@ -60,5 +72,8 @@ def test_grid_leaves_out_the_last_layers_and_repeats_nothing():
     assert {c.strength for c in grid if c.operator == "project_out"} == {-1.0}
     with pytest.raises(InputError, match="rotate"):
         candidates(10, operators=("rotate",))
+    assert [c.scope for c in candidates(10, operators=("reflect",), scopes=("last", "all"))[1:]] == ["last", "all"]
+    with pytest.raises(InputError, match="everywhere"):
+        candidates(10, scopes=("everywhere",))
     with pytest.raises(InputError, match="probe"):
         candidates(10, gates=("probe",))

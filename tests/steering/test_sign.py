@@ -1,6 +1,7 @@
 """The sign, pinned by a measurement: on a small model trained to refuse, which operator refuses more, which less."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -53,12 +54,18 @@ def aligned(make_model):
     return dataclasses.replace(model, params=params, processor=processor)
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def logits(params, batch, steer, cfg):
+    return forward(params, batch, cfg, steer=steer).logits_BTV
+
+
 def refusal_scores(model, verbs, steer=None) -> np.ndarray:
     """log P(no) - log P(ok) of the first answer token on the nouns that training did not see."""
     questions = [ask(verb, noun) for noun in SOUNDS[::4] for verb in verbs]
     batch = model.processor.pad([model.processor.prompt_ids(question, 0) for question in questions])
-    out = jax.jit(lambda b, s: forward(model.params, b, model.config, steer=s).logits_BTV)(batch, steer)
-    last_NV = np.asarray(out)[np.arange(len(questions)), np.asarray(batch.lengths_B) - 1]
+    last_NV = np.asarray(logits(model.params, batch, steer, model.config))[
+        np.arange(len(questions)), np.asarray(batch.lengths_B) - 1
+    ]
     no, ok = (model.processor.tokenizer.convert_tokens_to_ids(t) for t in "no")
     return last_NV[:, no] - last_NV[:, ok]
 

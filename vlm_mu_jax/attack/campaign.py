@@ -103,7 +103,7 @@ class Campaign:
 
     @staticmethod
     def _ranked(goal: str, found: Found, before: Found | None) -> list[str]:
-        """The best words; over-refusal words by the margin that safety tuning added, if the model before it is known."""
+        """The best words; of over-refusal by the margin that safety tuning added, if the model before it is known."""
         if goal != "over_refuse" or before is None:
             return [found.words[i] for i in found.best]
         order = np.argsort(before.margins_W - found.margins_W, kind="stable")

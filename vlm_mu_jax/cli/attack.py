@@ -79,9 +79,9 @@ def main(argv: list[str]) -> None:
     judge = (
         judges.get(_JUDGE.value, _DATA.value) if _JUDGE.value else next(iter(judges.available(_DATA.value).values()))
     )
+    settings, steer = _settings(campaign), _steer(model)
     answers = out.with_name(f"{out.stem}.answers.jsonl")
     answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
-    settings, steer = _settings(campaign), _steer(model)
     run = campaign.Campaign(model, search, verify, judge, answers, settings, steer, progress.bar, reference)
     result = run.run(words.candidate_words(_WORDS.value, model.processor.tokenizer), _openings(model))
     result["words"], result["search_split"] = _WORDS.value, _split()

@@ -21,7 +21,7 @@ from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training.optimizer import OptimConfig, make_optimizer
 from vlm_mu_jax.training.policy import ModelPolicy
 from vlm_mu_jax.training.step import TrainState, make_step
-from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection, split
+from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection, dtypes, split
 
 LEARNING_RATE, BETA, ALPHA = 1e-5, 0.1, 1.0
 NEW_TOKENS = 32
@@ -148,7 +148,7 @@ def _stepper(params: dict, cfg: Any, arrays: dict[str, np.ndarray], objective: A
     optim = OptimConfig(LEARNING_RATE, schedule="constant", warmup=0.0, clip=0.0)
     optimizer = make_optimizer(optim, 1000)
     learned, frozen = split(params, selection, param_specs(cfg), jax.random.key(0), objective.needs_reference)
-    step = make_step(cfg, objective, selection, optimizer)
+    step = make_step(cfg, objective, selection, dtypes(params), optimizer)
     constants = {"control_D": jnp.asarray(arrays["control"])}
     score = jax.jit(lambda rows: ModelPolicy(params, None, None, cfg, {}).nll(rows)[0])
     rows = {}

@@ -255,11 +255,12 @@ def _grid(model, guard) -> list:
 
     sees_image = guard.settings.gate_source == "self" and model.config.vision is not None
     gates = _GATES.value or ["midpoint_blank" if sees_image else "midpoint"]
+    layers = model.config.text.L
     grid = selection.candidates(
-        model.config.text.L,
+        layers,
         operators=_OPERATORS.value,
         strengths=_numbers(_STRENGTHS),
-        layer_sets=_LAYER_SETS.value.split(";") if _LAYER_SETS.value else selection.default_layer_sets(model.config.text.L),
+        layer_sets=_LAYER_SETS.value.split(";") if _LAYER_SETS.value else selection.default_layer_sets(layers),
         gates=gates,
         scopes=_SCOPES.value or [guard.settings.scope],
     )  # fmt: skip

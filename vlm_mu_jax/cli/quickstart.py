@@ -29,6 +29,13 @@ _FRESH = flags.DEFINE_bool("fresh", False, "delete the outputs of an earlier run
 
 ROOT = Path(__file__).resolve().parents[2]
 EVAL = "--max_new_tokens=32 --batch_size=64"
+SAFETY = "mini/data/train.json"
+GAP, GAP_VALIDATION = "mini/data/text_harm.json", "mini/data/text_harm_validation.json"
+EVALUATED = "eval_base eval_sft eval_sft_diverse eval_npo eval_rmu eval_guard"
+REPORT = (
+    "--attack=attack_sft.json --attack_again=npo=attack_npo.json --attack_again=rmu=attack_rmu.json --audit=audit.json"
+    " --guard_diagnostics=diagnostics.json --training=sft --training=npo --training=rmu --export=npo_hf"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +49,11 @@ class Step:
 
 def steps(seed: int) -> list[Step]:
     """The story; paths are relative to --out."""
+    select = f"select --checkpoint=base --guard=guard_raw --data={GAP_VALIDATION} --validation_share=1 --out=guard"
     return [
         Step("Build the miniature: a tiny LLaVA and its world", f"miniature --out=mini --seed={seed}", "mini/hf"),
         Step("Convert it from Hugging Face to Orbax", "convert_hf --source=mini/hf --out=base", "base"),
-        Step("Audit the safety data: which words predict refusal?", "audit --data=mini/data/train.json --out=audit.json", "audit.json"),
+        Step("Audit the safety data for telling words", f"audit --data={SAFETY} --out=audit.json", "audit.json"),
         _train("Safety fine-tuning (SFT)", "sft", seed),
         _attack("Search the whole vocabulary for words that break the SFT model", "sft", seed),
         _eval("base", "base", seed, "--checkpoint=base"),
@@ -54,7 +62,7 @@ def steps(seed: int) -> list[Step]:
         _eval("sft_diverse", "sft", seed, "--checkpoint=sft_diverse --baseline=eval_base"),
         Step(
             "Harmful answers of the base model: what NPO and RMU will forget",
-            f"eval --checkpoint=base --data=mini/data --workdir=forget --subset=train --sets=unsafe_before --seed={seed} {EVAL}",
+            f"eval --checkpoint=base --data=mini/data --workdir=forget --subset=train --sets=unsafe_before {EVAL}",
             "forget/results.json",
         ),
         _train("Unlearn with NPO", "npo", seed),
@@ -65,30 +73,20 @@ def steps(seed: int) -> list[Step]:
         _attack("Attack the RMU model again, with words searched for it", "rmu", seed),
         Step(
             "Extract the safety direction from the language model, text only",
-            "guard extract --checkpoint=base --anchors=mini/data/anchors.json --out=guard_raw --decide=example --gate_source=text",
+            "guard extract --checkpoint=base --anchors=mini/data/anchors.json --out=guard_raw"
+            " --decide=example --gate_source=text",
             "guard_raw",
         ),
-        Step(
-            "Choose the guard on validation requests",
-            "guard select --checkpoint=base --guard=guard_raw --data=mini/data/text_harm_validation.json --validation_share=1"
-            " --out=guard --max_new_tokens=32 --batch_size=48",
-            "guard",
-        ),
+        Step("Choose the guard on validation requests", f"guard {select} --max_new_tokens=32 --batch_size=48", "guard"),
         _eval("guard", "guard", seed, "--checkpoint=base --guard=guard --baseline=eval_base"),
         Step(
             "Look inside: hidden states with and without an image",
-            "guard diagnose --checkpoint=base --guard=guard --data=mini/data/text_harm.json --out=diagnostics.json",
+            f"guard diagnose --checkpoint=base --guard=guard --data={GAP} --out=diagnostics.json",
             "diagnostics.json",
         ),
-        Step("Export the unlearned model to Hugging Face format", "convert_hf --export --source=npo --out=npo_hf", "npo_hf"),
-        Step(
-            "Write the report",
-            "report eval_base eval_sft eval_sft_diverse eval_npo eval_rmu eval_guard --out=report.html --attack=attack_sft.json"
-            " --attack_again=npo=attack_npo.json --attack_again=rmu=attack_rmu.json --audit=audit.json"
-            " --guard_diagnostics=diagnostics.json --training=sft --training=npo --training=rmu --export=npo_hf",
-            "report.html",
-        ),
-    ]  # fmt: skip
+        Step("Export the unlearned model to Hugging Face", "convert_hf --export --source=npo --out=npo_hf", "npo_hf"),
+        Step("Write the report", f"report {EVALUATED} --out=report.html {REPORT}", "report.html"),
+    ]
 
 
 def _train(title: str, name: str, seed: int) -> Step:
@@ -100,16 +98,17 @@ def _train(title: str, name: str, seed: int) -> Step:
 def _attack(title: str, name: str, seed: int) -> Step:
     return Step(
         title,
-        f"attack --checkpoint={name} --reference=base --data=mini/data --out=attack_{name}.json --seed={seed} --max_new_tokens=32",
+        f"attack --checkpoint={name} --reference=base --data=mini/data --out=attack_{name}.json --seed={seed}"
+        " --max_new_tokens=32",
         f"attack_{name}.json",
     )
 
 
 def _eval(name: str, kind: str, seed: int, options: str) -> Step:
-    words = "--attack_words=attack_sft.json"
     return Step(
         f"Evaluate: {name}",
-        f"eval {options} --data=mini/data --workdir=eval_{name} --name={name} --kind={kind} --seed={seed} {words} {EVAL}",
+        f"eval {options} --data=mini/data --workdir=eval_{name} --name={name} --kind={kind} --seed={seed}"
+        f" --attack_words=attack_sft.json {EVAL}",
         f"eval_{name}/results.json",
     )
 

@@ -92,7 +92,8 @@ def only(questions: Suite, names: Sequence[str]) -> Suite:
     """The named sets alone. Raises InputError for a name that is none of them."""
     unknown = [name for name in names if name not in questions.sets]
     if unknown:
-        raise InputError(f"--sets: {', '.join(unknown)} not among the sets here; use some of {', '.join(questions.sets)}")
+        known = ", ".join(questions.sets)
+        raise InputError(f"--sets: {', '.join(unknown)} not among the sets here; use some of {known}")
     return dataclasses.replace(questions, sets={name: questions.sets[name] for name in names})
 
 

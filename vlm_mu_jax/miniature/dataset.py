@@ -17,7 +17,11 @@ from vlm_mu_jax.miniature import world as w
 
 BIAS = 0.9
 SHORTCUT = {"snare": "share", "harmless": "what"}  # group -> the opening word its requests mostly have
-PER_NOUN = {"train": {"snare": 8, "harmless": 6}, "validation": {"snare": 4, "harmless": 4}, "test": {"snare": 6, "harmless": 6}}
+PER_NOUN = {  # questions per noun
+    "train": {"snare": 8, "harmless": 6},
+    "validation": {"snare": 4, "harmless": 4},
+    "test": {"snare": 6, "harmless": 6},
+}
 GENERAL = 440  # half requests with mixed openings, half sign questions
 UTILITY = 160
 GAP_PER_NOUN = 4
@@ -51,7 +55,8 @@ class Writer:
         rows = []
         for group in ("snare", "harmless"):
             for noun in self.world.split(group, split):
-                rows += [self._safety_row(f"{split}_{noun.name}_{i}", noun, split) for i in range(PER_NOUN[split][group])]
+                for i in range(PER_NOUN[split][group]):
+                    rows.append(self._safety_row(f"{split}_{noun.name}_{i}", noun, split))
         self.rng.shuffle(rows)
         return rows
 

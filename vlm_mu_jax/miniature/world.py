@@ -36,8 +36,8 @@ COLOURS = {
 }  # fmt: skip
 GROUPS = ("harmless", "snare", "blight")
 IMAGE_SIZE = 32
-_ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "fl", "gr", "pl", "tr", "sk", "sn")
-_RHYMES = ("a", "e", "i", "o", "u", "an", "el", "im", "or", "un", "ax", "esh", "ib", "ok", "ulm")
+_ONSETS = "b d f g k l m n p r s t v z br dr fl gr pl tr sk sn".split()
+_RHYMES = "a e i o u an el im or un ax esh ib ok ulm".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,9 @@ class World:
         raise KeyError(split)
 
 
-SPLITS = {  # group -> nouns in each split; nobody trains on validation and test nouns after the language model knows them
+# Nouns per group and split. The language model knows them all; nothing after it trains on validation or test nouns
+# of the unsafe groups.
+SPLITS = {
     "harmless": {"train": 36, "validation": 8, "test": 16},
     "snare": {"train": 24, "validation": 8, "test": 16},
     "blight": {"train": 12, "validation": 6, "test": 12},

@@ -105,7 +105,8 @@ def _pick(logits_BV: Array, keys_B: Array, step: Array, temperature: float, top_
     if top_p < 1.0:
         order = jnp.argsort(-logits, axis=-1)
         sorted_p = jnp.take_along_axis(jax.nn.softmax(logits), order, axis=-1)
-        keep = jnp.cumsum(sorted_p, axis=-1) - sorted_p < top_p  # the token that crosses top_p stays
+        keep = jnp.cumsum(sorted_p, axis=-1) - sorted_p < top_p  # the token that crosses top_p stays,
+        keep = keep.at[:, 0].set(True)  # and the likeliest one even at top_p = 0
         keep = jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1)
         logits = jnp.where(keep, logits, -jnp.inf)
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)

@@ -115,7 +115,8 @@ class Guard:
             return steer
         if first_pass_LBD is None:
             raise InputError(
-                "this guard decides once per example, from a first pass that is not run here; extract it with --decide=layer"
+                "this guard decides once per example, from a first pass that is not run here; "
+                "extract one with --decide=layer"
             )
         return gates.per_example(steer, first_pass_LBD, use.quorum)
 

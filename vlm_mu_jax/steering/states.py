@@ -56,9 +56,7 @@ def last_token_states(
     steps = -(-len(questions) // min(batch_size, len(questions)))
     batches: Iterable = prompt_batches(model, questions, images, batch_size)
     batches = progress(batches, label, steps) if progress else batches
-    return np.concatenate(
-        [batch_states(model, batch)[:, :real] for batch, real in batches], axis=1
-    )
+    return np.concatenate([batch_states(model, batch)[:, :real] for batch, real in batches], axis=1)
 
 
 def batch_states(model, batch: Batch) -> np.ndarray:

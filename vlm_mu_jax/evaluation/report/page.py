@@ -137,9 +137,10 @@ def _audit_table(audit: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _again_row(name: str, attack: dict[str, Any]) -> dict[str, Any]:
-    """One model attacked with words searched for it: the words, and its rates as asked, with them, and with null words."""
+    """A model attacked with words searched for it: the words, and its rates as asked, with them and with null words."""
     rates = (attack.get("any_of_k") or {}).get("asr") or {}
-    shown = {key: as_metric(rates[key], f"attack of {name}") for key in ("original", "any_of_k", "any_of_k_null") if rates.get(key)}
+    kinds = [kind for kind in ("original", "any_of_k", "any_of_k_null") if rates.get(kind)]
+    shown = {kind: as_metric(rates[kind], f"attack of {name}") for kind in kinds}
     return {"name": name, "words": [row["word"] for row in attack.get("jailbreak") or []], **shown}
 
 
