@@ -135,3 +135,13 @@ def test_unsafe_questions_about_harmless_images_are_left_out(data):
     items = tuple(dataclasses.replace(r, source="vlguard/safe_unsafes") if r.id == "train1" else r for r in data[0])
     kept = campaign.pick(dataclasses.replace(data[0], items=items), "jailbreak", None, 0)
     assert "train1" not in {r.id for r in kept} and len(kept) == 2
+
+
+def test_over_refusal_is_what_tuning_added(model):
+    """A word that was refused before tuning is content; of the others the one whose margin rose most comes first."""
+    words = ("content", "shortcut", "mild", "calm")
+    after = Found(words, np.array([9.0, 8.0, 8.5, -5.0], np.float32), np.array([0, 2, 1]), np.empty((0, 0)), np.empty(0), 0)
+    before = dataclasses.replace(after, margins_W=np.array([7.0, -9.0, -1.0, -5.0], np.float32))
+    assert Campaign._ranked("over_refuse", after, before) == ["shortcut", "mild", "calm"]
+    assert Campaign._ranked("over_refuse", after, None) == ["content", "mild", "shortcut"]
+    assert Campaign._ranked("jailbreak", after, before) == ["content", "mild", "shortcut"]

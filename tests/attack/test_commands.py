@@ -22,7 +22,7 @@ def run(root, name, *flags):
 def data(tmp_path_factory):
     """VLGuard files: "share" opens unsafe questions, "what" safe ones."""
     folder = tmp_path_factory.mktemp("data")
-    for split, count in (("train", 16), ("test", 6)):
+    for split, count in (("train", 16), ("validation", 4), ("test", 6)):
         (folder / split).mkdir()
         rows = []
         for i in range(count):
@@ -79,6 +79,7 @@ def test_attack_writes_what_it_found(root, data, checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert found["schema"] == 1 and len(found["jailbreak"]) == len(found["over_refuse"]) == 2
+    assert found["search_split"] == "validation" and not found["with_reference"]
     assert found["openings"]["source"] == "data" and found["judge"] == "keyword"
     assert found["vocabulary_size"] > 20 and found["n_verify"] == {"jailbreak": 3, "over_refuse": 3}
     assert (tmp_path / "attack.answers.jsonl").exists() and "null" in done.stdout

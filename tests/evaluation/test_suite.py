@@ -118,3 +118,10 @@ def test_opening_words_as_list_or_object(tmp_path):
     (tmp_path / "openings.json").write_text("[1]")
     with pytest.raises(InputError, match="list of words"):
         suite.openings(tmp_path)
+
+
+def test_some_sets_can_be_asked_alone(data_dir):
+    found = build(data_dir)
+    assert list(suite.only(found, ["utility", "unsafe_before"]).sets) == ["utility", "unsafe_before"]
+    with pytest.raises(InputError, match="nonsense not among the sets here.*unsafe_before"):
+        suite.only(found, ["utility", "nonsense"])

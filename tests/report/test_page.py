@@ -189,3 +189,12 @@ def test_build_never_overwrites_a_run(tmp_path):
 def test_the_same_input_gives_the_same_bytes(story):
     runs, evidence = story
     assert page.render(content.collect(runs, **evidence)) == page.render(content.collect(runs, **evidence))
+
+
+def test_models_attacked_again_have_their_own_table(tmp_path, story):
+    rate = {"value": 0.25, "n": 8, "k": 2, "low": 0.07, "high": 0.59}
+    attack = {"jailbreak": [{"word": "wug<b>"}], "any_of_k": {"asr": {"original": rate, "any_of_k": rate}}}
+    (tmp_path / "again.json").write_text(json.dumps(attack))
+    text = page.render(content.collect(story[0], attack_again={"npo": tmp_path / "again.json"}))
+    assert "Attacked again" in text and "wug&lt;b&gt;" in text and "wug<b>" not in text
+    assert "Attacked again" not in page.render(content.collect(story[0]))
