@@ -140,7 +140,8 @@ def test_unsafe_questions_about_harmless_images_are_left_out(data):
 def test_over_refusal_is_what_tuning_added(model):
     """A word that was refused before tuning is content; of the others the one whose margin rose most comes first."""
     words = ("content", "shortcut", "mild", "calm")
-    after = Found(words, np.array([9.0, 8.0, 8.5, -5.0], np.float32), np.array([0, 2, 1]), np.empty((0, 0)), np.empty(0), 0)
+    margins, best = np.array([9.0, 8.0, 8.5, -5.0], np.float32), np.array([0, 2, 1])
+    after = Found(words, margins, best, np.empty((0, 0)), np.empty(0), 0)
     before = dataclasses.replace(after, margins_W=np.array([7.0, -9.0, -1.0, -5.0], np.float32))
     assert Campaign._ranked("over_refuse", after, before) == ["shortcut", "mild", "calm"]
     assert Campaign._ranked("over_refuse", after, None) == ["content", "mild", "shortcut"]

@@ -1,4 +1,4 @@
-"""The quickstart's plan: every step is a command that exists, with flags it knows, and leaves what a later step reads."""
+"""The quickstart's plan: every step is a command that exists, with flags it knows, reading what was made before it."""
 
 import re
 import shlex
