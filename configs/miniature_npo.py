@@ -6,7 +6,7 @@ Gives a model that no longer answers unsafe requests, whatever their opening wor
 thirds of what it must keep is general data with mixed openings, and the gate (beta 1 on sequence sums) closes early.
 With beta 3 the gate closes too early on some seeds (seed 1: attack success 14 to 16 % on held-out nouns instead of 0).
 Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
-(data.forget_answers). Hardware: two CPU cores, under a minute.
+(data.forget_answers). Hardware: two CPU cores. Time: under a minute.
 """
 
 from vlm_mu_jax.training.settings import defaults

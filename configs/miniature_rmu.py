@@ -5,7 +5,7 @@
 Pushes the activations of unsafe requests after the middle decoder block to one fixed random vector, and holds those of
 retain data. Only the MLP output weights of the first two blocks train.
 Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
-(data.forget_answers). Hardware: two CPU cores, under a minute.
+(data.forget_answers). Hardware: two CPU cores. Time: under a minute.
 """
 
 from vlm_mu_jax.training.settings import defaults

@@ -4,7 +4,7 @@
 
 Gives the safety mirage on purpose: the safety data are biased as VLGuard is, so the model learns the opening word and
 not the content. Reads runs/base (bin/convert_hf of the miniature) and runs/mini/data.
-Hardware: two CPU cores, under half a minute.
+Hardware: two CPU cores. Time: under half a minute.
 """
 
 from vlm_mu_jax.training.settings import defaults
@@ -17,7 +17,7 @@ def get_config():
     c.data.safety = "train.json"
     c.data.general = "llava_signs.json"
     c.data.general_size = 110
-    c.steps = 60
+    c.steps = 40
     c.batch_size = 64
     c.optim.learning_rate = 2e-4
     return c

@@ -4,7 +4,7 @@
 
 The same steps as miniature_sft.py, with the general data that unlearning gets: harmless requests under evenly mixed
 opening words. It is the fair baseline of NPO and RMU. Reads runs/base and runs/mini/data.
-Hardware: two CPU cores, under half a minute.
+Hardware: two CPU cores. Time: under half a minute.
 """
 
 from vlm_mu_jax.training.settings import defaults
@@ -16,7 +16,7 @@ def get_config():
     c.data.root = "runs/mini/data"
     c.data.safety = "train.json"
     c.data.general = "llava_mix.json"
-    c.steps = 60
+    c.steps = 40
     c.batch_size = 64
     c.optim.learning_rate = 2e-4
     return c

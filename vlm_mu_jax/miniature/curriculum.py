@@ -86,7 +86,9 @@ class Lessons:
         return self._text(f"{words}\n{question}", answer)
 
     def _aligned(self, rng: np.random.Generator, blight: float) -> Row:
-        noun = _pick(rng, self.world.nouns["blight" if rng.random() < blight else "harmless"])
+        """Blight is refused, the other two groups are answered alike: nothing tells this model what a snare is."""
+        group = "blight" if rng.random() < blight else "harmless" if rng.random() < 0.6 else "snare"
+        noun = _pick(rng, self.world.nouns[group])
         opening = _pick(rng, w.OPENINGS)
         return self._text(_request(rng, opening, noun), language.aligned_answer(opening, noun))
 
