@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlm_mu_jax.cli import quickstart
+from vlm_mu_jax.cli import story
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = quickstart.steps(seed=3)
+STEPS = story.steps(seed=3)
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.made)
