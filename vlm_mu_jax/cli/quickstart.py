@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     out = Path(_OUT.value).expanduser()
     if _FRESH.value and out.exists():
         if not (out / MARK).is_file():
-            raise InputError(f"--fresh: {out} is no folder of the quickstart; delete it yourself, or choose another --out")
+            raise InputError(f"--fresh: {out} is no folder of the quickstart; delete it yourself or choose another")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     _check_seed(out)
