@@ -75,7 +75,7 @@ def _attack(title: str, name: str, seed: int) -> Step:
     return Step(
         title,
         f"attack --checkpoint={name} --reference=base --data=mini/data --out=attack_{name}.json --seed={seed}"
-        " --max_new_tokens=32",
+        " --shortlist=64 --max_new_tokens=32 --batch_size=64",
         f"attack_{name}.json",
     )
 
