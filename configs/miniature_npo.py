@@ -4,7 +4,7 @@
 
 Gives a model that no longer answers unsafe requests, whatever their opening word, and still answers harmless ones: two
 thirds of what it must keep is general data with mixed openings, and the gate (beta 1 on sequence sums) closes early.
-With beta 3 the gate closes too early on some seeds (seed 1: attack success 14 to 16 % on held-out nouns instead of 0).
+With beta 3 it can close too early: on seed 1 of an earlier form of this world attack success stayed at 14 to 16 %.
 Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
 (data.forget_answers). Hardware: two CPU cores. Time: under a minute.
 """
