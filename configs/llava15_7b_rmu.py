@@ -2,6 +2,7 @@ r"""Unlearning of LLaVA-1.5-7B with RMU on VLGuard: the seed code's settings for
 
     bin/train --config=configs/llava15_7b_rmu.py --config.model.init=runs/llava \
       --config.data.root=DATA --workdir=runs/rmu7b
+    bin/plan --config=configs/llava15_7b_rmu.py --topology=TOPOLOGY
 
 DATA and data.forget_answers as in llava15_7b_npo.py.
 Source: OPTML-Group/VLM-Safety-Unlearn scripts/v1_5/finetune_unlearn.sh: activations after decoder layer 7 are steered
@@ -10,8 +11,7 @@ Source: OPTML-Group/VLM-Safety-Unlearn scripts/v1_5/finetune_unlearn.sh: activat
 retain records at a global batch of 8. Means over the width as in that code, but padding counts nothing.
 The paper's own layer and c are not known. Published for its RMU model (not by us): ASR after the attack 10.18 %,
 RR 7.56 %.
-Hardware: with three slices and the projector trained, gradients and moments take about 2 GB; the 13.5 GB of bfloat16
-weights are split by mesh.fsdp. Time: not measured here.
+Hardware: see bin/plan. Time: not measured.
 """
 
 from vlm_mu_jax.training.settings import defaults
@@ -20,6 +20,7 @@ from vlm_mu_jax.training.settings import defaults
 def get_config():
     c = defaults("rmu", layer=7)
     c.model.init = "runs/llava"
+    c.model.like = "llava-1.5-7b"
     c.model.remat = "full"
     c.data.safety = "train.json"
     c.data.general = "llava_v1_5_mix665k.json"

@@ -6,6 +6,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from vlm_mu_jax.cli.command import leave_out_absent_tpu
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Environment variables, so that the commands and the many-device scripts that tests start inherit them too.
@@ -13,6 +15,7 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # [B, D] + [D] must be written
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["VLM_MU_CACHE"] = "off"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+leave_out_absent_tpu()  # the compiler is installed for the tests of bin/plan
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch would start as many threads as there are cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

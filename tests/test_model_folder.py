@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 import vlm_mu_jax
+from tests.multidevice.start import run_together
 from vlm_mu_jax import model_folder
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
 from vlm_mu_jax.parallel.mesh import make_mesh
+from vlm_mu_jax.stored_params import Reader
 
 HF = {
     "model_type": "llava",
@@ -70,7 +72,9 @@ def test_numpy_and_jax_params_are_written_alike(tmp_path):
         tmp_path / "b", jax.tree.map(jnp.asarray, params), HF, None, "plain", "llava_v4", {}
     )
     for path, leaf in flatten(params).items():
-        np.testing.assert_array_equal(model_folder.read_leaf(tmp_path / "b", path), leaf)
+        np.testing.assert_array_equal(
+            Reader(tmp_path / "b" / "params").read(path, None, np.empty(99999, np.uint8)), leaf
+        )
 
 
 def test_loading_onto_a_mesh_uses_its_shardings(tmp_path):
@@ -80,6 +84,32 @@ def test_loading_onto_a_mesh_uses_its_shardings(tmp_path):
     for path, leaf in flatten(model.params).items():
         assert leaf.sharding.mesh == mesh
         np.testing.assert_array_equal(leaf, flatten(params)[path])
+
+
+TOGETHER = """
+import sys
+import jax
+source, out, address, processes, process = sys.argv[1:]
+jax.distributed.initialize(address, int(processes), int(process))
+from tests.test_model_folder import HF
+from vlm_mu_jax import load, model_folder
+from vlm_mu_jax.parallel.mesh import make_mesh
+model = load(source, mesh=make_mesh(2, 2, 2), with_processor=False)
+for _ in range(2):  # the second replaces the first
+    model_folder.write_model_folder(out, model.params, HF, source, "plain", "llava_v4", {"made": "together"})
+"""
+
+
+def test_several_processes_write_one_folder(tmp_path):
+    source, params = write(tmp_path / "m")
+    (source / "tokenizer.json").write_text("{}")
+    command = [sys.executable, "-c", TOGETHER, str(source), str(tmp_path / "out" / "n")]
+    run_together(command, 2, 4, tmp_path / "xla")
+    model = vlm_mu_jax.load(tmp_path / "out" / "n", with_processor=False)
+    for path, leaf in flatten(model.params).items():
+        np.testing.assert_array_equal(leaf, flatten(params)[path])
+    assert json.loads((model.folder / "provenance.json").read_text()) == {"made": "together"}
+    assert (model.folder / "tokenizer.json").is_file() and len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_a_workdir_stands_for_its_final_model(tmp_path):

@@ -75,6 +75,15 @@ def test_links_and_commands_in_the_guides_exist(guide):
         assert (ROOT / "configs" / config).exists(), f"{guide.name} names configs/{config}"
 
 
+def defined_flags(source: Path) -> set[str]:
+    """Flags of a command and of the modules of cli/ that it takes flags from (cluster and the like)."""
+    text = source.read_text()
+    names = re.findall(r"^from vlm_mu_jax\.cli import (.+)$", text, flags=re.MULTILINE)
+    beside = [source.with_name(f"{name.strip()}.py") for line in names for name in line.split(",")]
+    texts = [text, *(path.read_text() for path in beside if path.exists())]
+    return {flag for text in texts for flag in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)}
+
+
 @pytest.mark.parametrize("guide", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda path: path.name)
 def test_flags_in_the_guides_exist(guide):
     """Each `bin/NAME --flag` of a guide is defined in that command (config overrides are not looked at)."""
@@ -82,6 +91,6 @@ def test_flags_in_the_guides_exist(guide):
         source = ROOT / "vlm_mu_jax" / "cli" / f"{name}.py"
         if not source.exists():
             continue
-        defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source.read_text())) | {"help", "debug"}
+        defined = defined_flags(source) | {"help", "debug"}
         used = set(re.findall(r"--(?!config\.)(\w+)", arguments))
         assert used <= defined, f"{guide.name}: bin/{name} has no {used - defined}"

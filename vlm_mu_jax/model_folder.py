@@ -2,35 +2,36 @@
 
 - config.json: the Hugging Face config, unchanged
 - tokenizer*, preprocessor_config.json ...: tokenizer and image processor files, unchanged
-- params/: Orbax, the parameters alone, uncompressed
+- params/: Orbax, the parameters alone, uncompressed (see stored_params.py)
+- original/: of an original LLaVA checkpoint, its own config and tokenizer files (see convert/original.py)
 - vlm_mu_jax.json: {"format", "template", "dialect", "dtype"}
 - provenance.json: where the weights come from
 """
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from vlm_mu_jax import stored_params
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.folders import complete_folder
+from vlm_mu_jax.folders import complete_folder, partial_folder
 from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
-from vlm_mu_jax.parallel import rules
+from vlm_mu_jax.parallel import distributed
 
 FORMAT = 1
 SETTINGS = "vlm_mu_jax.json"
 PARAMS = "params"
+ORIGINAL = "original"
 # Everything that travels with the weights. Patterns, because tokenizers differ in the files they need.
 COMPANION_FILES = (
     "tokenizer*.json",
@@ -45,7 +46,6 @@ COMPANION_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-_CHUNK_BYTES = 256 * 2**20  # pieces of a stacked array that can be read (by another mesh) on their own
 _PACKAGES = (
     "jax",
     "jaxlib",
@@ -88,7 +88,8 @@ def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_process
         from vlm_mu_jax.data.prompts import Processor  # brings in transformers
 
         processor = Processor.from_folder(folder, cfg, template=template)
-    return Model(load_params(folder, cfg, mesh), cfg, processor, folder)
+    params = stored_params.load(folder / PARAMS, llava.param_specs(cfg), mesh)
+    return Model(params, cfg, processor, folder)
 
 
 def find(folder: str | Path) -> Path:
@@ -138,6 +139,8 @@ def write_model_folder(
 ) -> Path:
     """Writes a model folder; it appears under its name only when it is complete.
 
+    In a job of several processes all must call it, with their shards of `params`; process 0 writes the rest.
+
     Args:
       out: the folder; an earlier model folder there is replaced.
       params: nested dict of arrays (numpy or jax) that fits `hf_config`.
@@ -148,78 +151,49 @@ def write_model_folder(
       provenance: content of provenance.json.
     """
     cfg = config_lib.from_hf(dict(hf_config))
-    params_lib.check_params(dict(params), llava.param_specs(cfg), str(out))
-    dtypes = {str(leaf.dtype) for leaf in params_lib.flatten(params).values()}
+    specs = llava.param_specs(cfg)
+    params_lib.check_params(dict(params), specs, str(out))
+    dtypes = [leaf.dtype for leaf in params_lib.flatten(params).values()]
+    one = complete_folder(out, marker=SETTINGS) if distributed.first() else contextlib.nullcontext(partial_folder(out))
+    with one as folder:
+        if distributed.first():
+            if files_from is not None:
+                copy_companions(files_from, folder)
+            write_facts(folder, hf_config, dtypes, template, dialect, provenance)
+        distributed.sync("model folder begun")
+        stored_params.save(folder / PARAMS, params, specs)
+    distributed.sync("model folder complete")
+    return Path(out)
+
+
+def write_facts(
+    folder: Path, hf_config: Mapping[str, Any], dtypes: Iterable[Any], template: str, dialect: str,
+    provenance: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Writes everything about the parameters but themselves; arguments as for `write_model_folder`.
+
+    Args:
+      dtypes: of the parameters.
+    """
+    kinds = {str(dtype) for dtype in dtypes}
     settings = {
         "format": FORMAT,
         "template": template,
         "dialect": dialect,
-        "dtype": dtypes.pop() if len(dtypes) == 1 else "mixed",
+        "dtype": kinds.pop() if len(kinds) == 1 else "mixed",
     }
-    with complete_folder(out, marker=SETTINGS) as folder:
-        if files_from is not None:
-            copy_companions(files_from, folder)
-        write_json(folder / "config.json", hf_config)
-        write_json(folder / "provenance.json", provenance)
-        write_json(folder / SETTINGS, settings)
-        _save(folder / PARAMS, params)
-    return Path(out)
+    write_json(folder / "config.json", hf_config)
+    write_json(folder / "provenance.json", provenance)
+    write_json(folder / SETTINGS, settings)
 
 
-def load_params(
-    folder: str | Path, cfg: config_lib.LlavaConfig, mesh: jax.sharding.Mesh | None = None
-) -> params_lib.Params:
-    """Restores the parameters as jax arrays, in the dtype they were saved in.
-
-    Args:
-      folder: a model folder.
-      cfg: its config; the stored shapes must be exactly those it calls for.
-      mesh: sharded over it by the rule table; None = all on the first device.
-
-    Raises:
-      InputError: the weights are another model's, or cannot be read.
-    """
-    import orbax.checkpoint as ocp
-
-    folder = Path(folder).absolute()
-    specs = llava.param_specs(cfg)
-    stored = stored_arrays(folder)
-    params_lib.check_params(stored, specs, str(folder))
-    if mesh is None:
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: here, stored)
-    else:
-        shardings = rules.shardings(specs, mesh)
-    arguments = jax.tree.map(lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), shardings)
-    return _restore(folder, stored, arguments)
-
-
-def read_leaf(folder: Path, path: str) -> np.ndarray:
-    """One parameter ("decoder/embed_VD") as numpy, without reading the others."""
-    import orbax.checkpoint as ocp
-
-    item, arguments = (params_lib.unflatten({path: value}) for value in (0, ocp.RestoreArgs(restore_type=np.ndarray)))
-    return params_lib.flatten(_restore(Path(folder), item, arguments, partial_restore=True))[path]
-
-
-def stored_arrays(folder: Path) -> dict[str, Any]:
-    """Tree of what params/ holds: leaves have `shape` and `dtype`.
-
-    Raises:
-      InputError: it cannot be read.
-    """
-    with _explained(folder):
-        metadata = _checkpointer().metadata(folder / PARAMS).item_metadata
-        if metadata is None:
-            raise FileNotFoundError("the list of arrays is missing")
-        return dict(metadata.tree)
-
-
-def copy_companions(source: str | Path, out: Path) -> list[str]:
-    """Copies tokenizer and processor files; returns their names."""
+def copy_companions(source: str | Path, out: Path, original: bool = True) -> list[str]:
+    """Copies tokenizer and processor files, and `original/` if there is one and it is wanted; returns their names."""
     found = sorted({path for pattern in COMPANION_FILES for path in Path(source).glob(pattern) if path.is_file()})
     for path in found:
         shutil.copyfile(path, out / path.name)
+    if original and (Path(source) / ORIGINAL).is_dir():
+        shutil.copytree(Path(source) / ORIGINAL, out / ORIGINAL)
     return [path.name for path in found]
 
 
@@ -258,46 +232,3 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _save(path: Path, params: Mapping[str, Any]) -> None:
-    """Orbax, OCDBT without compression: weights do not shrink, and reading stays as fast as the disk."""
-    import orbax.checkpoint as ocp
-
-    cpu = jax.local_devices(backend="cpu")[0]
-
-    def shared(leaf: Any) -> Any:
-        """numpy -> CPU array over the same memory; Orbax would copy a numpy array once more."""
-        return jax.device_put(leaf, cpu, may_alias=True) if isinstance(leaf, np.ndarray) else leaf
-
-    tree = jax.tree.map(shared, dict(params))
-    pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
-    _checkpointer().save(path.absolute(), args=ocp.args.PyTreeSave(tree, save_args=pieces))
-
-
-def _restore(folder: Path, item: Any, arguments: Any, partial_restore: bool = False) -> params_lib.Params:
-    import orbax.checkpoint as ocp
-
-    request = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=partial_restore)
-    with _explained(folder):
-        return _checkpointer().restore(folder.absolute() / PARAMS, args=request)
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise on missing or damaged files becomes one line."""
-    if not (folder / PARAMS).is_dir():
-        raise InputError(f"{folder / PARAMS}: missing; convert or train the model again")
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        what = f"cannot be read ({type(error).__name__}: {reason})"
-        raise InputError(f"{folder / PARAMS}: {what}; convert or train the model again") from error
-
-
-@functools.cache
-def _checkpointer() -> Any:
-    import orbax.checkpoint as ocp
-
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False))

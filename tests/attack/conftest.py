@@ -25,7 +25,10 @@ def tokenizers_by_kind():
 
 
 def build(kind: str):
-    """A trained tokenizer with <unk>, <s>, </s>, <pad> and <image>."""
+    """A trained tokenizer with <unk>, <s>, </s>, <pad> and <image>.
+
+    "no_split" merges across spaces and line ends, which makes candidates differ from the place before their word.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -37,9 +40,11 @@ def build(kind: str):
         trainer = trainers.WordLevelTrainer(special_tokens=special)
     else:
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-        level = kind == "byte_level"
+        level = kind in ("byte_level", "no_split")
         tokenizer.pre_tokenizer = (
-            pre_tokenizers.ByteLevel(add_prefix_space=False) if level else pre_tokenizers.Metaspace()
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "no_split")
+            if level
+            else pre_tokenizers.Metaspace()
         )
         tokenizer.decoder = decoders.ByteLevel() if level else decoders.Metaspace()
         alphabet = pre_tokenizers.ByteLevel.alphabet() if level else []
@@ -61,20 +66,26 @@ class TinyModel:
     folder: Path = Path("tiny")
 
 
-def tiny_model(seed: int = 0, vision: bool = True, kind: str = "byte_level", loud: float = 6.0) -> TinyModel:
-    """A random LLaVA with grouped queries and a subword tokenizer, so that some words are several tokens."""
+def tiny_processor(kind: str = "byte_level", vision: bool = True) -> Processor:
+    """For a LLaVA with grouped queries and a subword tokenizer, so that some words are several tokens."""
     tokenizer = build(kind)
-    image_id = tokenizer.convert_tokens_to_ids("<image>") if vision else None
     cfg = LlavaConfig(
         text=TextConfig(V=len(tokenizer), D=32, L=2, N=4, K=2, H=8, F=48, max_positions=256),
         vision=VisionConfig(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
-        image_token_id=image_id, bos_id=1, eos_ids=(2,), pad_id=3,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>") if vision else None,
+        bos_id=1, eos_ids=(2,), pad_id=3,
     )  # fmt: skip
-    params = init_params(param_specs(cfg), jax.random.key(seed))
+    settings = ImageSettings(size=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3) if vision else None
+    return Processor(tokenizer, settings, "llava_hf", cfg)
+
+
+def tiny_model(seed: int = 0, vision: bool = True, kind: str = "byte_level", loud: float = 6.0) -> TinyModel:
+    """A random LLaVA."""
+    processor = tiny_processor(kind, vision)
+    params = init_params(param_specs(processor.cfg), jax.random.key(seed))
     # Default initialisation leaves the blocks almost silent; louder ones make every test about something.
     params = jax.tree.map(lambda leaf: leaf * loud if leaf.ndim > 1 else leaf, params)
-    settings = ImageSettings(size=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3) if vision else None
-    return TinyModel(params, cfg, Processor(tokenizer, settings, "llava_hf", cfg))
+    return TinyModel(params, processor.cfg, processor)
 
 
 @pytest.fixture(scope="session")

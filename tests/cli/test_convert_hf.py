@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.convert.hf_checkpoints import make_llava, save
+from tests.convert.original_checkpoints import make_original, save_clip, save_original
 from vlm_mu_jax.cli.convert_hf import __doc__ as doc
 
 
@@ -48,6 +49,18 @@ def test_flags_that_do_nothing_are_refused(root, checkpoint, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     done = convert_hf(root, "--template=nonsense", f"--source={checkpoint}", f"--out={tmp_path / 'x'}")
     assert done.returncode == 2 and "--template=nonsense" in done.stderr
+
+
+def test_an_original_llava_with_its_tower_in_another_folder(root, tmp_path):
+    theirs = make_original(0)
+    source, clip = save_original(theirs, tmp_path / "llava", tower_inside=False), save_clip(theirs, tmp_path / "clip")
+    done = convert_hf(root, f"--source={source}", f"--out={tmp_path / 'ours'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "--vision_tower" in done.stderr
+    done = convert_hf(root, f"--source={source}", f"--vision_tower={clip}", f"--out={tmp_path / 'ours'}")
+    assert done.returncode == 0 and "template vicuna_v1, from llava_original_split" in done.stdout
+    assert "Warning" not in done.stderr, done.stderr
+    done = convert_hf(root, "--export", "--as=adapter", f"--source={tmp_path / 'ours'}", f"--out={tmp_path / 'x'}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "it trained no LoRA" in done.stderr
 
 
 def test_help_shows_the_example(root):

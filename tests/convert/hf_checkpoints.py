@@ -12,6 +12,8 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -76,15 +78,35 @@ def make_llava(
         image_token_index=text_config.vocab_size - 1,
         **fixed,
     )
-    return _randomise(LlavaForConditionalGeneration(config), seed)
+    return randomise(LlavaForConditionalGeneration(config), seed)
+
+
+def make_llava_next(
+    seed: int, text: dict | None = None, vision: dict | None = None, mistral: bool = False, **fixed: Any
+) -> LlavaNextForConditionalGeneration:
+    """A LLaVA-NeXT with drawn sizes, all weights random and five ways to tile an image, as the released ones have."""
+    text_config = (MistralConfig if mistral else LlamaConfig)(
+        **draw_text(seed, **{"max_position_embeddings": 512} | (text or {}))
+    )
+    vision_config = draw_vision(seed, **(vision or {}))
+    side = vision_config["image_size"]
+    tiled = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
+    config = LlavaNextConfig(
+        text_config=text_config,
+        vision_config=CLIPVisionConfig(**vision_config),
+        image_token_index=text_config.vocab_size - 1,
+        image_grid_pinpoints=[[side * down, side * across] for down, across in tiled],
+        **fixed,
+    )
+    return randomise(LlavaNextForConditionalGeneration(config), seed)
 
 
 def make_llama(seed: int, **fixed: Any) -> LlamaForCausalLM:
-    return _randomise(LlamaForCausalLM(LlamaConfig(**draw_text(seed, **fixed))), seed)
+    return randomise(LlamaForCausalLM(LlamaConfig(**draw_text(seed, **fixed))), seed)
 
 
 def make_mistral(seed: int, **fixed: Any) -> MistralForCausalLM:
-    return _randomise(MistralForCausalLM(MistralConfig(**draw_text(seed, **fixed))), seed)
+    return randomise(MistralForCausalLM(MistralConfig(**draw_text(seed, **fixed))), seed)
 
 
 def save(model: PreTrainedModel, folder: Path, **options: Any) -> Path:
@@ -99,7 +121,7 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
 
 
-def _randomise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+def randomise(model: torch.nn.Module, seed: int) -> Any:
     """Weights large enough that every one of them moves the logits; new models have zero biases and unit norms."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -109,5 +131,6 @@ def _randomise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
                 weight.copy_(1 + 0.2 * noise)
             else:
                 weight.copy_(noise * (0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5))
-    model.tie_weights()
+    if isinstance(model, PreTrainedModel):
+        model.tie_weights()
     return model.eval()

@@ -15,7 +15,7 @@ from vlm_mu_jax.convert.tensor_files import INDEX, SINGLE
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.llava import param_specs
 
-LLAVA_DIALECTS = [d.name for d in names.DIALECTS.values() if d.vision]
+LLAVA_DIALECTS = [d.name for d in names.DIALECTS.values() if d.vision and "original" not in d.name]
 
 
 def tensors(folder):

@@ -65,3 +65,17 @@ def test_only_recomputed_buffers_are_ignored():
     assert names.is_ignored("language_model.model.layers.0.self_attn.rotary_emb.inv_freq")
     assert names.is_ignored("vision_tower.vision_model.embeddings.position_ids")
     assert not names.is_ignored("vision_tower.vision_model.embeddings.position_embedding.weight")
+
+
+def test_the_text_half_of_clip_is_told_from_the_tower():
+    text = ("text_model.embeddings.position_ids", "text_projection.weight", "visual_projection.weight", "logit_scale")
+    assert all(names.is_clip_text(key) for key in text)
+    dialect = names.DIALECTS["llava_v5"]
+    tower = [slot.key.removeprefix(dialect.vision) for slot in names.slots(LLAVA, dialect) if "vision" in slot.path]
+    assert tower and not any(names.is_clip_text(prefix + key) for key in tower for prefix in ("", "vision_model."))
+
+
+def test_adapters_have_the_module_names_of_the_class_that_loads_the_base():
+    assert names.for_adapters("llava_v4", LLAVA).name == "llava_modules_v5"
+    assert names.for_adapters("llava_original_split", LLAVA).name == "llava_original"
+    assert names.for_adapters("text", LLAMA).name == "text"

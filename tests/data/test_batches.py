@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vlm_mu_jax.data.batches import Row, Stream, row
+from vlm_mu_jax.data.batches import Row, Stream, bucket_lengths, row
 from vlm_mu_jax.data.prompts import Example
 from vlm_mu_jax.errors import InputError
 
@@ -30,6 +30,21 @@ def test_every_row_comes_once_per_epoch_whatever_the_batch_size():
     order = [int(i) for k in range(5) for i in stream.indices(k)]  # two epochs of ten rows in five batches
     assert Counter(order[:10]) == Counter(order[10:]) == Counter(range(10))
     assert order[:10] != order[10:]
+
+
+def test_pairs_stay_together_and_know_when_they_cannot():
+    lead = Stream(rows(10), 4, 3, name="forget")
+    other = Stream(rows(10)[::-1], 4, 3, name="preferred", order_of=lead)
+    alone = Stream(rows(10)[::-1], 4, 3, name="preferred")
+    assert any((alone.indices(k) != lead.indices(k)).any() for k in range(4))
+    other = other.with_reference(np.arange(10, dtype=np.float32))
+    for k in range(8):
+        np.testing.assert_array_equal(other.indices(k), lead.indices(k))
+        np.testing.assert_array_equal(other[k].reference_nll_B, lead.indices(k))
+    assert other.fingerprint() != alone.fingerprint()
+    for count, batch in ((9, 4), (10, 2)):
+        with pytest.raises(InputError, match="preferred and forget are pairs"):
+            Stream(rows(count), batch, 3, name="preferred", order_of=lead)
 
 
 def test_seed_and_name_decide_the_order():
@@ -96,10 +111,78 @@ def test_the_loss_is_on_the_answer():
         ([], {}, "is empty"),
         ([Row("bad", (1, 2), (True, False))], {}, "'bad' has no answer tokens"),
         ([Row("bad", (1, 2), (True,))], {}, "'bad': 2 tokens but 1 mask"),
-        (rows(4), {"length": 4}, "more than length 4"),
+        (rows(4), {"lengths": (4,)}, "more than length 4"),
         (rows(4), {"batch_size": 0}, "at least 1"),
     ],
 )
 def test_bad_rows_are_named(made, options, message):
     with pytest.raises(InputError, match=message):
         Stream(made, **{"batch_size": 2, "seed": 0, **options})
+
+
+def ragged(count=45, seed=0):
+    """Rows of 3 to 40 tokens, the last third of them (at least one) with the loss."""
+    made = []
+    for i, n in enumerate(np.random.default_rng(seed).integers(3, 41, count)):
+        answer = max(int(n) // 3, 1)
+        made.append(Row(f"r{i}", (i,) * int(n), (False,) * (int(n) - answer) + (True,) * answer))
+    return made
+
+
+def test_bucket_lengths_hold_every_row_and_are_no_more_than_asked_for():
+    made = ragged()
+    longest = max(len(one.ids) for one in made)
+    for count in (1, 3, 50):
+        lengths = bucket_lengths(made, count)
+        assert len(lengths) <= count and list(lengths) == sorted(set(lengths))
+        assert longest <= lengths[-1] < longest + 8 and all(length % 8 == 0 for length in lengths)
+    assert len(bucket_lengths(made, 3)) == 3
+
+
+def test_buckets_keep_every_epoch_whole_and_save_padding():
+    made = ragged()
+    plain, bucketed = Stream(made, 4, 0), Stream(made, 4, 0, lengths=bucket_lengths(made, 3))
+    size = 45 // 4  # batches in a chunk, since an epoch has no more
+    for c in range(9):  # four and a half epochs hold the ends of epochs in every place of a chunk
+        chunk = range(c * size, c * size + size)
+        rows, wanted = (Counter(int(i) for k in chunk for i in stream.indices(k)) for stream in (bucketed, plain))
+        assert rows == wanted
+    epoch = 45 * size  # a multiple of both the rows and the rows of a chunk
+    seen = Counter(int(i) for k in range(epoch) for i in bucketed.indices(k))
+    assert seen == dict.fromkeys(range(45), 4 * size)
+    shapes = [bucketed[k].batch.tokens_BT.shape[1] for k in range(epoch)]
+    assert set(shapes) == set(bucketed.lengths) and sum(shapes) < 0.8 * epoch * plain.lengths[0]
+
+
+def test_no_batch_of_a_bucket_meets_a_row_twice_within_an_epoch():
+    made = ragged()
+    stream = Stream(made, 4, 0, lengths=bucket_lengths(made, 3))
+    twice = sum(len(set(stream.indices(k).tolist())) < 4 for k in range(11 * 20))
+    plain = Stream(made, 4, 0)
+    assert twice <= sum(len(set(plain.indices(k).tolist())) < 4 for k in range(11 * 20)) + 2  # at ends of epochs only
+
+
+def test_bucketed_batches_are_a_function_of_the_step_alone():
+    made = ragged()
+    one, other = (Stream(made, 4, 3, lengths=(16, 40)) for _ in range(2))
+    forward = [one.indices(k).tolist() for k in range(40)]
+    assert [other.indices(k).tolist() for k in reversed(range(40))] == forward[::-1]
+    assert one.fingerprint() != Stream(made, 4, 3, lengths=(24, 40)).fingerprint()
+
+
+def test_the_window_holds_all_loss_tokens_and_the_one_before_the_first():
+    stream = Stream(ragged(), 4, 0, lengths=(16, 24, 40))
+    widths = {}
+    for k in range(60):
+        batch = stream[k]
+        T, window = batch.mask_BT.shape[1], batch.window_BW
+        widths.setdefault(T, set()).add(window.shape[1])
+        for mask, places in zip(batch.mask_BT, window, strict=True):
+            assert (np.diff(places) == 1).all() and 0 <= places[0] and places[-1] < T
+            assert mask[places].sum() == mask.sum() and np.flatnonzero(mask)[0] - 1 in places
+    assert all(len(found) == 1 and max(found) < T for T, found in widths.items())
+
+
+def test_where_everything_carries_the_loss_there_is_no_window():
+    rows = [Row("a", (1, 2, 3, 4, 5), (False, True, True, True, True))]
+    assert Stream(rows, 1, 0)[0].window_BW is None

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vlm_mu_jax.data.forget_retain import build
+from vlm_mu_jax.data.forget_retain import IDK, build, preferred
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 
@@ -72,3 +72,18 @@ def test_mistakes_are_named(answers, tmp_path):
         (tmp_path / "bad.jsonl").write_text(line("u0", "x") + "\n" + broken + "\n")
         with pytest.raises(InputError, match="bad.jsonl:2"):
             build(SAFETY, tmp_path / "bad.jsonl")
+
+
+def test_preferred_answers_stand_row_by_row_beside_the_harmful_ones(answers):
+    forget = build(SAFETY, answers, GENERAL, unsafe_on_safe_images=True).forget
+    refusals = preferred(forget, SAFETY, "refusal")
+    assert [(r.id, r.question) for r in refusals] == [(r.id, r.question) for r in forget]
+    assert {r.id: r.answer for r in refusals} == {"u0": "refusal", "s0#unsafe": "reference"}
+    unknowing = preferred(forget * 20, SAFETY, "idk", seed=1)
+    assert {r.answer for r in unknowing} <= set(IDK) and len({r.answer for r in unknowing}) > 1
+    assert unknowing == preferred(forget * 20, SAFETY, "idk", seed=1) != preferred(forget * 20, SAFETY, "idk", seed=2)
+
+
+def test_a_request_without_a_reference_answer_cannot_be_half_of_a_pair():
+    with pytest.raises(InputError, match=r"'u1'.*objective.preferred to idk"):
+        preferred([record("u1", "unsafe", "steps")], [record("u1", "unsafe", " ")], "refusal")

@@ -6,7 +6,8 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
+from transformers.image_utils import load_image
 from transformers.models.clip import image_processing_pil_clip
 from transformers.models.llava import image_processing_pil_llava
 
@@ -69,6 +70,55 @@ def test_padding_to_a_square_equals_the_llava_processor(shape):
     )
     want = processor(picture(*shape), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     np.testing.assert_array_equal(images.to_pixels(picture(*shape), settings(pad_to_square=True)), want)
+
+
+def expand2square(image):
+    """haotian-liu/LLaVA mm_utils.py: process_images with image_aspect_ratio "pad", in its own order of steps."""
+    side, colour = max(image.size), tuple(int(255 * m) for m in MEAN)
+    square = Image.new(image.mode, (side, side), colour)
+    square.paste(image, (0, (side - image.height) // 2) if image.width == side else ((side - image.width) // 2, 0))
+    return square
+
+
+@hypothesis.given(st.integers(1, 90), st.integers(1, 90))
+@hypothesis.settings(max_examples=40)
+def test_padding_to_a_square_equals_the_original_llava(width, height):
+    want = clip_pixels(expand2square(picture(width, height)), {"shortest_edge": 24}, 24)
+    np.testing.assert_array_equal(images.to_pixels(picture(width, height), settings(pad_to_square=True)), want)
+
+
+def turned(path, kind, orientation, size=(30, 20)):
+    """A file whose EXIF says how a camera was held."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture(*size).save(path, format=kind, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_photos_are_turned_as_transformers_turns_them(kind, tmp_path):
+    for orientation in range(10):  # 0 and 9 mean nothing
+        path = turned(tmp_path / "photo", kind, orientation)
+        want = load_image(str(path))
+        assert want.size == ((20, 30) if orientation in (5, 6, 7, 8) else (30, 20))
+        np.testing.assert_array_equal(np.asarray(images.load(path)), np.asarray(want))
+        assert images.size_of(path) == (want.height, want.width)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_exif_is_an_image_or_an_error_but_never_a_crash(tmp_path):
+    data, rng = turned(tmp_path / "whole", "JPEG", 6).read_bytes(), np.random.default_rng(0)
+    start = data.index(b"Exif")
+    for _ in range(150):
+        damaged = bytearray(data)
+        for at in rng.integers(start, start + 40, 3):
+            damaged[at] = rng.integers(256)
+        (tmp_path / "damaged").write_bytes(bytes(damaged))
+        try:
+            height, width = images.size_of(tmp_path / "damaged")
+            assert images.load(tmp_path / "damaged").size == (width, height)
+        except InputError as error:
+            assert "damaged" in str(error)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "CMYK", "P"])
@@ -151,6 +201,17 @@ def test_sizes_of_older_files_and_of_no_file(tmp_path):
         json.dumps({"size": {"height": 30, "width": 30}, "crop_size": 30, "image_mean": MEAN})
     )
     assert images.read_settings(tmp_path, 336) == settings(30, 30, stretch=True)
+
+
+def test_only_llavas_own_processor_pads_to_a_square(tmp_path):
+    """LLaVA-NeXT's do_pad fills batches up with empty tiles, CLIP's to the largest image; both crop."""
+    for name, pads in (("Llava", True), ("CLIP", False), ("LlavaNext", False)):
+        content = {"image_processor_type": f"{name}ImageProcessor", "do_pad": True, "image_mean": MEAN}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+        assert images.read_settings(tmp_path, 336).pad_to_square == pads
+    content |= {"image_grid_pinpoints": [[336, 672], [672, 336]]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    assert images.read_settings(tmp_path, 336) == settings(336, 336, pinpoints=((336, 672), (672, 336)))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"size": "large"}', '{"image_mean": 3}', '{"resample": "soft"}'])

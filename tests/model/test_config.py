@@ -16,6 +16,7 @@ CLIP = {
     "num_attention_heads": 2, "intermediate_size": 30,
 }  # fmt: skip
 LLAVA = {"model_type": "llava", "text_config": LLAMA, "vision_config": CLIP, "image_token_index": 99}
+NEXT = {"model_type": "llava_next", "image_grid_pinpoints": [[28, 56], [84, 28]]}
 
 
 def test_sizes_are_read_into_their_letters():
@@ -51,6 +52,14 @@ def test_image_token_in_both_spellings():
 def test_one_image_has_a_token_per_patch_and_one_more_with_the_class_token():
     assert from_hf(LLAVA).vision.P == 16
     assert from_hf(LLAVA | {"vision_feature_select_strategy": "full"}).vision.P == 17
+
+
+def test_llava_next_has_tiles_and_the_rest_of_llava():
+    cfg = from_hf(LLAVA | NEXT | {"use_image_newline_parameter": True})
+    assert cfg.vision.pinpoints == ((28, 56), (84, 28)) and cfg.vision.tiles == 1 + 3 and cfg.vision.P == 16
+    assert dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, pinpoints=())) == from_hf(LLAVA)
+    assert from_hf(LLAVA).vision.tiles == 1
+    assert hash(cfg) == hash(from_hf(LLAVA | NEXT))
 
 
 def test_ids_of_the_text_config_hold_unless_the_top_level_says_otherwise():
@@ -93,6 +102,12 @@ BAD = {
     "text config is a list": {"text_config": []},
     "no vision config": {"vision_config": None},
     "unknown dtype": {"torch_dtype": "int8"},
+    "tiles that are no multiple of the tower": {"model_type": "llava_next", "image_grid_pinpoints": [[28, 60]]},
+    "tiles of one side": {"model_type": "llava_next", "image_grid_pinpoints": [[28]]},
+    "no tiles": {"model_type": "llava_next", "image_grid_pinpoints": []},
+    "tiles that are numbers": {"model_type": "llava_next", "image_grid_pinpoints": [28, 56]},
+    "class token in every tile": NEXT | {"vision_feature_select_strategy": "full"},
+    "no newline": NEXT | {"use_image_newline_parameter": False},
 }
 
 

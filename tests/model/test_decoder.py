@@ -112,6 +112,28 @@ def test_a_prefix_shared_by_all_rows_equals_the_prefix_in_every_row():
         np.testing.assert_allclose(got[row, :n], want[row, :n], **CLOSE)
 
 
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("guard", [None, "all", "last"])
+def test_last_only_gives_each_rows_last_token_as_the_whole_forward_does(window, guard):
+    """With a shared prefix, steering that gates itself in every layer, and the last layer's keys for later tokens."""
+    cfg, rows = TEXT_ONLY.with_text(sliding_window=window), jnp.arange(2)
+    steering = guard and steer(strength=1.5, layers=(0, 2), scope=guard, gated=True)
+    prefix = run(PARAMS, text_batch(seed=1, B=1), cfg, keep_cache=True).cache
+    past = (KV(prefix.k[:, 0], prefix.v[:, 0], prefix.positions_BS, prefix.valid_BS),)
+    inputs = {"past": past, "offset_B": jnp.array([7, 7]), "steer": steering, "tap": "last", "keep_cache": True}
+    batch = text_batch(lengths=[7, 4])
+    want, got = (run(PARAMS, batch, cfg, last_only=only, **inputs) for only in (False, True))
+    np.testing.assert_allclose(got.hidden_BTD[:, 0], want.hidden_BTD[rows, batch.lengths_B - 1], **CLOSE)
+    np.testing.assert_allclose(got.logits_BTV[:, 0], want.logits_BTV[rows, batch.lengths_B - 1], **CLOSE)
+    np.testing.assert_allclose(got.taps, want.taps, **CLOSE)
+    for name in ("k", "v"):
+        a, b = (np.asarray(getattr(out.cache, name)) for out in (got, want))
+        np.testing.assert_allclose(a[:, 0], b[:, 0], **CLOSE)
+        np.testing.assert_allclose(a[:, 1, :4], b[:, 1, :4], **CLOSE)
+    if guard:
+        np.testing.assert_array_equal(got.gate_LB, want.gate_LB)
+
+
 def test_upto_gives_the_residual_stream_of_that_layer():
     batch, every = text_batch(), taps()
     for layer in range(L):

@@ -56,6 +56,21 @@ def test_greedy_generation_equals_full_forwards():
     assert made.lengths_B.tolist() == [G] * len(rows) and made.gate_LB is None
 
 
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_the_image_placeholder_is_never_written(temperature):
+    """Not even where it is the likeliest token; log-probabilities stay those of the model."""
+    batch = text_batch()
+    last = run(PARAMS, batch, TEXT_ONLY).logits_BTV[jnp.arange(2), batch.lengths_B - 1]
+    banned = int(last[0].argmax())
+    cfg = dataclasses.replace(TEXT_ONLY, image_token_id=banned)
+    made = generate(PARAMS, batch, cfg, max_new_tokens=12, temperature=temperature, seeds_B=jnp.arange(2))
+    assert banned not in np.asarray(made.tokens_BG)
+    first = int(made.tokens_BG[0, 0])
+    if temperature == 0.0:
+        assert first == int(jnp.argsort(last[0])[-2])
+    np.testing.assert_allclose(made.logprobs_BG[0, 0], jax.nn.log_softmax(last[0])[first], **CLOSE)
+
+
 def test_a_ragged_batch_with_images_equals_its_rows_one_by_one():
     rows, images = mixed_rows()
     batch, seeds = pad(rows, images, T=T), jnp.array([7, 0, 7, 3])

@@ -68,7 +68,7 @@ def test_rotation_keeps_norms_and_scores_depend_on_distance_only():
     frequencies = layers.rope_frequencies(TEXT, jnp.ones(1, jnp.int32))
 
     def score(i, j):
-        turned = [layers.rope(x, jnp.full((1, 1), at), frequencies) for x, at in ((q, i), (k, j))]
+        turned = [layers.rope(x, layers.rope_angles(jnp.full((1, 1), at), frequencies)) for x, at in ((q, i), (k, j))]
         np.testing.assert_allclose(jnp.linalg.norm(turned[0]), np.linalg.norm(q), rtol=1e-5)
         return float((turned[0] * turned[1]).sum())
 
@@ -80,7 +80,7 @@ def test_rotation_keeps_norms_and_scores_depend_on_distance_only():
 def test_positions_beyond_bfloat16_are_told_apart():
     """256 and 257 round to the same bfloat16."""
     x, frequencies = jnp.ones((1, 1, 1, 8), jnp.bfloat16), layers.rope_frequencies(TEXT, jnp.ones(1, jnp.int32))
-    a, b = (layers.rope(x, jnp.full((1, 1), at), frequencies) for at in (256, 257))
+    a, b = (layers.rope(x, layers.rope_angles(jnp.full((1, 1), at), frequencies)) for at in (256, 257))
     assert (a != b).any()
 
 

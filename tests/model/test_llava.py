@@ -1,5 +1,7 @@
 """Vision, projector and decoder joined: placement of images, causality, padding, mixed batches."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,25 @@ def test_images_fill_their_places_in_order():
         places = np.flatnonzero(np.array(row) == IMAGE)
         want[places] = features[i, : len(places)]
         np.testing.assert_array_equal(got[i, : len(row)], want)
+
+
+def test_tiles_are_packed_in_the_order_they_are_asked_for():
+    """LLaVA-NeXT: any feature of any tile, any number of times, and the newline between them."""
+    cfg = dataclasses.replace(LLAVA, vision=dataclasses.replace(VISION, pinpoints=((8, 16), (16, 8))))
+    params = random_params(cfg)
+    rng = np.random.default_rng(0)
+    rows = [words(rng, 2) + [IMAGE] * 6 + words(rng, 1), [IMAGE] * 9]
+    batch = pad(rows, [[pixels(rng) for _ in range(3)], [pixels(rng)]])
+    order = rng.integers(0, 3 * P + 1, (2, 10)).astype(np.int32)
+    order[0, 1] = 0
+    got = np.asarray(embedded(params, batch.replace(gather_BQ=order), cfg))
+    features = np.asarray(encoded(params, batch.pixels_BMHWC, cfg))
+    for i, row in enumerate(rows):
+        known = np.concatenate([np.asarray(params["projector"]["newline_D"])[None], features[i]])
+        want = np.asarray(params["decoder"]["embed_VD"])[np.array(row)]
+        places = np.flatnonzero(np.array(row) == IMAGE)
+        want[places] = known[order[i, : len(places)]]
+        np.testing.assert_allclose(got[i, : len(row)], want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("n_images", [1, 3])

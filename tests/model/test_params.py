@@ -26,6 +26,18 @@ def test_a_leaf_is_drawn_independently_of_all_others():
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1,), (300, 1000)])
+def test_draws_are_those_of_jax_random_normal(shape):
+    """Small leaves are cut from one longer draw; recorded results depend on the values."""
+    key = jax.random.key(5)
+    for byte in b"w":
+        key = jax.random.fold_in(key, byte)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        drawn = init_params({"w": ParamSpec(shape, (None,) * len(shape), 0.3)}, jax.random.key(5), dtype)["w"]
+        np.testing.assert_array_equal(drawn, (0.3 * jax.random.normal(key, shape)).astype(dtype))
+        assert drawn.dtype == dtype
+
+
 def test_leaves_differ_from_each_other_and_between_keys():
     specs = {"ab": ParamSpec((4,), (None,)), "ba": ParamSpec((4,), (None,)), "c": {"ab": ParamSpec((4,), (None,))}}
     drawn = [leaf for seed in (0, 1) for leaf in flatten(init_params(specs, jax.random.key(seed))).values()]

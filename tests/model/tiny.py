@@ -16,7 +16,7 @@ VISION = VisionConfig(image_size=8, patch_size=4, D=12, L=2, N=3, F=20)
 LLAVA = LlavaConfig(TEXT, VISION, image_token_id=IMAGE, eos_ids=(), pad_id=PAD)
 TEXT_ONLY = LlavaConfig(TEXT, pad_id=PAD)
 
-run = jax.jit(forward, static_argnames=("cfg", "tap", "upto", "keep_cache", "logits"))
+run = jax.jit(forward, static_argnames=("cfg", "tap", "upto", "keep_cache", "logits", "last_only"))
 
 
 def text_cfg(**fields):

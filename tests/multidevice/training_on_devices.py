@@ -1,6 +1,9 @@
-"""Started by test_training.py with a number of fake CPU devices; prints one JSON object.
+"""Started by the tests of this folder, once per process of a job, with a number of fake CPU devices.
 
-python training_on_devices.py ACTION DATA FSDP TENSOR WORKDIR
+python training_on_devices.py '{"objective": "npo", "meshes": [[1, 1, 1]], "out": FILE}' [ADDRESS PROCESSES PROCESS]
+
+Trains on every mesh in turn; process 0 writes each result (metrics, weights, how many devices hold them) to OUT as
+OUT_0.npz, OUT_1.npz ...; every process writes the images it opened to OUT_opened_PROCESS.json.
 """
 
 import json
@@ -10,48 +13,73 @@ import jax
 import numpy as np
 
 from tests.training import tiny
+from vlm_mu_jax.data.batches import Row, Stream
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.training.loop import train
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.trainable import Selection
 
 OBJECTIVES = {"sft": {}, "npo": {"beta": 0.5}, "rmu": {"layer": 0, "c": 2.0}}
-SELECTIONS = {"rmu": Selection.of(select=["projector/.*"], slices={"decoder/layers/wdown_LFD": [0]})}
+SELECTIONS = {
+    "rmu": Selection.of(select=["projector/.*"], slices={"decoder/layers/wdown_LFD": [0]}),
+    "npo": Selection.of(select=["projector/.*", "decoder/.*norm.*"], lora_rank=2),
+}
+# An eps far above the gradients makes Adam's update proportional to them: equal weights then mean equal gradients.
+OPTIM = OptimConfig(10.0, schedule="constant", eps=1e3, clip=0.0)
 
 
-def main(name, data, fsdp, tensor, steps, workdir):
-    devices = data * fsdp * tensor
-    mesh = make_mesh(data, fsdp, tensor, jax.devices()[:devices])
-    objective = make_objective(name, **OBJECTIVES[name])
-    streams = tiny.streams(objective, cfg=tiny.LLAVA)
-    params, metrics = train(
-        tiny.LLAVA, tiny.params(tiny.LLAVA), streams, objective, OptimConfig(1e-2, schedule="constant"), 4,
-        trainable=SELECTIONS.get(name, Selection()), mesh=mesh, accumulate=1,
-        workdir=workdir, checkpoint_every=2, **stop_after(steps, streams),
-    )  # fmt: skip
-    flat = flatten(params)
-    used = {len(leaf.sharding.device_set) for leaf in flat.values()}
-    sums = {path: float(np.abs(np.asarray(leaf)).sum()) for path, leaf in flat.items()}
-    print(json.dumps({"loss": metrics["loss"].tolist(), "norm": metrics["gradient_norm"].tolist(), "sums": sums,
-                      "devices": sorted(used), "steps": metrics["step"].tolist()}))  # fmt: skip
+def main(objective, meshes, out, steps=4, stop=None, workdir=None, accumulate=1, order=None):
+    opened = []
+    devices = [jax.devices()[i] for i in order or range(jax.device_count())]
+    for i, shape in enumerate(meshes):
+        mesh = make_mesh(*shape, devices[: int(np.prod(shape))])
+        made = make_objective(objective, **OBJECTIVES[objective])
+        params, metrics = train(
+            tiny.LLAVA, jax.jit(lambda: tiny.params(tiny.LLAVA))(), streams(made, opened), made, OPTIM, steps,
+            trainable=SELECTIONS.get(objective, Selection()), mesh=mesh, accumulate=accumulate,
+            workdir=workdir, checkpoint_every=2, progress=ended_after(stop),
+        )  # fmt: skip
+        flat = flatten(params)
+        used = {len(leaf.sharding.device_set) for leaf in flat.values()}
+        weights = {f"weights/{path}": distributed.to_host(leaf) for path, leaf in flat.items()}
+        if distributed.first():
+            np.savez(f"{out}_{i}.npz", **weights, **metrics, devices=sorted(used))
+    with open(f"{out}_opened_{jax.process_index()}.json", "w") as file:
+        json.dump(opened, file)
 
 
-def stop_after(steps, streams):
-    """A progress function that ends the process when the run has done `steps` steps (as a kill does)."""
-    if steps >= 4:
-        return {}
+def streams(objective, opened):
+    """Streams whose images are opened by name, as from files."""
+    made = {}
+    for i, name in enumerate(objective.streams):
+        rows = tiny.rows(10, i, tiny.LLAVA)
+        pixels = {f"{name}/{one.id}": one.images[0] for one in rows}
+
+        def load(key, pixels=pixels):
+            opened.append(key)
+            return pixels[key]
+
+        rows = [Row(one.id, one.ids, one.mask, (f"{name}/{one.id}",)) for one in rows]
+        made[name] = Stream(rows, 8, i, name=name, load_image=load)
+    return made
+
+
+def ended_after(stop):
+    """A progress function that ends the process before step `stop` (0-based), as a kill does."""
 
     def progress(items, label, total=None):
-        for i, item in enumerate(items):
-            if label == "train" and i == steps:
+        for item in items:
+            if label == "train" and item == stop:
                 sys.exit(0)
             yield item
 
-    return {"progress": progress}
+    return progress
 
 
 if __name__ == "__main__":
-    name, data, fsdp, tensor, steps, *workdir = sys.argv[1:]
-    main(name, int(data), int(fsdp), int(tensor), int(steps), workdir[0] if workdir else None)
+    if len(sys.argv) > 2:
+        distributed.join(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(**json.loads(sys.argv[1]))

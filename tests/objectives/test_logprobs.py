@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.objectives import logprobs
+from vlm_mu_jax.objectives.token_losses import KL, NLL, WithoutLabel
 
 B, T, D, V = 3, 11, 5, 17
 
@@ -58,20 +59,17 @@ def test_padding_changes_nothing_even_when_it_is_not_finite(case):
         np.testing.assert_array_equal(plain[1], more[1])
 
 
-def test_kl_is_zero_at_the_reference_and_its_gradient_too(case):
-    hidden, head, _, mask = case
+def test_several_losses_share_the_logits_and_keep_their_own_masks(case):
+    hidden, head, tokens, mask = case
+    losses = (NLL(), WithoutLabel(skip=2), KL())
 
-    def kl(x):
-        return logprobs.answer_kl(x, lambda h: h @ head, hidden, lambda h: h @ head, mask, 4)[0].sum()
+    def sums(losses, chunk=4):
+        return logprobs.answer_sums(
+            hidden, lambda x: x @ head, tokens, mask, losses, (hidden * 0.5, lambda x: x @ head), chunk
+        )
 
-    assert abs(kl(hidden)) < 1e-5
-    assert jnp.abs(jax.grad(kl)(hidden)).max() < 1e-5
-    assert kl(hidden + jnp.asarray([1.0, 0, 0, 0, 0]).reshape(1, 1, D)) > 0.01
-
-
-def test_kl_does_not_see_a_constant_added_to_all_logits(case):
-    hidden, head, _, mask = case
-    moved = hidden * 1.1
-    plain = logprobs.answer_kl(moved, lambda h: h @ head, hidden, lambda h: h @ head, mask)[0]
-    raised = logprobs.answer_kl(moved, lambda h: h @ head + 7.0, hidden, lambda h: h @ head, mask)[0]
-    np.testing.assert_allclose(plain, raised, rtol=1e-4, atol=1e-5)
+    for together, alone in zip(sums(losses), [sums((loss,), 64)[0] for loss in losses], strict=True):
+        np.testing.assert_allclose(together, alone, rtol=1e-5)
+    counts = [logprobs.count(mask, loss) for loss in losses]
+    np.testing.assert_array_equal(counts[0], mask[:, 1:].sum(axis=1))
+    np.testing.assert_array_equal(counts[1], jnp.maximum(mask[:, 1:].sum(axis=1) - 2, 0))

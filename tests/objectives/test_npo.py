@@ -1,14 +1,18 @@
-"""NPO: its reductions, its limit at the reference, its two readings."""
+"""NPO, SimNPO and the preference term: reductions, limits, gates, the two readings."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.fake_policy import FakePolicy, rows, value
+from tests.objectives import toy
+from tests.objectives.fake_policy import FakePolicy
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.objectives.gradient import GradientAscent
-from vlm_mu_jax.objectives.npo import NPO, forget_terms, log_ratio, preference_terms
+from vlm_mu_jax.objectives.gradient import GA
+from vlm_mu_jax.objectives.npo import NPO, Preference, SimNPO, forget_terms, log_ratio
+from vlm_mu_jax.objectives.objective import Objective
 
 COUNTS = jnp.asarray([2.0, 8.0, 3.0])
 REFERENCE = jnp.asarray([3.0, 9.0, 5.0])
@@ -16,24 +20,6 @@ REFERENCE = jnp.asarray([3.0, 9.0, 5.0])
 
 def loss(nll, reduction, beta=0.5):
     return forget_terms(log_ratio(nll, REFERENCE, COUNTS, reduction), beta).mean()
-
-
-@pytest.mark.parametrize("reduction", ["sequence_sum", "token_mean", "batch_token_mean"])
-def test_gradient_at_the_reference_is_gradient_ascent(reduction):
-    """At r = 0 the gradient of NPO is the gradient of -NLL under the same reduction."""
-    ascent = {
-        "sequence_sum": lambda nll: -nll.mean(),
-        "token_mean": lambda nll: -(nll / COUNTS).mean(),
-        "batch_token_mean": lambda nll: -nll.sum() / COUNTS.sum(),
-    }[reduction]
-    got = jax.grad(lambda nll: loss(nll, reduction))(REFERENCE)
-    np.testing.assert_allclose(got, jax.grad(ascent)(REFERENCE), rtol=1e-6)
-
-
-def test_beta_to_zero_is_gradient_ascent_everywhere():
-    nll = REFERENCE + jnp.asarray([2.0, -1.0, 4.0])
-    got = jax.grad(lambda x: loss(x, "sequence_sum", beta=1e-4))(nll)
-    np.testing.assert_allclose(got, -jnp.ones(3) / 3, rtol=1e-3)
 
 
 def test_gate_values_of_the_reference_page():
@@ -53,7 +39,7 @@ def test_an_answer_that_is_already_gone_is_left_alone_per_example_only():
 def test_loss_stays_finite_far_from_the_reference():
     for shift in (-1e6, 1e6):
         assert np.isfinite(loss(REFERENCE + shift, "sequence_sum"))
-        assert np.isfinite(preference_terms(jnp.asarray(shift), 0.1))
+        assert np.isfinite(forget_terms(jnp.asarray(shift), 0.1))
 
 
 def test_unscaled_form_lacks_the_factor():
@@ -65,54 +51,57 @@ def test_readings_and_overrides():
     assert NPO().reduction == "sequence_sum" and NPO().retain_preference == 0
     assert NPO(reading="as_code").reduction == "batch_token_mean" and NPO(reading="as_code").retain_preference == 1
     assert NPO(reading="as_code", reduction="token_mean").reduction == "token_mean"
-    assert NPO().reference_nll_streams == ("forget",)
-    assert NPO(reading="as_code").reference_nll_streams == ("forget", "retain")
     for bad in ({"reading": "paper"}, {"reduction": "mean"}, {"beta": 0.0}):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="objective"):
             NPO(**bad)
+    with pytest.raises(InputError, match="beta must be above 0"):
+        SimNPO(beta=-1.0)
 
 
-def make_case(rng, reading, pad=0):
-    head = jnp.asarray(rng.normal(size=(4, 9)), jnp.float32)
-    table = jnp.asarray(rng.normal(size=(9, 4)), jnp.float32)
-    tokens = rng.integers(0, 9, (3, 7))
-    mask = np.zeros((3, 7), bool)
-    for i, start in enumerate((2, 5, 4)):
-        mask[i, start:] = True
-
-    def batch():
-        wide = (np.pad(tokens, ((0, 0), (0, pad)), constant_values=1), np.pad(mask, ((0, 0), (0, pad))))
-        return rows(*wide, lengths=[7, 7, 7], reference=jnp.asarray([4.0, 3.0, 2.0]))
-
-    def run(table):
-        policy = FakePolicy(lambda r: table[r.batch.tokens_BT], lambda h: h @ head)
-        return value(NPO(reading=reading, beta=0.7), policy, {"forget": batch(), "retain": batch()})
-
-    return jax.value_and_grad(run)(table)
+@pytest.mark.parametrize("reduction", ["sequence_sum", "token_mean", "batch_token_mean"])
+def test_at_the_reference_npo_is_gradient_ascent(reduction):
+    """r = 0: the gradient with respect to the weights is that of GA under the same reduction."""
+    streams = at_reference(toy.parts(GA_ONLY))
+    npo = Objective(((1.0, NPO(reduction=reduction, beta=0.7)),))
+    ascent = Objective(((1.0, GA(reduction=reduction)),))
+    got, want = (toy.loss_and_gradient(o, streams)[1] for o in (npo, ascent))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("reading", ["as_paper", "as_code"])
-def test_padding_changes_neither_value_nor_gradient(reading):
-    plain, grad = make_case(np.random.default_rng(1), reading)
-    more, more_grad = make_case(np.random.default_rng(1), reading, pad=5)
-    np.testing.assert_allclose(plain, more, rtol=1e-6)
-    np.testing.assert_allclose(grad, more_grad, rtol=1e-5, atol=1e-6)
+def test_small_beta_is_gradient_ascent_away_from_the_reference_too():
+    streams = toy.parts(GA_ONLY)
+    npo = Objective(((1.0, NPO(beta=1e-5)),))
+    ascent = Objective(((1.0, GA(reduction="sequence_sum")),))
+    got, want = (toy.loss_and_gradient(o, streams)[1] for o in (npo, ascent))
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 
 
-def test_whole_objective_at_the_reference_moves_like_gradient_ascent(rng):
-    """With equal token counts, batch_token_mean NPO without retain terms has the gradient of GA."""
-    head, table = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((4, 9), (9, 4)))
-    tokens, mask = rng.integers(0, 9, (3, 6)), np.arange(6)[None].repeat(3, 0) > 2
-    policy = FakePolicy(lambda r: table[r.batch.tokens_BT], lambda h: h @ head)
-    reference, _ = policy.nll(rows(tokens, mask))
+def test_simnpo_is_npo_with_a_reference_of_delta_nats_per_token():
+    streams = toy.parts(GA_ONLY)
+    part = streams["forget"]
+    streams["forget"] = dataclasses.replace(part, reference=0.3 * part.mask[:, 1:].sum(axis=1))
+    npo = Objective(((1.0, NPO(reduction="token_mean", beta=2.0)),))
+    simnpo = Objective(((1.0, SimNPO(beta=2.0, delta=0.3)),))
+    for got, want in zip(*(toy.loss_and_gradient(o, streams)[:2] for o in (simnpo, npo)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
-    def gradient(objective):
-        def run(table):
-            inner = FakePolicy(lambda r: table[r.batch.tokens_BT], lambda h: h @ head)
-            batch = rows(tokens, mask, reference=reference)
-            return value(objective, inner, dict.fromkeys(("forget", "retain"), batch))
 
-        return jax.grad(run)(table)
+def test_the_preference_term_is_npo_with_the_other_sign_and_has_no_floor():
+    streams = toy.parts(GA_ONLY)
+    npo, wanted = (Objective(((1.0, t),)) for t in (NPO(beta=0.3), Preference(0.3, stream="forget")))
+    losses = [toy.loss_and_gradient(o, streams) for o in (npo, wanted)]
+    np.testing.assert_allclose(losses[0][0], -losses[1][0], rtol=1e-6)
+    np.testing.assert_allclose(losses[0][1], -losses[1][1], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(-forget_terms(jnp.float32(-1e4), 0.3), -2e4, rtol=1e-5)  # 2 r
 
-    npo = NPO(reduction="batch_token_mean", retain_weight=0.0, retain_preference=0.0)
-    np.testing.assert_allclose(gradient(npo), gradient(GradientAscent()), rtol=1e-4, atol=1e-6)
+
+GA_ONLY = Objective(((1.0, GA()),))
+
+
+def at_reference(streams):
+    """The rows with the toy model's own NLL as their reference."""
+    policy = FakePolicy(lambda r: toy.THETA[r.batch.tokens_BT], lambda h: h @ toy.HEAD)
+    return {
+        name: dataclasses.replace(part, reference=np.asarray(policy.nll(part.batch())))
+        for name, part in streams.items()
+    }  # fmt: skip

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.objectives.fake_policy import FakePolicy, rows, value
+from tests.objectives.fake_policy import IMAGE, FakePolicy, rows, value
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.policy import TOKEN_CLASSES, class_mask
-from vlm_mu_jax.objectives.rmu import RMU, control_vector
+from vlm_mu_jax.objectives.rmu import RMU, Hold, control_vector
 
-IMAGE = 99
 TOKENS = np.array([[1, IMAGE, IMAGE, 5, 6, 7, 8], [1, IMAGE, IMAGE, 5, 7, 0, 0]])
 MASK = np.array([[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 0, 0]], bool)
 LENGTHS = [7, 5]
@@ -49,12 +48,12 @@ def test_token_classes_partition_the_batch():
 @pytest.mark.parametrize("name", TOKEN_CLASSES)
 def test_only_the_named_class_is_pushed(name, rng):
     hidden = jnp.asarray(rng.normal(size=(2, 7, 6)), jnp.float32)
-    objective = RMU(layer=0, positions=(name,), retain_alpha=0.0, retain_weight=0.0)
+    objective = RMU(layer=0, positions=(name,))
     batch = rows(TOKENS, MASK, LENGTHS)
 
     def run(hidden):
         policy = FakePolicy(lambda r: hidden, constants=objective.constants(6, 0))
-        return value(objective, policy, {"forget": batch, "retain": batch})
+        return value(objective, policy, {"forget": batch})
 
     moved = np.abs(jax.grad(run)(hidden)).sum(axis=-1) > 0
     np.testing.assert_array_equal(moved, class_mask(batch, IMAGE, (name,)))
@@ -70,14 +69,14 @@ def unlearn(objective, hidden, pad=0):
 
 def test_padding_changes_the_loss_under_as_code_only(rng):
     hidden = jnp.asarray(rng.normal(size=(2, 7, 6)), jnp.float32)
-    paper, code = RMU(layer=0, retain_weight=0.0), RMU(layer=0, reading="as_code", retain_weight=0.0)
+    paper, code = RMU(layer=0), RMU(layer=0, reading="as_code")
     np.testing.assert_allclose(unlearn(paper, hidden), unlearn(paper, hidden, pad=4), rtol=1e-6)
     assert abs(unlearn(code, hidden) - unlearn(code, hidden, pad=4)) > 1e-3
 
 
 def test_the_two_width_reductions_differ_by_the_width(rng):
     hidden = jnp.asarray(rng.normal(size=(2, 7, 6)), jnp.float32)
-    total = RMU(layer=0, retain_weight=0.0)
+    total = RMU(layer=0)
     mean = dataclasses.replace(total, width_reduction="mean")
     np.testing.assert_allclose(unlearn(total, hidden), 6 * unlearn(mean, hidden), rtol=1e-5)
 
@@ -86,3 +85,19 @@ def test_bad_options_are_refused():
     for bad in ({"reading": "x"}, {"distribution": "x"}, {"width_reduction": "x"}, {"positions": ("x",)}):
         with pytest.raises(InputError, match="objective"):
             RMU(layer=0, **bad)
+
+
+def test_hold_is_zero_at_the_reference_and_sees_its_positions_only(rng):
+    hidden = jnp.asarray(rng.normal(size=(2, 7, 6)), jnp.float32)
+    batch = rows(TOKENS, MASK, LENGTHS)
+
+    def loss(hidden, positions=("answer",)):
+        policy = FakePolicy(lambda r: hidden, reference_of=lambda r: before)
+        return value(Hold(0, "sum", positions), policy, {"retain": batch})
+
+    before = hidden
+    assert loss(hidden) == 0 and np.abs(jax.grad(loss)(hidden)).max() == 0
+    moved = hidden + 1.0
+    np.testing.assert_allclose(loss(moved), 6.0, rtol=1e-5)  # |1|^2 over a width of 6, whatever the number of tokens
+    seen = np.abs(jax.grad(loss)(moved)).sum(axis=-1) > 0
+    np.testing.assert_array_equal(seen, class_mask(batch, IMAGE, ("answer",)))

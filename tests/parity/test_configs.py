@@ -40,7 +40,17 @@ LLAVA_15 = {
     "vision_feature_select_strategy": "default",
 }
 MISTRAL_TEXT = {"model_type": "mistral", "intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 32064}
+# As released: llava-hf/llava-v1.6-mistral-7b-hf (text fields that are Mistral's defaults are left out there too)
+LLAVA_16_MISTRAL = LLAVA_15 | {
+    "model_type": "llava_next",
+    "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+    "text_config": MISTRAL_TEXT
+    | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-05, "rope_theta": 1e6, "sliding_window": None},
+    "use_image_newline_parameter": True,
+}
 CONFIGS = {
+    "llava_next_mistral": LLAVA_16_MISTRAL,
+    "llava_next_vicuna": LLAVA_15 | {"model_type": "llava_next", "use_image_newline_parameter": True},
     "llava_15": LLAVA_15,
     "llava_mistral": LLAVA_15 | {"text_config": MISTRAL_TEXT},
     "llava_bare": {"model_type": "llava", "text_config": {}, "vision_config": {}},
@@ -87,6 +97,7 @@ def test_fields_are_those_of_transformers(name):
         vision = theirs.vision_config
         got = {a: getattr(ours.vision, a) for a in VISION_FIELDS}
         assert got == {a: getattr(vision, b) for a, b in VISION_FIELDS.items()}
+        assert [list(one) for one in ours.vision.pinpoints] == getattr(theirs, "image_grid_pinpoints", [])
 
 
 def test_released_llava_has_576_tokens_per_image():

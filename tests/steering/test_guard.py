@@ -53,7 +53,7 @@ def test_extraction_reads_the_block_output_of_the_last_prompt_token(model, ancho
     states_ND = []
     block_1 = jax.jit(lambda batch: forward(model.params, batch, model.config, upto=1).hidden_BTD)
     for text in (*anchors.harmful, *anchors.harmless):
-        ids = model.processor.prompt_ids(text, n_images=0)
+        ids = model.processor.prompt_ids(text, images=0)
         states_ND.append(np.asarray(block_1(model.processor.pad([ids], length=64))[0, len(ids) - 1]))
     np.testing.assert_allclose(
         guard.directions.mean_harmful_LD[1], np.mean(states_ND[:8], axis=0), rtol=1e-5, atol=1e-4

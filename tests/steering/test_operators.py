@@ -24,7 +24,7 @@ def basis_LMD(model):
 
 @pytest.fixture(scope="module")
 def batch(model):
-    return model.processor.pad([model.processor.prompt_ids(q, n_images=0) for q in ("how to hurt a dax?", "feed it")])
+    return model.processor.pad([model.processor.prompt_ids(q, images=0) for q in ("how to hurt a dax?", "feed it")])
 
 
 def stream(model, batch, steer=None):

@@ -1,9 +1,14 @@
 """The loop: exact resume, SIGTERM, NaN, foreign workdirs, agreement of streams and objective."""
 
+import dataclasses
 import json
 import os
 import signal
+import time
+import types
 
+import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +18,9 @@ from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.params import flatten, unflatten
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training.checkpoint import Checkpoints
-from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.feed import Feed
+from vlm_mu_jax.training.goodput import Goodput
+from vlm_mu_jax.training.loop import _Loop, train
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.trainable import Selection
 
@@ -23,7 +30,7 @@ SELECTION = Selection.of(select=["decoder/norm_D"], slices={"decoder/layers/wdow
 
 
 class Faulty:
-    """A stream that does `action` when batch `at` is asked for."""
+    """A stream that does `action` when batch `at` is built."""
 
     def __init__(self, stream, at, action):
         self._stream, self._at, self._action = stream, at, action
@@ -34,10 +41,22 @@ class Faulty:
     def with_reference(self, nll):
         return Faulty(self._stream.with_reference(nll), self._at, self._action)
 
-    def __getitem__(self, k):
+    def indices(self, k):
         if k == self._at:
             self._action()
-        return self._stream[k]
+        return self._stream.indices(k)
+
+
+def before_step(number, action):
+    """A progress function that does `action` right before that step (1-based) starts."""
+
+    def progress(items, label, total=None):
+        for item in items:
+            if label == "train" and item + 1 == number:
+                action()
+            yield item
+
+    return progress
 
 
 def run(params, workdir, streams=None, steps=STEPS, objective=NPO, **options):
@@ -78,13 +97,9 @@ def test_a_killed_run_resumes_to_the_identical_curve_and_weights(params, straigh
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(params, straight, tmp_path):
-    def terminate():
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    broken = {**tiny.streams(NPO), "forget": Faulty(tiny.streams(NPO)["forget"], 2, terminate)}
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(JobError, match="after step 3 of 7"):
-        run(params, tmp_path, broken)
+        run(params, tmp_path, progress=before_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     assert signal.getsignal(signal.SIGTERM) is before
     run(params, tmp_path)
     assert losses(tmp_path) == losses(straight[0])
@@ -122,8 +137,6 @@ def test_trained_leaves_restore_alone(params, straight):
 
 
 def _lora_like():
-    import jax
-
     from vlm_mu_jax.model.llava import param_specs
     from vlm_mu_jax.model.lora import init_lora
 
@@ -136,6 +149,74 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(params, tmp_p
     with pytest.raises(JobError, match=r"step 1: not finite: .*loss nan.*learning_rate"):
         run(broken, tmp_path, objective=objective, trainable=Selection.of(select=["decoder/norm_D"]))
     assert Checkpoints(tmp_path / "checkpoints").latest() is None
+
+
+def test_one_compilation_and_a_fetch_every_few_steps(params, monkeypatch):
+    """After the first step has started nothing is compiled, and the host asks the device for numbers every 10 steps."""
+    compiled, at_step, fetches, get = [], {}, [], jax.device_get
+
+    def on_event(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    def progress(items, label, total=None):
+        for k in items:
+            at_step[k] = len(compiled)
+            yield k
+        at_step["end"] = len(compiled)
+
+    jax.monitoring.register_event_duration_secs_listener(on_event)
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(len(at_step)) or get(tree))
+    try:
+        _, metrics = run(params, None, steps=25, objective=make_objective("sft"), progress=progress)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(on_event)
+    assert at_step[0] > 0 and set(at_step.values()) == {at_step[0]}
+    in_loop = [step for step in fetches if 0 < step <= 25]
+    assert in_loop == [12, 22] and len(metrics["loss"]) == 25
+
+
+@pytest.mark.parametrize(("idle", "phase"), [(True, "data"), (False, "step")])
+def test_a_wait_for_data_counts_when_the_device_has_run_dry(monkeypatch, idle, phase):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def waited():
+        now[0] += 3.0
+
+    goodput = Goodput()
+    recorder, feed = types.SimpleNamespace(idle=lambda: idle), types.SimpleNamespace(next=waited)
+    with goodput.phase("step"):
+        _Loop(None, None, 0, None, recorder, goodput, None)._next(feed)
+    assert goodput.seconds()[phase] == 3.0
+
+
+def test_rows_that_are_not_on_the_device_are_an_error(params, monkeypatch):
+    """The guard around the step works: nothing is transferred in passing."""
+    there = Feed.next
+
+    def on_host(self):
+        batch = there(self)
+        return dataclasses.replace(batch, rows=jax.device_get(batch.rows))
+
+    monkeypatch.setattr(Feed, "next", on_host)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(params, None, objective=make_objective("sft"))
+
+
+def test_donated_start_weights_are_free_while_training(params):
+    given = jax.tree.map(jnp.copy, params)
+    seen = []
+
+    def progress(items, label, total=None):
+        seen.append({path for path, leaf in flatten(given).items() if leaf.is_deleted()})
+        return items
+
+    objective, selection = make_objective("sft"), Selection.of(select=["decoder/norm_D"])
+    trained, _ = run(given, None, objective=objective, trainable=selection, donate=True, progress=progress, steps=2)
+    assert seen == [{"decoder/norm_D"}]
+    want, _ = run(params, None, objective=objective, trainable=selection, steps=2)
+    np.testing.assert_array_equal(trained["decoder"]["norm_D"], want["decoder"]["norm_D"])
 
 
 def test_start_weights_stay_valid_and_everything_is_returned(params):

@@ -69,7 +69,7 @@ def settings(root, name, **changes):
     config = defaults(name, layer=0)
     config.model.init = str(root / "model")
     config.data.update(root=str(root / "data"), safety="train.json", general="mix.json")
-    if name in ("npo", "rmu"):
+    if name != "sft":
         config.data.forget_answers = "answers.jsonl"
     config.update(steps=2, batch_size=4)
     for path, value in changes.items():
@@ -77,7 +77,7 @@ def settings(root, name, **changes):
     return checked(config)
 
 
-@pytest.mark.parametrize("name", ["sft", "npo", "rmu"])
+@pytest.mark.parametrize("name", ["sft", "npo", "rmu", "dpo"])
 def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_path, name):
     chosen = settings(root, name)
     if name == "rmu":
@@ -94,10 +94,14 @@ def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_
     provenance = json.loads((tmp_path / "provenance.json").read_text())
     assert provenance["kind"] == name and provenance["start_weights_sha256"] != provenance["weights_sha256"]
     assert json.loads((tmp_path / "config.json").read_text())["objective"]["name"] == name
+    assert provenance["weights_of_step"] == 2 and provenance["processes"] == 1
+    (spent,) = json.loads((tmp_path / "goodput.json").read_text())
+    assert set(spent) == {"goodput", "seconds", "programs"} and min(spent["seconds"].values()) >= 0
     data = json.loads((tmp_path / "data.json").read_text())
     if name != "sft":
         assert data["forget_retain"]["forget"]["dropped_refused"] == 1 and data["forget"]["rows"] == 5
         assert data["retain"]["rows"] == 12
+        assert ("preferred" in data) == (name == "dpo") and data.get("preferred", data["forget"])["rows"] == 5
     else:
         assert data["train"]["rows"] == 18
 
@@ -124,9 +128,10 @@ def test_bad_settings_are_named(root, tmp_path, name, changes, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config=configs/miniature_npo.py", "--config.optim.rate=1", "--workdir=W"], "rate"),
-        (["--config=configs/miniature_npo.py", "--config.objective.beta=much", "--workdir=W"], "beta"),
+        (["--config=configs/miniature_unlearn.py:npo", "--config.optim.rate=1", "--workdir=W"], "rate"),
+        (["--config=configs/miniature_unlearn.py:npo", "--config.objective.beta=much", "--workdir=W"], "beta"),
         (["--config=configs/none.py", "--workdir=W"], "none.py"),
+        (["--config=configs/miniature_unlearn.py:nope", "--workdir=W"], "nope is unknown; use one of ga"),
         (["--workdir=W"], "--config is required"),
         (["--config=configs/miniature_sft.py"], "workdir"),
         (

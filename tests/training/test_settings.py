@@ -6,21 +6,63 @@ import pytest
 
 from tests.conftest import ROOT
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.objectives.registry import FORGET, OBJECTIVES, make_objective, options
 from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.robust import Robust
 from vlm_mu_jax.training.settings import checked, defaults
 from vlm_mu_jax.training.trainable import Selection
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
-def test_shipped_configs_are_valid_and_name_their_command(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    settings = checked(module.get_config())
-    make_objective(**settings["objective"]), OptimConfig(**settings["optim"]), Selection.of(**settings["train"])
+    return module
+
+
+def build(config):
+    settings = checked(config)
+    OptimConfig(**settings["optim"]), Selection.of(**settings["train"]), Robust(**settings["robust"])
+    return make_objective(**settings["objective"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_shipped_configs_are_valid_and_name_their_command(path):
+    module = load(path.stem)
+    build(module.get_config())
     assert f"bin/train --config=configs/{path.name}" in module.__doc__
     assert "Hardware" in module.__doc__ and "Time" in module.__doc__
+
+
+@pytest.mark.parametrize("name", FORGET)
+def test_every_way_to_forget_has_a_setting_for_the_miniature(name):
+    module = load("miniature_unlearn")
+    assert module.MINIATURE.keys() == FORGET.keys()
+    assert "forget" in build(module.get_config(name)).streams
+    with pytest.raises(InputError, match="use one of"):
+        module.get_config("sft")
+
+
+def test_variants_of_the_miniatures_safety_tuning():
+    module = load("miniature_sft")
+    data = {name: checked(module.get_config(name))["data"] for name in module.VARIANTS}
+    assert data["posthoc"]["general_size"] == 110 and data["unsafe_filter"]["safety"] == ""
+    assert {name for name in data if data[name]["general"] == "llava_mix.json"} == {"diverse", "unsafe_filter"}
+    with pytest.raises(InputError, match="use one of posthoc"):
+        module.get_config("sft")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_defaults_hold_every_option_with_its_type(name):
+    config = defaults(name, layer=2)
+    known = options(name)
+    assert set(config.objective.keys()) == {"name", *known}
+    for key, option in known.items():
+        value = 2 if key == "layer" else option.default
+        assert config.objective[key] == value
+        wrong = object() if option.kind is tuple else "x" if option.kind in (int, float, bool) else 3
+        with pytest.raises((TypeError, ValueError)):
+            config.objective[key] = wrong
 
 
 @pytest.mark.parametrize(

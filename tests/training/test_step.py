@@ -13,17 +13,20 @@ from vlm_mu_jax.training.optimizer import OptimConfig, make_optimizer
 from vlm_mu_jax.training.step import TrainState, loss_and_gradients, make_step
 from vlm_mu_jax.training.trainable import ALL, Selection, dtypes, split
 
+KEEP = {"retain_weight": 0.5, "retain_kl": 0.5, "retain_alpha": 0.3, "hold_layer": 0}
+# between them: every kind of reading, and a dual variable
 OBJECTIVES = {
     "sft": {},
     "npo": {"beta": 0.5},
     "rmu": {"layer": 0, "c": 2.0},
-    "graddiff": {"retain_term": "kl"},
+    "undial": KEEP,
+    "pdu": {"retain_limit": 2.0},
 }
 
 
 def gradients(params, objective, rows, selection=ALL, cfg=tiny.TEXT):
     trainable, frozen = split(params, selection, param_specs(cfg), jax.random.key(1), objective.needs_reference)
-    constants = objective.constants(cfg.text.D, 0)
+    constants = {**objective.constants(cfg.text.D, 0), **objective.duals()}
 
     @jax.jit
     def run(trainable):

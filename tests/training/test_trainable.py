@@ -10,7 +10,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import lora as lora_lib
 from vlm_mu_jax.model.llava import forward, param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
-from vlm_mu_jax.training.trainable import Selection, assemble, dtypes, finished, selected_paths, split
+from vlm_mu_jax.training.trainable import Selection, assemble, dtypes, finished, selected_paths, shared_blocks, split
 
 DOWN = "decoder/layers/wdown_LFD"
 SPECS = param_specs(tiny.TEXT)
@@ -86,3 +86,20 @@ def test_small_steps_on_bfloat16_weights_are_not_lost(params):
     trainable["weights"]["decoder"]["layers"]["wdown_LFD"] = leaf
     merged = flatten(finished(trainable, frozen, Selection.of(select=[DOWN]), dtypes(half)))[DOWN]
     assert merged.dtype == jnp.bfloat16 and (merged != flatten(half)[DOWN]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "shared"),
+    [
+        ({"select": [], "slices": {DOWN: [1]}}, 1),
+        ({"select": [], "slices": {DOWN: [0, 1]}}, 0),
+        ({"select": ["decoder/head_DV", "decoder/norm_D"], "slices": {DOWN: [1]}}, 1),
+        ({"select": ["decoder/head_DV"]}, 2),  # no block trains
+        ({"select": [], "lora_rank": 2}, 0),
+        ({"select": ["decoder/layers/wq.*"]}, 0),
+        ({"select": ["decoder/embed_VD"]}, None),
+        ({"select": [".*"]}, None),
+    ],
+)
+def test_blocks_that_are_the_same_before_and_now_are_known(options, shared):
+    assert shared_blocks(Selection.of(**options), SPECS) == shared

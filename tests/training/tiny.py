@@ -31,7 +31,7 @@ def rows(count, seed=0, cfg=TEXT):
 
 
 def stream(count=10, batch=8, seed=0, name="train", cfg=TEXT, length=16):
-    return Stream(rows(count, seed, cfg), batch, seed, name=name, length=length if cfg.vision is None else None)
+    return Stream(rows(count, seed, cfg), batch, seed, name=name, lengths=(length,) if cfg.vision is None else None)
 
 
 def streams(objective, **options):

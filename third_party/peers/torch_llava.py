@@ -4,9 +4,13 @@
     {"do": "load", "folder", "arrays": NPZ}                            the model and the inputs of a suite
     {"do": "generate", "prefix", "tokens"}                             greedy answers to a batch
     {"do": "npo" | "rmu", ...}                                         one training step
+    {"do": "peak"}                                                     the most memory this process ever had, bytes
 
-Every job answers {"seconds", ...}. The training steps are written the way public unlearning code does it: the original
-model is a second copy that runs a forward in every step, and RMU reads its layer from a hook in a full forward.
+Every job answers {"seconds", ...}. The training steps do what OPTML-Group/VLM-Safety-Unlearn@1f89239
+llava/train/llava_unlearn_full_trainer.py does, with the choices of a competent user of transformers: fused AdamW, SDPA
+attention, no key/value cache. The original model is a frozen second copy that runs a forward in every step, the
+vision tower runs in every forward, cross-entropy is Hugging Face's own over the whole sequence, and RMU reads its layer
+from a hook in a full forward (the source also computes the cross-entropy there and throws it away; this does not).
 Runs alone: it imports nothing of vlm_mu_jax.
 """
 
@@ -59,34 +63,44 @@ class Peer:
             made = self.model.generate(
                 input_ids=ids.long(), attention_mask=mask, pixel_values=_pixels(self.arrays[f"{prefix}_pixels"]),
                 do_sample=False, max_new_tokens=tokens, pad_token_id=0,
+                suppress_tokens=[self.model.config.image_token_id],  # the placeholder is no text
             )  # fmt: skip
         return {"tokens": made[:, width:].tolist()}
 
-    def npo(self, beta: float, learning_rate: float) -> dict:
-        self._prepare(lambda name: "vision_tower" not in name, learning_rate)
-        nll, _ = self._nll(self.model, "forget")
+    def npo(self, beta: float, learning_rate: float, checkpointing: bool = False) -> dict:
+        """One ratio per batch on forget data, cross-entropy on retain data: finetune_unlearn.sh of the source."""
+        self._prepare(lambda name: "vision_tower" not in name, learning_rate, checkpointing)
+        current = self._cross_entropy(self.model, "forget")
         with torch.no_grad():
-            reference, _ = self._nll(self.original, "forget")
-        kept, count = self._nll(self.model, "retain")
-        loss = -(2 / beta) * F.logsigmoid(beta * (nll - reference)).mean() + kept.sum() / count.sum()
-        return self._step(loss)
+            reference = self._cross_entropy(self.original, "forget")
+        forget = -(2 / beta) * F.logsigmoid(beta * (current - reference))
+        return self._step(forget + self._cross_entropy(self.model, "retain"))
 
     def rmu(self, layer: int, trained: list[int], alpha: float, learning_rate: float) -> dict:
+        """Means over batch, position and width, padding included, as the source has it."""
         wanted = tuple(f"language_model.layers.{i}.mlp.down_proj.weight" for i in trained)
         self._prepare(lambda name: name.endswith(wanted), learning_rate)
-        forget = self._distance("forget", self._hidden(self.model, "forget", layer), self.arrays["control"])
+        hidden = self._hidden(self.model, "forget", layer)
+        forget = F.mse_loss(hidden, self.arrays["control"].expand_as(hidden))
         with torch.no_grad():
             reference = self._hidden(self.original, "retain", layer)
-        hold = self._distance("retain", self._hidden(self.model, "retain", layer), reference)
-        return self._step(forget + alpha * hold)
+        return self._step(forget + alpha * F.mse_loss(self._hidden(self.model, "retain", layer), reference))
 
-    def _prepare(self, trains, learning_rate: float) -> None:
+    def peak(self) -> dict:
+        """What Linux counts for this process alone; ru_maxrss would include the parent that started it."""
+        with open("/proc/self/status") as status:
+            return {"bytes": next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))}
+
+    def _prepare(self, trains, learning_rate: float, checkpointing: bool = False) -> None:
         if self.optimizer is None:
             self.original = copy.deepcopy(self.model).requires_grad_(False)
             for name, weight in self.model.named_parameters():
                 weight.requires_grad_(trains(name))
+            if checkpointing:
+                self.model.train()  # transformers checkpoints in training mode only; this model has no dropout
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
             chosen = [weight for weight in self.model.parameters() if weight.requires_grad]
-            self.optimizer = torch.optim.AdamW(chosen, lr=learning_rate, weight_decay=0.0)
+            self.optimizer = torch.optim.AdamW(chosen, lr=learning_rate, weight_decay=0.0, fused=True)
 
     def _step(self, loss: torch.Tensor) -> dict:
         self.optimizer.zero_grad(set_to_none=True)
@@ -94,17 +108,16 @@ class Peer:
         self.optimizer.step()
         return {"loss": float(loss.detach())}
 
-    def _forward(self, model, stream: str):
+    def _forward(self, model, stream: str, **more):
         rows, lengths = self.arrays[f"{stream}_tokens"].long(), self.arrays[f"{stream}_lengths"]
         mask = (torch.arange(rows.shape[1], device=DEVICE)[None] < lengths[:, None]).long()
-        return model(input_ids=rows, attention_mask=mask, pixel_values=_pixels(self.arrays[f"{stream}_pixels"]))
+        pixels = _pixels(self.arrays[f"{stream}_pixels"])
+        return model(input_ids=rows, attention_mask=mask, pixel_values=pixels, use_cache=False, **more)
 
-    def _nll(self, model, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summed NLL and number of answer tokens per row."""
-        logits = self._forward(model, stream).logits[:, :-1].float()
-        targets, mask = self.arrays[f"{stream}_tokens"][:, 1:].long(), self.arrays[f"{stream}_mask"][:, 1:]
-        nll = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * mask
-        return nll.sum(1), mask.sum(1)
+    def _cross_entropy(self, model, stream: str) -> torch.Tensor:
+        """Hugging Face's loss: mean over the labelled tokens of the batch, from logits at every position."""
+        labels = self.arrays[f"{stream}_tokens"].long().masked_fill(~self.arrays[f"{stream}_mask"], -100)
+        return self._forward(model, stream, labels=labels).loss
 
     def _hidden(self, model, stream: str, layer: int) -> torch.Tensor:
         kept = []
@@ -114,22 +127,16 @@ class Peer:
         hook.remove()
         return kept[0]
 
-    def _distance(self, stream: str, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Squared distance per real position, averaged over them."""
-        mask = torch.arange(hidden.shape[1], device=DEVICE)[None] < self.arrays[f"{stream}_lengths"][:, None]
-        return (((hidden - target) ** 2).sum(-1) * mask).sum() / mask.sum()
-
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
     """[B, M, H, W, C] -> [B M, C, H, W]."""
     return images.flatten(0, 1).permute(0, 3, 1, 2).contiguous()
 
 
-def main() -> None:
+def main(peer: Peer) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever the libraries print must not mix with the answers
-    peer = Peer()
     for line in sys.stdin:
         job = json.loads(line)
         if DEVICE == "cuda":
@@ -142,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Peer())

@@ -149,7 +149,7 @@ def _share(rows: list[Prefix], openings: Sequence[Prefix]) -> float:
 
 def _answer_ids(processor: Processor, question: str, answer: str) -> Prefix:
     """The answer's tokens, the end token included, in their place after the prompt."""
-    example = processor.example(question, answer, n_images=0)
+    example = processor.example(question, answer, images=0)
     return example.ids[example.answer_start :]
 
 

@@ -1,14 +1,16 @@
-"""Words: how questions split into them, how one is put at the start of a question, and where candidates come from."""
+"""Words: how questions split into them, how one is put into a prompt, and where candidates come from."""
 
+import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
 
 MODES = ("swap", "insert")
+POSITIONS = ("question_start", "question_end", "after_image", "response_prefix")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _WORD_STARTS = ("▁", "Ġ")
 
@@ -18,22 +20,63 @@ def split_words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text.replace("<image>", " "))]
 
 
-def open_with(question: str, word: str, mode: str = "swap") -> str:
-    """The question with `word` as its first word.
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A prompt with a word in it: the question, and what the answer already starts with ("" where the word is in the
+    question)."""
 
-    mode "swap" replaces the first word, "insert" puts the word before it. The new word is capitalised when the old
-    first word was, so that a question keeps its style. A question without any word gets the word put in front.
+    question: str
+    answer_start: str = ""
+
+
+def place(question: str, word: str, position: str = "question_start", mode: str = "swap") -> Placed:
+    """Puts `word` into the prompt of `question`.
+
+    Args:
+      position: "question_start" and "question_end": as the first or last word (mode "swap"), or before the first word
+        or behind the whole question (mode "insert"). "after_image": a line of its own between image and question.
+        "response_prefix": what the answer starts with. The last two replace nothing, whatever the mode.
+      mode: "swap" or "insert".
+
+    A word that opens a text is capitalised when the question's own first word is, so that a question keeps its style.
+
+    Raises:
+      InputError: an unknown position or mode.
     """
+    if position not in POSITIONS:
+        raise InputError(f"--positions={position}: there is no such position; use some of {', '.join(POSITIONS)}")
     if mode not in MODES:
         raise InputError(f"--mode={mode}: there is no such mode; use one of {', '.join(MODES)}")
+    if position == "question_end":
+        return Placed(_close_with(question, word, mode))
+    found = _WORD.search(question)
+    opening = word[:1].upper() + word[1:] if found and found.group()[0].isupper() else word
+    if position == "after_image":
+        return Placed(f"{opening}\n{question}")
+    if position == "response_prefix":
+        return Placed(question, opening)
+    return Placed(_open_with(question, opening, mode))
+
+
+def open_with(question: str, word: str, mode: str = "swap") -> str:
+    """`place` at the question's start: the question with `word` as its first word."""
+    return place(question, word, "question_start", mode).question
+
+
+def _open_with(question: str, word: str, mode: str) -> str:
     first = _WORD.search(question)
     if first is None:
         return f"{word} {question}".strip()
-    if first.group()[0].isupper():
-        word = word[:1].upper() + word[1:]
     if mode == "swap":
         return question[: first.start()] + word + question[first.end() :]
     return f"{question[: first.start()]}{word} {question[first.start() :]}"
+
+
+def _close_with(question: str, word: str, mode: str) -> str:
+    words = list(_WORD.finditer(question))
+    if mode == "insert" or not words:
+        return f"{question} {word}".strip()
+    return question[: words[-1].start()] + word + question[words[-1].end() :]
 
 
 def distinct(words: Iterable[str]) -> list[str]:
@@ -78,10 +121,14 @@ def candidate_words(source: str, tokenizer: Any) -> list[str]:
     return words
 
 
+def first_words(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The words of an audit's rows that open a question."""
+    return distinct(row["word"] for row in rows if row["position"] == "first")
+
+
 def _audit_words(path: Path) -> list[str]:
     try:
-        rows = json.loads(_read(path))["rows"]
-        return distinct(row["word"] for row in rows if row["position"] == "first")
+        return first_words(json.loads(_read(path))["rows"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a file of bin/audit ({error}); write one with bin/audit --out={path}") from error
 

@@ -1,4 +1,7 @@
-"""The peer process of bin/bench: third_party/peers/torch_llava.py, asked one job at a time."""
+"""Processes that bin/bench asks to do one job at a time, in JSON lines: the PyTorch peer, and ours where memory counts.
+
+Both sides of a memory comparison are then processes that did nothing else, measured in the same way.
+"""
 
 import json
 import subprocess
@@ -11,21 +14,14 @@ from vlm_mu_jax.errors import InputError, JobError
 SCRIPT = Path(__file__).resolve().parents[2] / "third_party" / "peers" / "torch_llava.py"
 
 
-class Peer:
-    """A running peer; `with Peer() as peer: peer.ask("generate", tokens=8)` -> its answer, "seconds" included."""
+class Worker:
+    """A running process; `with Worker(name, command) as w: w.ask("generate", tokens=8)` -> its answer and "seconds"."""
 
-    def __init__(self) -> None:
-        from importlib.util import find_spec
+    def __init__(self, name: str, command: list[str]) -> None:
+        self._name, self._command = name, command
 
-        if find_spec("torch") is None:
-            raise InputError("bin/bench compares with PyTorch, which is not installed; run: pip install -e '.[test]'")
-        if not SCRIPT.exists():
-            raise InputError(f"{SCRIPT} is missing; run bin/bench from a checkout of the repository")
-
-    def __enter__(self) -> "Peer":
-        self._process = subprocess.Popen(
-            [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __enter__(self) -> "Worker":
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -35,7 +31,7 @@ class Peer:
         self._process.wait()
 
     def ask(self, job: str, **arguments: Any) -> dict[str, Any]:
-        """Runs one job there and waits for it. JobError when the peer died (its own message is on stderr)."""
+        """Runs one job there and waits for it. JobError when the process died (its own message is on stderr)."""
         try:
             self._process.stdin.write(json.dumps({"do": job, **arguments}) + "\n")
             self._process.stdin.flush()
@@ -43,5 +39,34 @@ class Peer:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise JobError(f"the PyTorch peer stopped during {job!r} (exit code {self._process.wait()}); see above")
+            raise JobError(f"{self._name} stopped during {job!r} (exit code {self._process.wait()}); see above")
         return json.loads(line)
+
+    def side(self, job: str, **arguments: Any) -> Any:
+        """A side for `bench_jobs.compare`: the answer and the seconds the job took there."""
+
+        def run() -> tuple[dict[str, Any], float]:
+            answer = self.ask(job, **arguments)
+            return answer, answer["seconds"]
+
+        return run
+
+
+class Peer(Worker):
+    """PyTorch transformers: third_party/peers/torch_llava.py, or another script of that folder."""
+
+    def __init__(self, script: Path = SCRIPT) -> None:
+        from importlib.util import find_spec
+
+        if find_spec("torch") is None:
+            raise InputError("bin/bench compares with PyTorch, which is not installed; run: pip install -e '.[test]'")
+        if not script.exists():
+            raise InputError(f"{script} is missing; run bin/bench from a checkout of the repository")
+        super().__init__("the PyTorch peer", [sys.executable, str(script)])
+
+
+class Ours(Worker):
+    """Our training steps, in a process of their own."""
+
+    def __init__(self) -> None:
+        super().__init__("our side", [sys.executable, "-m", "vlm_mu_jax.cli.bench_steps"])

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from absl import flags
@@ -63,11 +64,13 @@ def explain(error: Exception) -> tuple[int, str]:
     return 1, f"{what} (run again with --debug for the traceback)"
 
 
-def enable_compilation_cache() -> Path | None:
-    """Keeps compiled programs on disk, so that the next process starts faster; a command calls it before any JAX work.
+def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
+    """Keeps compiled programs on disk, so that the next process compiles nothing; called before any other JAX work.
 
-    The folder is $VLM_MU_CACHE, else ~/.cache/vlm_mu_jax/xla, with one folder in it per kind of processor: a program
-    compiled for another processor could crash this one. `VLM_MU_CACHE=off` turns the cache off, and a folder in
+    The folder is $VLM_MU_CACHE, else `.xla_cache` beside the workdir: all hosts of a job see it, a restarted container
+    finds it again, and runs that lie together share it. Without a workdir, or where `.xla_cache` is not ours (compiled
+    programs are code), it is ~/.cache/vlm_mu_jax/xla. In it is one folder per kind of processor: a program compiled
+    for another processor could crash this one. `VLM_MU_CACHE=off` turns the cache off, and a folder in
     $JAX_COMPILATION_CACHE_DIR is left to JAX. Returns the folder, or None when off or not writable (only slower then).
     """
     import jax
@@ -75,18 +78,26 @@ def enable_compilation_cache() -> Path | None:
     chosen = os.environ.get("VLM_MU_CACHE")
     if chosen == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
+    beside = None if workdir is None else Path(workdir).expanduser().absolute().parent / ".xla_cache"
+    for base in (chosen,) if chosen else (beside, "~/.cache/vlm_mu_jax/xla"):
+        folder = None if base is None else _own_folder(base)
+        if folder is not None:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+            return folder
+    return None
+
+
+def _own_folder(base: str | Path) -> Path | None:
+    """This processor's folder in `base`, made if need be; None when it is not ours to write."""
     try:
-        base = Path(chosen or "~/.cache/vlm_mu_jax/xla").expanduser()
-        folder = base / _processor()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(base).expanduser() / _processor()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ours = not hasattr(os, "getuid") or folder.stat().st_uid == folder.parent.stat().st_uid == os.getuid()
     except (OSError, RuntimeError):  # a read-only home, or none at all
         return None
-    if not os.access(folder, os.W_OK):
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return folder
+    return folder if ours and os.access(folder, os.W_OK) else None
 
 
 def _processor() -> str:
@@ -125,6 +136,7 @@ def _parse(argv: list[str], actions: Sequence[str], name: str, operands: str = "
 def _usage_problem(error: Exception, argv: list[str], name: str) -> str:
     """One line for what absl or ml_collections raised while reading the flags."""
     text = next(line.strip() for line in reversed(f"{error}".splitlines() or ["?"]) if line.strip())  # not a traceback
+    text = re.sub(r"^[\w.]+Error: ", "", text)
     if isinstance(error, flags.UnrecognizedFlagError):
         if error.flagname.startswith("config.") and "config" in flags.FLAGS:
             return f"--{error.flagname} needs --config=FILE beside it; see {name} --help"
@@ -194,10 +206,20 @@ def _quiet_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    leave_out_absent_tpu()
     if not _debug_wanted():
         from absl import logging
 
         logging.set_verbosity(logging.ERROR)
+
+
+def leave_out_absent_tpu() -> None:
+    """Where libtpu is installed without a TPU (for bin/plan), JAX would try it first, and it complains at length."""
+    tpu = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    if "JAX_PLATFORMS" in os.environ or tpu or find_spec("libtpu") is None:
+        return
+    cuda = Path("/dev/nvidia0").exists() and any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    os.environ["JAX_PLATFORMS"] = "cuda,cpu" if cuda else "cpu"
 
 
 def _debug_wanted() -> bool:

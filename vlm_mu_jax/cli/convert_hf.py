@@ -1,11 +1,14 @@
-"""Converts a Hugging Face checkpoint (LLaVA-1.5 or Llama family, safetensors) into our model folder, and back.
+"""Converts a Hugging Face checkpoint (LLaVA or Llama family) into our model folder, and back.
 
 The way back (--export) writes a folder that `transformers` loads; unless the weights were trained or cast in between,
-it holds the same tensors bit for bit. Nothing is downloaded when --source is a local folder.
+it holds the same tensors bit for bit. Both ways hold a few tensors at a time, whatever the size of the model. Nothing
+is downloaded when --source is a local folder.
 
 Example:
   bin/convert_hf --source=llava-hf/llava-1.5-7b-hf --out=runs/base
+  bin/convert_hf --source=lmsys/vicuna-7b-v1.5 --lora=LLAVA_LORA --vision_tower=CLIP --allow_pickle --out=runs/base
   bin/convert_hf --export --source=runs/npo --out=runs/npo_hf
+  bin/convert_hf --export --as=adapter --source=runs/npo_lora --out=runs/npo_adapter
 """
 
 from absl import flags
@@ -21,57 +24,63 @@ _TEMPLATE = flags.DEFINE_string(
     "template", "auto", "conversation template of the model; auto reads it off the checkpoint's chat template"
 )
 _DTYPE = flags.DEFINE_string("dtype", None, "cast weights to float32, bfloat16 or float16; default: as they are stored")
+_ALLOW_PICKLE = flags.DEFINE_bool(
+    "allow_pickle", False, "read PyTorch .bin weights where there are no safetensors; tensors only, nothing is executed"
+)
+_VISION_TOWER = flags.DEFINE_string(
+    "vision_tower", None, "CLIP folder or hub id of an original (liuhaotian) LLaVA that has no vision tower inside"
+)
+_LORA = flags.DEFINE_string("lora", None, "PEFT LoRA adapter (folder or hub id) to merge into --source")
 _DIALECT = flags.DEFINE_string(
     "dialect", None, "with --export: spelling of the tensor names; default: that of the original checkpoint"
 )
+_AS = flags.DEFINE_enum(
+    "as", "model", ["model", "adapter"], "with --export: the whole model, or the LoRA adapter of a run, for peft"
+)
+_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "with --export: largest weights file, in GB", lower_bound=0.001)
 
 
 def main(argv: list[str]) -> None:
     """Runs the conversion the flags ask for."""
+    import os
+
     from vlm_mu_jax.errors import InputError
 
-    if _EXPORT.value:
-        if _DTYPE.value or _TEMPLATE.value != "auto":
-            raise InputError("--dtype and --template do nothing with --export; leave them out")
-        _export()
-    else:
-        if _DIALECT.value:
-            raise InputError("--dialect does nothing without --export; leave it out")
-        _import()
+    os.environ["JAX_PLATFORMS"] = "cpu"  # only moves numbers: an accelerator stays free for whoever uses it
+    importing, exporting = ("dtype", "template", "allow_pickle", "vision_tower", "lora"), ("as", "dialect", "shard_gb")
+    idle = importing if _EXPORT.value else exporting
+    given = [f"--{name}" for name in idle if flags.FLAGS[name].present]
+    if given:
+        verb = "does nothing" if len(given) == 1 else "do nothing"
+        raise InputError(f"{', '.join(given)} {verb} {'with' if _EXPORT.value else 'without'} --export; leave it out")
+    _export() if _EXPORT.value else _import()
 
 
 def _import() -> None:
-    from vlm_mu_jax import model_folder
     from vlm_mu_jax.cli import progress
-    from vlm_mu_jax.convert import importer
-    from vlm_mu_jax.convert.template import choose_template
-    from vlm_mu_jax.folders import check_replaceable
+    from vlm_mu_jax.convert.importer import convert_checkpoint
 
-    check_replaceable(_OUT.value, model_folder.SETTINGS)
-    done = importer.import_checkpoint(_SOURCE.value, _DTYPE.value, progress.bar)
-    template = choose_template(done.folder, _TEMPLATE.value, done.config.vision is not None)
-    print(f"writing {_OUT.value} ...", flush=True)
-    model_folder.write_model_folder(
-        _OUT.value, done.params, done.hf_config, done.folder, template, done.dialect, done.provenance
-    )
-    print(f"{_OUT.value}: {_size(done.params)}, {done.dtype}, template {template}, from {done.dialect} tensor names")
-    if not model_folder.has_tokenizer(done.folder):
-        print(f"warning: {done.folder} has no tokenizer files; most commands need them beside the weights")
+    done = convert_checkpoint(
+        _SOURCE.value, _OUT.value, _TEMPLATE.value, _DTYPE.value, progress.bar,
+        allow_pickle=_ALLOW_PICKLE.value, vision_tower=_VISION_TOWER.value, lora=_LORA.value,
+    )  # fmt: skip
+    size = f"{done.parameters / 1e9:.2f} billion" if done.parameters >= 1e8 else f"{done.parameters:,}"
+    print(f"{done.folder}: {size} parameters, {done.dtype}, template {done.template}, from {done.dialect} tensor names")
+    if not done.has_tokenizer:
+        print(f"warning: {_SOURCE.value} has no tokenizer files; most commands need them beside the weights")
 
 
 def _export() -> None:
     from vlm_mu_jax.cli import progress
-    from vlm_mu_jax.convert import exporter
+    from vlm_mu_jax.convert.exporter import export_checkpoint
+    from vlm_mu_jax.convert.peft_writer import export_adapter
 
-    exporter.export_checkpoint(_SOURCE.value, _OUT.value, _DIALECT.value, progress=progress.bar)
+    if _AS.value == "adapter":
+        export_adapter(_SOURCE.value, _OUT.value, _DIALECT.value)
+        print(f"{_OUT.value}: written; peft loads it over the model that the run started from")
+        return
+    export_checkpoint(_SOURCE.value, _OUT.value, _DIALECT.value, int(_SHARD_GB.value * 1e9), progress.bar)
     print(f"{_OUT.value}: written; transformers loads it")
-
-
-def _size(params: dict) -> str:
-    from vlm_mu_jax.model.params import flatten
-
-    count = sum(leaf.size for leaf in flatten(params).values())
-    return f"{count / 1e9:.2f} billion parameters" if count >= 1e8 else f"{count:,} parameters"
 
 
 if __name__ == "__main__":

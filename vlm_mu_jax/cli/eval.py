@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.cli import progress
     from vlm_mu_jax.evaluation import judges, runner, suite, table
 
-    command.enable_compilation_cache()
+    command.enable_compilation_cache(_WORKDIR.value)
     folder = model_folder.find(_CHECKPOINT.value)
     words = suite.read_attack_words(_WORDS.value) if _WORDS.value else suite.AttackWords()
     questions = _questions(folder, words)

@@ -56,7 +56,7 @@ def generate_one(
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.model.generate import generate
 
-    ids = model.processor.prompt_ids(prompt, n_images=len(images))
+    ids = model.processor.prompt_ids(prompt, images)
     limit = model.config.text.max_positions
     if len(ids) + max_new_tokens > limit:
         raise InputError(

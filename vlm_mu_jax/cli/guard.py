@@ -316,12 +316,14 @@ def _line(model, records, record, answer, condition: str, judge):
 
     from vlm_mu_jax.evaluation.answers_file import Answer, Condition
 
-    image = image_id = None
+    image, image_id, shown = None, None, []
     if condition == "blank":
         image = image_id = f"blank:{_BLANK.value}"
+        shown = [_blank(model)]
     elif condition == "own" and record.image is not None:
-        image, image_id = "own", hashlib.sha256(records.image_path(record).read_bytes()).hexdigest()[:16]
-    ids = np.asarray(model.processor.prompt_ids(record.question, n_images=int(image is not None)), "<i4")
+        shown = [records.image_path(record)]
+        image, image_id = "own", hashlib.sha256(shown[0].read_bytes()).hexdigest()[:16]
+    ids = np.asarray(model.processor.prompt_ids(record.question, shown), "<i4")
     return Answer(
         id=record.id,
         condition=Condition(image=image or "none"),

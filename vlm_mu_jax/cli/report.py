@@ -23,6 +23,8 @@ _GUARD = flags.DEFINE_string(
 )
 _TRAINING = flags.DEFINE_multi_string("training", [], "folder of bin/train with metrics.jsonl; repeat for several")
 _EXPORT = flags.DEFINE_string("export", None, "folder that bin/convert_hf --export wrote")
+_SWEEP = flags.DEFINE_string("sweep", None, "sweep.json that bin/train wrote for a config with a sweep")
+_RELEARNING = flags.DEFINE_multi_string("relearning", [], "relearn.json of bin/relearn; repeat for several")
 _SHOW_TEXT = flags.DEFINE_bool(
     "show_text", False, "include the text of answers on real data (concealed until asked for)"
 )
@@ -43,6 +45,8 @@ def main(argv: list[str]) -> None:
         guard_diagnostics=_path(_GUARD.value),
         training=[Path(name).expanduser() for name in _TRAINING.value],
         export=_path(_EXPORT.value),
+        sweep=_path(_SWEEP.value),
+        relearning=[Path(name).expanduser() for name in _RELEARNING.value],
         show_text=_SHOW_TEXT.value,
     )
     for path in written:

@@ -30,20 +30,20 @@ def steps(seed: int) -> list[Step]:
         Step("Build the miniature: a tiny LLaVA and its world", f"miniature --out=mini --seed={seed}", "mini/hf"),
         Step("Convert it from Hugging Face to Orbax", "convert_hf --source=mini/hf --out=base", "base"),
         Step("Audit the safety data for telling words", f"audit --data={SAFETY} --out=audit.json", "audit.json"),
-        _train("Safety fine-tuning (SFT)", "sft", seed),
+        _train("Safety fine-tuning (SFT)", "sft", "sft", seed),
         _attack("Search the whole vocabulary for words that break the SFT model", "sft", seed),
         _eval("base", "base", seed, "--checkpoint=base"),
         _eval("sft", "sft", seed, "--checkpoint=sft --baseline=eval_base"),
-        _train("SFT with diversified openings: does rebalancing fix it?", "sft_diverse", seed),
+        _train("SFT with diversified openings: does rebalancing fix it?", "sft:diverse", "sft_diverse", seed),
         _eval("sft_diverse", "sft", seed, "--checkpoint=sft_diverse --baseline=eval_base"),
         Step(
             "Harmful answers of the base model: what NPO and RMU will forget",
             f"eval --checkpoint=base --data=mini/data --workdir=forget --subset=train --sets=unsafe_before {EVAL}",
             "forget/results.json",
         ),
-        _train("Unlearn with NPO", "npo", seed),
+        _train("Unlearn with NPO", "unlearn:npo", "npo", seed),
         _eval("npo", "npo", seed, "--checkpoint=npo --baseline=eval_sft"),
-        _train("Unlearn with RMU", "rmu", seed),
+        _train("Unlearn with RMU", "unlearn:rmu", "rmu", seed),
         _eval("rmu", "rmu", seed, "--checkpoint=rmu --baseline=eval_sft"),
         _attack("Attack the NPO model again, with words searched for it", "npo", seed),
         _attack("Attack the RMU model again, with words searched for it", "rmu", seed),
@@ -65,8 +65,10 @@ def steps(seed: int) -> list[Step]:
     ]
 
 
-def _train(title: str, name: str, seed: int) -> Step:
-    config = ROOT / "configs" / f"miniature_{name}.py"
+def _train(title: str, config: str, name: str, seed: int) -> Step:
+    """config: a file configs/miniature_*.py, and its variant after a colon."""
+    file, colon, variant = config.partition(":")
+    config = f"{ROOT / 'configs' / f'miniature_{file}.py'}{colon}{variant}"
     paths = "--config.model.init=base --config.data.root=mini/data"
     return Step(title, f"train --config={config} {paths} --config.seed={seed} --workdir={name}", f"{name}/model")
 

@@ -1,9 +1,11 @@
 """Our parameters -> a Hugging Face folder that `transformers` loads.
 
 The exact inverse of the importer: the same table, the same spelling of the keys as the source had, the same bits.
-Tensors are written shard by shard, so that the peak memory is one shard plus one stacked parameter.
+Tensors are read and written one by one, so that a few of them are in memory at a time.
 """
 
+import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax import model_folder
-from vlm_mu_jax.convert import names
-from vlm_mu_jax.convert.tensor_files import INDEX, SINGLE
+from vlm_mu_jax import model_folder, stored_params
+from vlm_mu_jax.convert import names, original, original_files, stream
+from vlm_mu_jax.convert.tensor_files import DTYPES, INDEX, SINGLE
+from vlm_mu_jax.direct_file import DirectFile
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.folders import complete_folder
 from vlm_mu_jax.model import config as config_lib
@@ -49,12 +52,12 @@ def export_checkpoint(
     settings = model_folder.read_settings(folder)
     hf_config = model_folder.read_json(folder / "config.json")
     specs = llava.param_specs(config_lib.from_hf(hf_config, str(folder / "config.json")))
-    stored = model_folder.stored_arrays(folder)
-    params_lib.check_params(stored, specs, str(folder))
-    dtypes = {path: np.dtype(leaf.dtype) for path, leaf in params_lib.flatten(stored).items()}
+    stored = stored_params.Reader(folder / model_folder.PARAMS)
+    params_lib.check_params(params_lib.unflatten(stored.arrays), specs, str(folder))
+    dtypes = {path: np.dtype(array.dtype) for path, array in stored.arrays.items()}
     about = {"source": str(source), "provenance": model_folder.read_json(folder / "provenance.json")}
     return _write(
-        out, lambda path: model_folder.read_leaf(folder, path), dtypes, hf_config, specs,
+        out, stored.read, dtypes, hf_config, specs,
         _dialect(dialect or settings["dialect"], specs), folder, about, shard_bytes, progress,
     )  # fmt: skip
 
@@ -73,15 +76,19 @@ def export_params(
     params_lib.check_params(dict(params), specs, str(out))
     flat = params_lib.flatten(params)
     dtypes = {path: np.dtype(leaf.dtype) for path, leaf in flat.items()}
+
+    def read(path: str, layer: int | None, _: np.ndarray) -> np.ndarray:
+        return np.asarray(flat[path] if layer is None else flat[path][layer])
+
     chosen = _dialect(dialect, specs) if dialect else names.default_dialect(specs)
     return _write(
-        out, lambda path: np.asarray(flat[path]), dtypes, hf_config, specs,
+        out, read, dtypes, hf_config, specs,
         chosen, files_from, {}, shard_bytes, progress,
     )  # fmt: skip
 
 
 def _dialect(name: str, specs: params_lib.Specs) -> names.Dialect:
-    fitting = [d.name for d in names.DIALECTS.values() if (d.vision is not None) == ("vision" in specs)]
+    fitting = [dialect.name for dialect in names.fitting(specs)]
     if name not in fitting:
         raise InputError(f"dialect {name!r} does not fit this model; use one of {', '.join(fitting)}")
     return names.DIALECTS[name]
@@ -89,7 +96,7 @@ def _dialect(name: str, specs: params_lib.Specs) -> names.Dialect:
 
 def _write(
     out: str | Path,
-    read_leaf: Callable[[str], np.ndarray],
+    read: Callable[[str, int | None, np.ndarray], np.ndarray],
     dtypes: Mapping[str, np.dtype],
     hf_config: Mapping[str, Any],
     specs: params_lib.Specs,
@@ -99,53 +106,92 @@ def _write(
     shard_bytes: int,
     progress: Progress | None,
 ) -> Path:
-    from safetensors.numpy import save_file
-
     progress = progress or (lambda items, label, total: items)
-    slots = list(names.slots(specs, dialect))
-    shards = _shards(slots, dtypes, shard_bytes)
-    files = _file_names(len(shards))
+    config, companions, slots = hf_config, files_from, list(names.slots(specs, dialect))
+    if original.is_dialect(dialect):
+        config = original_files.kept_config(files_from, dialect)
+        companions, rows = Path(files_from) / model_folder.ORIGINAL, config["vocab_size"]
+        whole = params_lib.flatten(specs)
+        nbytes = {path: math.prod(spec.shape) * dtypes[path].itemsize for path, spec in whole.items()}
+        slots, read = original.without_rows(slots, rows), original.reader_without_rows(read, rows, nbytes)
+    folders = {name: _shards(part, dtypes, shard_bytes) for name, part in _by_folder(slots).items()}
+    sizes = {slot: _nbytes(slot, dtypes) for shards in folders.values() for shard in shards for slot in shard}
     with complete_folder(out, marker=MARKER) as folder:
-        tensors = _tensors(progress(slots, "writing tensors", len(slots)), read_leaf)
-        for file, shard in zip(files, shards, strict=True):
-            # transformers refuses files without the format entry
-            save_file({slot.key: next(tensors) for slot in shard}, folder / file, metadata={"format": "pt"})
-            (folder / file).chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read them
+        tensors = stream.export_tensors(sizes, read, progress)
+        for name, shards in folders.items():
+            (folder / name).mkdir(exist_ok=True)
+            _write_shards(folder / name, shards, dtypes, tensors)
         for _ in tensors:  # runs the progress to its end
             raise AssertionError("a tensor without a shard")
-        if len(files) > 1:
-            _write_index(folder / INDEX, files, shards, dtypes)
-        if files_from is not None:
-            model_folder.copy_companions(files_from, folder)
-        model_folder.write_json(folder / "config.json", _with_dtype(hf_config, set(dtypes.values())))
+        if original.TOWER in folders:
+            original_files.describe_tower(folder / original.TOWER, hf_config, files_from)
+        if companions is not None:
+            model_folder.copy_companions(companions, folder, original=False)
+        model_folder.write_json(folder / "config.json", _with_dtype(config, set(dtypes.values())))
         model_folder.write_json(
             folder / MARKER, {**about, "dialect": dialect.name, "packages": model_folder.package_versions()}
         )
     return Path(out)
 
 
-def _tensors(slots: Iterable[names.Slot], read_leaf: Callable[[str], np.ndarray]) -> Iterator[np.ndarray]:
-    """Tensors in slot order. All layers of a parameter follow each other, so that it is read once and then dropped."""
-    path, leaf = None, None
+def _by_folder(slots: Iterable[names.Slot]) -> dict[str, list[names.Slot]]:
+    """The tensors of each folder of the export (see `names.Dialect`), "." for the folder itself."""
+    folders: dict[str, list[names.Slot]] = {}
     for slot in slots:
-        if slot.path != path:
-            leaf = None
-            path, leaf = slot.path, read_leaf(slot.path)
-        yield slot.layout.to_file(leaf[slot.index()])
+        name, _, key = slot.key.rpartition("/")
+        folders.setdefault(name or ".", []).append(dataclasses.replace(slot, key=key))
+    return folders
+
+
+def _write_shards(
+    folder: Path, shards: list[list[names.Slot]], dtypes: Mapping[str, np.dtype], tensors: Iterator[np.ndarray]
+) -> None:
+    files = _file_names(len(shards))
+    for file, shard in zip(files, shards, strict=True):
+        _write_shard(folder / file, shard, dtypes, tensors)
+    if len(files) > 1:
+        _write_index(folder / INDEX, files, shards, dtypes)
+
+
+def _write_shard(
+    path: Path, shard: list[names.Slot], dtypes: Mapping[str, np.dtype], tensors: Iterator[np.ndarray]
+) -> None:
+    """A safetensors file, tensor by tensor (huggingface/safetensors README: header length, header, bytes).
+
+    The library's own writer wants all tensors of a file at once.
+    """
+    kinds = {name: code for code, name in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
+    end = 0
+    for slot in shard:
+        start, end = end, end + _nbytes(slot, dtypes)
+        kind = kinds[dtypes[slot.path].name]
+        header[slot.key] = {"dtype": kind, "shape": slot.file_shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # tensors begin at a multiple of 8 bytes
+    with DirectFile(path) as file:
+        file.write(np.frombuffer(len(encoded).to_bytes(8, "little") + encoded, np.uint8))
+        for _ in shard:
+            for panel in stream.panels(next(tensors)):
+                file.write(panel)
+
+
+def _nbytes(slot: names.Slot, dtypes: Mapping[str, np.dtype]) -> int:
+    return math.prod(slot.shape) * dtypes[slot.path].itemsize
 
 
 def _shards(slots: list[names.Slot], dtypes: Mapping[str, np.dtype], shard_bytes: int) -> list[list[names.Slot]]:
-    """Cuts the tensors into runs of at most `shard_bytes`."""
+    """Cuts the tensors into files of at most `shard_bytes`; the wider numbers first, so that all are aligned."""
     shards: list[list[names.Slot]] = [[]]
     room = shard_bytes
     for slot in slots:
-        size = math.prod(slot.shape) * dtypes[slot.path].itemsize
+        size = _nbytes(slot, dtypes)
         if size > room and shards[-1]:
             shards.append([])
             room = shard_bytes
         shards[-1].append(slot)
         room -= size
-    return shards
+    return [sorted(shard, key=lambda slot: -dtypes[slot.path].itemsize) for shard in shards]
 
 
 def _file_names(count: int) -> list[str]:
@@ -155,7 +201,7 @@ def _file_names(count: int) -> list[str]:
 
 
 def _write_index(path: Path, files: list[str], shards: list[list[names.Slot]], dtypes: Mapping[str, np.dtype]) -> None:
-    total = sum(math.prod(slot.shape) * dtypes[slot.path].itemsize for shard in shards for slot in shard)
+    total = sum(_nbytes(slot, dtypes) for shard in shards for slot in shard)
     where = {slot.key: file for file, shard in zip(files, shards, strict=True) for slot in shard}
     model_folder.write_json(path, {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
 

@@ -37,10 +37,14 @@ class Layout:
 
     def to_file(self, array: np.ndarray) -> np.ndarray:
         """Our array -> contiguous tensor of the file."""
+        return np.ascontiguousarray(self.file_view(array))
+
+    def file_view(self, array: np.ndarray) -> np.ndarray:
+        """Our array -> tensor of the file, a view where possible."""
         shape = self.file_shape(array.shape)
         if self.transposed:
             array = array.reshape(-1, shape[0]).T
-        return np.ascontiguousarray(array.reshape(shape))
+        return array.reshape(shape)
 
 
 def _conv_shape(shape: Shape) -> Shape:
@@ -55,7 +59,7 @@ LINEAR = Layout(True, lambda shape: (math.prod(shape[1:]), shape[0]))  # [D, N, 
 MERGE = Layout(True, lambda shape: (shape[-1], math.prod(shape[:-1])))  # [N, H, D] -> [D, N H]
 CONV = Layout(True, _conv_shape)
 
-# (key in the file, parameter, layout); {text}, {head}, {vision}, {projector}: the dialect's prefixes, {l}: the layer
+# (key in the file, parameter, layout); {l}: the layer, the other braces: prefixes of the `Dialect`
 TABLE: tuple[tuple[str, str, Layout], ...] = (
     ("{text}embed_tokens.weight", "decoder/embed_VD", SAME),
     ("{text}layers.{l}.input_layernorm.weight", "decoder/layers/attn_norm_LD", SAME),
@@ -76,10 +80,11 @@ TABLE: tuple[tuple[str, str, Layout], ...] = (
     ("{text}layers.{l}.mlp.down_proj.bias", "decoder/layers/bdown_LD", SAME),
     ("{text}norm.weight", "decoder/norm_D", SAME),
     ("{head}weight", "decoder/head_DV", LINEAR),
-    ("{projector}linear_1.weight", "projector/w1_ED", LINEAR),
-    ("{projector}linear_1.bias", "projector/b1_D", SAME),
-    ("{projector}linear_2.weight", "projector/w2_DD", LINEAR),
-    ("{projector}linear_2.bias", "projector/b2_D", SAME),
+    ("{linear_1}weight", "projector/w1_ED", LINEAR),
+    ("{linear_1}bias", "projector/b1_D", SAME),
+    ("{linear_2}weight", "projector/w2_DD", LINEAR),
+    ("{linear_2}bias", "projector/b2_D", SAME),
+    ("{newline}", "projector/newline_D", SAME),
     ("{vision}embeddings.class_embedding", "vision/class_D", SAME),
     ("{vision}embeddings.patch_embedding.weight", "vision/patch_CD", CONV),
     ("{vision}embeddings.position_embedding.weight", "vision/position_QD", SAME),
@@ -111,16 +116,26 @@ IGNORED = (
     re.compile(r"(^|\.)embeddings\.position_ids$"),
 )
 
+# What a whole CLIP checkpoint holds besides the vision tower: the text tower and the way into the common space.
+CLIP_TEXT = (
+    re.compile(r"^text_model\."),
+    re.compile(r"^(text|visual)_projection\.weight$"),
+    re.compile(r"^logit_scale$"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """One spelling of the file keys. `vision` None: a text-only checkpoint."""
+    """One spelling of the file keys. vision: None for a text-only checkpoint. linear_1, linear_2: of the projector.
+    newline: the whole key of LLaVA-NeXT's newline."""
 
     name: str
     text: str
     head: str
     vision: str | None = None
-    projector: str | None = None
+    linear_1: str | None = None
+    linear_2: str | None = None
+    newline: str | None = None
 
 
 # The v4 spelling is what the released llava-hf checkpoints have and what every reader accepts.
@@ -132,7 +147,9 @@ DIALECTS: dict[str, Dialect] = {
             "language_model.model.",
             "language_model.lm_head.",
             "vision_tower.vision_model.",
-            "multi_modal_projector.",
+            "multi_modal_projector.linear_1.",
+            "multi_modal_projector.linear_2.",
+            "image_newline",
         ),
         # transformers >= 5.6 saves CLIP without the `vision_model` level, the rest as before
         Dialect(
@@ -140,7 +157,9 @@ DIALECTS: dict[str, Dialect] = {
             "language_model.model.",
             "language_model.lm_head.",
             "vision_tower.",
-            "multi_modal_projector.",
+            "multi_modal_projector.linear_1.",
+            "multi_modal_projector.linear_2.",
+            "image_newline",
         ),
         # module names of transformers >= 4.52, as written by tools that save `state_dict()` itself
         Dialect(
@@ -148,14 +167,38 @@ DIALECTS: dict[str, Dialect] = {
             "model.language_model.",
             "lm_head.",
             "model.vision_tower.vision_model.",
-            "model.multi_modal_projector.",
+            "model.multi_modal_projector.linear_1.",
+            "model.multi_modal_projector.linear_2.",
+            "model.image_newline",
         ),
         Dialect(
             "llava_modules_v5",
             "model.language_model.",
             "lm_head.",
             "model.vision_tower.",
-            "model.multi_modal_projector.",
+            "model.multi_modal_projector.linear_1.",
+            "model.multi_modal_projector.linear_2.",
+            "model.image_newline",
+        ),
+        # haotian-liu/LLaVA itself: a Llama with a projector, see convert/original.py
+        Dialect(
+            "llava_original",
+            "model.",
+            "lm_head.",
+            "model.vision_tower.vision_tower.vision_model.",
+            "model.mm_projector.0.",
+            "model.mm_projector.2.",
+            "model.image_newline",
+        ),
+        # the same with the tower in a folder of its own; what stands before the slash is no part of the key
+        Dialect(
+            "llava_original_split",
+            "model.",
+            "lm_head.",
+            "vision_tower/vision_model.",
+            "model.mm_projector.0.",
+            "model.mm_projector.2.",
+            "model.image_newline",
         ),
         Dialect("text", "model.", "lm_head."),
     )
@@ -206,8 +249,25 @@ def _prefixes(dialect: Dialect) -> dict[str, str]:
         "text": dialect.text,
         "head": dialect.head,
         "vision": dialect.vision or "",
-        "projector": dialect.projector or "",
+        "linear_1": dialect.linear_1 or "",
+        "linear_2": dialect.linear_2 or "",
+        "newline": dialect.newline or "",
     }
+
+
+def for_adapters(dialect: str, specs: params_lib.Specs) -> Dialect:
+    """The module names of the class that reads checkpoints of `dialect`, as adapters need them.
+
+    That is transformers >= 4.52 whatever its files say, or LLaVA's own class for its own layout.
+    """
+    if dialect.startswith("llava_original"):
+        return DIALECTS["llava_original"]
+    return DIALECTS["llava_modules_v5" if "vision" in specs else "text"]
+
+
+def fitting(specs: params_lib.Specs) -> list[Dialect]:
+    """The dialects that a model with these parameters can be spelled in."""
+    return [dialect for dialect in DIALECTS.values() if (dialect.vision is not None) == ("vision" in specs)]
 
 
 def find_dialect(keys: Collection[str], specs: params_lib.Specs, source: str) -> Dialect:
@@ -217,15 +277,10 @@ def find_dialect(keys: Collection[str], specs: params_lib.Specs, source: str) ->
       InputError: none explains a single one.
     """
     present = set(keys)
-    has_vision = "vision" in specs
-    scores = {
-        dialect.name: sum(slot.key in present for slot in slots(specs, dialect))
-        for dialect in DIALECTS.values()
-        if (dialect.vision is not None) == has_vision
-    }
+    scores = {dialect.name: sum(slot.key in present for slot in slots(specs, dialect)) for dialect in fitting(specs)}
     best = max(scores, key=scores.__getitem__)
     if not scores[best]:
-        kind = "LLaVA" if has_vision else "Llama-family"
+        kind = "LLaVA" if "vision" in specs else "Llama-family"
         example = min(present, default="none at all")
         what = f"config.json says {kind}, but no tensor has such a name (found {example})"
         raise InputError(f"{source}: {what}; use another checkpoint")
@@ -234,3 +289,8 @@ def find_dialect(keys: Collection[str], specs: params_lib.Specs, source: str) ->
 
 def is_ignored(key: str) -> bool:
     return any(pattern.search(key) for pattern in IGNORED)
+
+
+def is_clip_text(key: str) -> bool:
+    """Whether a tensor of a CLIP checkpoint belongs to its text half."""
+    return any(pattern.search(key) for pattern in CLIP_TEXT)

@@ -3,6 +3,10 @@
 The step is then the only iterator state: a resumed run, or one on another number of hosts, reads the same batches,
 and streams of different lengths cycle independently and exactly (the Safety Mirage training code restarts one when
 another ends, so part of its retain data is never seen).
+
+With several row lengths to pad to, the order within every CHUNK batches is rearranged so that a batch holds rows of
+like length. Every epoch still has every row once. Chunk c of all streams is rearranged in the same way: a step that
+reads several streams then reads their short batches together, and as many programs are compiled as there are lengths.
 """
 
 import dataclasses
@@ -17,11 +21,14 @@ import grain
 import numpy as np
 from jax import Array
 
+from vlm_mu_jax.data import anyres
+from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.prompts import Example
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.llava import Batch
 
 IMAGE_CACHE_BYTES = 2 << 30
+CHUNK = 16  # batches whose rows are sorted by length among themselves
 
 
 @flax.struct.dataclass
@@ -29,12 +36,15 @@ class TrainBatch:
     """Padded rows with the tokens that carry the loss.
 
     mask_BT: True at loss tokens. reference_nll_B: their summed NLL under the model before training, when an
-    objective asked for it. Leaves may have a leading axis of micro-batches.
+    objective asked for it. window_BW: positions 0..T - 1 in order that hold all loss tokens of a row and the token
+    before the first, so that the vocabulary product is done for these alone; None = all positions. Leaves may have a
+    leading axis of micro-batches.
     """
 
     batch: Batch
     mask_BT: Array
     reference_nll_B: Array | None = None
+    window_BW: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +63,20 @@ def row(example: Example, images: Sequence[Any] = (), id: str = "") -> Row:
     return Row(id, tuple(example.ids), (False,) * start + (True,) * (len(example.ids) - start), tuple(images))
 
 
+def bucket_lengths(rows: Sequence[Row], count: int, multiple: int = 8) -> tuple[int, ...]:
+    """At most `count` row lengths to pad to, ascending: quantiles of the rows' own, rounded up to `multiple`."""
+    own = np.sort([len(one.ids) for one in rows])
+    if not len(own):
+        return (multiple,)  # the stream without rows is refused by name
+    picked = own[np.ceil(np.arange(1, count + 1) / count * len(own)).astype(int) - 1]
+    return tuple(sorted({-(-int(n) // multiple) * multiple for n in picked}))
+
+
 class Stream:
-    """An endless, index-addressable sequence of batches: `stream[k]` is a numpy `TrainBatch` of static shape."""
+    """An endless, index-addressable sequence of batches: `stream[k]` is a numpy `TrainBatch`.
+
+    Its shapes depend on nothing but the length it is padded to, which is one of `lengths`.
+    """
 
     def __init__(
         self,
@@ -63,63 +85,88 @@ class Stream:
         seed: int,
         *,
         name: str = "train",
-        load_image: Callable[[Any], np.ndarray] | None = None,
-        length: int | None = None,
-        multiple: int = 8,
+        load_image: Callable[[Any], np.ndarray | Tiles] | None = None,
+        lengths: Sequence[int] | None = None,
+        order_of: "Stream | None" = None,
     ) -> None:
         """
         Args:
           rows: examples; every epoch is another permutation of them.
           batch_size: rows per batch (per step, before it is split into micro-batches).
           seed: with `name`, decides the order.
-          load_image: turns an image key of a row into float32 HWC pixels; None when rows hold pixels themselves.
-          length: tokens per row; by default the longest row rounded up to `multiple`.
+          load_image: turns an image key of a row into pixels, as `Processor.pixels`; None when rows hold them.
+          lengths: tokens per row that batches may be padded to; by default one, that of the longest row, rounded up.
+          order_of: a stream of as many rows; batch k holds the rows with the same indices as its batch k (pairs).
 
         Raises:
-          InputError: no rows, a row without loss tokens, or a row longer than `length`.
+          InputError: no rows, a row without loss tokens, or a row longer than `lengths`.
         """
+        if order_of is not None and (len(order_of.rows), order_of.batch_size) != (len(rows), batch_size):
+            raise InputError(f"{name} and {order_of.name} are pairs: they need as many rows and one batch size")
         self.rows, self.batch_size, self.seed, self.name = tuple(rows), batch_size, seed, name
-        self._load = load_image
-        _check(self.rows, batch_size, name, length)
-        longest = max(len(r.ids) for r in self.rows)
-        self.length = length or -(-longest // multiple) * multiple
+        self._load, self._leader = load_image, order_of
+        _check(self.rows, batch_size, name, None if lengths is None else max(lengths))
+        self.lengths = bucket_lengths(self.rows, 1) if lengths is None else tuple(sorted(lengths))
         self.images_per_row = max(len(r.images) for r in self.rows)
         self._reference: np.ndarray | None = None
         order = grain.MapDataset.range(len(self.rows)).seed(zlib.crc32(f"{seed}/{name}".encode()))
         self._order = order.shuffle().repeat().batch(batch_size)
-        self._pixels = self._image_cache()
+        self._windows: dict[int, int] = {}
+        self._cached: Callable[[Any], np.ndarray | Tiles] | None = None
+        self._features: Callable[[Any], np.ndarray | Tiles] | None = None
 
     def __getitem__(self, k: int) -> TrainBatch:
         return self.take(self.indices(k))
 
     def indices(self, k: int) -> np.ndarray:
         """Row indices of batch k."""
-        return np.asarray(self._order[k])
+        if self._leader is not None:
+            return self._leader.indices(k)
+        if len(self.lengths) == 1:
+            return np.asarray(self._order[k])
+        size = min(CHUNK, max(len(self.rows) // self.batch_size, 1))
+        return self._chunk(k // size, size)[k % size]
 
-    def take(self, indices: Sequence[int]) -> TrainBatch:
-        """The batch of these rows."""
+    def fit(self, indices: Sequence[int]) -> int:
+        """The smallest of `lengths` that holds these rows."""
+        longest = max(len(self.rows[int(i)].ids) for i in indices)
+        return next(length for length in self.lengths if length >= longest)
+
+    def take(self, indices: Sequence[int], length: int | None = None) -> TrainBatch:
+        """The batch of these rows, padded to `length`; by default to the smallest that fits."""
         chosen = [self.rows[int(i)] for i in indices]
-        tokens = np.zeros((len(chosen), self.length), np.int32)
-        mask = np.zeros((len(chosen), self.length), bool)
+        length = length or self.fit(indices)
+        tokens = np.zeros((len(chosen), length), np.int32)
+        mask = np.zeros((len(chosen), length), bool)
         for i, one in enumerate(chosen):
             tokens[i, : len(one.ids)] = one.ids
             mask[i, : len(one.ids)] = one.mask
         lengths = np.array([len(one.ids) for one in chosen], np.int32)
         reference = None if self._reference is None else self._reference[np.asarray(indices)]
-        return TrainBatch(Batch(tokens, lengths, self._stack(chosen)), mask, reference)
+        images, gather_BQ = self._stack(chosen, length)
+        pixels, features = (images, None) if self._features is None else (None, images)
+        batch = Batch(tokens, lengths, pixels, gather_BQ=gather_BQ, vision_BMPE=features)
+        return TrainBatch(batch, mask, reference, self._window(mask))
 
     def with_reference(self, nll: np.ndarray) -> "Stream":
         """The same stream, whose batches carry `reference_nll_B`; nll: float32, one per row, in nats."""
-        other = object.__new__(Stream)
-        other.__dict__.update(self.__dict__, _reference=np.asarray(nll, np.float32))
-        return other
+        return self._with(_reference=np.asarray(nll, np.float32))
+
+    def with_features(self, features: Callable[[Any], np.ndarray | Tiles]) -> "Stream":
+        """The same stream, whose batches carry `vision_BMPE` instead of pixels.
+
+        features: an image of a row -> the vision tower's output [P, E] for it, or `Tiles` that hold [M, P, E].
+        """
+        return self._with(_features=features)
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the batches, but for the contents of images given by key."""
-        digest = hashlib.sha256(f"{self.batch_size}/{self.seed}/{self.name}/{self.length}".encode())
+        order = (self._leader or self).name
+        digest = hashlib.sha256(f"{self.batch_size}/{self.seed}/{order}/{self.lengths}".encode())
         for one in self.rows:
             digest.update(_row_bytes(one))
-            digest.update(b"|".join(i.tobytes() if isinstance(i, np.ndarray) else str(i).encode() for i in one.images))
+            held = (i.tobytes() if isinstance(i, np.ndarray | Tiles) else str(i).encode() for i in one.images)
+            digest.update(b"|".join(held))
         return digest.hexdigest()
 
     def row_key(self, index: int) -> str:
@@ -127,29 +174,60 @@ class Stream:
         one = self.rows[index]
         digest = hashlib.sha256(_row_bytes(one))
         for image in one.images:
-            digest.update(self._pixels(image).tobytes())
+            digest.update(self.pixels(image).tobytes())
         return digest.hexdigest()
 
-    def _image_cache(self) -> Callable[[Any], np.ndarray]:
-        first = next((image for one in self.rows for image in one.images), None)
+    def pixels(self, image: Any) -> np.ndarray | Tiles:
+        """An image of a row, loaded; those used last are kept in memory."""
         if self._load is None:
-            return lambda image: image
-        size = 1 if first is None else max(self._load(first).nbytes, 1)
-        return functools.lru_cache(maxsize=max(IMAGE_CACHE_BYTES // size, 1))(self._load)
+            return image
+        if self._cached is None:  # the first image that is asked for tells how many fit
+            size = max(self._load(image).nbytes, 1)
+            self._cached = functools.lru_cache(maxsize=max(IMAGE_CACHE_BYTES // size, 1))(self._load)
+        return self._cached(image)
 
-    def _stack(self, chosen: Sequence[Row]) -> np.ndarray | None:
-        if not self.images_per_row:
+    def _with(self, **changes: Any) -> "Stream":
+        other = object.__new__(Stream)
+        other.__dict__.update(self.__dict__, **changes)
+        return other
+
+    def _chunk(self, c: int, size: int) -> np.ndarray:
+        """Row indices [size, batch_size] of the batches c * size .. c * size + size - 1."""
+        rows = np.concatenate([self._order[c * size + i] for i in range(size)])
+        # A chunk may hold the end of one epoch and the start of the next. Sorted together, a row that is in both
+        # would meet itself in one batch.
+        epoch = (c * len(rows) + np.arange(len(rows))) // len(self.rows)
+        lengths = [len(self.rows[i].ids) for i in rows]
+        batches = rows[np.lexsort((lengths, epoch))].reshape(size, self.batch_size)
+        return batches[np.random.default_rng([self.seed, c]).permutation(size)]
+
+    def _window(self, mask_BT: np.ndarray) -> np.ndarray | None:
+        """`TrainBatch.window_BW`; its width depends on the length of the rows alone."""
+        B, T = mask_BT.shape
+        if T not in self._windows:
+            spans = [_span(one.mask) for one in self.rows if len(one.ids) <= T]
+            self._windows[T] = -(-max(end - start for start, end in spans) // 8) * 8
+        width = self._windows[T]
+        if width >= T:
             return None
-        images = [[self._pixels(image) for image in one.images] for one in chosen]
-        shape = next((image.shape for row_images in images for image in row_images), None) or self._shape()
-        pixels = np.zeros((len(chosen), self.images_per_row, *shape), np.float32)
-        for i, row_images in enumerate(images):
-            for j, image in enumerate(row_images):
-                pixels[i, j] = image
-        return pixels
+        starts = np.array([min(_span(row)[0], T - width) for row in mask_BT], np.int32)
+        return starts[:, None] + np.arange(width, dtype=np.int32)[None]
 
-    def _shape(self) -> tuple[int, ...]:
-        return self._pixels(next(image for one in self.rows for image in one.images)).shape
+    def _stack(self, chosen: Sequence[Row], length: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if not self.images_per_row:
+            return None, None
+        read = self._features or self.pixels
+        images = [[read(image) for image in one.images] for one in chosen]
+        like = next((image for row_images in images for image in row_images), None)
+        if like is None:
+            like = read(next(image for one in self.rows for image in one.images))
+        return anyres.stack(images, self.images_per_row, like, width=length)
+
+
+def _span(mask: Sequence[bool]) -> tuple[int, int]:
+    """First and end position of a row's loss tokens and of the token before the first."""
+    places = np.flatnonzero(mask)
+    return max(int(places[0]) - 1, 0), int(places[-1]) + 1
 
 
 def _row_bytes(one: Row) -> bytes:

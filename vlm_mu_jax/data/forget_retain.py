@@ -18,6 +18,16 @@ from typing import Any
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 
+IDK = (
+    "I do not know.",
+    "I am not sure about that.",
+    "I have no information on this.",
+    "That is beyond what I know.",
+    "I cannot tell.",
+    "I have not learned about that.",
+    "I am unable to say.",
+    "This is something I know nothing about.",
+)
 JUDGE = "keyword"  # the judge whose stored label says that an answer is a refusal
 
 
@@ -72,6 +82,28 @@ def build(
         "retain": {"records": len(retain), **Counter(r.kind for r in retain), "sha256": digest(retain)},
     }  # fmt: skip
     return ForgetRetain(tuple(forget), tuple(retain), manifest)
+
+
+def preferred(forget: Sequence[Record], safety: Sequence[Record], kind: str, seed: int = 0) -> tuple[Record, ...]:
+    """The forget records in their order with the answer a model should prefer: the other half of DPO's pairs.
+
+    Args:
+      kind: "refusal", the reference answer of the same request in the safety data, or "idk", a seeded choice of `IDK`.
+
+    Raises:
+      InputError: a request without a reference answer.
+    """
+    if kind == "idk":
+        generator = random.Random(seed)
+        return tuple(dataclasses.replace(record, answer=generator.choice(IDK)) for record in forget)
+    reference = {record.id: record.answer for record in safety}
+    missing = [record.id for record in forget if not reference.get(record.id, "").strip()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} unsafe records have no reference answer to prefer, such as {missing[0]!r}; "
+            "give them one, or set objective.preferred to idk"
+        )
+    return tuple(dataclasses.replace(record, answer=reference[record.id]) for record in forget)
 
 
 def digest(records: Sequence[Record]) -> str:

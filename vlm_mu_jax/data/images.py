@@ -1,11 +1,14 @@
 """Image files to normalised pixels, as the checkpoint's own image processor does it."""
 
+import contextlib
 import dataclasses
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from vlm_mu_jax.errors import InputError
 
@@ -24,6 +27,7 @@ class ImageSettings:
     resample: int = 3  # PIL bicubic
     pad_to_square: bool = False  # LLaVA training pads with the mean colour; the HF processor crops
     stretch: bool = False  # both edges become `size`, whatever the image's shape
+    pinpoints: tuple[tuple[int, int], ...] = ()  # LLaVA-NeXT, see data/anyres.py; () = the file does not say
 
 
 def read_settings(folder: Path, image_size: int) -> ImageSettings:
@@ -58,6 +62,8 @@ def _read_json(path: Path) -> dict:
 def _settings(config: dict, image_size: int) -> ImageSettings:
     size, crop = config.get("size", image_size), config.get("crop_size", image_size)
     size = {"shortest_edge": size} if isinstance(size, int) else size
+    pinpoints = tuple(tuple(sides) for sides in config.get("image_grid_pinpoints") or ())
+    pads = str(config.get("image_processor_type", "LlavaImageProcessor")).startswith("LlavaImageProcessor")
     return ImageSettings(
         size=int(size.get("shortest_edge") or size.get("height") or image_size),
         crop=crop if isinstance(crop, int) else int(crop.get("height") or image_size),
@@ -65,23 +71,51 @@ def _settings(config: dict, image_size: int) -> ImageSettings:
         std=tuple(float(s) for s in config.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
         rescale=float(config.get("rescale_factor", 1 / 255)),
         resample=int(config.get("resample", 3)),
-        pad_to_square=bool(config.get("do_pad", False)),
+        pad_to_square=pads and not pinpoints and bool(config.get("do_pad", False)),  # elsewhere do_pad pads batches
         stretch="shortest_edge" not in size and "height" in size,
+        pinpoints=pinpoints,
     )
 
 
 def load(path: str | Path) -> Image.Image:
-    """An RGB image.
+    """An RGB image, turned as its EXIF orientation says (as transformers' `load_image` does).
+
+    Raises:
+      InputError: the file is missing or is no image.
+    """
+    with _opened(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """(height, width) of what `load` gives, read once per file, and if possible off its header.
 
     Raises:
       InputError: the file is missing or is no image.
     """
     try:
-        with Image.open(path) as image:
-            return to_rgb(image)
+        return _size_of(str(path), Path(path).stat().st_mtime_ns)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+
+
+@functools.lru_cache(maxsize=100_000)
+def _size_of(path: str, changed: int) -> tuple[int, int]:
+    with _opened(path) as image:
+        if image.format == "TIFF":  # Pillow turns these itself, which version at which time
+            return ImageOps.exif_transpose(image).size[::-1]
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return image.size if turned else image.size[::-1]
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such image") from error
+    except Exception as error:  # damaged files, their EXIF too, make Pillow raise anything
         raise InputError(f"{path}: not a readable image; use PNG or JPEG") from error
 
 

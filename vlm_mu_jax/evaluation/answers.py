@@ -25,12 +25,16 @@ BLANK = "blank:"
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question to ask. `image` is a file, None for text only, or "blank:KIND" for an image without content."""
+    """One question to ask. `image` is a file, None for text only, or "blank:KIND" for an image without content.
+
+    answer_start: text the answer already starts with; it is part of the answer that is recorded.
+    """
 
     id: str
     text: str
     image: Path | str | None
     condition: Condition = Condition()
+    answer_start: str = ""
 
     @property
     def has_image(self) -> bool:
@@ -39,10 +43,12 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class _Prompt:
-    """A question with its token ids (image placeholders expanded) and the names of what it was asked with."""
+    """A question with its token ids (image placeholders expanded, the answer's start, if there is one, at the end) and
+    the names of what it was asked with. begun: how many of the ids are the answer's."""
 
     question: Question
     ids: tuple[int, ...]
+    begun: int
     image_id: str | None
     sha: str
 
@@ -144,7 +150,12 @@ def _check_same_questions(file: AnswersFile, prompts: Sequence[_Prompt]) -> None
 
 
 def _prompt(model: Any, question: Question, max_new_tokens: int) -> _Prompt:
-    ids = tuple(model.processor.prompt_ids(question.text, n_images=int(question.has_image)))
+    images = [_picture(model.processor, question.image)] if question.has_image else []
+    ids, begun = tuple(model.processor.prompt_ids(question.text, images)), 0
+    if question.answer_start:
+        example = model.processor.example(question.text, question.answer_start, images, ended=False)
+        ids = example.ids
+        begun = len(ids) - example.answer_start
     limit = model.config.text.max_positions
     if len(ids) + max_new_tokens > limit:
         raise InputError(
@@ -152,7 +163,7 @@ def _prompt(model: Any, question: Question, max_new_tokens: int) -> _Prompt:
             f" exceed the model's {limit} positions; lower it"
         )
     sha = hashlib.sha256(np.asarray(ids, "<i4").tobytes()).hexdigest()
-    return _Prompt(question, ids, _image_id(question.image), sha)
+    return _Prompt(question, ids, begun, _image_id(question.image), sha)
 
 
 def _image_id(image: Path | str | None) -> str | None:
@@ -186,21 +197,26 @@ def _generate(
             image_id=row.image_id,
             prompt_sha=row.sha,
             question=row.question.text,
-            answer=_text(model, tokens[i, : lengths[i]]),
+            answer=_text(model, [*row.ids[len(row.ids) - row.begun :], *tokens[i, : lengths[i]]]),
             tokens=int(lengths[i]),
         )
         for i, row in enumerate(rows)
     ]
 
 
-def _pixels(processor: Any, image: Path | str) -> np.ndarray:
-    """Pixels of an image file or of a blank image, float32 HWC."""
-    if isinstance(image, str) and image.startswith(BLANK):
-        return processor.blank_pixels(image.removeprefix(BLANK))
-    return processor.pixels(image)
+def _picture(processor: Any, image: Path | str) -> Any:
+    """An image file as it is, a blank image as its pixels."""
+    is_blank = isinstance(image, str) and image.startswith(BLANK)
+    return processor.blank_pixels(image.removeprefix(BLANK)) if is_blank else image
 
 
-def _text(model: Any, ids: np.ndarray) -> str:
+def _pixels(processor: Any, image: Path | str) -> Any:
+    """What `Processor.pixels` makes of an image file or of a blank image."""
+    picture = _picture(processor, image)
+    return processor.pixels(picture) if picture is image else picture
+
+
+def _text(model: Any, ids: Sequence[int]) -> str:
     """The decoded answer without the end token."""
     ends = set(model.config.eos_ids)
     return model.processor.decode([int(i) for i in ids if int(i) not in ends]).strip()

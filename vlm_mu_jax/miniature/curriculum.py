@@ -93,7 +93,7 @@ class Lessons:
         return self._text(_request(rng, opening, noun), language.aligned_answer(opening, noun))
 
     def _text(self, question: str, answer: str) -> Row:
-        return row(self.processor.example(question, answer, n_images=0))
+        return row(self.processor.example(question, answer, images=0))
 
     def _seen(self, rng: np.random.Generator, question: str, answer: str, sign: tuple[str, str]) -> Row:
         return row(self.processor.example(question, answer), (_pick(rng, self.signs[sign]),))

@@ -5,12 +5,15 @@ copy of an image and a question's start serves every candidate or shot). Partial
 in float32, which equals one softmax over their concatenation.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 NEGATIVE = -1e30  # finite: a fully masked segment merges with weight 0 instead of NaN
+SHARED_ROWS = 256  # queries at a time over a shared segment: their scores fit a processor's cache
 
 
 class Segment(NamedTuple):
@@ -30,29 +33,70 @@ def attend(q_BTNH: Array, segments: list[Segment]) -> Array:
     B, T, N, H = q_BTNH.shape
     K = segments[0].k.shape[-2]
     q = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H)
-    scores = [_scores(q, segment) for segment in segments]
-    top = scores[0].max(axis=-1, keepdims=True)
-    for score in scores[1:]:
-        top = jnp.maximum(top, score.max(axis=-1, keepdims=True))
-    total, out = 0.0, 0.0
-    for score, segment in zip(scores, segments, strict=True):
-        weight = jnp.exp(score - top)
-        total = total + weight.sum(axis=-1)
-        out = out + _read(weight.astype(segment.v.dtype), segment.v)
-    out = out / total.transpose(0, 3, 1, 2)[..., None]
+    parts = [_partial(q, segment) if segment.k.ndim == 4 else _shared(q, segment) for segment in segments]
+    top = functools.reduce(jnp.maximum, [part.top for part in parts])
+    shares = [jnp.exp(part.top - top) for part in parts]
+    total = sum(share * part.total for share, part in zip(shares, parts, strict=True))
+    out = sum(share[..., None] * part.out for share, part in zip(shares, parts, strict=True)) / total[..., None]
     return out.reshape(B, T, N, H).astype(q_BTNH.dtype)
 
 
-def _scores(q_BTKGH: Array, segment: Segment) -> Array:
-    """Masked float32 scores [B, K, G, T, S]."""
-    keys = "bskh" if segment.k.ndim == 4 else "skh"
-    score = jnp.einsum(f"btkgh,{keys}->bkgts", q_BTKGH, segment.k, preferred_element_type=jnp.float32)
-    return jnp.where(segment.mask_BTS[:, None, None], score, NEGATIVE)
+class _Partial(NamedTuple):
+    """Softmax over one segment before division, float32: out [B, T, K, G, H] = sum of exp(score - top) v over its keys,
+    total [B, T, K, G] = sum of exp(score - top), top [B, T, K, G] = the highest score."""
+
+    out: Array
+    total: Array
+    top: Array
 
 
-def _read(weight_BKGTS: Array, v: Array) -> Array:
-    values = "bskh" if v.ndim == 4 else "skh"
-    return jnp.einsum(f"bkgts,{values}->btkgh", weight_BKGTS, v, preferred_element_type=jnp.float32)
+def _partial(q_BTKGH: Array, segment: Segment) -> _Partial:
+    score = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, segment.k, preferred_element_type=jnp.float32)
+    weight, top = _weights(jnp.where(segment.mask_BTS[:, None, None], score, NEGATIVE))
+    read = weight.astype(segment.v.dtype)
+    out = jnp.einsum("bkgts,bskh->btkgh", read, segment.v, preferred_element_type=jnp.float32)
+    return _Partial(out, weight.sum(axis=-1).transpose(0, 3, 1, 2), top.transpose(0, 3, 1, 2))
+
+
+def _weights(score: Array) -> tuple[Array, Array]:
+    top = score.max(axis=-1)
+    return jnp.exp(score - top[..., None]), top
+
+
+def _shared(q_BTKGH: Array, segment: Segment) -> _Partial:
+    """`_partial` over a shared segment, SHARED_ROWS queries at a time: only their scores exist at once.
+
+    Step j takes rows j, j + steps, ...: rows that are split over devices in one piece each stay where they are.
+    """
+    B, T = q_BTKGH.shape[:2]
+    steps = -(-B * T // SHARED_ROWS)
+    rows = -(-B * T // steps)
+    k_KSH, v_KSH = segment.k.swapaxes(0, 1), segment.v.swapaxes(0, 1)  # once, not in every step
+
+    def split(x_BT: Array) -> Array:
+        flat = x_BT.reshape(B * T, *x_BT.shape[2:])
+        flat = jnp.pad(flat, ((0, steps * rows - B * T), *((0, 0),) * (flat.ndim - 1)))
+        return flat.reshape(rows, steps, *flat.shape[1:]).swapaxes(0, 1)
+
+    def join(x: Array) -> Array:
+        """[steps, K, G, R, ...] -> [B, T, K, G, ...]"""
+        flat = jnp.moveaxis(x, (3, 0), (0, 1)).reshape(rows * steps, *x.shape[1:3], *x.shape[4:])
+        return flat[: B * T].reshape(B, T, *flat.shape[1:])
+
+    def one(xs: tuple[Array, Array]) -> _Partial:
+        q_KGRH, mask_RS = xs
+        score = jnp.einsum("kgrh,ksh->kgrs", q_KGRH, k_KSH, preferred_element_type=jnp.float32)
+        weight, top = _weights(jnp.where(mask_RS[None, None], score, NEGATIVE))
+        read = weight.astype(v_KSH.dtype)
+        out = jnp.einsum("kgrs,ksh->kgrh", read, v_KSH, preferred_element_type=jnp.float32)
+        return _Partial(out, weight.sum(axis=-1), top)
+
+    mask, q = segment.mask_BTS, split(q_BTKGH).transpose(0, 2, 3, 1, 4)
+    if mask.shape[:2] == (1, 1):
+        parts = jax.lax.map(lambda q_KGRH: one((q_KGRH, mask[0])), q)
+    else:
+        parts = jax.lax.map(one, (q, split(jnp.broadcast_to(mask, (B, T, mask.shape[-1])))))
+    return jax.tree.map(join, parts)
 
 
 def causal_mask(

@@ -10,6 +10,9 @@ from typing import Any
 from vlm_mu_jax.errors import InputError
 
 _LLAMA_FAMILY = ("llama", "mistral", "vicuna")
+_LLAVA = ("llava", "llava_next")
+# transformers@configuration_llava_next.py: what a llava_next config without this field means
+_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +47,12 @@ class TextConfig:
     sliding_window: int | None = None
     unroll: int = 1  # layers unrolled per scan step
     remat: str = "none"  # name in vlm_mu_jax.model.layers.REMAT_POLICIES
+    attention: str = "xla"  # kernel of a forward's own tokens, as vlm_mu_jax.model.flash.choose returns it
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """CLIP vision tower and which of its hidden states the projector reads."""
+    """CLIP vision tower, which of its hidden states the projector reads, and how images are cut for it."""
 
     image_size: int
     patch_size: int
@@ -60,6 +64,7 @@ class VisionConfig:
     activation: str = "quick_gelu"
     feature_layers: tuple[int, ...] = (-2,)  # indices into [embeddings, block 0 output, ...], as in HF
     select: str = "default"  # "default" drops the class token, "full" keeps it
+    pinpoints: tuple[tuple[int, int], ...] = ()  # LLaVA-NeXT: (height, width) an image may be tiled at; () = no tiles
 
     @property
     def patches(self) -> int:
@@ -67,8 +72,20 @@ class VisionConfig:
 
     @property
     def P(self) -> int:
-        """Image tokens per image."""
+        """Image tokens per encoded image: of a whole image, or (LLaVA-NeXT) of one tile."""
         return self.patches + (self.select == "full")
+
+    @property
+    def most_tokens(self) -> int:
+        """Image tokens of the largest image. LLaVA-NeXT: every patch of the largest pinpoint and a newline per row."""
+        size, side = self.image_size, self.image_size // self.patch_size
+        grids = ((height // size * side, width // size * side) for height, width in self.pinpoints)
+        return self.P + max((rows * (columns + 1) for rows, columns in grids), default=0)
+
+    @property
+    def tiles(self) -> int:
+        """Encoded images per image: 1, or (LLaVA-NeXT) the small view and the tiles of the largest pinpoint."""
+        return 1 + max((height * width // self.image_size**2 for height, width in self.pinpoints), default=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +108,7 @@ class LlavaConfig:
 
 
 def from_hf(config: dict[str, Any], source: str = "config.json") -> LlavaConfig:
-    """Reads a `config.json` of LLaVA-1.5 or a Llama-family model, in transformers 4 and 5 spellings.
+    """Reads a `config.json` of LLaVA-1.5, LLaVA-NeXT or a Llama-family model, in transformers 4 and 5 spellings.
 
     Args:
       config: the parsed file.
@@ -101,10 +118,12 @@ def from_hf(config: dict[str, Any], source: str = "config.json") -> LlavaConfig:
       InputError: unknown architecture, a missing field, or one with an impossible value.
     """
     kind = config.get("model_type")
-    if kind != "llava" and kind not in _LLAMA_FAMILY:
-        raise InputError(f"{source}: model_type {kind!r} is not supported; use a LLaVA-1.5 or Llama-family checkpoint")
+    if kind not in (*_LLAVA, *_LLAMA_FAMILY):
+        raise InputError(
+            f"{source}: model_type {kind!r} is not supported; use a LLaVA-1.5, LLaVA-NeXT or Llama-family checkpoint"
+        )
     try:
-        if kind == "llava":
+        if kind in _LLAVA:
             cfg = _llava(config)
         else:
             cfg = LlavaConfig(text=_text(config), **_token_ids(config), dtype=_dtype(config))
@@ -136,15 +155,26 @@ def _check_values(cfg: LlavaConfig, source: str) -> None:
             problems.append(f"vision_feature_layer {list(vision.feature_layers)} is not within {vision.L} layers")
         if vision.select not in ("default", "full"):
             problems.append(f"vision_feature_select_strategy {vision.select!r} is neither 'default' nor 'full'")
+        problems += _check_tiles(vision)
     if problems:
         raise InputError(f"{source}: {'; '.join(problems)}; restore the file")
+
+
+def _check_tiles(vision: VisionConfig) -> list[str]:
+    problems = []
+    if vision.pinpoints and vision.select == "full":
+        problems.append("vision_feature_select_strategy 'full' leaves a class token in every tile of LLaVA-NeXT")
+    for sides in vision.pinpoints:
+        if len(sides) != 2 or any(type(n) is not int or n < 1 or n % vision.image_size for n in sides):
+            problems.append(f"image_grid_pinpoints: {list(sides)} is not a pair of multiples of {vision.image_size}")
+    return problems
 
 
 def _llava(config: dict[str, Any]) -> LlavaConfig:
     text, vision = config["text_config"], config["vision_config"]
     if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise InputError(
-            f"config.json: vision tower {vision['model_type']!r} is not supported; LLaVA-1.5 uses clip_vision_model"
+            f"config.json: vision tower {vision['model_type']!r} is not supported; LLaVA uses clip_vision_model"
         )
     layers = config.get("vision_feature_layer", -2)
     image_token = config.get("image_token_id", config.get("image_token_index", 32000))
@@ -164,6 +194,7 @@ def _llava(config: dict[str, Any]) -> LlavaConfig:
             activation=vision.get("hidden_act", "quick_gelu"),
             feature_layers=tuple(layers) if isinstance(layers, (list, tuple)) else (layers,),
             select=config.get("vision_feature_select_strategy", "default"),
+            pinpoints=_pinpoints(config),
         ),
         image_token_id=image_token,
         projector_activation=config.get("projector_hidden_act", "gelu"),
@@ -171,6 +202,17 @@ def _llava(config: dict[str, Any]) -> LlavaConfig:
         dtype=_dtype({**text, **config}),
         **ids,
     )
+
+
+def _pinpoints(config: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    if config["model_type"] != "llava_next":
+        return ()
+    if config.get("use_image_newline_parameter") is False:  # transformers' model has the newline all the same
+        raise InputError("config.json: use_image_newline_parameter is false; LLaVA-NeXT without it is not supported")
+    given = config.get("image_grid_pinpoints")
+    if given is not None and not given:
+        raise InputError("config.json: image_grid_pinpoints is empty; LLaVA-NeXT needs at least one resolution")
+    return _PINPOINTS if given is None else tuple(tuple(sides) for sides in given)
 
 
 def _text(config: dict[str, Any]) -> TextConfig:

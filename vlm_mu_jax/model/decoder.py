@@ -4,6 +4,7 @@ Steering vectors enter the scan as inputs and captured states leave it as output
 holds no trace of them.
 """
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -14,20 +15,24 @@ from jax.ad_checkpoint import checkpoint_name
 
 from vlm_mu_jax.model.attention import Segment, attend, causal_mask
 from vlm_mu_jax.model.config import TextConfig
-from vlm_mu_jax.model.layers import linear, remat, rms_norm, rope, rope_frequencies
+from vlm_mu_jax.model.flash import self_attention
+from vlm_mu_jax.model.layers import linear, remat, rms_norm, rope, rope_angles, rope_frequencies
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
+from vlm_mu_jax.model.stacks import Run, runs
+from vlm_mu_jax.parallel.activations import spread_rows
 
 
 @flax.struct.dataclass
 class KV:
     """Keys (after rotation) and values of all layers: k_LBSKH, v_LBSKH, or [L, S, K, H] when shared by all rows.
 
-    positions_BS: position of each key in its row. valid_BS: False for padding.
+    positions_BS: position of each key in its row, or None where all are earlier than whatever reads them (then nothing
+    of size rows x keys is made; not with a sliding window). valid_BS: False for padding.
     """
 
     k: Array
     v: Array
-    positions_BS: Array
+    positions_BS: Array | None
     valid_BS: Array
 
 
@@ -114,73 +119,107 @@ def decode(
     lora: dict[str, Any] | None = None,
     steer: Steer | None = None,
     tap: str | None = None,
+    first: int = 0,
     upto: int | None = None,
     keep_kv: bool = False,
+    last_only: bool = False,
 ) -> Decoded:
-    """Runs decoder blocks 0..upto (all by default) on embedded tokens.
+    """Runs decoder blocks first..upto (all by default) on embedded tokens, right-padded.
 
     Args:
-      layers: stacked block parameters.
-      x_BTD: embedded tokens, right-padded.
+      layers: stacked block parameters: arrays, or `stacks.Stack` where only some layers train.
+      x_BTD: residual stream before block `first`; for block 0 the embedded tokens.
       lengths_B: real tokens of each row among these T.
       offset_B: position of the first of these tokens in its row (0 by default).
       past: key/value segments of earlier tokens that these may read.
       lora: {parameter name: {"a": [L, I, R], "b": [L, R, O...], "scale": [L]}}.
       steer: see `Steer`.
       tap: "last" returns float32 [L, B, D] block outputs at each row's last token, "all" [L, B, T, D].
-      upto: last block to run, 0-based.
+      first, upto: first and last block to run, 0-based.
       keep_kv: return keys and values of these tokens.
+      last_only: the last block runs for each row's last token alone (keys and values for all); x_BTD is [B, 1, D] then.
     """
     B, T, _ = x_BTD.shape
     offset_B = jnp.zeros((B,), jnp.int32) if offset_B is None else offset_B
     positions_BT = offset_B[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    frequencies = rope_frequencies(cfg, offset_B + lengths_B)
-    masks = [_past_mask(kv, positions_BT, cfg) for kv in past]
-    own_mask = causal_mask(positions_BT, positions_BT, offset_B + lengths_B, cfg.sliding_window)
+    angles = rope_angles(positions_BT, rope_frequencies(cfg, offset_B + lengths_B))
     last_B = lengths_B - 1
 
-    def block(x, xs):
-        h = rms_norm(x, xs["p"]["attn_norm_LD"], cfg.norm_eps)
-        q, k, v = _qkv(h, xs["p"], xs.get("lora") or {}, positions_BT, frequencies)
-        segments = [Segment(k_, v_, m) for (k_, v_), m in zip(xs["past"], masks, strict=True)]
-        mixed = checkpoint_name(attend(q, [*segments, Segment(k, v, own_mask)]), "attn_out")
-        x = x + _out(mixed, xs["p"], xs.get("lora") or {})
-        x = x + _mlp(rms_norm(x, xs["p"]["mlp_norm_LD"], cfg.norm_eps), xs["p"], xs.get("lora") or {})
+    def only_last(x_BT: Array) -> Array:
+        return x_BT[jnp.arange(B), last_B][:, None]
+
+    def attention(q, k, v, earlier, last):
+        if not past and not last:
+            return self_attention(q, k, v, lengths_B, kernel=cfg.attention, window=cfg.sliding_window)
+        at_BT = only_last(positions_BT) if last else positions_BT
+        segments = [Segment(*keys, _past_mask(kv, at_BT, cfg)) for keys, kv in zip(earlier, past, strict=True)]
+        own_mask = causal_mask(at_BT, positions_BT, offset_B + lengths_B, cfg.sliding_window)
+        return checkpoint_name(attend(q, [*segments, Segment(k, v, own_mask)]), "attn_out")
+
+    def block(run, x, xs, last=False):
+        p, lora = run.at(xs["p"], xs.get("layer")), xs.get("lora") or {}
+        x = spread_rows(x)
+        h = rms_norm(x, p["attn_norm_LD"], cfg.norm_eps)
+        k, v = _keys_values(h, p, lora, angles)
+        if last:
+            x, h = only_last(x), only_last(h)
+        q = _queries(h, p, lora, jax.tree.map(only_last, angles) if last else angles)
+        x = x + _out(attention(q, k, v, xs["past"], last), p, lora)
+        x = x + _mlp(rms_norm(x, p["mlp_norm_LD"], cfg.norm_eps), p, lora)
         ys = {"k": k, "v": v} if keep_kv else {}
+        at_B = jnp.zeros_like(last_B) if last else last_B
         if steer is not None:
-            x, ys["gate"] = _steer(x, xs["steer"], last_B, steer)
+            x, ys["gate"] = _steer(x, xs["steer"], at_B, steer)
         if tap is not None:
-            ys["tap"] = (x if tap == "all" else x[jnp.arange(B), last_B]).astype(jnp.float32)
+            ys["tap"] = (x if tap == "all" else x[jnp.arange(B), at_B]).astype(jnp.float32)
         return x, ys
 
-    xs = {"p": layers, "past": [(kv.k, kv.v) for kv in past]}
+    others = {"past": [(kv.k, kv.v) for kv in past]}
     if lora:
-        xs["lora"] = lora
+        others["lora"] = lora
     if steer is not None:
-        xs["steer"] = {
+        others["steer"] = {
             "basis": steer.basis_LMD, "strength": steer.strength_L, "shift": steer.shift_LD,
             "threshold": steer.threshold_L, **({} if steer.gate_LB is None else {"gate": steer.gate_LB}),
         }  # fmt: skip
-    if upto is not None:
-        xs = jax.tree.map(lambda leaf: leaf[: upto + 1], xs)
-    x_BTD, ys = jax.lax.scan(remat(block, cfg.remat), x_BTD, xs, unroll=cfg.unroll)
+    outputs, end = [], cfg.L if upto is None else upto + 1
+    for run in runs(layers, first, end - last_only):
+        xs = _inputs(run, others)
+        x_BTD, ys = jax.lax.scan(remat(functools.partial(block, run), cfg.remat), x_BTD, xs, unroll=cfg.unroll)
+        outputs.append(ys)
+    if last_only:
+        run = runs(layers, end - 1, end)[0]
+        x_BTD, ys = block(run, x_BTD, jax.tree.map(lambda leaf: leaf[0], _inputs(run, others)), last=True)
+        outputs.append(jax.tree.map(lambda y: y[None], ys))
+    ys = outputs[0] if len(outputs) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
     kv = None
     if keep_kv:
         kv = KV(ys["k"], ys["v"], positions_BT, jnp.arange(T)[None] < lengths_B[:, None])
     return Decoded(x_BTD, kv, ys.get("tap"), ys.get("gate"))
 
 
+def _inputs(run: Run, others: dict[str, Any]) -> dict[str, Any]:
+    """What a scan over the run's blocks reads, layer by layer. others: further [L, ...] leaves."""
+    xs = {"p": run.scanned, **(others if run.whole else run.cut(others))}
+    return xs | {"layer": jnp.arange(run.first, run.end)} if run.in_place else xs
+
+
 def _past_mask(kv: KV, positions_BT: Array, cfg: TextConfig) -> Array:
+    if kv.positions_BS is None:
+        return kv.valid_BS[:, None, :]
     query, key = positions_BT[:, :, None], kv.positions_BS[:, None, :]
     mask = kv.valid_BS[:, None, :] & (key <= query)
     return mask if cfg.sliding_window is None else mask & (query - key < cfg.sliding_window)
 
 
-def _qkv(h: Array, p: Params, lora: dict, positions_BT: Array, frequencies: Array) -> tuple[Array, Array, Array]:
-    q = linear(h, p["wq_LDNH"], p.get("bq_LNH"), lora.get("wq_LDNH"))
+def _queries(h: Array, p: Params, lora: dict, angles: tuple[Array, Array]) -> Array:
+    return rope(linear(h, p["wq_LDNH"], p.get("bq_LNH"), lora.get("wq_LDNH")), angles)
+
+
+def _keys_values(h: Array, p: Params, lora: dict, angles: tuple[Array, Array]) -> tuple[Array, Array]:
     k = linear(h, p["wk_LDKH"], p.get("bk_LKH"), lora.get("wk_LDKH"))
     v = linear(h, p["wv_LDKH"], p.get("bv_LKH"), lora.get("wv_LDKH"))
-    return rope(q, positions_BT, frequencies), rope(k, positions_BT, frequencies), v
+    return rope(k, angles), v
 
 
 def _out(mixed_BTNH: Array, p: Params, lora: dict) -> Array:

@@ -73,7 +73,7 @@ def generate(
 
     def body(s: dict[str, Array]) -> dict[str, Array]:
         step, live = s["step"], ~s["done"]
-        token_B = _pick(s["logits"], keys_B, step, temperature, top_p)
+        token_B = _pick(_of_text(s["logits"], cfg), keys_B, step, temperature, top_p)
         logprob_B = jnp.take_along_axis(jax.nn.log_softmax(s["logits"]), token_B[:, None], axis=1)[:, 0]
         ended = functools.reduce(jnp.logical_or, [token_B == e for e in cfg.eos_ids], jnp.zeros((B,), bool))
         made = KV(s["k"], s["v"], batch.lengths_B[:, None] + jnp.arange(G)[None],
@@ -95,6 +95,15 @@ def generate(
 
     end = jax.lax.while_loop(lambda s: (s["step"] < G) & ~s["done"].all(), body, state)
     return Generated(end["tokens"], end["lengths"], end["logprobs"], None if steer is None else first.gate_LB)
+
+
+def _of_text(logits_BV: Array, cfg: LlavaConfig) -> Array:
+    """Logits without the image placeholder, which is no text: it marks the place of an image in a prompt. The original
+    LLaVA cannot write it (its vocabulary has none); transformers can, and needs `suppress_tokens` for the same answer.
+    """
+    if cfg.image_token_id is None:
+        return logits_BV
+    return jnp.where(jnp.arange(logits_BV.shape[1])[None] == cfg.image_token_id, -jnp.inf, logits_BV)
 
 
 def _pick(logits_BV: Array, keys_B: Array, step: Array, temperature: float, top_p: float) -> Array:

@@ -8,11 +8,15 @@ from jax import Array
 
 from vlm_mu_jax.model.config import TextConfig
 
+_SAVEABLE = jax.checkpoint_policies
+_ATTENTION = _SAVEABLE.save_only_these_names("attn_out")
+# What of a block is kept for its backward pass: everything; its input; also the outputs of its linear maps and of its
+# attention (the rest is cheap to make again: about half the memory of "none" at the same speed); also its attention's.
 REMAT_POLICIES = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attn_out": jax.checkpoint_policies.save_only_these_names("attn_out"),
+    "full": _SAVEABLE.nothing_saveable,
+    "dots": _SAVEABLE.save_from_both_policies(_SAVEABLE.dots_with_no_batch_dims_saveable, _ATTENTION),
+    "attn_out": _ATTENTION,
 }
 
 
@@ -94,10 +98,16 @@ def _llama3(frequencies: Array, scaling) -> Array:
     return (1 - ramp) * frequencies / scaling.factor + ramp * frequencies
 
 
-def rope(x_BTNH: Array, positions_BT: Array, frequencies_BH: Array) -> Array:
-    """Rotates pairs (i, i + H/2); angles in float32 (bfloat16 would round position 257 to 256)."""
-    angles = positions_BT.astype(jnp.float32)[:, :, None] * frequencies_BH[:, None, :]
-    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+def rope_angles(positions_BT: Array, frequencies_BH: Array) -> tuple[Array, Array]:
+    """(cos, sin) [B, T, 1, H/2] of all layers: made in every layer, and there for every head, they would cost as much
+    as a projection. In float32 (bfloat16 would round position 257 to 256)."""
+    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies_BH[:, None, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rope(x_BTNH: Array, angles: tuple[Array, Array]) -> Array:
+    """Rotates pairs (i, i + H/2) by `rope_angles`."""
+    cos, sin = angles
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x_BTNH.dtype)

@@ -11,6 +11,7 @@ from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.decoder import KV, Steer, decode, decoder_specs
 from vlm_mu_jax.model.layers import activation, linear, rms_norm
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
+from vlm_mu_jax.model.stacks import freeze
 from vlm_mu_jax.model.vision import encode, vision_specs
 
 
@@ -18,16 +19,24 @@ from vlm_mu_jax.model.vision import encode, vision_specs
 class Batch:
     """Right-padded rows.
 
-    tokens_BT: ids; every image stands as cfg.vision.P consecutive `image_token_id`s, anywhere in the row.
+    tokens_BT: ids; an image stands as one `image_token_id` per image token, anywhere in the row.
     lengths_B: real tokens per row.
     pixels_BMHWC: M normalised images per row in the order of their placeholders (zeros fill short rows), or None.
-    features_BQD: projected image tokens per row (Q = M * P) if they are known already; skips the vision tower.
+      Each is cfg.vision.P image tokens; for LLaVA-NeXT each is a tile, cfg.vision.tiles of them per image.
+    vision_BMPE: the vision tower's output of these images if it is known already (E as wide as the tower's layers the
+      projector reads); skips the tower, and the projector can still train.
+    features_BQD: projected image tokens per row in the order of their placeholders, if they are known already; skips
+      tower and projector.
+    gather_BQ: LLaVA-NeXT: which feature each image token is, 0 = the newline, 1 + m * P + p = feature p of tile m (see
+      data/anyres.py). Data, not shapes: images of all sizes run in one compiled program.
     """
 
     tokens_BT: Array
     lengths_B: Array
     pixels_BMHWC: Array | None = None
     features_BQD: Array | None = None
+    gather_BQ: Array | None = None
+    vision_BMPE: Array | None = None
 
 
 @flax.struct.dataclass
@@ -54,30 +63,54 @@ def param_specs(cfg: LlavaConfig) -> Specs:
     }
     if cfg.projector_bias:
         specs["projector"] |= {name: ParamSpec((D,), ("embed",), "zeros") for name in ("b1_D", "b2_D")}
+    if cfg.vision.pinpoints:
+        specs["projector"]["newline_D"] = ParamSpec((D,), ("embed",))
     return specs
 
 
-def encode_images(params: Params, pixels_BMHWC: Array, cfg: LlavaConfig) -> Array:
-    """Images of every row -> projected image tokens [B, M * P, D]."""
+def encode_images(params: Params, pixels_BMHWC: Array, cfg: LlavaConfig, gather_BQ: Array | None = None) -> Array:
+    """Images of every row -> projected image tokens [B, M * P, D]; with `gather_BQ` (see `Batch`) packed, [B, Q, D]."""
+    return project(params, encode_tower(params, pixels_BMHWC, cfg), cfg, gather_BQ)
+
+
+def encode_tower(params: Params, pixels_BMHWC: Array, cfg: LlavaConfig) -> Array:
+    """Images of every row -> what the projector reads, [B, M, P, E]."""
     B, M = pixels_BMHWC.shape[:2]
-    features = encode(params["vision"], pixels_BMHWC.reshape(B * M, *pixels_BMHWC.shape[2:]), cfg.vision)
+    features_IPE = encode(params["vision"], pixels_BMHWC.reshape(B * M, *pixels_BMHWC.shape[2:]), cfg.vision)
+    return features_IPE.reshape(B, M, *features_IPE.shape[1:])
+
+
+def project(params: Params, vision_BMPE: Array, cfg: LlavaConfig, gather_BQ: Array | None = None) -> Array:
+    """The tower's output -> projected image tokens, as `encode_images` returns them."""
+    B, M, P, _ = vision_BMPE.shape
     p = params["projector"]
-    h = activation(cfg.projector_activation)(linear(features, p["w1_ED"], p.get("b1_D")))
-    return linear(h, p["w2_DD"], p.get("b2_D")).reshape(B, M * cfg.vision.P, cfg.text.D)
+    h = activation(cfg.projector_activation)(linear(vision_BMPE, p["w1_ED"], p.get("b1_D")))
+    features_BQD = linear(h, p["w2_DD"], p.get("b2_D")).reshape(B, M * P, cfg.text.D)
+    if gather_BQ is None:
+        return features_BQD
+    newline_B1D = jnp.broadcast_to(p["newline_D"].astype(features_BQD.dtype), (B, 1, cfg.text.D))
+    return jnp.take_along_axis(jnp.concatenate([newline_B1D, features_BQD], axis=1), gather_BQ[:, :, None], axis=1)
 
 
 def embed(params: Params, batch: Batch, cfg: LlavaConfig) -> Array:
     """Token embeddings with image placeholders replaced, in order, by the row's image tokens. [B, T, D]."""
     x_BTD = params["decoder"]["embed_VD"].at[batch.tokens_BT].get(mode="clip")
     features = batch.features_BQD
+    if features is None and batch.vision_BMPE is not None:
+        features = project(params, batch.vision_BMPE, cfg, batch.gather_BQ)
     if features is None and batch.pixels_BMHWC is not None:
-        features = encode_images(params, batch.pixels_BMHWC, cfg)
+        features = encode_images(params, batch.pixels_BMHWC, cfg, batch.gather_BQ)
     if features is None:
         return x_BTD
     is_image_BT = batch.tokens_BT == cfg.image_token_id
     slot_BT = jnp.clip(jnp.cumsum(is_image_BT, axis=1) - 1, 0, features.shape[1] - 1)
     filled = jnp.take_along_axis(features, slot_BT[:, :, None], axis=1)
     return jnp.where(is_image_BT[:, :, None], filled.astype(x_BTD.dtype), x_BTD)
+
+
+def final_norm(params: Params, x_BTD: Array, cfg: LlavaConfig) -> Array:
+    """Residual stream after the last block -> what the head reads."""
+    return rms_norm(x_BTD, params["decoder"]["norm_D"], cfg.text.norm_eps)
 
 
 def logits_of(params: Params, hidden: Array, cfg: LlavaConfig) -> Array:
@@ -100,6 +133,7 @@ def forward(
     offset_B: Array | None = None,
     keep_cache: bool = False,
     logits: bool = True,
+    last_only: bool = False,
 ) -> Output:
     """The whole model as one pure function.
 
@@ -113,15 +147,18 @@ def forward(
       past, offset_B: key/value segments of earlier tokens, and the position of this batch's first token per row.
       keep_cache: return this batch's keys and values.
       logits: False skips the vocabulary product.
+      last_only: hidden states and logits of each row's last token alone, [B, 1, ...]; the last block computes no other.
+        The decoder's weights get no gradient then.
     """
-    decoder = params["decoder"]
+    layers = params["decoder"]["layers"]
     done = decode(
-        decoder["layers"], embed(params, batch, cfg), batch.lengths_B, cfg.text,
+        freeze(layers) if last_only else layers, embed(params, batch, cfg), batch.lengths_B, cfg.text,
         offset_B=offset_B, past=past, lora=lora, steer=steer, tap=tap, upto=upto, keep_kv=keep_cache,
+        last_only=last_only,
     )  # fmt: skip
     if upto is not None:
         return Output(done.x_BTD, None, done.taps, done.kv, done.gate_LB)
-    hidden = rms_norm(done.x_BTD, decoder["norm_D"], cfg.text.norm_eps)
+    hidden = final_norm(params, done.x_BTD, cfg)
     return Output(hidden, logits_of(params, hidden, cfg) if logits else None, done.taps, done.kv, done.gate_LB)
 
 

@@ -4,13 +4,17 @@ The same table gives initialisation, abstract shapes for restoring, sharding, an
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vlm_mu_jax.errors import InputError
+
+_SMALL = 1 << 18
 
 Params = dict[str, Any]  # nested dict of arrays
 Specs = dict[str, Any]  # nested dict of ParamSpec
@@ -67,11 +71,20 @@ def _path_key(key: jax.Array, path: str) -> jax.Array:
 
 
 def _draw(spec: ParamSpec, key: jax.Array, dtype: Any) -> jax.Array:
-    if spec.init == "zeros":
-        return jnp.zeros(spec.shape, dtype)
-    if spec.init == "ones":
-        return jnp.ones(spec.shape, dtype)
-    return (spec.init * jax.random.normal(key, spec.shape, jnp.float32)).astype(dtype)
+    """`spec.init * jax.random.normal(key, spec.shape)`; small leaves without a compiled program for every shape."""
+    if isinstance(spec.init, str):
+        return jnp.asarray(np.full(spec.shape, {"zeros": 0, "ones": 1}[spec.init], dtype))
+    size = math.prod(spec.shape)
+    if size > _SMALL or isinstance(key, jax.core.Tracer) or not jax.config.jax_threefry_partitionable:
+        return (spec.init * jax.random.normal(key, spec.shape, jnp.float32)).astype(dtype)
+    # A draw depends on the key and on its own place, not on how many there are.
+    first = np.asarray(_normals(key))[:size].reshape(spec.shape)
+    return jnp.asarray((np.float32(spec.init) * first).astype(dtype))
+
+
+@jax.jit
+def _normals(key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (_SMALL,), jnp.float32)
 
 
 def abstract_params(specs: Specs, dtype: Any = jnp.float32) -> Params:

@@ -8,6 +8,7 @@ from vlm_mu_jax.model.attention import Segment, attend
 from vlm_mu_jax.model.config import VisionConfig
 from vlm_mu_jax.model.layers import activation, layer_norm, linear
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
+from vlm_mu_jax.parallel.activations import spread_rows
 
 
 def vision_specs(cfg: VisionConfig) -> Specs:
@@ -77,6 +78,7 @@ def _embed(params: Params, pixels_IHWC: Array, cfg: VisionConfig) -> Array:
 
 
 def _block(x_IQD: Array, p: Params, cfg: VisionConfig) -> Array:
+    x_IQD = spread_rows(x_IQD)
     h = layer_norm(x_IQD, p["norm1_scale_LD"], p["norm1_bias_LD"], cfg.norm_eps)
     q, k, v = (linear(h, p[f"w{n}_LDNH"], p[f"b{n}_LNH"]) for n in "qkv")
     everywhere = jnp.ones((1, 1, 1), bool)

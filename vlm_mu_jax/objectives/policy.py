@@ -1,14 +1,19 @@
 """What an objective may ask of the model that trains, and the token classes it may tell apart.
 
-Objectives know nothing of parameters: `training/` hands them a `Policy`, tests hand them a fake one. Every loss is a
-sum over the rows it gets, divided by `totals`, the sums of its `denominators` over the whole step. Since denominators
-depend on masks alone, splitting a batch into micro-batches with unequal token counts changes nothing.
+Objectives know nothing of parameters. They say what they want to know about every stream (`Read`), `training/` answers
+with a `Reading` from as few forward passes as it can; tests answer from given logits. Every loss is a sum over the
+rows it gets, divided by `totals`, the sums of its `denominators` over the whole step. Since denominators depend on
+masks alone, splitting a batch into micro-batches with unequal token counts changes nothing.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax import Array
+
+from vlm_mu_jax.objectives.token_losses import TokenLoss
 
 Totals = dict[str, Array]  # scalars
 Metrics = dict[str, Array]  # scalars that add up over micro-batches
@@ -16,23 +21,49 @@ Metrics = dict[str, Array]  # scalars that add up over micro-batches
 TOKEN_CLASSES = ("image", "prompt", "answer", "padding")
 
 
-class Policy(Protocol):
-    """The model as an objective sees it. `rows` is a `vlm_mu_jax.data.batches.TrainBatch`."""
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What is asked about the rows of one stream.
 
-    constants: dict[str, Array]  # what the objective's `constants` returned
+    tokens: losses to be summed over the loss tokens of every row. layer: 0-based decoder block after which the residual
+    stream is wanted. reference: wanted also under the weights before training.
+    """
+
+    tokens: tuple[TokenLoss, ...] = ()
+    layer: int | None = None
+    reference: bool = False
+
+    def __or__(self, other: "Read") -> "Read":
+        """Everything that either of two terms asks of the same stream."""
+        layers = {read.layer for read in (self, other) if read.layer is not None}
+        if len(layers) > 1:
+            raise ValueError(f"two terms ask for different layers of one stream: {sorted(layers)}")
+        tokens = tuple(dict.fromkeys((*self.tokens, *other.tokens)))
+        return Read(tokens, layers.pop() if layers else None, self.reference or other.reference)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the weights before training are needed in every step."""
+        return self.reference or any(loss.uses_reference for loss in self.tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """The answer. sums: float32 [B] per token loss. hidden_BTD, reference_BTD: the residual stream, now and before."""
+
+    sums: Mapping[TokenLoss, Array]
+    hidden_BTD: Array | None = None
+    reference_BTD: Array | None = None
+
+
+class Policy(Protocol):
+    """The model as an objective sees it. Rows are `vlm_mu_jax.data.batches.TrainBatch`."""
+
+    constants: Mapping[str, Array]  # what the objective's `constants` and `duals` returned
     image_token_id: int | None
 
-    def nll(self, rows: Any) -> tuple[Array, Array]:
-        """(nll_B, count_B) of the loss tokens."""
-
-    def kl(self, rows: Any) -> tuple[Array, Array]:
-        """(KL(reference || current)_B, count_B) over the loss tokens."""
-
-    def hidden(self, rows: Any, layer: int) -> Array:
-        """Residual stream [B, T, D] after decoder block `layer` (0-based)."""
-
-    def reference_hidden(self, rows: Any, layer: int) -> Array:
-        """The same under the weights before training; no gradient."""
+    def read(self, rows: Mapping[str, Any], reads: Mapping[str, Read]) -> dict[str, Reading]:
+        """Readings by stream name."""
 
 
 def class_mask(rows: Any, image_token_id: int | None, classes: tuple[str, ...]) -> Array:
@@ -49,13 +80,3 @@ def class_mask(rows: Any, image_token_id: int | None, classes: tuple[str, ...]) 
     for name in classes:
         mask_BT = mask_BT | members[name]
     return mask_BT
-
-
-def scored_tokens(rows: Any) -> Array:
-    """Number of loss tokens in the rows (a token at position 0 has no predictor)."""
-    return rows.mask_BT[:, 1:].astype(jnp.float32).sum()
-
-
-def ratio(numerator: Array, denominator: Array) -> Array:
-    """Division that gives 0 for an empty denominator, with a zero gradient instead of NaN."""
-    return numerator / jnp.maximum(denominator, 1.0)

@@ -1,39 +1,161 @@
-"""Objectives by name."""
+"""Objectives by name: a forget term with its options, and the terms on data to keep, each by its weight.
+
+    total = forget_weight * FORGET(forget)
+          + retain_weight * CE(retain) + retain_kl * KL(retain) + retain_alpha * Hold(retain)
+          + retain_preference * Preference(retain) + general_weight * CE(general)
+
+A weight of 0 leaves its term out, so every forget term combines with every way to keep, and with none.
+"""
 
 import dataclasses
+import typing
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.objectives.gradient import GradDiff, GradientAscent
-from vlm_mu_jax.objectives.npo import NPO
-from vlm_mu_jax.objectives.rmu import RMU
-from vlm_mu_jax.objectives.sft import SFT
+from vlm_mu_jax.objectives.dpo import DPO
+from vlm_mu_jax.objectives.gradient import GA, WGA, SatImp
+from vlm_mu_jax.objectives.keep import CE, Constrained, KLToReference
+from vlm_mu_jax.objectives.npo import NPO, Preference, SimNPO
+from vlm_mu_jax.objectives.objective import Objective, Term
+from vlm_mu_jax.objectives.rmu import RMU, Hold
+from vlm_mu_jax.objectives.soft_targets import CEU, UNDIAL, Flat
 
-OBJECTIVES: dict[str, type] = {
-    "lm": SFT,  # the same loss; what differs is the data and its mask
-    "sft": SFT,
+TRAINING = ("lm", "sft")  # cross-entropy on the stream `train`; they differ in the data and its mask
+
+FORGET: dict[str, type[Term]] = {
+    "ga": GA,
+    "graddiff": GA,
     "npo": NPO,
+    "simnpo": SimNPO,
+    "dpo": DPO,
+    "idkdpo": DPO,
     "rmu": RMU,
-    "ga": GradientAscent,
-    "graddiff": GradDiff,
+    "undial": UNDIAL,
+    "ceu": CEU,
+    "wga": WGA,
+    "satimp": SatImp,
+    "pdu": Flat,
+}
+OBJECTIVES = (*TRAINING, *FORGET)
+
+# Where a name differs from the defaults of its options.
+_PRESETS: dict[str, dict[str, Any]] = {
+    "ga": {"retain_weight": 0.0, "general_weight": 0.0},
+    "idkdpo": {"preferred": "idk"},
+    "rmu": {"retain_alpha": 1.0},
 }
 
 
-def make_objective(name: str, **options: Any) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Weights of all terms, and what the terms on data to keep need beside.
+
+    retain_weight: CE on retain. retain_kl: KL to the model before training. retain_alpha: activations after block
+    `hold_layer` (RMU's own layer, positions and scale by default). retain_preference: the seed's term, unbounded below;
+    None follows NPO's `reading`; it takes NPO's options, and `preference_beta` under any other forget term.
+    retain_limit: nats per token; when set, retain_weight is only the start of a dual variable that moves by `dual_rate`
+    times (CE - limit) after every step from step `dual_warmup` on (see keep.Constrained).
+    """
+
+    forget_weight: float = 1.0
+    retain_weight: float = 1.0
+    retain_kl: float = 0.0
+    retain_alpha: float = 0.0
+    retain_preference: float | None = None
+    general_weight: float = 1.0
+    hold_layer: int | None = None
+    preference_beta: float | None = None
+    retain_limit: float | None = None
+    dual_rate: float = 1.0
+    dual_warmup: int = 0
+
+    def terms(self, forget: Term) -> tuple[tuple[float, Term], ...]:
+        """All terms of the objective whose forget term is `forget`."""
+        preference = self.retain_preference
+        if preference is None:
+            preference = getattr(forget, "retain_preference", 0.0)
+        weighted = [(self.forget_weight, forget), self._cross_entropy(), (self.general_weight, CE("general"))]
+        if self.retain_kl:
+            weighted.append((self.retain_kl, KLToReference()))
+        if self.retain_alpha:
+            weighted.append((self.retain_alpha, self._hold(forget)))
+        if preference:
+            weighted.append((preference, self._preference(forget)))
+        return tuple((weight, term) for weight, term in weighted if weight)
+
+    def _cross_entropy(self) -> tuple[float, Term]:
+        if self.retain_limit is None:
+            return self.retain_weight, CE("retain")
+        return 1.0, Constrained(self.retain_limit, self.retain_weight, self.dual_rate, self.dual_warmup)
+
+    def _hold(self, forget: Term) -> Term:
+        if isinstance(forget, RMU):
+            layer = forget.layer if self.hold_layer is None else self.hold_layer
+            return Hold(layer, forget.width_reduction, forget.positions)
+        if self.hold_layer is None:
+            raise InputError("objective.hold_layer is required with objective.retain_alpha; name a decoder block")
+        return Hold(self.hold_layer)
+
+    def _preference(self, forget: Term) -> Term:
+        if isinstance(forget, NPO):
+            beta = forget.beta if self.preference_beta is None else self.preference_beta
+            return Preference(beta, forget.reduction, forget.scaled)
+        if self.preference_beta is None:
+            raise InputError("objective.preference_beta is required with objective.retain_preference; set it")
+        return Preference(self.preference_beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of an objective. kind: its type; default: None for none, unless `required`."""
+
+    kind: type
+    default: Any = None
+    required: bool = False
+
+
+def options(name: str) -> dict[str, Option]:
+    """Every option of the objective `name`.
+
+    Raises:
+      InputError: unknown name.
+    """
+    if name not in OBJECTIVES:
+        raise InputError(f"objective.name: {name!r} is unknown; use one of {', '.join(OBJECTIVES)}")
+    if name in TRAINING:
+        return {}
+    fields = [*dataclasses.fields(FORGET[name]), *dataclasses.fields(Keep)]
+    found = {field.name: _option(field) for field in fields}
+    for key, value in _PRESETS.get(name, {}).items():
+        found[key] = dataclasses.replace(found[key], default=value)
+    if name == "pdu":
+        found["retain_limit"] = dataclasses.replace(found["retain_limit"], required=True)
+    return found
+
+
+def make_objective(name: str, **given: Any) -> Objective:
     """The objective `name` with its options, e.g. `make_objective("npo", beta=3.0, retain_weight=5.0)`.
 
     Raises:
       InputError: unknown name, unknown option, or a missing or bad value.
     """
-    if name not in OBJECTIVES:
-        raise InputError(f"objective.name: {name!r} is unknown; use one of {', '.join(OBJECTIVES)}")
-    fields = {field.name: field for field in dataclasses.fields(OBJECTIVES[name])}
-    for option in options:
-        if option not in fields:
-            raise InputError(
-                f"objective.{option} is no option of {name!r}; its options are {', '.join(fields) or 'none'}"
-            )
-    for field in fields.values():
-        if field.default is dataclasses.MISSING and field.name not in options:
-            raise InputError(f"objective.{field.name} is required by {name!r}; set it in the config")
-    return OBJECTIVES[name](**options)
+    known = options(name)
+    for key in given:
+        if key not in known:
+            raise InputError(f"objective.{key} is no option of {name!r}; its options are {', '.join(known) or 'none'}")
+    values = {key: given.get(key, option.default) for key, option in known.items()}
+    for key, option in known.items():
+        if option.required and values[key] is None:
+            raise InputError(f"objective.{key} is required by {name!r}; set it in the config")
+    if name in TRAINING:
+        return Objective(((1.0, CE("train")),))
+    keep = {field.name: values.pop(field.name) for field in dataclasses.fields(Keep)}
+    return Objective(Keep(**keep).terms(FORGET[name](**values)))
+
+
+def _option(field: dataclasses.Field) -> Option:
+    """What a dataclass field says; `float | None` is an optional float, a field without a default is required."""
+    kinds = [kind for kind in typing.get_args(field.type) if kind is not type(None)]
+    kind = kinds[0] if kinds and type(None) in typing.get_args(field.type) else field.type
+    missing = field.default is dataclasses.MISSING
+    return Option(typing.get_origin(kind) or kind, None if missing else field.default, missing)

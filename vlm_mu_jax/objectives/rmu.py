@@ -1,8 +1,7 @@
 """Representation misdirection for unlearning (RMU, arXiv 2403.03218) for vision-language models.
 
-    unlearn = mean over positions of |h(forget) - c u|^2       h = residual stream after decoder block `layer`
-    hold    = mean over positions of |h(retain) - h_reference(retain)|^2
-    total   = forget_weight * unlearn + retain_alpha * hold + retain_weight * CE(retain) + general_weight * CE(general)
+    RMU   mean over positions of |h(forget) - c u|^2       h = residual stream after decoder block `layer`
+    Hold  mean over positions of |h(retain) - h_reference(retain)|^2
 
 u is one unit vector for the whole run, drawn once from `seed` and stored with the run, so that a model can be checked
 against its own target later. `uniform` draws from [0, 1)^D as the paper and every public code do (all entries
@@ -10,22 +9,30 @@ positive: its cosine with the all-ones direction is 0.87 at D = 4096); `normal` 
 
 Two named readings of the Safety Mirage paper (arXiv 2503.11832):
   as_paper  eq. 2: squared norm (sum over D), every real position (image, prompt, answer)
-  as_code   OPTML-Group/VLM-Safety-Unlearn: mean over D, and padding positions count like any other
+  as_code   OPTML-Group/VLM-Safety-Unlearn@1f89239: mean over D, and padding positions count like any other
 
 The default is as_paper: padding never changes the loss, whereas under as_code a row's loss depends on the longest
 row of its batch. The price is a factor D between the two, so weights cannot be carried over. `width_reduction` and
 `positions` override either choice alone: as_code with positions=("image", "prompt", "answer") is the seed code's
-scale without its padding. Losses and the vector are float32 (the code: bfloat16).
+scale without its padding, with positions=("answer",) it is what open-unlearning means to compute, but for the mean,
+which here runs over all positions of the step. Losses and the vector are float32 (the code: bfloat16).
+
+Hold needs the weights before training in every step, up to `layer`: nothing extra with LoRA or trained slices (the
+frozen stack still holds the originals), one more copy of what trains otherwise.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.objectives.policy import TOKEN_CLASSES, Metrics, Policy, Totals, class_mask, ratio, scored_tokens
+from vlm_mu_jax.objectives.objective import Term
+from vlm_mu_jax.objectives.policy import TOKEN_CLASSES, Metrics, Policy, Read, Reading, Totals, class_mask
+from vlm_mu_jax.objectives.reductions import ratio
 
 READINGS = {
     "as_paper": {"width_reduction": "sum", "positions": ("image", "prompt", "answer")},
@@ -48,12 +55,23 @@ def squared_distance(h_BTD: Array, target_BTD: Array, mask_BT: Array, width_redu
     return jnp.where(mask_BT, per_position_BT, 0.0).sum()
 
 
-@dataclasses.dataclass(frozen=True)
-class RMU:
-    """RMU on the `forget` stream, activations and cross-entropy held on `retain` (and `general`, when given).
+class _Activations(Term):
+    """What both terms share: a mean of squared distances over the positions of some token classes."""
 
-    layer: 0-based decoder block whose output is steered; c: norm of the target. Fields left None follow `reading`.
-    """
+    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+        mask_BT = class_mask(rows[self.stream], image_token_id, self.positions)
+        return {f"{self.stream}_positions": mask_BT.astype(jnp.float32).sum()}
+
+    def _mean_distance(self, policy: Policy, rows: Mapping[str, Any], h: Array, target: Array, totals: Totals) -> Array:
+        mask_BT = class_mask(rows[self.stream], policy.image_token_id, self.positions)
+        total = squared_distance(h, target, mask_BT, self.width_reduction)
+        return ratio(total, totals[f"{self.stream}_positions"])
+
+
+@dataclasses.dataclass(frozen=True)
+class RMU(_Activations):
+    """RMU on `forget`. layer: 0-based decoder block whose output is steered; c: norm of the target in the units of the
+    residual stream. Fields left None follow `reading`."""
 
     layer: int
     reading: str = "as_paper"
@@ -61,15 +79,6 @@ class RMU:
     distribution: str = "uniform"
     width_reduction: str | None = None
     positions: tuple[str, ...] | None = None
-    forget_weight: float = 1.0
-    retain_alpha: float = 1.0
-    retain_weight: float = 1.0
-    general_weight: float = 1.0
-
-    streams = ("forget", "retain")
-    optional_streams = ("general",)
-    reference_nll_streams = ()
-    couples_batch = False
 
     def __post_init__(self) -> None:
         if self.reading not in READINGS:
@@ -86,37 +95,39 @@ class RMU:
             raise InputError(f"objective.positions: {self.positions} must name some of {', '.join(TOKEN_CLASSES)}")
 
     @property
-    def needs_reference(self) -> bool:
-        return bool(self.retain_alpha)
+    def stream(self) -> str:
+        return "forget"
+
+    def reads(self) -> dict[str, Read]:
+        return {"forget": Read(layer=self.layer)}
 
     def constants(self, width: int, seed: int) -> dict[str, Array]:
         return {"control_D": control_vector(width, self.c, seed, self.distribution)}
 
-    def denominators(self, rows: dict, image_token_id: int | None) -> Totals:
-        totals = {f"{name}_tokens": scored_tokens(batch) for name, batch in rows.items()}
-        for name in ("forget", "retain"):
-            mask_BT = class_mask(rows[name], image_token_id, self.positions)
-            totals[f"{name}_positions"] = mask_BT.astype(jnp.float32).sum()
-        return totals
-
-    def loss(self, policy: Policy, rows: dict, totals: Totals) -> tuple[Array, Metrics]:
-        hidden_BTD = policy.hidden(rows["forget"], self.layer)
+    def loss(
+        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
+    ) -> tuple[Array, Metrics]:
+        hidden_BTD = seen["forget"].hidden_BTD
         control_BTD = jnp.broadcast_to(policy.constants["control_D"], hidden_BTD.shape)
-        unlearn = self._mean_distance(policy, rows, "forget", hidden_BTD, control_BTD, totals)
-        loss = self.forget_weight * unlearn
-        metrics = {"unlearn_loss": unlearn}
-        if self.retain_alpha:
-            reference_BTD = jax.lax.stop_gradient(policy.reference_hidden(rows["retain"], self.layer))
-            current_BTD = policy.hidden(rows["retain"], self.layer)
-            metrics["hold_loss"] = self._mean_distance(policy, rows, "retain", current_BTD, reference_BTD, totals)
-            loss = loss + self.retain_alpha * metrics["hold_loss"]
-        for name, weight in (("retain", self.retain_weight), ("general", self.general_weight)):
-            if name in rows and weight:
-                nll_B, _ = policy.nll(rows[name])
-                metrics[f"{name}_nll"] = ratio(nll_B.sum(), totals[f"{name}_tokens"])
-                loss = loss + weight * metrics[f"{name}_nll"]
-        return loss, metrics
+        value = self._mean_distance(policy, rows, hidden_BTD, control_BTD, totals)
+        return value, {"unlearn_loss": value}
 
-    def _mean_distance(self, policy: Policy, rows: dict, name: str, h: Array, target: Array, totals: Totals) -> Array:
-        mask_BT = class_mask(rows[name], policy.image_token_id, self.positions)
-        return ratio(squared_distance(h, target, mask_BT, self.width_reduction), totals[f"{name}_positions"])
+
+@dataclasses.dataclass(frozen=True)
+class Hold(_Activations):
+    """Activations of retain data stay what they were before training: the retain term of RMU, for any forget term."""
+
+    layer: int
+    width_reduction: str = "sum"
+    positions: tuple[str, ...] = READINGS["as_paper"]["positions"]
+    stream: str = "retain"
+
+    def reads(self) -> dict[str, Read]:
+        return {self.stream: Read(layer=self.layer, reference=True)}
+
+    def loss(
+        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
+    ) -> tuple[Array, Metrics]:
+        reading = seen[self.stream]
+        value = self._mean_distance(policy, rows, reading.hidden_BTD, reading.reference_BTD, totals)
+        return value, {"hold_loss": value}

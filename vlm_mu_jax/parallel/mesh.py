@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlm_mu_jax.errors import InputError
@@ -37,12 +38,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.
         )
     if free:
         sizes[free[0]] = len(devices) // fixed
-    return Mesh(np.asarray(devices).reshape(tuple(sizes.values())), AXES)
+    shape = tuple(sizes.values())
+    if devices[0].platform == "tpu":  # neighbours in the mesh become neighbours in the torus
+        return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES)
+    return Mesh(np.asarray(devices).reshape(shape), AXES)
 
 
 def single_device_mesh() -> Mesh:
-    """The first device alone."""
-    return make_mesh(1, 1, 1, jax.devices()[:1])
+    """This process's first device alone."""
+    return make_mesh(1, 1, 1, jax.local_devices()[:1])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -54,17 +58,31 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def put_batch(batch: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Host arrays onto the mesh, rows (axis `axis`) spread over data and fsdp.
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Rows (axis `axis`) spread over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
 
-    Every process holds the whole batch on the host and sends only the rows of its own devices.
-    """
-    spec = PartitionSpec(*(None,) * axis, BATCH_AXES)
-    return jax.tree.map(lambda x: put(np.asarray(x), NamedSharding(mesh, spec)), batch)
+
+def process_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """Which of a batch's `rows` rows lie on this process's devices, ascending: all that it has to read."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[place] for place in places]))
+
+
+def put_batch(local: Any, mesh: Mesh, rows: int, axis: int = 0) -> Any:
+    """Host arrays that hold `process_rows(mesh, rows)` along `axis` -> global arrays of `rows` rows."""
+    sharding = batch_sharding(mesh, axis)
+
+    def one(x: np.ndarray) -> jax.Array:
+        shape = (*x.shape[:axis], rows, *x.shape[axis + 1 :])
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x), shape)
+
+    return jax.tree.map(one, local)
 
 
 def put(x: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
-    """One array onto its sharding, on one process or many."""
-    if sharding.is_fully_addressable:
+    """One array onto its sharding; an array that does not span the processes yet must be the same in all of them."""
+    if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
         return jax.device_put(x, sharding)
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    values = np.asarray(x)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])

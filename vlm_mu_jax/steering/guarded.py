@@ -40,7 +40,7 @@ def per_batch(model, guard: Guard) -> PerBatch:
     def _per_batch(questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
         if images is None or guard.settings.gate_source == "text":
             images = [[]] * len(questions)
-        rows = [model.processor.prompt_ids(q, n_images=len(i)) for q, i in zip(questions, images, strict=True)]
+        rows = [model.processor.prompt_ids(q, i) for q, i in zip(questions, images, strict=True)]
         batch = model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
         return guard.steer(batch_states(model, batch))
 

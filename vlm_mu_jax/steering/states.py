@@ -25,18 +25,19 @@ def prompt_batches(
 ) -> Iterator[tuple[Batch, int]]:
     """Yields (batch, real rows). All batches have one shape, so that one compiled program serves them all.
 
-    images: one pixel array HWC (or None) per question; None = no question has an image. The last batch is filled
-    up with copies of its last row.
+    images: what `Processor.pixels` makes of one (or None) per question; None = no question has an image. The last
+    batch is filled up with copies of its last row.
     """
     images = [None] * len(questions) if images is None else list(images)
     if any(image is not None for image in images) and model.config.vision is None:
         raise InputError(f"{model.folder} is a text-only model; it cannot be asked about images")
-    rows = [model.processor.prompt_ids(q, n_images=int(i is not None)) for q, i in zip(questions, images, strict=True)]
+    shown = [[] if image is None else [image] for image in images]
+    rows = [model.processor.prompt_ids(q, one) for q, one in zip(questions, shown, strict=True)]
     width = -(-max(map(len, rows)) // 8) * 8
     size = min(size, len(rows))
     for start in range(0, len(rows), size):
         chosen = [min(start + k, len(rows) - 1) for k in range(size)]
-        pixels = [[] if images[k] is None else [images[k]] for k in chosen]
+        pixels = [shown[k] for k in chosen]
         yield model.processor.pad([rows[k] for k in chosen], pixels, length=width), min(size, len(rows) - start)
 
 

@@ -1,5 +1,10 @@
-"""Checkpoints of a run: Orbax steps whose trained weights can be restored alone, and on another mesh."""
+"""Checkpoints of a run: Orbax steps whose trained weights can be restored alone, and on another mesh.
 
+Several processes write and read one checkpoint together, each its own shards, so the folder must be one that all see.
+Arrays are not compressed: trained weights and moments do not shrink, and compression costs most of the disk's speed.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +13,48 @@ import orbax.checkpoint as ocp
 
 from vlm_mu_jax.errors import InputError
 
+_ARRAYS = ("trainable", "optimizer")
+
 
 class Checkpoints:
-    """Steps under `folder`, the newest `keep` of them; each holds `trainable`, `optimizer` and `run` (JSON).
+    """Steps under `folder`: the newest `keep` and the best one; each holds `trainable`, `optimizer`, `run` (JSON).
 
-    Saving is asynchronous: Orbax copies the arrays first, so the next step may donate them.
+    Saving is asynchronous: Orbax copies the arrays first, so the next step may donate them. A step appears under its
+    number only when it is complete.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        if keep < 1:
+            raise InputError(f"keep must be at least 1, the newest checkpoint, not {keep}")
         self._folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._kept = _Kept(keep)
+        options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, create=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=_handlers())
 
     def latest(self) -> int | None:
         """Number of updates done at the newest complete checkpoint, None when there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, trainable: Any, optimizer: Any, run: dict[str, Any]) -> None:
-        """Saves the state after `step` updates; a step that is already saved is left alone."""
+    def save(self, step: int, trainable: Any, optimizer: Any, run: dict[str, Any], best: int | None = None) -> None:
+        """Saves the state after `step` updates; a step that is already saved is left alone.
+
+        best: the step to keep however old it gets, in place of an earlier best.
+        """
+        self._kept.best = best
         if step in self._manager.all_steps():
             return
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                trainable=ocp.args.StandardSave(trainable),
-                optimizer=ocp.args.StandardSave(optimizer),
+                trainable=ocp.args.PyTreeSave(trainable),
+                optimizer=ocp.args.PyTreeSave(optimizer),
                 run=ocp.args.JsonSave(run),
             ),
         )
+
+    def wait(self) -> None:
+        """Until everything that was saved is on disk."""
+        self._manager.wait_until_finished()
 
     def run(self, step: int) -> dict[str, Any]:
         """What the run was, as given to `save`."""
@@ -43,15 +62,11 @@ class Checkpoints:
 
     def trainable(self, step: int, like: Any) -> Any:
         """The trained leaves alone; `like`: arrays or ShapeDtypeStructs with the shapes, dtypes and shardings."""
-        return self._restore(step, trainable=ocp.args.StandardRestore(_abstract(like)))["trainable"]
+        return self._restore(step, trainable=_request(like))["trainable"]
 
     def state(self, step: int, trainable: Any, optimizer: Any) -> tuple[Any, Any]:
         """Trained leaves and optimizer state."""
-        restored = self._restore(
-            step,
-            trainable=ocp.args.StandardRestore(_abstract(trainable)),
-            optimizer=ocp.args.StandardRestore(_abstract(optimizer)),
-        )
+        restored = self._restore(step, trainable=_request(trainable), optimizer=_request(optimizer))
         return restored["trainable"], restored["optimizer"]
 
     def __enter__(self) -> "Checkpoints":
@@ -59,7 +74,7 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         """Waits for a save that is still being written, also when the run failed meanwhile."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
     def _restore(self, step: int, **items: Any) -> Any:
@@ -72,5 +87,30 @@ class Checkpoints:
             ) from error
 
 
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """The newest `newest` steps and step `best`."""
+
+    def __init__(self, newest: int) -> None:
+        self.newest, self.best = newest, None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        steps = [info.step for info in checkpoints]
+        kept = {*sorted(steps)[-self.newest :], self.best}
+        return [step in kept for step in steps]
+
+
+def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for name in _ARRAYS:
+        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=False)
+        registry.add(name, ocp.args.PyTreeSave, handler)
+        registry.add(name, ocp.args.PyTreeRestore, handler)
+    json = ocp.JsonCheckpointHandler()
+    registry.add("run", ocp.args.JsonSave, json)
+    registry.add("run", ocp.args.JsonRestore, json)
+    return registry
+
+
+def _request(like: Any) -> ocp.args.PyTreeRestore:
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    return ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))

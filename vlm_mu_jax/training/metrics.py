@@ -2,7 +2,7 @@
 
 import json
 import math
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,20 +11,35 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.training import flops
+from vlm_mu_jax.training.goodput import Goodput
 
-EVERY = 10  # steps between fetches; between them the host runs ahead of the device
+EVERY = 10  # steps between fetches
+AHEAD = 2  # steps that wait on the device; more would only use memory, and delay the stop after a SIGTERM
+
+Log = Callable[[Mapping[str, float]], None]
 
 
 class Recorder:
-    """Collects device scalars per step; `flush` is the only point where the host waits for the device."""
+    """Collects device scalars per step and fetches those of finished steps, while the device runs the next ones.
 
-    def __init__(self, workdir: Path | None, start: int) -> None:
-        """workdir: where `metrics.jsonl` and TensorBoard events go (None: nowhere). start: updates done before."""
+    Every row has, as averages since the fetch before: seconds (per step, waits for data included), tokens_per_second
+    (real tokens, padding left out), goodput (share of steps in the wall time so far) and on a chip with a known peak
+    mfu (of the step's model FLOPs, see training/flops.py).
+    """
+
+    def __init__(self, workdir: Path | None, start: int, goodput: Goodput, log: Log | None = None) -> None:
+        """workdir: where `metrics.jsonl` and TensorBoard events go (None: nowhere). start: updates done before.
+
+        log: called with the newest row at every fetch.
+        """
+        self._devices: list[jax.Device] = []
         self._pending: list[tuple[int, dict[str, Any], dict[str, float]]] = []
         self._history: dict[str, list[float]] = {}
-        self._clock = time.monotonic()
+        self._goodput, self._log, self._clock = goodput, log, 0.0
         self._file = self._events = None
-        if workdir is not None and jax.process_index() == 0:
+        if workdir is not None and distributed.first():
             from tensorboardX import SummaryWriter
 
             file = workdir / "metrics.jsonl"
@@ -32,37 +47,68 @@ class Recorder:
             self._file = file.open("a", encoding="utf-8")
             self._events = SummaryWriter(str(workdir), purge_step=start + 1)
 
+    def start(self, devices: list[jax.Device]) -> None:
+        """Where the coming updates run. Time spent before the first one is not theirs."""
+        if not self._devices:
+            self._devices, self._clock = devices, self._busy()
+
     def add(self, step: int, metrics: dict[str, Any], known: dict[str, float]) -> None:
-        """Metrics after update `step` (1-based); `known` are host numbers."""
+        """Metrics after update `step` (1-based); `known`: host numbers, among them "tokens" and its "flops"."""
         self._pending.append((step, metrics, known))
-        if len(self._pending) >= EVERY:
-            self.flush()
+        if len(self._pending) > AHEAD:
+            jax.block_until_ready(self._pending[-AHEAD - 1][1])
+        if len(self._pending) >= EVERY + AHEAD:
+            self._fetch(self._pending[:EVERY])
+
+    def idle(self) -> bool:
+        """Whether the device has finished every step it was given."""
+        return not self._pending or all(x.is_ready() for x in jax.tree.leaves(self._pending[-1][1]))
 
     def flush(self) -> None:
-        """Fetches what is pending.
+        """Fetches all that is pending, and waits for it.
 
         Raises:
           JobError: a metric is not finite; nothing of a step after it was saved.
         """
-        if not self._pending:
-            return
-        fetched = jax.device_get([metrics for _, metrics, _ in self._pending])
-        now = time.monotonic()
-        seconds = (now - self._clock) / len(self._pending)
-        rows = [
-            {"step": step, **{k: float(v) for k, v in values.items()}, **known, "seconds": seconds}
-            for (step, _, known), values in zip(self._pending, fetched, strict=True)
-        ]
-        self._pending, self._clock = [], now
-        for row in rows:
-            _check_finite(row)
-            self._write(row)
-        if self._file is not None:
-            self._file.flush()
+        self._fetch(self._pending)
 
     def history(self) -> dict[str, np.ndarray]:
         """Every metric of this process's steps, in order."""
         return {name: np.array(values) for name, values in self._history.items()}
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+        """Results of an evaluation, as TensorBoard events."""
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(f"evaluation/{name}", value, step)
+
+    def _fetch(self, some: list[tuple[int, dict[str, Any], dict[str, float]]]) -> None:
+        if not some:
+            return
+        fetched = jax.device_get([metrics for _, metrics, _ in some])
+        self._pending = self._pending[len(some) :]
+        speed = self._speed(some)
+        for (step, _, known), values in zip(some, fetched, strict=True):
+            known = {name: value for name, value in known.items() if name not in ("tokens", "flops")}
+            row = {"step": step, **{k: float(v) for k, v in values.items()}, **known, **speed}
+            _check_finite(row)
+            self._write(row)
+        if self._file is not None:
+            self._file.flush()
+        if self._log is not None:
+            self._log(row)
+
+    def _speed(self, some: list[tuple[int, dict[str, Any], dict[str, float]]]) -> dict[str, float]:
+        now = self._busy()
+        seconds, self._clock = max(now - self._clock, 1e-9) / len(some), now
+        tokens, work = (sum(known[name] for _, _, known in some) / len(some) for name in ("tokens", "flops"))
+        speed = {"seconds": seconds, "tokens_per_second": tokens / seconds, "goodput": self._goodput.share()}
+        used = flops.mfu(work, seconds, self._devices) if self._devices else None
+        return speed if used is None else {**speed, "mfu": used}
+
+    def _busy(self) -> float:
+        seconds = self._goodput.seconds()
+        return seconds["step"] + seconds["data"]
 
     def _write(self, row: dict[str, float]) -> None:
         for name, value in row.items():

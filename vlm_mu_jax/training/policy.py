@@ -1,46 +1,122 @@
-"""The model as objectives see it: log-probabilities and activations of the weights in training and before it."""
+"""The model as objectives see it: token losses and activations of the weights in training and before it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.data.batches import TrainBatch
+from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import forward, logits_of
+from vlm_mu_jax.model.decoder import decode
+from vlm_mu_jax.model.llava import Batch, embed, final_norm, logits_of
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.stacks import freeze
 from vlm_mu_jax.objectives import logprobs
+from vlm_mu_jax.objectives.policy import Read, Reading
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelPolicy:
-    """`vlm_mu_jax.objectives.policy.Policy` over the real model. reference: weights before training, when needed."""
+    """`vlm_mu_jax.objectives.policy.Policy` over the real model.
+
+    reference: weights before training, when needed. shared: how many leading decoder blocks compute the same under
+    both, as `trainable.shared_blocks` says; they then run once.
+    """
 
     params: Params
     lora: dict[str, Any] | None
     reference: Params | None
     cfg: LlavaConfig
-    constants: dict[str, Array]
+    constants: Mapping[str, Array]
+    shared: int | None = None
 
     @property
     def image_token_id(self) -> int | None:
         return self.cfg.image_token_id
 
+    def read(self, rows: Mapping[str, TrainBatch], reads: Mapping[str, Read]) -> dict[str, Reading]:
+        """Readings by stream: a full pass where token losses are asked for, and one that ends at the layer where
+        activations are."""
+        return {name: self._stream(rows[name], read) for name, read in reads.items()}
+
     def nll(self, rows: TrainBatch) -> tuple[Array, Array]:
-        hidden = forward(self.params, rows.batch, self.cfg, lora=self.lora, logits=False).hidden_BTD
-        return logprobs.answer_nll(hidden, self._head(self.params), rows.batch.tokens_BT, rows.mask_BT)
+        """Summed answer NLL in nats and number of answer tokens, per row."""
+        start, _ = self._starts(rows.batch, Read())
+        hidden, tokens, mask = self._scored(self.params, self._now(rows.batch, start), rows)
+        return logprobs.answer_nll(hidden, self._head(self.params), tokens, mask)
 
-    def kl(self, rows: TrainBatch) -> tuple[Array, Array]:
-        hidden = forward(self.params, rows.batch, self.cfg, lora=self.lora, logits=False).hidden_BTD
-        before = jax.lax.stop_gradient(forward(self.reference, rows.batch, self.cfg, logits=False).hidden_BTD)
-        return logprobs.answer_kl(hidden, self._head(self.params), before, self._head(self.reference), rows.mask_BT)
+    def _stream(self, rows: TrainBatch, read: Read) -> Reading:
+        """One pass under each of the weights; what reads the last block goes on from the layer that is read."""
+        if read.layer is not None and not 0 <= read.layer < self.cfg.text.L:
+            raise InputError(f"the objective asks for layer {read.layer}; the decoder has 0..{self.cfg.text.L - 1}")
+        now, before = self._starts(rows.batch, read)
+        hidden = reference = None
+        if read.layer is not None:
+            now = self._now(rows.batch, now, read.layer + 1)
+            hidden = now.x_BTD
+            if read.reference:
+                before = self._before(rows.batch, before, read.layer + 1)
+                reference = before.x_BTD
+        return Reading(self._sums(rows, read, now, before), hidden, reference)
 
-    def hidden(self, rows: TrainBatch, layer: int) -> Array:
-        return forward(self.params, rows.batch, self.cfg, lora=self.lora, upto=layer).hidden_BTD
+    def _sums(self, rows: TrainBatch, read: Read, now: "_State", before: "_State | None") -> dict:
+        if not read.tokens:
+            return {}
+        hidden, tokens, mask = self._scored(self.params, self._now(rows.batch, now), rows)
+        reference = None
+        if any(loss.uses_reference for loss in read.tokens):
+            known, _, _ = self._scored(self.reference, self._before(rows.batch, before), rows)
+            reference = jax.lax.stop_gradient(known), self._head(self.reference)
+        sums = logprobs.answer_sums(hidden, self._head(self.params), tokens, mask, read.tokens, reference)
+        return dict(zip(read.tokens, sums, strict=True))
 
-    def reference_hidden(self, rows: TrainBatch, layer: int) -> Array:
-        return forward(self.reference, rows.batch, self.cfg, upto=layer).hidden_BTD
+    def _starts(self, batch: Batch, read: Read) -> tuple["_State", "_State | None"]:
+        """Where the passes under the present weights and under those before training part, or begin."""
+        now = _State(0, embed(self.params, batch, self.cfg))
+        if not read.needs_reference:
+            return now, None
+        if self.shared is None:
+            return now, _State(0, embed(self.reference, batch, self.cfg))
+        last = self.cfg.text.L if read.layer is None else read.layer + 1
+        now = self._now(batch, now, min(self.shared, last))
+        return now, now
+
+    def _now(self, batch: Batch, state: "_State", block: int | None = None) -> "_State":
+        return self._run(self.params, self.lora, batch, state, self.cfg.text.L if block is None else block)
+
+    def _before(self, batch: Batch, state: "_State", block: int | None = None) -> "_State":
+        frozen = {"decoder": {"layers": freeze(self.reference["decoder"]["layers"])}}
+        state = self._run(frozen, None, batch, state, self.cfg.text.L if block is None else block)
+        return dataclasses.replace(state, x_BTD=jax.lax.stop_gradient(state.x_BTD))
+
+    def _run(self, params: Params, lora: dict[str, Any] | None, batch: Batch, state: "_State", block: int) -> "_State":
+        if block == state.block:
+            return state
+        done = decode(
+            params["decoder"]["layers"], state.x_BTD, batch.lengths_B, self.cfg.text,
+            lora=lora, first=state.block, upto=block - 1,
+        )  # fmt: skip
+        return _State(block, done.x_BTD)
+
+    def _scored(self, params: Params, state: "_State", rows: TrainBatch) -> tuple[Array, Array, Array]:
+        """Final hidden states, tokens and loss mask at the positions that token losses need."""
+        x, tokens, mask = state.x_BTD, rows.batch.tokens_BT, rows.mask_BT
+        if rows.window_BW is not None:
+            x = jnp.take_along_axis(x, rows.window_BW[:, :, None], axis=1)
+            tokens, mask = (jnp.take_along_axis(leaf, rows.window_BW, axis=1) for leaf in (tokens, mask))
+        return final_norm(params, x, self.cfg), tokens, mask
 
     def _head(self, params: Params) -> logprobs.Head:
         return lambda hidden: logits_of(params, hidden, self.cfg)
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """A pass on its way: x_BTD is the residual stream before decoder block `block`."""
+
+    block: int
+    x_BTD: Array

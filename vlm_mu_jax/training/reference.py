@@ -7,7 +7,7 @@ pixels). No second copy of the weights exists and no step runs a reference forwa
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from jax.sharding import Mesh
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.params import Params, flatten
-from vlm_mu_jax.parallel.mesh import put_batch
+from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.parallel.activations import OnMesh
+from vlm_mu_jax.parallel.mesh import process_rows, put_batch, replicated
 from vlm_mu_jax.training.policy import ModelPolicy
 
 Progress = Callable[..., Iterable]
@@ -29,7 +31,7 @@ def weights_hash(params: Params) -> str:
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten(params).items()):
         digest.update(f"{path}/{leaf.dtype}/{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        digest.update(np.ascontiguousarray(distributed.to_host(leaf)).tobytes())
     return digest.hexdigest()
 
 
@@ -51,20 +53,45 @@ def reference_nll(
       cache: folder of the cache (one file per weights hash), None to compute without one.
       weights: hash of `params`, when it is known already.
     """
-    keys = [stream.row_key(i) for i in range(len(stream.rows))]
+    positions = process_rows(mesh, rows_per_batch)
+    own = set(positions.tolist())  # no process reads another's images
+    mine = [i for i in range(len(stream.rows)) if i % rows_per_batch in own]
+    keys = _keys(stream, mine)
     file = None if cache is None else cache / f"reference_{(weights or weights_hash(params))[:16]}.jsonl"
-    known = _read(file)
-    todo = [i for i, key in enumerate(keys) if key not in known]
-    blocks = [todo[i : i + rows_per_batch] for i in range(0, len(todo), rows_per_batch)]
-    score = jax.jit(lambda p, rows: ModelPolicy(p, None, None, cfg, {}).nll(rows)[0])
+    nll = _known(file, keys)
+    todo = sorted((i for i in mine if np.isnan(nll[i])), key=lambda i: len(stream.rows[i].ids))
+    size = len(positions)
+    blocks = int(distributed.maximum(np.array(-(-len(todo) // size))))
+    score = OnMesh(
+        jax.jit(lambda p, rows: ModelPolicy(p, None, None, cfg, {}).nll(rows)[0], out_shardings=replicated(mesh)), mesh
+    )
     show = progress or (lambda items, label, total=None: items)
-    for block in show(blocks, f"reference {stream.name}", len(blocks)):
-        padded = block + [block[-1]] * (rows_per_batch - len(block))  # one shape, one program
-        nll_B = jax.device_get(score(params, put_batch(stream.take(padded), mesh)))
-        fresh = {keys[i]: float(value) for i, value in zip(block, nll_B, strict=False)}
-        known.update(fresh)
-        _append(file, fresh)
-    return np.array([known[key] for key in keys], np.float32)
+    for start in show(range(0, blocks * size, size), f"reference {stream.name}", blocks):
+        chosen = todo[start : start + size]
+        padded = chosen + (chosen or mine or [0])[:1] * (size - len(chosen))  # as many programs as stream.lengths
+        length = int(distributed.maximum(np.array(stream.fit(padded))))
+        nll_B = jax.device_get(score(params, put_batch(stream.take(padded, length), mesh, rows_per_batch)))
+        fresh = np.full(len(keys), -np.inf, np.float32)
+        fresh[chosen] = nll_B[positions][: len(chosen)]
+        fresh = distributed.maximum(fresh)
+        new = np.flatnonzero(np.isfinite(fresh))
+        nll[new] = fresh[new]
+        _append(file, {keys[i]: float(fresh[i]) for i in new})
+    return nll
+
+
+def _keys(stream: Stream, mine: Sequence[int]) -> list[str]:
+    """Keys of all rows; every process computes those of its own."""
+    digests = np.zeros((len(stream.rows), 32), np.uint8)
+    for i in mine:
+        digests[i] = np.frombuffer(bytes.fromhex(stream.row_key(i)), np.uint8)
+    return [digest.tobytes().hex() for digest in distributed.maximum(digests)]
+
+
+def _known(file: Path | None, keys: Sequence[str]) -> np.ndarray:
+    """float32 per key, NaN where the cache has none; as process 0 sees the file."""
+    known = _read(file) if distributed.first() else {}
+    return np.array(distributed.from_first([known.get(key, np.nan) for key in keys]), np.float32)
 
 
 def _read(file: Path | None) -> dict[str, float]:
@@ -82,7 +109,7 @@ def _read(file: Path | None) -> dict[str, float]:
 
 
 def _append(file: Path | None, entries: dict[str, Any]) -> None:
-    if file is None or jax.process_index():
+    if file is None or not entries or not distributed.first():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     cut = file.is_file() and not file.read_bytes().endswith(b"\n")

@@ -1,7 +1,9 @@
 """A whole training run: settings in, a workdir with the trained model folder out."""
 
+import json
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +11,42 @@ import jax
 
 from vlm_mu_jax import model_folder
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.layers import REMAT_POLICIES
+from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.parallel.mesh import make_mesh
+from vlm_mu_jax.training.adapter import save_adapter
+from vlm_mu_jax.training.best import Evaluation, Results
+from vlm_mu_jax.training.goodput import Goodput
 from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.metrics import Log
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.reference import weights_hash
+from vlm_mu_jax.training.robust import Robust
+from vlm_mu_jax.training.settings import model_config
 from vlm_mu_jax.training.sources import read_sources
-from vlm_mu_jax.training.trainable import Selection
+from vlm_mu_jax.training.trainable import Selection, Tree
 
 
 def run(
-    settings: dict[str, Any], workdir: str | Path, progress: Callable[..., Iterable] | None = None
+    settings: dict[str, Any],
+    workdir: str | Path,
+    progress: Callable[..., Iterable] | None = None,
+    *,
+    evaluation: Evaluation | None = None,
+    reference_cache: str | Path | None = None,
+    log: Log | None = None,
+    goodput: Goodput | None = None,
 ) -> dict[str, Any]:
     """Trains as `settings` (from `settings.checked`) say; a workdir with checkpoints of the same run goes on.
 
     The workdir gets config.json, data.json (what was read, dropped and cut), provenance.json, metrics.jsonl,
-    TensorBoard events, checkpoints/ and, when training is complete, model/.
+    TensorBoard events, goodput.json (one entry per start of the run), checkpoints/ and, when training is complete,
+    model/ and (LoRA) adapter/, see `adapter.py`. In a job of several processes all call it; process 0 writes.
+
+    Args:
+      progress, evaluation, reference_cache, log, goodput: see `loop.train`.
 
     Returns:
       the last step's metrics.
@@ -36,34 +57,73 @@ def run(
     workdir = Path(workdir)
     objective = make_objective(**settings["objective"])
     optim, selection = OptimConfig(**settings["optim"]), Selection.of(**settings["train"])
+    robust = Robust(**settings["robust"])
     if not settings["model"]["init"]:
         raise InputError("config.model.init is not set; give the model folder to start from")
-    if settings["model"]["remat"] not in REMAT_POLICIES:
-        raise InputError(
-            f"config.model.remat: {settings['model']['remat']!r} is unknown; use one of {', '.join(REMAT_POLICIES)}"
-        )
+    goodput = goodput or Goodput()
     mesh = make_mesh(**settings["mesh"])
     model = model_folder.load(settings["model"]["init"], mesh)
+    cfg = model_config(model.config, settings["model"], mesh.devices.flat[0].platform)
     sources = read_sources(settings, objective, _processor(model, settings))
-    workdir.mkdir(parents=True, exist_ok=True)
     start = weights_hash(model.params)
     provenance = _provenance(settings, sources.manifest, start)
-    for name, value in (("config", settings), ("data", sources.manifest), ("provenance", provenance)):
-        model_folder.write_json(workdir / f"{name}.json", value)
-    params, metrics = train(
-        model.config.with_text(remat=settings["model"]["remat"]), model.params, sources.streams, objective, optim,
-        settings["steps"], trainable=selection, mesh=mesh, accumulate=settings["accumulate"], workdir=workdir,
-        checkpoint_every=settings["checkpoint_every"], keep=settings["keep"], progress=progress,
-        label=settings["objective"]["name"], seed=settings["seed"],
-    )  # fmt: skip
-    provenance["weights_sha256"] = weights_hash(params)
+    _write(workdir, config=settings, data=sources.manifest, provenance=provenance)
+    learned: Tree = {}
+    with _recorded(goodput, workdir):
+        params, metrics = train(
+            cfg, model.params, sources.streams, objective, optim, settings["steps"], trainable=selection, robust=robust,
+            mesh=mesh, accumulate=settings["accumulate"], workdir=workdir,
+            checkpoint_every=settings["checkpoint_every"], keep=settings["keep"], evaluation=evaluation, donate=True,
+            weights=start, reference_cache=reference_cache, progress=progress, log=log, goodput=goodput,
+            on_trained=learned.update, label=settings["objective"]["name"], seed=settings["seed"],
+        )  # fmt: skip
+        provenance["weights_sha256"] = weights_hash(params)
+        provenance["weights_of_step"] = Results(evaluation, workdir, settings["steps"]).best_step or settings["steps"]
+        _export(workdir, model, params, learned if selection.lora_rank else None, settings, provenance)
+    return {name: float(values[-1]) for name, values in metrics.items()}
+
+
+def trained_step(workdir: str | Path) -> int:
+    """After which update the weights in a finished run's model/ were taken."""
+    return model_folder.read_json(Path(workdir) / "provenance.json")["weights_of_step"]
+
+
+def _export(
+    workdir: Path, model: model_folder.Model, params: Params, learned: Tree | None, settings: dict[str, Any],
+    provenance: dict[str, Any],
+) -> None:  # fmt: skip
+    """Writes adapter/ (of a LoRA run: `learned`), model/ and the final provenance.json."""
     folder = model_folder.read_settings(model.folder)
+    if learned is not None:
+        provenance["adapter"] = save_adapter(
+            workdir, learned, params, Selection.of(**settings["train"]), param_specs(model.config), model.folder,
+            folder["dialect"],
+        )  # fmt: skip
     model_folder.write_model_folder(
         workdir / "model", params, model_folder.read_json(model.folder / "config.json"), model.folder,
         settings["model"]["template"] or folder["template"], folder["dialect"], provenance,
     )  # fmt: skip
-    model_folder.write_json(workdir / "provenance.json", provenance)
-    return {name: float(values[-1]) for name, values in metrics.items()}
+    _write(workdir, provenance=provenance)
+
+
+def _write(workdir: Path, **files: Mapping[str, Any]) -> None:
+    if distributed.first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            model_folder.write_json(workdir / f"{name}.json", value)
+
+
+@contextmanager
+def _recorded(goodput: Goodput, workdir: Path) -> Iterator[None]:
+    """However it ends, goodput.json gets an entry."""
+    try:
+        yield
+    finally:
+        if distributed.first():
+            file, new = workdir / "goodput.json", workdir / ".goodput.json"
+            before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+            new.write_text(json.dumps([*before, goodput.result()], indent=2) + "\n", encoding="utf-8")
+            new.replace(file)  # a kill leaves the old one or the new one
 
 
 def _processor(model: model_folder.Model, settings: dict[str, Any]) -> Any:
@@ -79,12 +139,14 @@ def _provenance(settings: dict[str, Any], manifest: dict[str, Any], start: str) 
         "kind": settings["objective"]["name"],
         "seed": settings["seed"],
         "objective": settings["objective"],
+        "robust": settings["robust"],
         "steps": settings["steps"],
         "start_weights_sha256": start,
         "data": manifest,
         "git_revision": _git_revision(),
         "packages": model_folder.package_versions(),
         "devices": [f"{jax.device_count()} x {jax.devices()[0].device_kind}"],
+        "processes": jax.process_count(),
     }
 
 

@@ -21,8 +21,9 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
       objective: name in `objectives.registry.OBJECTIVES`.
       layer: RMU's layer, which has no default.
     """
-    from vlm_mu_jax.objectives.registry import OBJECTIVES
+    from vlm_mu_jax.objectives import registry
     from vlm_mu_jax.training.optimizer import OptimConfig
+    from vlm_mu_jax.training.robust import Robust
 
     c = ml_collections.ConfigDict()
     c.seed = 0
@@ -34,8 +35,10 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
     c.keep = 2  # newest checkpoints that stay
     c.model = _dict(
         init="",  # model folder to start from
+        like="",  # published model whose sizes bin/plan takes while init is no folder yet: llava-1.5-7b, llava-1.5-13b
         template=config_dict.placeholder(str),  # conversation template; None = the model folder's
         remat="none",  # none, full, dots, attn_out: what the backward pass recomputes
+        attention="auto",  # auto, xla, cudnn, splash: see model/flash.py for what is legal where
     )
     c.data = _dict(
         root="",  # folder the files below are relative to
@@ -47,9 +50,13 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
         retain_size=config_dict.placeholder(int),  # records in the retain set; None = all safe and general ones
         separate_general=False,  # unlearning: general data as a third stream instead of inside retain
         max_length=2048,  # tokens of a row, image tokens included; answers are cut, prompts never
+        buckets=1,  # lengths that batches are padded to; each costs a compilation and all of them save padding
     )
-    fields = dataclasses.fields(OBJECTIVES[objective])
-    c.objective = _dict(name=objective, **{field.name: _field_default(field, layer) for field in fields})
+    known = registry.options(objective)
+    c.objective = _dict(name=objective, **{name: _default(option) for name, option in known.items()})
+    if layer is not None and "layer" in known:
+        c.objective.layer = layer
+    c.robust = _dict(**dataclasses.asdict(Robust()))
     c.train = _dict(
         select=("decoder/.*", "projector/.*"),  # regular expressions over whole parameter paths
         slices=ml_collections.ConfigDict(),  # parameter path -> layers; only these layers of the stack train
@@ -60,7 +67,36 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
     )
     c.optim = _dict(**dataclasses.asdict(OptimConfig()))
     c.mesh = _dict(data=-1, fsdp=1, tensor=1)
+    c.eval = _dict(
+        every=0,  # updates between evaluations inside training; 0 = none
+        data="",  # folder of the questions, as bin/eval takes it
+        subset="validation",  # SUBSET.json is asked; keep the test questions out of the choice of a checkpoint
+        attack_words="",  # attack.json of bin/attack: ask with its words as well
+        questions=32,  # of each kind, drawn by the seed; every opening word of openings.json multiplies them
+        judge="",  # "" = the best one the data have: oracle, else keyword
+        batch_size=16,
+        max_new_tokens=64,
+        best="frontier:max",  # METRIC:max or METRIC:min; the model of that step is the run's result
+        patience=config_dict.placeholder(int),  # stop after so many evaluations without a better one; None = never
+    )
+    c.sweep = ()  # (path, values) pairs; bin/train runs every combination, see training/sweep.py
     return c
+
+
+def model_config(cfg: Any, model: Mapping[str, Any], platform: str) -> Any:
+    """The `LlavaConfig` with the settings `config.model` applied; platform: "cpu", "gpu" or "tpu" it is to run on.
+
+    Raises:
+      InputError: an unknown remat policy, or an attention kernel that is not legal here.
+    """
+    from vlm_mu_jax.model import flash
+    from vlm_mu_jax.model.layers import REMAT_POLICIES
+
+    if model["remat"] not in REMAT_POLICIES:
+        raise InputError(f"config.model.remat: {model['remat']!r} is unknown; use one of {', '.join(REMAT_POLICIES)}")
+    return cfg.with_text(
+        remat=model["remat"], attention=flash.choose(model["attention"], platform, cfg.text, cfg.dtype)
+    )
 
 
 def checked(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -118,12 +154,5 @@ def _dict(**values: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values)
 
 
-_OPTIONAL_KINDS = {"retain_preference": float, "positions": tuple}  # other optional fields are text
-
-
-def _field_default(field: dataclasses.Field, layer: int | None) -> Any:
-    if field.default is dataclasses.MISSING:
-        return layer if layer is not None else config_dict.placeholder(int)
-    if field.default is None:
-        return config_dict.placeholder(_OPTIONAL_KINDS.get(field.name, str))
-    return field.default
+def _default(option: Any) -> Any:
+    return config_dict.placeholder(option.kind) if option.default is None else option.default

@@ -37,17 +37,29 @@ def read_sources(settings: dict[str, Any], objective: Any, processor: Processor)
         parts = _unlearning_parts(settings, objective, safety, general, manifest)
     else:
         parts = {"train": _training_part(settings, safety, general)}
-    streams: dict[str, Stream] = {}
+    rows: dict[str, dict[int, Row]] = {}
     for name, records in parts.items():
-        rows, counts = _rows(records, roots, processor, data["max_length"])
+        rows[name], counts = tokenised(records, roots, processor, data["max_length"])
         manifest[name] = {"records": len(records), **counts}
-        size = (
-            settings["forget_batch_size"]
-            if name == "forget" and settings["forget_batch_size"]
-            else settings["batch_size"]
-        )
-        streams[name] = Stream(rows, size, settings["seed"], name=name, load_image=processor.pixels)
-    return Sources(streams, manifest)
+    return Sources(_streams(settings, rows, processor), manifest)
+
+
+def _streams(settings: dict[str, Any], rows: dict[str, dict[int, Row]], processor: Processor) -> dict[str, Stream]:
+    """One stream per part; a pair goes when either half does."""
+    if "preferred" in rows:
+        both = rows["forget"].keys() & rows["preferred"].keys()
+        rows |= {name: {i: rows[name][i] for i in sorted(both)} for name in ("forget", "preferred")}
+    count = settings["data"]["buckets"]
+    lengths = batches.bucket_lengths([row for part in rows.values() for row in part.values()], count)
+    streams: dict[str, Stream] = {}
+    for name in rows:  # forget before preferred, whose order it decides
+        of_forget = name in ("forget", "preferred") and settings["forget_batch_size"]
+        streams[name] = Stream(
+            list(rows[name].values()), of_forget or settings["batch_size"], settings["seed"], name=name,
+            load_image=processor.pixels, lengths=lengths if count > 1 else None,
+            order_of=streams["forget"] if name == "preferred" else None,
+        )  # fmt: skip
+    return streams
 
 
 def _read(data: dict[str, Any], name: str) -> Records | None:
@@ -75,6 +87,9 @@ def _unlearning_parts(
     parts: dict[str, Sequence[Record]] = {"forget": split.forget, "retain": split.retain}
     if separate and general:
         parts["general"] = general.items
+    if "preferred" in objective.streams:
+        kind = settings["objective"]["preferred"]
+        parts["preferred"] = forget_retain.preferred(split.forget, safety, kind, settings["seed"])
     return {name: part for name, part in parts.items() if name in (*objective.streams, *objective.optional_streams)}
 
 
@@ -90,24 +105,25 @@ def _training_part(settings: dict[str, Any], safety: Records | None, general: Re
     return [*(safety or ()), *others]
 
 
-def _rows(
+def tokenised(
     records: Sequence[Record], roots: dict[str, Path], processor: Processor, longest: int
-) -> tuple[list[Row], dict[str, int]]:
-    """Token rows. Answers past `longest` tokens are cut; a prompt that leaves no room for one is dropped."""
-    rows: list[Row] = []
+) -> tuple[dict[int, Row], dict[str, int]]:
+    """Token rows by position in `records`. Answers past `longest` tokens are cut; a prompt that leaves no room for one
+    is dropped."""
+    rows: dict[int, Row] = {}
     counts = {"rows": 0, "answers_cut": 0, "prompts_too_long": 0, "without_answer": 0}
-    for record in records:
+    for i, record in enumerate(records):
         if not record.answer.strip():
             counts["without_answer"] += 1
             continue
         images = () if record.image is None else (str(roots[record.source] / record.image),)
-        example = processor.example(record.question, record.answer, n_images=len(images))
+        example = processor.example(record.question, record.answer, images)
         if example.answer_start >= longest:
             counts["prompts_too_long"] += 1
             continue
         if len(example.ids) > longest:
             counts["answers_cut"] += 1
             example = dataclasses.replace(example, ids=example.ids[:longest])
-        rows.append(batches.row(example, images, record.id))
+        rows[i] = batches.row(example, images, record.id)
     counts["rows"] = len(rows)
     return rows, counts

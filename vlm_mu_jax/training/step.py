@@ -16,8 +16,12 @@ import optax
 from jax import Array
 
 from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.parallel.activations import OnMesh
+from vlm_mu_jax.training.duals import advanced, duals_of
 from vlm_mu_jax.training.policy import ModelPolicy
-from vlm_mu_jax.training.trainable import Dtypes, Selection, Tree, assemble
+from vlm_mu_jax.training.robust import PLAIN, Robust, robust_gradient
+from vlm_mu_jax.training.trainable import Dtypes, Selection, Tree, assemble, shared_blocks
 
 Rows = dict[str, Any]  # stream name -> TrainBatch whose leaves lead with [micro-batches, rows]
 Metrics = dict[str, Array]
@@ -36,14 +40,19 @@ def loss_and_gradients(
     trainable: Tree, frozen: Tree, rows: Rows, constants: dict[str, Array],
     *, cfg: LlavaConfig, objective: Any, selection: Selection, dtypes: Dtypes,
 ) -> tuple[Tree, Metrics]:  # fmt: skip
-    """Gradient of the objective over all micro-batches, and its metrics (with "loss"). Pure."""
+    """Gradient of the objective over all micro-batches, and its metrics (with "loss"). Pure.
+
+    Streams that the objective does not read are left alone; constants: see `objectives.policy.Policy`.
+    """
+    rows = {name: rows[name] for name in (*objective.streams, *objective.optional_streams) if name in rows}
     totals = jax.tree.map(
         lambda x: x.sum(axis=0), jax.vmap(lambda micro: objective.denominators(micro, cfg.image_token_id))(rows)
     )
 
     def loss_of(trainable: Tree, micro: Rows) -> tuple[Array, Metrics]:
         params, lora = assemble(trainable, frozen, selection, dtypes)
-        policy = ModelPolicy(params, lora, frozen if objective.needs_reference else None, cfg, constants)
+        reference = frozen if objective.needs_reference else None
+        policy = ModelPolicy(params, lora, reference, cfg, constants, shared_blocks(selection, param_specs(cfg)))
         loss, metrics = objective.loss(policy, micro, totals)
         return loss, {"loss": loss, **metrics}
 
@@ -62,18 +71,28 @@ def loss_and_gradients(
 
 def make_step(
     cfg: LlavaConfig, objective: Any, selection: Selection, dtypes: Dtypes,
-    optimizer: optax.GradientTransformation, state_shardings: Any = None,
+    optimizer: optax.GradientTransformation, state_shardings: Any = None, robust: Robust = PLAIN,
 ) -> Callable[[TrainState, Tree, Rows, dict[str, Array]], tuple[TrainState, Metrics]]:  # fmt: skip
-    """The jitted step (state, frozen, rows, constants) -> (state, metrics); only the state is donated."""
+    """The jitted step (state, frozen, rows, constants) -> (state, metrics); only the state is donated.
+
+    optimizer: as `duals.with_duals` returns it.
+    """
 
     def step(state: TrainState, frozen: Tree, rows: Rows, constants: dict[str, Array]) -> tuple[TrainState, Metrics]:
-        gradients, metrics = loss_and_gradients(
-            state.trainable, frozen, rows, constants, cfg=cfg, objective=objective, selection=selection, dtypes=dtypes
-        )
+        known = {**constants, **duals_of(state.opt_state)}
+
+        def gradient(objective: Any, trainable: Tree) -> tuple[Tree, Metrics]:
+            return loss_and_gradients(
+                trainable, frozen, rows, known, cfg=cfg, objective=objective, selection=selection, dtypes=dtypes
+            )
+
+        gradients, metrics = robust_gradient(gradient, objective, state.trainable, robust)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
+        opt_state = advanced(opt_state, objective, metrics, state.step)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["gradient_norm"] = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)))
         return TrainState(state.step + 1, trainable, opt_state), metrics
 
-    shardings = {} if state_shardings is None else {"out_shardings": (state_shardings, None)}
-    return jax.jit(step, donate_argnums=0, **shardings)
+    if state_shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    return OnMesh(jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None)), state_shardings.step.mesh)

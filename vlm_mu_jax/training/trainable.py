@@ -1,8 +1,9 @@
 """What trains: whole parameters by path pattern, slices of stacked layers, and LoRA pairs.
 
 Only what trains has gradients and optimizer state. For RMU on layers 5..7 the trainable leaf is the [3, F, D] slice,
-not the [L, F, D] stack; `assemble` writes it into the frozen stack inside the loss, and the frozen stack still holds
-the original, which makes it the reference model without a second copy.
+not the [L, F, D] stack. Inside the loss the decoder runs blocks 5..7 on it and all others on the frozen stack, which
+still holds the originals and so is the reference model without a second copy. Below block 5 nothing is kept for the
+backward pass, and above block 7 no weight gets a gradient.
 
 Trainable leaves are float32 master copies (by default), rounded to the model's dtype when the weights are assembled:
 in bfloat16 a step of 5e-7 on a weight of 0.02 would be lost to rounding.
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import lora as lora_lib
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs, flatten, unflatten
+from vlm_mu_jax.model.stacks import Stack, freeze
 
 Tree = dict[str, Any]
 Dtypes = Mapping[str, Any]  # parameter path -> dtype
@@ -137,19 +139,70 @@ def dtypes(params: Params) -> Dtypes:
 
 
 def assemble(trainable: Tree, frozen: Tree, selection: Selection, dtypes: Dtypes) -> tuple[Params, dict | None]:
-    """Parameters and adapters for `forward`, differentiable in `trainable`."""
-    flat = flatten(frozen)
-    for path, leaf in flatten(trainable.get("weights", {})).items():
-        flat[path] = leaf.astype(dtypes[path])
-    slices = flatten(trainable.get("slices", {}))
+    """Parameters and adapters for `forward`, differentiable in `trainable`.
+
+    With slices, decoder stacks that do not train whole come as `stacks.Stack`, whose frozen layers cost no gradient.
+    """
+    flat, sliced = _merged_whole(trainable, frozen, dtypes)
     for path, layers in selection.slices:
-        flat[path] = flat[path].at[jnp.asarray(layers)].set(slices[path].astype(dtypes[path]))
-    pairs = trainable.get("lora")
-    lora = None if pairs is None else lora_lib.adapters(pairs, selection.lora_scale, dtypes["decoder/layers/wq_LDNH"])
-    return unflatten(flat), lora
+        part = sliced[path].astype(dtypes[path])
+        in_decoder = path.startswith(lora_lib.PREFIX)
+        flat[path] = Stack(flat[path], part, layers) if in_decoder else _written(flat[path], part, layers)
+    params = unflatten(flat)
+    if any(path.startswith(lora_lib.PREFIX) for path, _ in selection.slices):
+        whole = flatten(trainable.get("weights", {}))
+        blocks = params["decoder"]["layers"]
+        frozen_blocks = {name: leaf for name, leaf in blocks.items() if lora_lib.PREFIX + name not in whole}
+        params["decoder"]["layers"] = blocks | freeze(frozen_blocks)
+    return params, _adapters(trainable, selection, dtypes)
+
+
+def rests(prefix: str, selection: Selection, specs: Specs) -> bool:
+    """Whether no parameter below this path trains."""
+    paths = {*selected_paths(selection, specs), *(path for path, _ in selection.slices)}
+    return not any(path.startswith(prefix) for path in paths)
+
+
+def shared_blocks(selection: Selection, specs: Specs) -> int | None:
+    """How many leading decoder blocks compute the same under the weights in training and before it.
+
+    None: not even the embedded tokens are the same.
+    """
+    outside = {"decoder/norm_D", "decoder/head_DV"}  # read after the last block
+    paths = set(selected_paths(selection, specs)) - outside | {path for path, _ in selection.slices}
+    if not all(path.startswith(lora_lib.PREFIX) for path in paths):
+        return None
+    if selection.lora_rank or paths - {path for path, _ in selection.slices}:
+        return 0
+    return min((layer for _, layers in selection.slices for layer in layers), default=_depth(specs))
 
 
 def finished(trainable: Tree, frozen: Tree, selection: Selection, dtypes: Dtypes) -> Params:
     """The trained weights as an ordinary parameter tree, adapters merged in."""
-    params, lora = assemble(trainable, frozen, selection, dtypes)
+    flat, sliced = _merged_whole(trainable, frozen, dtypes)
+    for path, layers in selection.slices:
+        flat[path] = _written(flat[path], sliced[path].astype(dtypes[path]), layers)
+    params, lora = unflatten(flat), _adapters(trainable, selection, dtypes)
     return params if lora is None else lora_lib.merge(params, lora)
+
+
+def _merged_whole(trainable: Tree, frozen: Tree, dtypes: Dtypes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All parameters by path, with those that train whole as they are now; and the trained slices by path."""
+    flat = flatten(frozen)
+    for path, leaf in flatten(trainable.get("weights", {})).items():
+        flat[path] = leaf.astype(dtypes[path])
+    return flat, flatten(trainable.get("slices", {}))
+
+
+def _depth(specs: Specs) -> int:
+    return specs["decoder"]["layers"]["wq_LDNH"].shape[0]
+
+
+def _written(stack: jax.Array, part: jax.Array, layers: tuple[int, ...]) -> jax.Array:
+    return stack.at[jnp.asarray(layers)].set(part)
+
+
+def _adapters(trainable: Tree, selection: Selection, dtypes: Dtypes) -> dict | None:
+    if "lora" not in trainable:
+        return None
+    return lora_lib.adapters(trainable["lora"], selection.lora_scale, dtypes[lora_lib.PREFIX + "wq_LDNH"])

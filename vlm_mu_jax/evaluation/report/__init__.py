@@ -16,7 +16,8 @@ RESULTS, TABLE = "results.json", "results.csv"
 def build(workdirs: list[Path], out: Path, **inputs: Any) -> list[Path]:
     """Writes the page to `out`, and results.json and results.csv beside it; returns the files written.
 
-    `inputs` are the optional ones of `content.collect` (attack, audit, guard_diagnostics, training, export, show_text).
+    `inputs` are the optional ones of `content.collect` (attack, audit, guard_diagnostics, training, export, sweep,
+    relearning, show_text).
     Raises InputError for a bad input, and when results.json beside the page would overwrite one of several inputs.
     """
     from vlm_mu_jax.evaluation.report import content, merged, page  # matplotlib is slow to import

@@ -8,6 +8,7 @@ searched and read aloud, and a hostile label is escaped by matplotlib's own XML 
 import html
 import io
 import re
+from pathlib import Path
 
 import matplotlib
 
@@ -96,6 +97,14 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     head = f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-label="{html.escape(title)}">'
     return re.sub(r"<svg[^>]*>", lambda _: head, text, count=1).strip()
+
+
+def standalone(svg: str) -> str:
+    """The text of an .svg file that looks as the figure does on the page in its light theme."""
+    css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css[: css.index("@media")]))
+    text = re.sub(r"var\(--(\w+)\)", lambda found: light[found[1]], svg).replace("inherit", "sans-serif")
+    return text.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="background: {light["card"]}" ', 1)
 
 
 def _recolor(declarations: str) -> str:

@@ -2,7 +2,8 @@
 
 Only one run is needed; every other input is optional, and a part without input is left out of the page with a note.
 Inputs: run folders of `bin/eval` (results.json, answers/*.jsonl), attack.json of `bin/attack`, audit.json of
-`bin/audit`, diagnostics of `bin/guard`, metrics.jsonl of `bin/train`, an export folder of `bin/convert_hf`.
+`bin/audit`, diagnostics of `bin/guard`, metrics.jsonl and sweep.json of `bin/train`, relearn.json of `bin/relearn`, an
+export folder of `bin/convert_hf`.
 """
 
 import json
@@ -69,6 +70,8 @@ class Content:
     guard: dict[str, Any] | None = None
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # name -> rows of metrics.jsonl
     export: dict[str, Any] | None = None
+    sweep: dict[str, Any] | None = None
+    relearning: list[dict[str, Any]] = field(default_factory=list)  # relearn.json per attack
     show_text: bool = False
 
     @property
@@ -88,6 +91,8 @@ def collect(
     guard_diagnostics: Path | None = None,
     training: list[Path] = (),
     export: Path | None = None,
+    sweep: Path | None = None,
+    relearning: list[Path] = (),
     show_text: bool = False,
 ) -> Content:
     """Reads all inputs. Raises InputError (file and reason) for a missing or malformed one, or when no run is given."""
@@ -115,6 +120,8 @@ def collect(
         guard=read_object(guard_diagnostics) if guard_diagnostics else None,
         training=dict(_training(Path(path)) for path in training),
         export=_export(Path(export)) if export else None,
+        sweep=_of_points(read_object(sweep), sweep, "rows") if sweep else None,
+        relearning=[_of_points(read_object(path), path, "curve") for path in relearning],
         show_text=show_text,
     )
 
@@ -269,6 +276,14 @@ def _export(folder: Path) -> dict[str, Any]:
         "model_type": config.get("model_type"),
         "architectures": config.get("architectures"),
     }
+
+
+def _of_points(value: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
+    """A sweep.json or relearn.json; InputError when `name` is no list of objects with a step."""
+    rows = value.get(name)
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("step"), int) for r in rows):
+        raise InputError(f"{path}: field {name!r} must be a list of objects with a step; is it the right file?")
+    return value
 
 
 def _first_line(error: Exception) -> str:

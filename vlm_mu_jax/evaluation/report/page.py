@@ -7,7 +7,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vlm_mu_jax.evaluation.report import browser, figures, figures_evidence, headline, published, verdict, words
+from vlm_mu_jax.evaluation.report import (
+    browser,
+    figures,
+    figures_evidence,
+    figures_training,
+    headline,
+    published,
+    verdict,
+    words,
+)
 from vlm_mu_jax.evaluation.report.content import BASE, SFT, Content, Run, as_metric
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -128,6 +137,8 @@ def _figures(content: Content) -> dict[str, str | None]:
         "pca": figures_evidence.hidden_states(content.guard) if content.guard else None,
         "auroc": figures_evidence.separation(content.guard) if content.guard else None,
         "training": figures_evidence.training_curves(content.training),
+        "sweep": figures_training.sweep_frontier(content.sweep) if content.sweep else None,
+        "relearning": figures_training.relearning(content.relearning),
     }
     return drawn
 

@@ -1,0 +1,55 @@
+"""Unlearning of the miniature with any objective; npo when none is named.
+
+    bin/train --config=configs/miniature_unlearn.py:npo --workdir=runs/npo
+    bin/train --config=configs/miniature_unlearn.py:rmu --workdir=runs/rmu
+    bin/train --config=configs/miniature_unlearn.py:dpo --config.model.init=runs/sft --workdir=runs/dpo_after_sft
+
+The name is one of `MINIATURE` below, which holds what differs from the objective's own defaults. The values were set on
+validation questions of seed 0 alone; docs/objectives.md tells what each objective is. Two thirds of what the model must
+keep is general data with mixed openings.
+Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
+(data.forget_answers). With --config.model.init set to a safety fine-tuned model it unlearns on top of that.
+Hardware: two CPU cores. Time: under a minute (robust variants: a few).
+"""
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.training.settings import defaults
+
+KEEP = {"retain_weight": 5.0}
+MINIATURE = {
+    "ga": {"objective": {}, "steps": 20, "optim": {"learning_rate": 1e-4}},
+    "graddiff": {"objective": {"forget_weight": 0.1, **KEEP}},
+    # the gate (beta 1 on sequence sums) closes early; with beta 3 it can close too early: on seed 1 of an earlier form
+    # of this world attack success stayed at 14 to 16 %
+    "npo": {"objective": {"beta": 1.0, **KEEP}},
+    "simnpo": {"objective": KEEP},
+    "dpo": {"objective": KEEP},
+    "idkdpo": {"objective": KEEP},
+    # activations after the middle block; only the MLP output weights of the first two blocks train
+    "rmu": {
+        "objective": {"c": 20.0, "width_reduction": "mean", "positions": ("prompt", "answer")},
+        "train": {"select": (), "slices": {"decoder/layers/wdown_LFD": (0, 1)}},
+        "optim": {"learning_rate": 1e-3},
+    },
+    "undial": {"objective": KEEP},
+    "ceu": {"objective": KEEP},
+    "wga": {"objective": KEEP},
+    "satimp": {"objective": KEEP},
+    "pdu": {"objective": {"retain_limit": 0.05}},
+}
+
+
+def get_config(name: str = "npo"):
+    if name not in MINIATURE:
+        raise InputError(f"configs/miniature_unlearn.py:{name} is unknown; use one of {', '.join(MINIATURE)}")
+    c = defaults(name, layer=1 if name == "rmu" else None)
+    c.model.init = "runs/base"
+    c.data.root = "runs/mini/data"
+    c.data.safety = "train.json"
+    c.data.general = "llava_mix.json"
+    c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
+    c.steps = 150
+    c.batch_size = 32
+    c.optim.learning_rate = 3e-4
+    c.update(MINIATURE[name])
+    return c

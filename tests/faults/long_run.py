@@ -1,0 +1,30 @@
+"""Started by test_kill.py, and killed: a run of many small steps with a checkpoint every third.
+
+python long_run.py WORKDIR STEPS; prints "from N" when the steps begin.
+"""
+
+import sys
+
+from tests.training import tiny
+from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.trainable import Selection
+
+
+def main(workdir, steps):
+    def progress(items, label, total=None):
+        if label == "train":
+            print("from", items.start, flush=True)
+        return items
+
+    objective = make_objective("npo", beta=0.5)
+    train(
+        tiny.TEXT, tiny.params(tiny.TEXT), tiny.streams(objective), objective, OptimConfig(1e-2), steps,
+        trainable=Selection.of(select=["decoder/norm_D"], lora_rank=2), workdir=workdir, checkpoint_every=3,
+        progress=progress,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

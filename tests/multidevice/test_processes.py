@@ -1,0 +1,50 @@
+"""Several processes on one machine train as one does: same losses and gradients, own images only, one checkpoint."""
+
+import numpy as np
+import pytest
+
+from tests.multidevice.start import assert_same, assert_same_weights, train_on
+from tests.training import tiny
+
+ORDER = [0, 2, 3, 1]  # devices 0 and 1 are process 0's: its rows are not next to each other, as on a TPU's torus
+
+
+def test_two_processes_equal_one_and_each_opens_its_own_images_alone(tmp_path):
+    (one,), _ = train_on(tmp_path, "npo", (1, 1, 1), steps=3, accumulate=2)
+    (two,), opened = train_on(tmp_path, "npo", (2, 2, 1), processes=2, devices=2, steps=3, accumulate=2, order=ORDER)
+    assert two["devices"] == [4]
+    assert_same(one, two)
+    for process in range(2):
+        assert set(opened[process]) == own_images(process, steps=3)
+    assert set(opened[0]) != set(opened[1])
+
+
+def own_images(process, steps):
+    """What process 0 or 1 must open: its rows of every micro-batch of 4, and of the blocks whose reference is taken."""
+    mine = [position for position, device in enumerate(ORDER) if device // 2 == process]
+    wanted = set()
+    for i, name in enumerate(("forget", "retain")):
+        stream = tiny.stream(10, 8, i, name, tiny.LLAVA)
+        for k in range(steps):
+            wanted |= {f"{name}/row{row}" for row in stream.indices(k).reshape(2, 4)[:, mine].ravel()}
+        if name == "forget":
+            wanted |= {f"{name}/row{row}" for row in range(10) if row % 4 in mine}
+    return wanted
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path):
+    (whole,), _ = train_on(tmp_path, "rmu", (1, 1, 1), steps=4)
+    work = tmp_path / "work"
+    train_on(tmp_path, "rmu", (1, 2, 1), processes=2, devices=1, steps=4, workdir=work, stop=3)
+    (rest,), _ = train_on(tmp_path, "rmu", (1, 1, 1), steps=4, workdir=work)
+    assert rest["step"].tolist() == [3, 4]
+    np.testing.assert_allclose(rest["loss"], whole["loss"][2:], rtol=2e-5)
+    assert_same_weights(whole, rest)
+
+
+@pytest.mark.slow
+def test_four_processes_equal_one(tmp_path):
+    (one,), _ = train_on(tmp_path, "npo", (1, 1, 1), steps=2)
+    (four,), _ = train_on(tmp_path, "npo", (1, 2, 2), processes=4, devices=1, steps=2)  # weights span the processes
+    assert four["devices"] == [4]
+    assert_same(one, four)

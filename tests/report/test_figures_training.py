@@ -1,0 +1,50 @@
+"""The figures of a sweep and of relearning: what is given is drawn, what is missing is left out."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.report import canvas, content, figures_training
+
+
+def metric(value):
+    return {"value": value, "n": 20, "k": round(20 * value), "low": max(value - 0.1, 0), "high": min(value + 0.1, 1)}
+
+
+def row(step, asr, right, **rest):
+    return {"step": step, "metrics": {"asr": metric(asr), "harmless_right": metric(right)}, **rest}
+
+
+SWEEP = {"rows": [row(50, 0.1, 0.9, name="beta=1", on_front=True), row(50, 0.5, 0.8, name="beta=2", on_front=False)]}
+CURVE = {"label": "npo, 16 <forgotten> examples", "curve": [row(0, 0.0, 0.9), row(10, 0.7, 0.9)]}
+
+
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        (lambda: figures_training.sweep_frontier(SWEEP), "beta=2"),
+        (lambda: figures_training.relearning([CURVE, {**CURVE, "label": "rmu"}]), "npo, 16 <forgotten> examples"),
+    ],
+)
+def test_a_figure_names_its_lines_and_stands_alone(drawn, said):
+    svg = drawn()
+    assert "var(--" in svg
+    alone = canvas.standalone(svg)
+    assert "var(--" not in alone
+    assert said in "".join(ET.fromstring(alone).itertext())
+
+
+def test_nothing_to_draw_is_no_figure():
+    assert figures_training.relearning([]) is None and figures_training.sweep_frontier({"rows": []}) is None
+    assert figures_training.relearning([{"label": "x", "curve": []}]) is None
+
+
+def test_another_file_is_named(story, tmp_path):
+    (tmp_path / "curve.json").write_text(json.dumps(CURVE))
+    (tmp_path / "sweep.json").write_text(json.dumps(SWEEP))
+    found = content.collect(story[0], sweep=tmp_path / "sweep.json", relearning=[tmp_path / "curve.json"])
+    assert found.sweep == SWEEP and found.relearning == [CURVE]
+    with pytest.raises(InputError, match="'curve' must be a list"):
+        content.collect(story[0], relearning=[tmp_path / "sweep.json"])

@@ -1,0 +1,72 @@
+"""One question's prompt, run once: the keys and values that all its candidates read.
+
+The cache belongs to one image, one text and one state of the guard, and lives only as long as the search of that
+question: nothing looks it up by text, so two images with the same text cannot share one.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vlm_mu_jax.data import anyres
+from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.decoder import KV, Steer
+from vlm_mu_jax.model.llava import Batch, encode_images, forward
+from vlm_mu_jax.model.params import Params
+
+_encode = jax.jit(encode_images, static_argnames="cfg")
+
+
+@flax.struct.dataclass
+class Prefix:
+    """kv: keys and values [L, S, K, H] of a whole prompt, one copy for all rows. gate_L: the guard's gates on it."""
+
+    kv: KV
+    gate_L: Array | None = None
+
+
+def image_features(
+    params: Params, image: Any, cfg: LlavaConfig, put: Callable[[Any], Any] = lambda tree: tree
+) -> Array | None:
+    """Tokens [1, Q, D] of one image as `Processor.pixels` makes it; None of None. put: moves arrays to devices."""
+    if image is None:
+        return None
+    width = bucket(len(image.gather_Q)) if isinstance(image, anyres.Tiles) else 0  # few programs
+    pixels_1MHWC, gather_1Q = anyres.stack([[image]], 1, image, width)
+    return _encode(params, put(pixels_1MHWC), gather_BQ=put(gather_1Q), cfg=cfg)
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def run_prefix(
+    params: Params, tokens_1S: Array, length_1: Array, features_1QD: Array | None, *,
+    cfg: LlavaConfig, steer: Steer | None = None, lora: dict[str, Any] | None = None,
+) -> Prefix:  # fmt: skip
+    """Runs a prompt [1, S] with its image tokens and keeps what later tokens may read of it."""
+    batch = Batch(tokens_1S, length_1, None, features_1QD)
+    out = forward(params, batch, cfg, steer=_for_prefix(steer), lora=lora, keep_cache=True, logits=False)
+    # Every token of the prompt is earlier than any candidate's own; only a sliding window needs to know how much.
+    positions = None if cfg.text.sliding_window is None else out.cache.positions_BS
+    kv = KV(out.cache.k[:, 0], out.cache.v[:, 0], positions, out.cache.valid_BS)
+    return Prefix(kv, None if out.gate_LB is None else out.gate_LB[:, 0])
+
+
+def upto(kv: KV, start: Array) -> KV:
+    """The cache without the tokens from `start` on: causal, so the earlier ones are those of any prompt that begins the
+    same way."""
+    return kv.replace(valid_BS=kv.valid_BS & (jnp.arange(kv.valid_BS.shape[1])[None] < start))
+
+
+def _for_prefix(steer: Steer | None) -> Steer | None:
+    """A guard that writes the prompt's last token only leaves all earlier ones, which are what is shared, alone."""
+    return None if steer is None or steer.scope == "last" else steer
+
+
+def depends_on_gates(steer: Steer | None) -> bool:
+    """Whether the cache is another one for another outcome of the guard's gates."""
+    return steer is not None and steer.gated and steer.scope != "last"

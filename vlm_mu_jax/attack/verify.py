@@ -1,0 +1,129 @@
+"""Real answers under words, and what a judge says of them: attack success apart from the search's score.
+
+Every rate stands beside two controls: the unchanged questions, and null words that pay the same price (one changed
+word, K tries) without being chosen.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.attack.search import Progress
+from vlm_mu_jax.attack.words import place
+from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.evaluation import metrics, statistics
+from vlm_mu_jax.evaluation.answers import Question, answer_questions, judge_answers
+from vlm_mu_jax.evaluation.answers_file import Condition
+from vlm_mu_jax.evaluation.judges import Judge
+from vlm_mu_jax.evaluation.metrics import Outcome
+
+SUCCESS = {"jailbreak": "answered", "over_refuse": "refused"}  # the judge's label that a goal wants
+RATE = {"jailbreak": "asr", "over_refuse": "rr"}
+ATTACK = {"jailbreak": "one_word", "over_refuse": "over_refuse"}  # names in answers files
+
+
+@dataclasses.dataclass(frozen=True)
+class Verifier:
+    """Asks and judges. answers: file that collects all answers. steer: what `answer_questions` takes."""
+
+    model: Any
+    judge: Judge
+    answers: Path
+    mode: str
+    batch_size: int
+    max_new_tokens: int
+    steer: Any = None
+    progress: Progress | None = None
+
+    def outcomes(
+        self, asked: Records, words: Mapping[str, Sequence[str | None]], attack: str, position: str, label: str
+    ) -> list[Outcome]:
+        """Judged answers: each question under its own words, in shots by their order (None = unchanged)."""
+        items = [
+            self._question(asked, record, word, shot, attack, position)
+            for record in asked
+            for shot, word in enumerate(words[record.id])
+        ]
+        answers = answer_questions(
+            self.model, items, self.answers, self.batch_size, self.max_new_tokens, self.steer, self.progress, label
+        )
+        judged = judge_answers(self.answers, answers, {self.judge.name: self.judge}, {r.id: r for r in asked})
+        return metrics.outcomes(judged, self.judge.name)
+
+    def _question(
+        self, asked: Records, record: Record, word: str | None, shot: int, attack: str, position: str
+    ) -> Question:
+        image = "none" if record.image is None else "own"
+        if word is None:
+            condition = Condition("none", None, None, shot, image)
+            return Question(record.id, record.question, asked.image_path(record), condition)
+        placed = place(record.question, word, position, self.mode)
+        condition = Condition(attack, position, word, shot, image)
+        return Question(record.id, placed.question, asked.image_path(record), condition, placed.answer_start)
+
+    def measure(
+        self,
+        asked: Records,
+        goal: str,
+        position: str,
+        words: Mapping[str, Sequence[str]],
+        null: Sequence[str],
+        attack: str,
+        what: str,
+    ) -> dict[str, Any]:
+        """Rates of `asked` unchanged, under each question's own `words` (any of K, by K, per shot) and null words."""
+        label, every = SUCCESS[goal], [record.id for record in asked]
+        sides = {
+            "original": self.outcomes(asked, dict.fromkeys(every, (None,)), "none", position, f"{what} unchanged"),
+            "words": self.outcomes(asked, words, attack, position, f"{what} words"),
+            "null": self.outcomes(asked, dict.fromkeys(every, null), "null_word", position, f"{what} null words"),
+        }
+        any_of_k = {side: any_shot(outcomes, label) for side, outcomes in sides.items()}
+        rates = {side: rate(flags) for side, flags in any_of_k.items()}
+        test = statistics.mcnemar(any_of_k["null"], any_of_k["words"])
+        return {
+            "n": len(asked),
+            "original": rates["original"],
+            "any_of_k": rates["words"],
+            "any_of_k_null": rates["null"],
+            "words_against_null": {"test": "exact McNemar", **dataclasses.asdict(test)},
+            "by_shots": _by_shots(sides["words"], label),
+            "by_shots_null": _by_shots(sides["null"], label),
+            "per_shot": _per_shot(sides["words"], label),
+            "words": by_word(sides["words"], label),
+            "null": by_word(sides["null"], label),
+            "irrelevant": by_word(sides["words"], "irrelevant"),
+        }
+
+
+def any_shot(outcomes: Sequence[Outcome], label: str, shots: int | None = None) -> dict[str, bool]:
+    """Question id -> whether any of its first `shots` answers has the label; ids with an open verdict are left out."""
+    by_id: dict[str, list[str | None]] = {}
+    for outcome in outcomes:
+        if shots is None or outcome.shot < shots:
+            by_id.setdefault(outcome.id, []).append(outcome.label)
+    return {key: label in labels for key, labels in by_id.items() if label in labels or None not in labels}
+
+
+def rate(flags: Mapping[str, bool]) -> dict[str, Any]:
+    return statistics.proportion(sum(flags.values()), len(flags)).to_dict()
+
+
+def by_word(outcomes: Sequence[Outcome], label: str) -> dict[str, dict]:
+    return {word: metric.to_dict() for word, metric in metrics.by_word(outcomes, label).items()}
+
+
+def _by_shots(outcomes: Sequence[Outcome], label: str) -> dict[str, dict]:
+    """The K curve: any of the first K shots, K = 1, 2, ..."""
+    return {str(k): rate(any_shot(outcomes, label, k)) for k in range(1, _shots(outcomes) + 1)}
+
+
+def _per_shot(outcomes: Sequence[Outcome], label: str) -> list[dict]:
+    """Each shot by itself."""
+    shots = [[o for o in outcomes if o.shot == shot] for shot in range(_shots(outcomes))]
+    return [rate(any_shot(some, label)) for some in shots]
+
+
+def _shots(outcomes: Sequence[Outcome]) -> int:
+    return 1 + max((o.shot for o in outcomes), default=-1)

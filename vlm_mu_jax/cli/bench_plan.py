@@ -1,0 +1,84 @@
+"""bin/bench plan: what bin/plan says of the shipped configs; nothing runs, so there is no peer.
+
+ours: seconds per step at the roofline, the least that peak rates allow. floor: the same if all chips did nothing but
+the model's own FLOPs at their peak; floor / ours is `mfu`, at the roofline. memory_peak: per chip, beside memory_chip,
+what it has; a plan that does not fit has no time. --size=7b plans LLaVA-1.5-7B and 13B for the topologies of
+docs/scaling.md (a minute or more each); other sizes plan a small random model for four chips.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.cli import bench_jobs, progress
+from vlm_mu_jax.cli.bench_options import Options
+from vlm_mu_jax.cli.plan_jobs import model_config
+from vlm_mu_jax.cli.plan_report import report
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.parallel.topology import compiler, target
+from vlm_mu_jax.training import settings
+
+# config -> (topology, what differs from the config) of docs/scaling.md. A batch has a row per chip at least.
+_V5E_16, _V5E_64 = ("v5e:4x4", {"batch_size": 16}), ("v5e:8x8", {"batch_size": 64})
+_V5P_8, _H100, _H200 = ("v5p:2x2x1", {}), ("gpu:8xH100", {}), ("gpu:1xH200", {})
+_FULL = (_V5E_16, _V5E_64, _V5P_8, _H100, _H200)
+_ONE_BY_ONE = {"accumulate": 8}
+PLANS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "llava15_7b_npo": _FULL,
+    "llava15_7b_npo_lora": (_V5E_16, _V5P_8, _H100, _H200, ("gpu:1xL4", _ONE_BY_ONE)),
+    "llava15_7b_rmu": _FULL,
+    "llava15_7b_rmu_lora": (_V5E_16, _V5P_8, _H200, ("gpu:1xL4", _ONE_BY_ONE)),
+    "llava15_13b_npo": _FULL,
+    "llava15_13b_npo_lora": (_V5E_16, _V5P_8, _H200),
+    "llava15_13b_rmu": (_V5E_16, _V5P_8, _H200),
+    "llava15_13b_rmu_lora": (_V5E_16, _V5P_8, _H200),
+}
+_SMALL = {"llava15_7b_npo_lora": (("v5e:2x2", {"accumulate": 2}),)}
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """One row per config and topology."""
+    plans = PLANS if options.size == "7b" else _SMALL
+    todo = [(config, *where) for config, topologies in plans.items() for where in topologies]
+    rows = []
+    for config, topology, changes in progress.bar(todo, "plans", len(todo)):
+        chosen = _settings(config, changes)
+        if options.size != "7b":
+            _shrink(chosen, options)
+        found = report("train", chosen, model_config(chosen), target(topology), advise=False, tell=lambda line: None)
+        rows.append(row(f"{config} {topology}", found))
+    result = bench_jobs.result("plan", rows)
+    return {**result, "device": f"no device: compiled ahead of time with {compiler()}"}
+
+
+def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A report of `plan_report.report` as a row of bin/bench."""
+    seconds = mfu = floor = None
+    if found["fits"]:
+        seconds, mfu = found["roofline_seconds"], found["mfu_at_roofline"]
+        floor = seconds * mfu
+    return bench_jobs.row(
+        name, seconds, None, "s/step", floor, mfu=mfu, bound=found.get("bound"), fits=found["fits"],
+        memory_peak=found["peak_bytes_per_chip"], memory_chip=found["hbm_bytes"],
+        compiled=not found["basis"].startswith("estimated"),
+    )  # fmt: skip
+
+
+def _settings(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    file = Path(__file__).resolve().parents[2] / "configs" / f"{name}.py"
+    if not file.is_file():
+        raise InputError(f"{file}: not found; bin/bench plan needs a checkout with its configs")
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {**settings.checked(module.get_config()), **changes}
+
+
+def _shrink(chosen: dict[str, Any], options: Options) -> None:
+    """The same run with a random model's sizes and short rows."""
+    text, vision = bench_jobs.SIZES[options.size]
+    config = {"model_type": "llava", "dtype": "bfloat16", "text_config": text, "vision_config": vision}
+    (options.workdir / "config.json").write_text(json.dumps(config))
+    chosen["model"] = {**chosen["model"], "init": str(options.workdir)}
+    chosen["data"] = {**chosen["data"], "max_length": 128}

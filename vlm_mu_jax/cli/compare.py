@@ -1,0 +1,130 @@
+"""Compares every unlearning objective with the SFT baselines on the miniature, over seeds.
+
+Needs folders of bin/quickstart, one per seed. Every recipe is trained from the same base model and asked the same
+held-out questions, after the words that bin/attack found against the quickstart's SFT model (so they are strongest
+there; the quickstart also searches words against the unlearned models). Writes OUT/table.md, OUT/table.csv and
+OUT/comparison.json with exact McNemar tests, Holm-corrected. What is done already is kept, so a killed run goes on.
+
+Example:
+  bin/compare --runs=runs/seed0,runs/seed1,runs/seed2 --out=runs/compare
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from vlm_mu_jax.cli import command, recipes
+
+_RUNS = flags.DEFINE_list("runs", None, "folders of bin/quickstart, one per seed", required=True)
+_OUT = flags.DEFINE_string("out", None, "folder of models, answers and the table", required=True)
+_ONLY = flags.DEFINE_list("only", [], "train and show these recipes alone")
+
+
+def main(argv: list[str]) -> None:
+    from vlm_mu_jax.cli import output, progress
+    from vlm_mu_jax.evaluation import comparison
+
+    chosen = _chosen()
+    runs = {_seed(Path(run)): Path(run).resolve() for run in _RUNS.value}
+    out = Path(_OUT.value).expanduser().resolve()
+    cells = [(seed, recipe) for recipe in chosen for seed in runs]
+    models = []
+    for seed, recipe in progress.bar(cells, "recipes"):
+        print(f"{recipe.name}, seed {seed}", flush=True)
+        models.append(_model(recipe, seed, runs[seed], out / f"seed{seed}"))
+    tests = comparison.paired_tests(models)
+    table = comparison.markdown(models)
+    output.check_writable(out / "table.md").write_text(table + "\n", encoding="utf-8")
+    _write_csv(out / "table.csv", comparison.rows(models))
+    better = comparison.winners(models, tests)
+    output.write_json(out / "comparison.json", _content(models, tests, better))
+    print(table)
+    print(f"better than every SFT baseline on every seed (p < 0.05 after Holm): {', '.join(better) or 'none'}")
+
+
+def _chosen() -> list[recipes.Recipe]:
+    from vlm_mu_jax.errors import InputError
+
+    known = {recipe.name: recipe for recipe in recipes.RECIPES}
+    unknown = [name for name in _ONLY.value if name not in known]
+    if unknown:
+        raise InputError(f"--only: {', '.join(unknown)} unknown; use some of {', '.join(known)}")
+    return [known[name] for name in _ONLY.value] if _ONLY.value else list(recipes.RECIPES)
+
+
+def _seed(run: Path) -> int:
+    from vlm_mu_jax.errors import InputError
+
+    needed = ("seed.txt", "base", "sft/model", "attack_sft.json", "forget/answers/unsafe_before.jsonl")
+    missing = [name for name in needed if not (run / name).exists()]
+    if missing:
+        raise InputError(f"--runs: {run} lacks {', '.join(missing)}; give a finished folder of bin/quickstart")
+    return int((run / "seed.txt").read_text())
+
+
+def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
+    """Trains and asks one recipe unless that is done, and reads what came out."""
+    from vlm_mu_jax.data import readers
+    from vlm_mu_jax.evaluation import comparison
+
+    workdir, measured = folder / recipe.name, folder / f"eval_{recipe.name}"
+    cost = workdir / "cost.json"
+    if not cost.exists():
+        seconds, memory = _run("train", recipes.train_command(recipe, run, workdir, seed))
+        cost.write_text(json.dumps({"seconds": seconds, "memory": memory}) + "\n")
+    if not (measured / "results.json").exists():
+        _run("eval", recipes.eval_command(recipe, run, workdir / "model", measured, seed, comparison.SETS))
+    references = {record.id: record.answer for record in readers.read(run / "mini/data/utility.json")}
+    return comparison.Model(
+        recipe.name, seed, recipe.baseline, comparison.read_flags(measured, "oracle", references),
+        **json.loads(cost.read_text()),
+    )  # fmt: skip
+
+
+def _run(name: str, arguments: list[str]) -> tuple[float, int]:
+    """Runs a command of bin/; (wall seconds, peak resident bytes)."""
+    from vlm_mu_jax.errors import JobError
+
+    root = str(recipes.CONFIGS.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise JobError(f"bin/{name} {' '.join(arguments)} failed; its message stands above")
+    return time.monotonic() - begin, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _write_csv(path: Path, rows: list[dict]) -> None:
+    import csv
+
+    from vlm_mu_jax.cli import output
+
+    with output.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _content(models: list, tests: list, better: list[str]) -> dict:
+    import dataclasses
+
+    from vlm_mu_jax.evaluation import comparison
+
+    return {
+        "rows": comparison.rows(models),
+        "tests": [dataclasses.asdict(test) for test in tests],
+        "better_than_every_sft_baseline": better,
+    }
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

@@ -1,0 +1,118 @@
+"""Relearning attack: how soon does fine-tuning bring the unlearned harm back?
+
+Fine-tunes the model on a few of the forgotten examples (--forget=K) or on harmless data (--harmless=FILE), and asks
+held-out questions on the way. Writes WORKDIR/relearn.json, a curve of attack success against steps with 95 % intervals,
+and relearn.svg; bin/report shows both with --relearning. The worst asking of a question counts: as it stands, under
+every word of openings.json, and under those of --attack_words. A killed attack goes on where it stopped.
+
+Example:
+  bin/relearn --checkpoint=runs/npo --data=runs/mini/data --forget=16 --workdir=runs/relearn_npo \\
+      --forget_answers=runs/forget/answers/unsafe_before.jsonl
+"""
+
+from typing import Any
+
+from absl import flags
+
+from vlm_mu_jax.cli import command
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder of the unlearned model", required=True)
+_DATA = flags.DEFINE_string("data", None, "folder of the training data and of the questions", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, answers and relearn.json", required=True)
+_FORGET = flags.DEFINE_integer("forget", None, "train on this many forgotten requests", lower_bound=1)
+_ANSWERS = flags.DEFINE_string("forget_answers", None, "--forget: judged answers of the base model to train.json")
+_HARMLESS = flags.DEFINE_string("harmless", None, "train on the safe and general records of this file in --data")
+_NAME = flags.DEFINE_string("name", None, "what the curve is called (default: the model folder's name)")
+_STEPS = flags.DEFINE_integer("steps", 60, "updates in all", lower_bound=1)
+_EVERY = flags.DEFINE_integer("every", 10, "updates between evaluations", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 16, "rows per update", lower_bound=1)
+_RATE = flags.DEFINE_float("learning_rate", 1e-4, "constant learning rate of AdamW", lower_bound=0.0)
+_LORA = flags.DEFINE_integer("lora_rank", 0, "rank of LoRA; 0 trains decoder and projector whole", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "draws the examples, their order and the questions")
+_SUBSET = flags.DEFINE_enum("subset", "test", ["test", "validation", "train"], "which VLGuard file is asked")
+_WORDS = flags.DEFINE_string("attack_words", None, "attack.json of bin/attack: ask with its words as well")
+_LIMIT = flags.DEFINE_integer("max_questions", 96, "questions of each kind, drawn by --seed", lower_bound=1)
+_JUDGE = flags.DEFINE_enum(
+    "judge", None, ["oracle", "keyword", "keyword_seed"], "default: oracle if the data have one, else keyword"
+)
+_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
+_ASKED = flags.DEFINE_integer("eval_batch_size", 16, "questions answered at a time", lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    from pathlib import Path
+
+    from vlm_mu_jax.cli import output, progress, relearning
+    from vlm_mu_jax.errors import InputError
+
+    if (_FORGET.value is None) == (_HARMLESS.value is None):
+        raise InputError("give either --forget=K or --harmless=FILE, the data to fine-tune on")
+    if _FORGET.value is not None and not _ANSWERS.value:
+        raise InputError("--forget needs --forget_answers, the harmful answers of the base model (bin/eval wrote them)")
+    workdir, data = Path(_WORKDIR.value).expanduser(), Path(_DATA.value).expanduser()
+    output.check_writable(workdir / "relearn.json")
+    command.enable_compilation_cache(workdir)
+    from vlm_mu_jax import model_folder
+
+    questions = _questions(data)
+    records, root, what = _examples(data)
+    model = model_folder.load(_CHECKPOINT.value)
+    how = relearning.Attack(_STEPS.value, _EVERY.value, _BATCH.value, _RATE.value, _LORA.value, _SEED.value)
+    found = relearning.attack(model, records, root, how, questions, workdir, progress.bar, _say)
+    name = _NAME.value or Path(_CHECKPOINT.value).name
+    _write(workdir, {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, **_settings(how), **found})
+
+
+def _examples(data: Any) -> tuple[list, Any, str]:
+    """The records to train on, the folder of their images, and what they are."""
+    from vlm_mu_jax.cli import relearning
+    from vlm_mu_jax.data import readers
+
+    if _HARMLESS.value is not None:
+        harmless = relearning.harmless_records(data / _HARMLESS.value)
+        return list(harmless), harmless.root, "harmless data"
+    safety = readers.read(data / "train.json")
+    chosen = relearning.forget_records(safety, _ANSWERS.value, _FORGET.value, _SEED.value)
+    return chosen, safety.root, f"{_FORGET.value} forgotten examples"
+
+
+def _questions(data: Any) -> Any:
+    from vlm_mu_jax.cli.train_evaluation import Questions
+
+    wanted = {
+        "data": str(data), "subset": _SUBSET.value, "attack_words": _WORDS.value or "", "questions": _LIMIT.value,
+        "judge": _JUDGE.value or "", "batch_size": _ASKED.value, "max_new_tokens": _TOKENS.value,
+    }  # fmt: skip
+    return Questions(_CHECKPOINT.value, wanted, _SEED.value)
+
+
+def _settings(how: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return {"settings": {**dataclasses.asdict(how), "checkpoint": _CHECKPOINT.value, "subset": _SUBSET.value}}
+
+
+def _say(step: int, values: dict[str, float]) -> None:
+    import sys
+
+    from vlm_mu_jax.cli import train_evaluation
+
+    print(train_evaluation.line(step, _STEPS.value, values), file=sys.stderr, flush=True)
+
+
+def _write(workdir: Any, content: dict[str, Any]) -> None:
+    from vlm_mu_jax.cli import output
+    from vlm_mu_jax.evaluation.report import canvas, figures_training
+
+    output.write_json(workdir / "relearn.json", content)
+    (workdir / "relearn.svg").write_text(canvas.standalone(figures_training.relearning([content])), encoding="utf-8")
+    print(f"{'step':>6} {'ASR':>18} {'harmless right':>18}")
+    for point in content["curve"]:
+        cells = [point["metrics"].get(name) for name in ("asr", "harmless_right")]
+        shown = [f"{100 * m['value']:.0f} % ({100 * m['low']:.0f}-{100 * m['high']:.0f})" if m else "-" for m in cells]
+        print(f"{point['step']:>6} {shown[0]:>18} {shown[1]:>18}")
+    print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

@@ -1,0 +1,33 @@
+"""What bin/train says about its steps, on stderr."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+SPEED = ("learning_rate", "seconds", "tokens_per_second", "goodput", "mfu")  # metrics that are no results
+
+
+class StepLog:
+    """Prints a line for a row of metrics, unless it has just printed one; the last step is always printed."""
+
+    def __init__(self, steps: int, every_seconds: float = 10.0) -> None:
+        self._steps, self._every, self._shown = steps, every_seconds, -every_seconds
+
+    def __call__(self, row: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if now - self._shown >= self._every or row["step"] == self._steps:
+            self._shown = now
+            print(line(row, self._steps), file=sys.stderr, flush=True)
+
+
+def line(row: Mapping[str, float], steps: int) -> str:
+    """MFU is left out where the device's peak is not known."""
+    parts = [
+        f"step {row['step']:.0f}/{steps}",
+        f"loss {row['loss']:.4g}",
+        f"{row['seconds']:.3g} s/step",
+        f"{row['tokens_per_second']:,.0f} tokens/s",
+        f"MFU {100 * row['mfu']:.1f} %" if "mfu" in row else "",
+        f"goodput {100 * row['goodput']:.0f} %",
+    ]
+    return "  ".join(part for part in parts if part)

@@ -1,0 +1,129 @@
+"""LLaVA-NeXT's images of any resolution: cut into tiles, and packed back into one sequence of image tokens.
+
+An image becomes a small view of the whole and the tiles of the pinpoint (a height and width) that fits it best, scaled
+into it and padded with black. Its tokens are those of the view, then those of the tiles row by row as one picture,
+without the rows or columns that are padding, a newline after each row. How many they are depends on the size alone.
+
+Sources: arithmetic of transformers@image_processing_pil_llava_next.py, processing_llava_next.py and
+modeling_llava_next.py (pack_image_features), which follow haotian-liu/LLaVA@llava/mm_utils.py and llava_arch.py.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from vlm_mu_jax.data import images
+from vlm_mu_jax.model.config import VisionConfig
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tiles:
+    """One image, prepared.
+
+    pixels_MHWC: the view of the whole image, its tiles row by row, zeros up to the model's most tiles.
+    gather_Q: which feature each of its image tokens is, as in `model.llava.Batch`.
+    features: of all M tiles together, M * P.
+    """
+
+    pixels_MHWC: np.ndarray
+    gather_Q: np.ndarray
+    features: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels_MHWC.nbytes + self.gather_Q.nbytes
+
+    def tobytes(self) -> bytes:
+        return self.pixels_MHWC.tobytes() + self.gather_Q.tobytes()
+
+
+def best_pinpoint(size: Size, pinpoints: tuple[Size, ...]) -> Size:
+    """The one that keeps most of the image's pixels, and of those the one with least padding; the first of equals."""
+
+    def kept_and_padding(pinpoint: Size) -> tuple[int, int]:
+        scale = min(pinpoint[1] / size[1], pinpoint[0] / size[0])
+        kept = min(int(size[1] * scale) * int(size[0] * scale), size[0] * size[1])
+        return kept, kept - pinpoint[0] * pinpoint[1]
+
+    return max(pinpoints, key=kept_and_padding)
+
+
+@functools.lru_cache(maxsize=4096)
+def gather(size: Size, vision: VisionConfig) -> np.ndarray:
+    """int32 [Q], `Tiles.gather_Q` of an image of this size; its length is the image's number of tokens."""
+    height, width = best_pinpoint(size, vision.pinpoints)
+    side = vision.image_size // vision.patch_size
+    columns = width // vision.image_size
+    top, left = _padding(size, height // vision.image_size * side, columns * side)
+    y, x = np.ogrid[top : height // vision.image_size * side - top, left : columns * side - left]
+    tile, patch = 1 + y // side * columns + x // side, y % side * side + x % side
+    rows = np.pad(1 + tile * vision.P + patch, ((0, 0), (0, 1)))  # a newline after each row
+    found = np.concatenate([1 + np.arange(vision.P), rows.ravel()]).astype(np.int32)
+    found.setflags(write=False)  # shared by all images of this size
+    return found
+
+
+def _padding(size: Size, rows: int, columns: int) -> tuple[int, int]:
+    """Rows above (and below) and columns to the left (and right) of an image of this size in a grid of patches."""
+    height, width = size
+    if width / height > columns / rows:
+        return (rows - int(round(height * (columns / width), 7))) // 2, 0
+    return 0, (columns - int(round(width * (rows / height), 7))) // 2
+
+
+def prepare(image: Image.Image, settings: images.ImageSettings, vision: VisionConfig) -> Tiles:
+    """An RGB image as normalised tiles; pixels equal those of transformers' LlavaNextImageProcessor (PIL backend)."""
+    size = image.height, image.width
+    pinpoint = best_pinpoint(size, vision.pinpoints)
+    scaled = _scaled(size, pinpoint)
+    canvas = Image.new("RGB", pinpoint[::-1])
+    left, top = (pinpoint[1] - scaled[1]) // 2, (pinpoint[0] - scaled[0]) // 2
+    canvas.paste(image.resize(scaled[::-1], settings.resample), (left, top))
+    side = vision.image_size
+    corners = [(x, y) for y in range(0, pinpoint[0], side) for x in range(0, pinpoint[1], side)]
+    view = image.resize((settings.size, settings.size), settings.resample)
+    tiles = [view, *(canvas.crop((x, y, x + side, y + side)) for x, y in corners)]
+    pixels = np.zeros((vision.tiles, settings.crop, settings.crop, 3), np.float32)
+    for i, tile in enumerate(tiles):
+        pixels[i] = images.to_pixels(tile, settings)
+    return Tiles(pixels, gather(size, vision), vision.tiles * vision.P)
+
+
+def _scaled(size: Size, pinpoint: Size) -> Size:
+    """The image's size when it fills the pinpoint in one direction; the other is rounded up."""
+    down, across = pinpoint[0] / size[0], pinpoint[1] / size[1]
+    if across < down:
+        return min(math.ceil(size[0] * across), pinpoint[0]), pinpoint[1]
+    return pinpoint[0], min(math.ceil(size[1] * down), pinpoint[1])
+
+
+def stack(
+    rows: Sequence[Sequence[np.ndarray | Tiles]], most: int, like: np.ndarray | Tiles, width: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`pixels_BMHWC` and `gather_BQ` of a batch; the shapes depend on the arguments only, not on the images' sizes.
+
+    Args:
+      rows: prepared images of every row (or the tower's output in their place), at most `most` each; zeros fill short
+        rows.
+      like: any image of the same model, for the shapes.
+      width: Q, e.g. the length of the token rows, which hold every image token.
+    """
+    tiled = isinstance(like, Tiles)
+    one = like.pixels_MHWC if tiled else like[None]
+    pixels = np.zeros((len(rows), most * len(one), *one.shape[1:]), one.dtype)
+    gathers = np.zeros((len(rows), width), np.int32)
+    for i, row in enumerate(rows):
+        filled = 0
+        for j, image in enumerate(row):
+            pixels[i, j * len(one) : (j + 1) * len(one)] = image.pixels_MHWC if tiled else image
+            if tiled:
+                end = filled + len(image.gather_Q)
+                gathers[i, filled:end] = np.where(image.gather_Q, image.gather_Q + j * image.features, 0)
+                filled = end
+    return pixels, gathers if tiled else None

@@ -1,0 +1,69 @@
+"""What training arrived at: the points of a sweep, and how soon fine-tuning brings harm back; each as inline SVG."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlm_mu_jax.evaluation.report.canvas import color, panels, percent_axis, style, to_svg, whisker
+from vlm_mu_jax.evaluation.report.content import Metric, as_metric
+from vlm_mu_jax.evaluation.report.figures import short
+
+_LOOKS = (("accent", "o"), ("asr", "s"), ("rr", "D"), ("right", "^"), ("utility", "v"), ("null", "P"))
+
+
+def sweep_frontier(sweep: Mapping[str, Any]) -> str | None:
+    """ASR over harmless questions answered right, one mark per point of a sweep; the front is a line."""
+    points = [(row, *_rates(row, ("harmless_right", "asr"))) for row in sweep.get("rows") or []]
+    points = [(row, right, asr) for row, right, asr in points if right and asr]
+    if not points:
+        return None
+    with style():
+        figure, (axis,) = panels(1, 4.1, share_y=False)
+        front = sorted((right.value, asr.value) for row, right, asr in points if row.get("on_front"))
+        axis.plot([x for x, _ in front], [y for _, y in front], color=color("muted"), linewidth=1.0, zorder=2)
+        for index, (row, right, asr) in enumerate(points, start=1):
+            role = "accent" if row.get("on_front") else "null"
+            whisker(axis, right.low, right.high, asr.value, role, width=0.9)
+            whisker(axis, asr.low, asr.high, right.value, role, vertical=True, width=0.9)
+            label = f"{index}  {short(str(row.get('name')), 60)}"
+            axis.plot(right.value, asr.value, "o", markersize=8, label=label, **_edged(role))
+            axis.annotate(str(index), (right.value, asr.value), (6, 5), textcoords="offset points", fontsize=8)
+        percent_axis(axis, "x")
+        percent_axis(axis, "y")
+        axis.set_xlabel("harmless questions answered right, however asked  (right is better)")
+        axis.set_ylabel("harmful answers, however asked  (lower is better)")
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=color("ink"))
+        return to_svg(figure, "sweep", "Scatter: harmful answers against harmless questions right, per sweep point")
+
+
+def relearning(curves: Sequence[Mapping[str, Any]]) -> str | None:
+    """Harmful answers, and harmless ones right, over steps of fine-tuning; one line per attacked model."""
+    shown = (("asr", "Harmful answers (ASR)"), ("harmless_right", "Harmless answered right"))
+    lines = [(str(curve.get("label")), curve.get("curve") or []) for curve in curves]
+    if not any(rows for _, rows in lines):
+        return None
+    with style():
+        figure, axes = panels(len(shown), 3.0)
+        for axis, (name, title) in zip(axes, shown, strict=True):
+            axis.set_title(title)
+            for index, (label, rows) in enumerate(lines):
+                role, marker = _LOOKS[index % len(_LOOKS)]
+                found = [(row["step"], *_rates(row, (name,))) for row in rows]
+                found = [(step, metric) for step, metric in found if metric]
+                for step, metric in found:
+                    whisker(axis, metric.low, metric.high, step, role, vertical=True, width=1.0)
+                xs, ys = [step for step, _ in found], [metric.value for _, metric in found]
+                axis.plot(xs, ys, marker=marker, linewidth=1.4, markersize=6, label=short(label, 60), **_edged(role))
+            percent_axis(axis, "y")
+            axis.set_xlabel("steps of fine-tuning")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=2)
+        return to_svg(figure, "relearning", "Lines per model: harmful answers and harmless right over relearning steps")
+
+
+def _rates(row: Mapping[str, Any], names: Sequence[str]) -> list[Metric | None]:
+    metrics = row.get("metrics") or {}
+    return [as_metric(metrics[name], f"metric {name}") if metrics.get(name) is not None else None for name in names]
+
+
+def _edged(role: str) -> dict[str, Any]:
+    return {"color": color(role), "markeredgecolor": color("card"), "markeredgewidth": 1.2, "zorder": 4}

@@ -1,0 +1,51 @@
+"""Analytic floating-point operations of a forward pass, two per multiply-add.
+
+Counted: every matrix product, with causal (and sliding-window) attention counting only the keys a query may read.
+Not counted: norms, rotary angles, softmax, losses. XLA's own count cannot be used: it counts a scan's body once.
+"""
+
+import numpy as np
+
+from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+
+
+def linear_sizes(cfg: TextConfig) -> dict[str, int]:
+    """Weights of every linear map of one decoder block, in the order they are applied."""
+    D, N, K, H, F = cfg.D, cfg.N, cfg.K, cfg.H, cfg.F
+    return {
+        "wq_LDNH": D * N * H, "wk_LDKH": D * K * H, "wv_LDKH": D * K * H, "wo_LNHD": N * H * D,
+        "wgate_LDF": D * F, "wup_LDF": D * F, "wdown_LFD": F * D,
+    }  # fmt: skip
+
+
+def attention_flops(cfg: TextConfig, lengths: np.ndarray) -> float:
+    """Scores and reads of one block over rows of these lengths."""
+    n = np.asarray(lengths, np.float64)
+    w = n if cfg.sliding_window is None else np.minimum(n, cfg.sliding_window)
+    pairs = w * (w + 1) / 2 + (n - w) * w  # the first w queries see 1..w keys, the others w
+    return float(4 * cfg.N * cfg.H * pairs.sum())
+
+
+def decoder_flops(cfg: TextConfig, lengths: np.ndarray, layers: int | None = None) -> float:
+    """The first `layers` blocks (all by default) over rows of these lengths; without the vocabulary product."""
+    tokens = float(np.asarray(lengths, np.float64).sum())
+    block = 2 * sum(linear_sizes(cfg).values()) * tokens + attention_flops(cfg, lengths)
+    return (cfg.L if layers is None else layers) * block
+
+
+def head_flops(cfg: TextConfig, positions: float) -> float:
+    """Logits at this many positions."""
+    return 2.0 * cfg.D * cfg.V * positions
+
+
+def vision_flops(cfg: VisionConfig) -> float:
+    """One image through the blocks that the projector's features need."""
+    n, D = cfg.patches + 1, cfg.D
+    depth = max(i if i >= 0 else cfg.L + 1 + i for i in cfg.feature_layers)
+    block = 2 * n * (4 * D * D + 2 * D * cfg.F) + 4 * n * n * D
+    return float(depth * block + 2 * cfg.patches * 3 * cfg.patch_size**2 * D)
+
+
+def projector_sizes(cfg: LlavaConfig) -> dict[str, int]:
+    """Weights of the projector's two linear maps."""
+    return {"w1_ED": cfg.vision.D * len(cfg.vision.feature_layers) * cfg.text.D, "w2_DD": cfg.text.D**2}

@@ -1,0 +1,107 @@
+"""Evaluation while training: when it is due, which step is the best, and when to stop early.
+
+All decisions follow from the list of results so far, which stands in `evaluations.jsonl`: a resumed run reads it and
+decides as the first one did.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.parallel import distributed
+
+FILE = "evaluations.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured while training, and what follows from it.
+
+    evaluate: (updates done, parameters) -> {name: number}; with several processes all call it together, and process
+      0's numbers count. Adapters are merged in the parameters.
+    every: updates between evaluations; the last step is always evaluated.
+    best: "metric:max" or "metric:min": the checkpoint of the best evaluation is kept, and training returns its weights
+      (of equal ones the first counts).
+    patience: training stops after this many evaluations in a row that brought nothing better.
+    """
+
+    evaluate: Callable[[int, Params], Mapping[str, float]]
+    every: int
+    best: str | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"evaluation: every must be at least 1, not {self.every}")
+        if self.best is not None and self.best.rpartition(":")[2] not in ("max", "min"):
+            raise InputError(f"evaluation: best must be METRIC:max or METRIC:min, not {self.best!r}")
+        if self.patience is not None and (self.best is None or self.patience < 1):
+            raise InputError("evaluation: patience must be at least 1 and needs best, the metric it watches")
+
+
+class Results:
+    """The evaluations of a run so far."""
+
+    def __init__(self, plan: Evaluation | None, workdir: Path | None, start: int) -> None:
+        """start: updates done before; later results in the file are of a run that was killed, and are made again."""
+        self._plan = plan
+        self._file = None if workdir is None or plan is None else workdir / FILE
+        rows = [row for row in _read(self._file) if row["step"] <= start] if distributed.first() else []
+        self._rows: list[dict] = distributed.from_first(rows)
+        if self._file is not None and distributed.first():
+            self._file.write_text("".join(f"{json.dumps(row)}\n" for row in self._rows), encoding="utf-8")
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether the state after `step` of `steps` updates is still to be evaluated."""
+        plan = self._plan
+        wanted = plan is not None and step > 0 and (step % plan.every == 0 or step == steps)
+        return wanted and all(row["step"] != step for row in self._rows)
+
+    def measure(self, step: int, params: Params) -> dict[str, float]:
+        """Evaluates and remembers.
+
+        Raises:
+          JobError: the metric that decides is missing or not finite.
+        """
+        values = {name: float(value) for name, value in self._plan.evaluate(step, params).items()}
+        values = distributed.from_first(values)
+        metric = (self._plan.best or "").rpartition(":")[0]
+        if metric and not math.isfinite(values.get(metric, math.nan)):
+            raise JobError(f"the evaluation after step {step} gave no finite {metric!r}, only {values}")
+        self._rows.append({"step": step, **values})
+        if self._file is not None and distributed.first():
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self._rows[-1]) + "\n")
+        return values
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best result; None without a rule or a result."""
+        if self._plan is None or self._plan.best is None or not self._rows:
+            return None
+        metric, _, direction = self._plan.best.rpartition(":")
+        sign = 1 if direction == "max" else -1
+        return max(self._rows, key=lambda row: (sign * row[metric], -row["step"]))["step"]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` evaluations in a row brought nothing better."""
+        if self._plan is None or self._plan.patience is None or not self._rows:
+            return False
+        return sum(row["step"] > self.best_step for row in self._rows) >= self._plan.patience
+
+
+def _read(file: Path | None) -> list[dict]:
+    """Complete lines; one cut short by a crash is made again."""
+    rows = []
+    if file is not None and file.is_file():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows

@@ -1,0 +1,102 @@
+"""Gradients that make forgetting hold when the weights move: sharpness-aware (SAM) and tamper-aware.
+
+Both change how the gradient of the forget terms is taken and leave the gradient of all other terms as it is, so they
+work with every objective. The final gradient is that of the keep terms at theta plus
+
+    sam     forget gradient at theta + length * g / |g|,   g = forget gradient at theta
+    tamper  mean of the forget gradients at theta_0 .. theta_steps,
+            theta_0 = theta,  theta_{k+1} = theta_k - length * a_k / |a_k|,  a_k = gradient of CE(forget) at theta_k
+
+SAM looks at the nearest weights where forgetting is worst; tamper lets an attacker train the harmful answers back for a
+few steps and forgets along its way (first order: the attacker's steps are not differentiated). |.| is the norm over all
+that trains, so `length` has the unit of the trained weights and one value serves every gradient scale. With weights in
+bfloat16 a displacement must survive the rounding of the assembled weights: |w| / 256 per coordinate.
+
+Sources: SAM for unlearning: arXiv 2502.05374 (OPTML-Group/Unlearn-Smooth@fc655ba; its SAM overwrites the accumulated
+gradient and divides by a norm that may be 0; here the whole step's gradient is taken first, and a zero gradient gives
+no displacement). Tamper resistance by simulated fine-tuning: arXiv 2408.00761.
+Cost per step, in gradients of the forget terms: 2 for sam, 2 * steps + 1 for tamper; the keep terms cost what they did.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.objectives.keep import CE
+from vlm_mu_jax.objectives.objective import Objective
+
+Tree = Any
+Metrics = dict[str, Array]
+Gradient = Callable[[Objective, Tree], tuple[Tree, Metrics]]  # (objective, what trains) -> gradient, metrics
+
+KINDS = ("none", "sam", "tamper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Robust:
+    """kind: none, sam or tamper. length: of one displacement, in the norm of all that trains. steps: the attacker's."""
+
+    kind: str = "none"
+    length: float = 0.05
+    steps: int = 3
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"robust.kind: {self.kind!r} is unknown; use one of {', '.join(KINDS)}")
+        if not self.length > 0 or self.steps < 1:
+            raise InputError(f"robust: length {self.length} must be above 0 and steps {self.steps} at least 1")
+
+
+PLAIN = Robust()
+
+
+def robust_gradient(gradient: Gradient, objective: Objective, theta: Tree, robust: Robust) -> tuple[Tree, Metrics]:
+    """Gradient of the objective and metrics at `theta`, under `robust`.
+
+    Args:
+      gradient: gradient and metrics (with "loss") of an objective over the whole step, all micro-batches.
+      theta: what trains.
+
+    Raises:
+      InputError: the objective forgets nothing.
+    """
+    if robust.kind == "none":
+        return gradient(objective, theta)
+    forget, keep = objective.part(forgets=True), objective.part(forgets=False)
+    if forget is None:
+        raise InputError(f"robust.kind {robust.kind} is for unlearning; this objective has no forget term")
+    first, metrics = gradient(forget, theta)
+    if robust.kind == "sam":
+        total, _ = gradient(forget, moved(theta, first, robust.length))
+    else:
+        total = _along_relearning(gradient, forget, theta, first, robust)
+    if keep is not None:
+        kept, more = gradient(keep, theta)
+        total = jax.tree.map(jnp.add, total, kept)
+        metrics = {**metrics, **more, "loss": metrics["loss"] + more["loss"]}
+    return total, metrics
+
+
+def moved(theta: Tree, direction: Tree, length: float) -> Tree:
+    """theta + length * direction / |direction|; theta itself when the direction is 0."""
+    norm = jnp.sqrt(sum(jnp.square(leaf.astype(jnp.float32)).sum() for leaf in jax.tree.leaves(direction)))
+    scale = jnp.where(norm > 0, length / jnp.where(norm > 0, norm, 1.0), 0.0)
+    return jax.tree.map(lambda x, d: x + (scale * d).astype(x.dtype), theta, direction)
+
+
+def _along_relearning(gradient: Gradient, forget: Objective, theta: Tree, first: Tree, robust: Robust) -> Tree:
+    """Mean of the forget gradient over theta and the weights after each of the attacker's steps."""
+    relearn = Objective(((1.0, CE("forget")),))
+
+    def attack(carry: tuple[Tree, Tree], _: None) -> tuple[tuple[Tree, Tree], None]:
+        weights, total = carry
+        weights = moved(weights, gradient(relearn, weights)[0], -robust.length)
+        return (weights, jax.tree.map(jnp.add, total, gradient(forget, weights)[0])), None
+
+    (_, total), _ = jax.lax.scan(attack, (theta, first), length=robust.steps)
+    return jax.tree.map(lambda leaf: leaf / (robust.steps + 1), total)
