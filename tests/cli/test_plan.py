@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.parallel import topology
 
 TEXT = {"vocab_size": 256, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4,
         "num_attention_heads": 2, "rms_norm_eps": 1e-5}  # fmt: skip
@@ -100,13 +102,8 @@ def test_usage_errors(flags, problem, compiler):
     assert done.stderr.startswith("error: ") and problem in done.stderr
 
 
-def test_without_the_compiler(monkeypatch, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as u\nreal = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'libtpu' else real(name, *rest)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_without_the_compiler(monkeypatch):
+    monkeypatch.setattr(topology, "find_spec", lambda name: None)
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)  # set by JAX in this process
-    done = plan("--topology=v5e:2x2")
-    assert done.returncode == 2
-    assert done.stderr == "error: planning needs the TPU compiler, libtpu; install it: pip install 'vlm_mu_jax[tpu]'\n"
+    with pytest.raises(InputError, match=r"needs the TPU compiler, libtpu; install it: pip install 'vlm_mu"):
+        topology._tpu_devices("v5e:2x2")

@@ -83,8 +83,8 @@ def _depths(settings: dict[str, Any], cfg: LlavaConfig) -> tuple[int, int]:
     used = [layer for layers in settings["train"]["slices"].values() for layer in layers]
     used += [v for k, v in settings["objective"].items() if k.endswith("layer") and v is not None]
     first = max([1, *used]) + 1
-    if first + 2 >= cfg.text.L:
-        raise InputError(f"the settings name layer {max(used)} of {cfg.text.L}: too deep to extrapolate from below")
+    if first + 2 > cfg.text.L:
+        raise InputError(f"{cfg.text.L} decoder layers are too few to extrapolate from the {first} in use")
     return first, first + 2
 
 

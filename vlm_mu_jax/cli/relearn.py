@@ -2,7 +2,7 @@
 
 Fine-tunes the model on a few of the forgotten examples (--forget=K) or on harmless data (--harmless=FILE), and asks
 held-out questions on the way. Writes WORKDIR/relearn.json, a curve of attack success against steps with 95 % intervals,
-and relearn.svg; bin/report shows both with --relearning. The worst asking of a question counts: as it stands, under
+and relearn.svg, which bin/report can show. The worst asking of a question counts: as it stands, under
 every word of openings.json, and under those of --attack_words. A killed attack goes on where it stopped.
 
 Example:
