@@ -65,8 +65,10 @@ def test_the_loss_starts_exactly_at_the_answer(processor, hf_config, question, a
     prompt, example = one.prompt_ids(question, n_images), one.example(question, answer, n_images)
     made = row(example)
     assert example.ids[: example.answer_start] == tuple(prompt)[: example.answer_start]
-    end = one._ids(TEMPLATES[template].end)[1:] or hf_config.eos_ids  # behind the beginning-of-text token
-    assert example.ids[-1] == end[-1] and example.ids[-1 - len(end)] != end[-1]
+    if end := TEMPLATES[template].end:  # a text of its own instead of the end token
+        assert example.ids[-1] == one._ids(end)[-1] != hf_config.eos_ids[0]
+    else:
+        assert example.ids == (*one.example(question, answer, n_images, ended=False).ids, hf_config.eos_ids[0])
     assert made.mask == tuple(i >= example.answer_start for i in range(len(example.ids)))
     if template == "llava_hf":  # its prompt ends in a whole word here, so no token spans prompt and answer
         assert example.answer_start == len(prompt)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.cli import progress
@@ -112,6 +113,18 @@ def peak_memory() -> int:
     """The largest resident memory of this process so far, bytes. ru_maxrss would include the parent that started it."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def matmul_speed(size: int = 2048) -> float:
+    """FLOP/s of one large float32 matrix product on the device: the best of ten."""
+    x = jnp.ones((size, size), jnp.float32)
+    product, best = jax.jit(jnp.matmul), float("inf")
+    jax.block_until_ready(product(x, x))
+    for _ in range(10):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
 
 
 def row(name: str, ours: float, peer: float | None, unit: str, floor: float | None = None, **more: Any) -> dict:

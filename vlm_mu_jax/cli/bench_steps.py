@@ -46,8 +46,9 @@ class Steps:
         objective = make_objective("rmu", reading="as_code", layer=layer, retain_alpha=alpha, retain_weight=0.0)
         return self._run(objective, Selection.of(select=(), slices={DOWN: trained}), learning_rate, remat)
 
-    def peak(self) -> dict[str, Any]:
-        return {"bytes": bench_jobs.peak_memory()}
+    def about(self) -> dict[str, Any]:
+        peak = bench_jobs.peak_memory()  # before the product below
+        return {"flops": self.flops, "once": self.once, "peak": peak, "speed": bench_jobs.matmul_speed()}
 
     def _run(self, objective: Any, selection: Selection, learning_rate: float, remat: str) -> dict[str, Any]:
         if self.step is None:
@@ -59,7 +60,8 @@ class Steps:
         optim = OptimConfig(learning_rate, schedule="constant", warmup=0.0, clip=0.0)
         task = Task(self.cfg.with_text(remat=remat), objective, optim, 1000, selection, accumulate=1, seed=0)
         streams = {name: self._stream(name) for name in objective.streams}
-        once, mesh, params = self._once(task, streams), single_device_mesh(), self.params
+        self.once = self._once(task, streams)
+        mesh, params = single_device_mesh(), self.params
         self.params = None
         job = prepare(task, params, streams, mesh, None, weights=None, cache=None, donate=True, progress=None)
         rows = {
@@ -67,14 +69,15 @@ class Steps:
             for name, stream in job.streams.items()
         }
         step = job.step.lower(job.state, job.frozen, rows, job.constants).compile()
-        state, frozen, constants, flops = job.state, job.frozen, job.constants, job.flops(rows)
+        state, frozen, constants = job.state, job.frozen, job.constants
+        self.flops = job.flops(rows)
         del params, job  # the first state, which the first step takes over
 
         def run() -> dict[str, Any]:
             nonlocal state
             state, metrics = step(state, frozen, rows, constants)
             jax.block_until_ready(state)
-            return {"loss": float(metrics["loss"]), "flops": flops, "once": once}
+            return {"loss": float(metrics["loss"])}
 
         return run
 
