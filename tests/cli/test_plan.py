@@ -24,8 +24,9 @@ def model(tmp_path_factory):
     return folder
 
 
-def plan(*arguments, config="llava15_7b_npo_lora"):
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.plan", f"--config={ROOT}/configs/{config}.py", *arguments]
+def plan(*arguments, variant="7b_npo_lora"):
+    config = f"--config={ROOT}/configs/llava15_unlearn.py:{variant}"
+    command = [sys.executable, "-m", "vlm_mu_jax.cli.plan", config, *arguments]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
 
@@ -69,7 +70,7 @@ def test_gpus_are_estimates_and_say_so(model, compiler):
 
 
 def test_weights_that_are_too_large_need_no_compilation(model, compiler):
-    done = plan("--topology=v5e:2x2", "--hbm_gib=8", config="llava15_13b_npo")
+    done = plan("--topology=v5e:2x2", "--hbm_gib=8", variant="13b_npo")
     assert done.returncode == 1
     assert "does not fit" in done.stdout
     assert "weights and optimizer state alone take" in done.stdout and "train.lora_rank" in done.stdout

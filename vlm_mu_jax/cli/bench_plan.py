@@ -19,35 +19,36 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.parallel.topology import compiler, target
 from vlm_mu_jax.training import settings
 
-# config -> (topology, what differs from the config) of docs/scaling.md. A batch has a row per chip at least.
+# variant of configs/llava15_unlearn.py -> (topology, what differs from it), of docs/scaling.md. A batch has a row
+# per chip at least.
 _V5E_16, _V5E_64 = ("v5e:4x4", {"batch_size": 16}), ("v5e:8x8", {"batch_size": 64})
 _V5P_8, _H100, _H200 = ("v5p:2x2x1", {}), ("gpu:8xH100", {}), ("gpu:1xH200", {})
 _FULL = (_V5E_16, _V5E_64, _V5P_8, _H100, _H200)
 _ONE_BY_ONE = {"accumulate": 8}
 PLANS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "llava15_7b_npo": _FULL,
-    "llava15_7b_npo_lora": (_V5E_16, _V5P_8, _H100, _H200, ("gpu:1xL4", _ONE_BY_ONE)),
-    "llava15_7b_rmu": _FULL,
-    "llava15_7b_rmu_lora": (_V5E_16, _V5P_8, _H200, ("gpu:1xL4", _ONE_BY_ONE)),
-    "llava15_13b_npo": _FULL,
-    "llava15_13b_npo_lora": (_V5E_16, _V5P_8, _H200),
-    "llava15_13b_rmu": (_V5E_16, _V5P_8, _H200),
-    "llava15_13b_rmu_lora": (_V5E_16, _V5P_8, _H200),
+    "7b_npo": _FULL,
+    "7b_npo_lora": (_V5E_16, _V5P_8, _H100, _H200, ("gpu:1xL4", _ONE_BY_ONE)),
+    "7b_rmu": _FULL,
+    "7b_rmu_lora": (_V5E_16, _V5P_8, _H200, ("gpu:1xL4", _ONE_BY_ONE)),
+    "13b_npo": _FULL,
+    "13b_npo_lora": (_V5E_16, _V5P_8, _H200),
+    "13b_rmu": (_V5E_16, _V5P_8, _H200),
+    "13b_rmu_lora": (_V5E_16, _V5P_8, _H200),
 }
-_SMALL = {"llava15_7b_npo_lora": (("v5e:2x2", {"accumulate": 2}),)}
+_SMALL = {"7b_npo_lora": (("v5e:2x2", {"accumulate": 2}),)}
 
 
 def measure(options: Options) -> dict[str, Any]:
     """One row per config and topology."""
     plans = PLANS if options.size == "7b" else _SMALL
-    todo = [(config, *where) for config, topologies in plans.items() for where in topologies]
+    todo = [(variant, *where) for variant, topologies in plans.items() for where in topologies]
     rows = []
-    for config, topology, changes in progress.bar(todo, "plans", len(todo)):
-        chosen = _settings(config, changes)
+    for variant, topology, changes in progress.bar(todo, "plans", len(todo)):
+        chosen = _settings(variant, changes)
         if options.size != "7b":
             _shrink(chosen, options)
         found = report("train", chosen, model_config(chosen), target(topology), advise=False, tell=lambda line: None)
-        rows.append(row(f"{config} {topology}", found))
+        rows.append(row(f"{variant} {topology}", found))
     result = bench_jobs.result("plan", rows)
     return {**result, "device": f"no device: compiled ahead of time with {compiler()}"}
 
@@ -65,14 +66,14 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _settings(name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    file = Path(__file__).resolve().parents[2] / "configs" / f"{name}.py"
+def _settings(variant: str, changes: dict[str, Any]) -> dict[str, Any]:
+    file = Path(__file__).resolve().parents[2] / "configs" / "llava15_unlearn.py"
     if not file.is_file():
         raise InputError(f"{file}: not found; bin/bench plan needs a checkout with its configs")
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {**settings.checked(module.get_config()), **changes}
+    return {**settings.checked(module.get_config(variant)), **changes}
 
 
 def _shrink(chosen: dict[str, Any], options: Options) -> None:

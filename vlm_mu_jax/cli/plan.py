@@ -8,7 +8,7 @@ The model is that of config.model.init when the folder is there, else the publis
 Rows have config.data.max_length tokens. Exit code 1 when it does not fit.
 
 Example:
-  bin/plan --config=configs/llava15_7b_npo.py --topology=v5e:8x8
+  bin/plan --config=configs/llava15_unlearn.py:7b_npo --topology=v5e:8x8
 """
 
 from absl import flags
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     from vlm_mu_jax.errors import InputError
 
     if _CONFIG.value is None:
-        raise InputError("--config is required; give an experiment file such as configs/llava15_7b_npo.py")
+        raise InputError("--config is required; give an experiment file such as configs/llava15_unlearn.py:7b_npo")
     os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs here, and an accelerator must not be taken for it
     from vlm_mu_jax.training import settings
 
