@@ -1,6 +1,7 @@
 """What holds for every test: strict broadcasting, no network, few threads, nothing written to the home folder."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -28,3 +29,11 @@ hypothesis.settings.load_profile("no deadline")
 def root() -> Path:
     """The repository's top folder."""
     return ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Compiled programs of a test file go with it: a worker that keeps all of them grows to five gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
