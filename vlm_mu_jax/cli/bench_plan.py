@@ -3,7 +3,8 @@
 ours: seconds per step at the roofline, the least that peak rates allow. floor: the same if all chips did nothing but
 the model's own FLOPs at their peak; floor / ours is `mfu`, at the roofline. memory_peak: per chip, beside memory_chip,
 what it has; a plan that does not fit has no time. --size=7b plans LLaVA-1.5-7B and 13B for the topologies of
-docs/scaling.md (a minute or more each); other sizes plan a small random model for four chips.
+docs/scaling.md (minutes each; those in WORKDIR/plans.jsonl are not made again); other sizes plan a small random model
+for four chips.
 """
 
 import importlib.util
@@ -42,14 +43,20 @@ def measure(options: Options) -> dict[str, Any]:
     """One row per config and topology."""
     plans = PLANS if options.size == "7b" else _SMALL
     todo = [(variant, *where) for variant, topologies in plans.items() for where in topologies]
-    rows = []
+    kept = options.workdir / "plans.jsonl"
+    rows = {row["name"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
     for variant, topology, changes in progress.bar(todo, "plans", len(todo)):
+        name = f"{variant} {topology}"
+        if name in rows:
+            continue
         chosen = _settings(variant, changes)
         if options.size != "7b":
             _shrink(chosen, options)
         found = report("train", chosen, model_config(chosen), target(topology), advise=False, tell=lambda line: None)
-        rows.append(row(f"{variant} {topology}", found))
-    result = bench_jobs.result("plan", rows)
+        rows[name] = row(name, found)
+        with open(kept, "a", encoding="utf-8") as file:
+            file.write(json.dumps(rows[name]) + "\n")
+    result = bench_jobs.result("plan", list(rows.values()))
     return {**result, "device": f"no device: compiled ahead of time with {compiler()}"}
 
 
