@@ -111,6 +111,7 @@ class Stream:
         self._reference: np.ndarray | None = None
         order = grain.MapDataset.range(len(self.rows)).seed(zlib.crc32(f"{seed}/{name}".encode()))
         self._order = order.shuffle().repeat().batch(batch_size)
+        self._chunks: dict[int, np.ndarray] = {}  # the last one: batches are mostly asked for in turn
         self._windows: dict[int, int] = {}
         self._cached: Callable[[Any], np.ndarray | Tiles] | None = None
         self._features: Callable[[Any], np.ndarray | Tiles] | None = None
@@ -193,13 +194,17 @@ class Stream:
 
     def _chunk(self, c: int, size: int) -> np.ndarray:
         """Row indices [size, batch_size] of the batches c * size .. c * size + size - 1."""
+        if (known := self._chunks.get(c)) is not None:
+            return known
         rows = np.concatenate([self._order[c * size + i] for i in range(size)])
         # A chunk may hold the end of one epoch and the start of the next. Sorted together, a row that is in both
         # would meet itself in one batch.
         epoch = (c * len(rows) + np.arange(len(rows))) // len(self.rows)
         lengths = [len(self.rows[i].ids) for i in rows]
         batches = rows[np.lexsort((lengths, epoch))].reshape(size, self.batch_size)
-        return batches[np.random.default_rng([self.seed, c]).permutation(size)]
+        made = batches[np.random.default_rng([self.seed, c]).permutation(size)]
+        self._chunks = {c: made}
+        return made
 
     def _window(self, mask_BT: np.ndarray) -> np.ndarray | None:
         """`TrainBatch.window_BW`; its width depends on the length of the rows alone."""
