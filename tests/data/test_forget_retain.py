@@ -9,12 +9,13 @@ from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 
 
-def record(id, kind, answer="reference"):
-    return Record(id, "a.png", f"question {id}", answer, kind, "", "test")
+def record(id, kind, answer="reference", source="test"):
+    return Record(id, "a.png", f"question {id}", answer, kind, "", source)
 
 
 SAFETY = [record(f"u{i}", "unsafe", "refusal") for i in range(5)]
-SAFETY += [record(f"s{i}#safe", "safe") for i in range(4)] + [record("s0#unsafe", "unsafe")]
+SAFETY += [record(f"s{i}#safe", "safe") for i in range(4)]
+SAFETY += [record("s0#unsafe", "unsafe", source="vlguard/safe_unsafes")]
 GENERAL = [record(f"g{i}", "general") for i in range(20)]
 
 

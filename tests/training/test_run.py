@@ -110,6 +110,8 @@ def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_
     ("name", "changes", "message"),
     [
         ("npo", {"data__forget_answers": ""}, "config.data.forget_answers is not set"),
+        ("npo", {"data__forget_target": "all"}, "config.data.forget_target: 'all' is unknown"),
+        ("dpo", {"data__forget_target": "query"}, "a preference is one between answers"),
         ("sft", {"data__safety": "", "data__general": ""}, "name at least one data file"),
         ("sft", {"data__general_size": 99}, "only 6 general"),
         ("sft", {"model__init": ""}, "config.model.init is not set"),

@@ -192,7 +192,8 @@ def _flag_help(flag: flags.Flag) -> list[str]:
         values = getattr(flag.parser, "enum_values", None)
         head = f"--{flag.name}={'|'.join(values)}" if values else head
         note = f" (default {flag.default_as_str.strip(chr(39))})" if known else ""
-    if any(getattr(v, "flag_name", None) == flag.name for v in flag.validators) and flag.default is None:
+    # bounds are validators too; what absl says of a required flag is all that tells them apart
+    if any("other than None" in str(v.message) for v in flag.validators):
         note = " (required)"
     text = re.sub(r"^<[^>]*>: ", "", flag.help or "") + note  # absl puts an enum's values in front of its help
     body = textwrap.wrap(text, width=96, initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -1,11 +1,15 @@
-"""Answers one prompt, with or without images.
+"""Answers one prompt, with or without images, or every question of a data file.
 
 The prompt goes through the checkpoint's conversation template. With --json one object is printed: the token ids the
 model saw (each image as its placeholder ids), the new token ids, their log-probabilities and the text, so that
 anything can be checked against another implementation. Greedy unless --temperature is above 0.
 
+With --data and --out every record of the file is asked, greedily, each with its own image. OUT gets one JSON line per
+answer; a killed run goes on where it stopped. OUT.provenance.json says which model answered.
+
 Example:
   bin/generate --checkpoint=runs/base --image=photo.png --prompt="What is on this sign?" --max_new_tokens=64
+  bin/generate --checkpoint=runs/base --data=runs/mini/data/train.json --kinds=unsafe --out=runs/answers/base.jsonl
 """
 
 from absl import flags
@@ -13,7 +17,11 @@ from absl import flags
 from vlm_mu_jax.cli import command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
-_PROMPT = flags.DEFINE_string("prompt", None, "the question", required=True)
+_PROMPT = flags.DEFINE_string("prompt", None, "the question")
+_DATA = flags.DEFINE_string("data", None, "instead of --prompt: a data file whose questions are all asked")
+_OUT = flags.DEFINE_string("out", None, "--data: answers file to write")
+_KINDS = flags.DEFINE_list("kinds", [], "--data: ask only these kinds of records, such as unsafe; all without it")
+_BATCH = flags.DEFINE_integer("batch_size", 16, "--data: questions answered at a time", lower_bound=1)
 _IMAGE = flags.DEFINE_multi_string("image", [], "image file; may be given several times, none for text only")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "longest answer, in tokens", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the text")
@@ -30,6 +38,7 @@ def main(argv: list[str]) -> None:
 
     import vlm_mu_jax
 
+    _check_flags()
     command.enable_compilation_cache()
     model = vlm_mu_jax.load(_CHECKPOINT.value)
     steer = None
@@ -38,10 +47,51 @@ def main(argv: list[str]) -> None:
         from vlm_mu_jax.steering.guarded import steering
 
         steer = steering(model, load_guard(_GUARD.value, model))
+    if _DATA.value:
+        generate_all(model, steer)
+        return
     answer = generate_one(
         model, _PROMPT.value, _IMAGE.value, _TOKENS.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value, steer
     )  # fmt: skip
     print(json.dumps(answer, ensure_ascii=False) if _JSON.value else answer["text"])
+
+
+def _check_flags() -> None:
+    """One prompt or one file, and no flag of the other way. Raises InputError."""
+    from vlm_mu_jax.errors import InputError
+
+    if bool(_PROMPT.value) == bool(_DATA.value):
+        raise InputError("give --prompt for one answer, or --data and --out for those to a file")
+    if _PROMPT.value and (_OUT.value or _KINDS.value):
+        raise InputError("--out and --kinds belong to --data; leave them out")
+    if _DATA.value and not _OUT.value:
+        raise InputError("--data needs --out, the answers file to write")
+    if _DATA.value and (_IMAGE.value or _JSON.value or _TEMPERATURE.value):
+        raise InputError("--image, --json and --temperature belong to --prompt; leave them out")
+
+
+def generate_all(model, steer) -> None:
+    """Answers to the records of --data, in --out. Raises InputError for kinds that do not exist or are not there."""
+    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax.data import readers
+    from vlm_mu_jax.data.records import KINDS
+    from vlm_mu_jax.errors import InputError
+    from vlm_mu_jax.evaluation.record_answers import answer_records
+    from vlm_mu_jax.steering.artifact import weights_hash
+
+    records = readers.read(_DATA.value)
+    unknown = [kind for kind in _KINDS.value if kind not in KINDS]
+    if unknown:
+        raise InputError(f"--kinds: {', '.join(unknown)} is none of {', '.join(KINDS)}")
+    asked = records.of_kind(*(_KINDS.value or KINDS))
+    if not len(asked):
+        raise InputError(f"--data={_DATA.value}: holds no record of --kinds={','.join(_KINDS.value)}")
+    settings = {"checkpoint": str(model.folder), "weights_sha256": weights_hash(model.params), "guard": _GUARD.value}
+    answers = answer_records(
+        model, asked, _OUT.value, settings, batch_size=_BATCH.value, max_new_tokens=_TOKENS.value, steer=steer,
+        progress=progress.bar,
+    )  # fmt: skip
+    print(f"{len(answers)} answers in {_OUT.value}")
 
 
 def generate_one(

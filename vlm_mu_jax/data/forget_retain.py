@@ -45,7 +45,7 @@ class ForgetRetain:
 
 def build(
     safety: Sequence[Record],
-    answers: str | Path,
+    answers: str | Path | None,
     general: Sequence[Record] = (),
     *,
     retain_size: int | None = None,
@@ -57,7 +57,8 @@ def build(
 
     Args:
       safety: records of the safety data; unsafe ones are asked to be forgotten.
-      answers: answers jsonl of the base model on those requests, judged.
+      answers: answers jsonl of the base model on those requests, judged. None: the requests alone are to be forgotten,
+        all of them, and have no answer.
       general: records to fill the retain set with.
       retain_size: records in the retain set; None takes all of both. It is an error to ask for more than there are.
       seed: decides which general (or safe) records are taken, and the order.
@@ -67,21 +68,52 @@ def build(
     Raises:
       InputError: nothing to forget or to retain, or a bad answers file.
     """
-    wanted = [r for r in safety if r.kind == "unsafe" and (unsafe_on_safe_images or not r.id.endswith("#unsafe"))]
-    forget, counts = _forget(wanted, _read_answers(Path(answers)), judge)
+    wanted = requests_to_forget(safety, unsafe_on_safe_images)
+    if answers is None:
+        forget, counts = [dataclasses.replace(record, answer="") for record in wanted], {}
+    else:
+        forget, counts = _forget(wanted, _read_answers(Path(answers)), judge)
+    if not forget and answers is None:
+        raise InputError("the safety data have no unsafe record to forget; name a file that does")
     if not forget:
         raise InputError(
             f"{answers}: no usable harmful answer for {len(wanted)} unsafe records ({dict(counts)}); "
             "answer them with the base model first"
         )
     safe = [r for r in safety if r.kind == "safe"]
-    retain = _retain(safe, list(general), retain_size, seed)
+    retain = mix_retain(safe, list(general), retain_size, seed)
     manifest = {
-        "format": 1, "seed": seed, "judge": judge, "answers_sha256": _sha256(Path(answers)),
+        "format": 1, "seed": seed, "judge": judge, "answers_sha256": answers and _sha256(Path(answers)),
         "forget": {"records": len(forget), "unsafe_records": len(wanted), **counts, "sha256": digest(forget)},
         "retain": {"records": len(retain), **Counter(r.kind for r in retain), "sha256": digest(retain)},
     }  # fmt: skip
     return ForgetRetain(tuple(forget), tuple(retain), manifest)
+
+
+def requests_to_forget(safety: Sequence[Record], unsafe_on_safe_images: bool = False) -> list[Record]:
+    """The unsafe records; those about VLGuard's safe images only on request, as in the seed code."""
+    left_out = () if unsafe_on_safe_images else ("vlguard/safe_unsafes",)
+    return [r for r in safety if r.kind == "unsafe" and r.source not in left_out]
+
+
+def mix_retain(safe: Sequence[Record], general: Sequence[Record], size: int | None, seed: int) -> list[Record]:
+    """All safe records (at most `size`) and a seeded sample of general ones up to `size` in all, shuffled.
+
+    Raises InputError when there are no records, or fewer than `size`.
+    """
+    if not safe and not general:
+        raise InputError("no safe or general records to retain; an unlearning run needs data the model must keep")
+    generator = random.Random(seed)
+    if size is not None:
+        if size > len(safe) + len(general):
+            raise InputError(
+                f"data.retain_size is {size}, but there are only {len(safe)} safe and {len(general)} general records"
+            )
+        safe = generator.sample(safe, min(size, len(safe)))
+        general = generator.sample(general, size - len(safe))
+    mixed = [*safe, *general]
+    generator.shuffle(mixed)
+    return mixed
 
 
 def preferred(forget: Sequence[Record], safety: Sequence[Record], kind: str, seed: int = 0) -> tuple[Record, ...]:
@@ -128,23 +160,6 @@ def _forget(wanted: list[Record], answers: dict[str, dict], judge: str) -> tuple
         else:
             kept.append(dataclasses.replace(record, answer=line["answer"].strip()))
     return kept, counts
-
-
-def _retain(safe: list[Record], general: list[Record], size: int | None, seed: int) -> list[Record]:
-    """All safe records (at most `size`) and a seeded sample of general ones, shuffled."""
-    if not safe and not general:
-        raise InputError("no safe or general records to retain; an unlearning run needs data the model must keep")
-    generator = random.Random(seed)
-    if size is not None:
-        if size > len(safe) + len(general):
-            raise InputError(
-                f"data.retain_size is {size}, but there are only {len(safe)} safe and {len(general)} general records"
-            )
-        safe = generator.sample(safe, min(size, len(safe)))
-        general = generator.sample(general, size - len(safe))
-    mixed = safe + general
-    generator.shuffle(mixed)
-    return mixed
 
 
 def _read_answers(path: Path) -> dict[str, dict]:

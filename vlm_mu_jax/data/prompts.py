@@ -124,6 +124,14 @@ class Processor:
         end = self.cfg.eos_ids[:1] if ended and not template.end else ()
         return Example((*self._expand(ids, counts), *end), start + sum(counts) - len(counts))
 
+    def question_span(self, question: str, images: Images = 1) -> tuple[int, int]:
+        """Where the question's own tokens begin and end in `prompt_ids`: what a prompt without a question lacks."""
+        ids, without = self.prompt_ids(question, images), self.prompt_ids("", images)
+        start = _common_prefix(ids, without)
+        room = min(len(ids), len(without)) - start
+        behind = min(_common_prefix(ids[::-1], without[::-1]), room)
+        return start, len(ids) - behind
+
     def text_example(self, text: str) -> Example:
         """Plain text without a prompt; every token but the first carries the loss."""
         self._refuse_placeholder("text", text)

@@ -46,6 +46,7 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
         general="",  # LLaVA JSON of general data
         forget_answers="",  # answers jsonl of the base model on the unsafe requests
         judge="keyword",  # whose stored labels tell refusals among these answers
+        forget_target="answer",  # answer, query (the request alone, no answers file is read) or both: what is forgotten
         general_size=config_dict.placeholder(int),  # sft, lm: seeded sample of the general data; None = all
         retain_size=config_dict.placeholder(int),  # records in the retain set; None = all safe and general ones
         separate_general=False,  # unlearning: general data as a third stream instead of inside retain

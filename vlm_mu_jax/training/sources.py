@@ -8,9 +8,11 @@ from typing import Any
 
 from vlm_mu_jax.data import batches, forget_retain, readers
 from vlm_mu_jax.data.batches import Row, Stream
-from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.data.prompts import Example, Processor
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
+
+TARGETS = ("answer", "query", "both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,8 @@ def read_sources(settings: dict[str, Any], objective: Any, processor: Processor)
         parts = {"train": _training_part(settings, safety, general)}
     rows: dict[str, dict[int, Row]] = {}
     for name, records in parts.items():
-        rows[name], counts = tokenised(records, roots, processor, data["max_length"])
+        target = data["forget_target"] if name == "forget" else "answer"
+        rows[name], counts = tokenised(records, roots, processor, data["max_length"], target)
         manifest[name] = {"records": len(records), **counts}
     return Sources(_streams(settings, rows, processor), manifest)
 
@@ -75,12 +78,18 @@ def _unlearning_parts(
     settings: dict[str, Any], objective: Any, safety: Records | None, general: Records | None, manifest: dict[str, Any]
 ) -> dict[str, Sequence[Record]]:
     data = settings["data"]
-    for name, value in (("safety", safety), ("forget_answers", data["forget_answers"])):
+    target = data["forget_target"]
+    if target not in TARGETS:
+        raise InputError(f"config.data.forget_target: {target!r} is unknown; use one of {', '.join(TARGETS)}")
+    if target != "answer" and "preferred" in objective.streams:
+        raise InputError(f"config.data.forget_target={target}: a preference is one between answers; set it to answer")
+    for name, value in (("safety", safety), ("forget_answers", data["forget_answers"] or target == "query")):
         if not value:
             raise InputError(f"config.data.{name} is not set; unlearning reads requests from it")
+    answers = None if target == "query" else Path(data["root"]) / data["forget_answers"]
     separate = data["separate_general"] and "general" in objective.optional_streams
     split = forget_retain.build(
-        safety, Path(data["root"]) / data["forget_answers"], () if separate else (general or ()),
+        safety, answers, () if separate else (general or ()),
         retain_size=data["retain_size"], seed=settings["seed"], judge=data["judge"],
     )  # fmt: skip
     manifest["forget_retain"] = split.manifest
@@ -106,24 +115,39 @@ def _training_part(settings: dict[str, Any], safety: Records | None, general: Re
 
 
 def tokenised(
-    records: Sequence[Record], roots: dict[str, Path], processor: Processor, longest: int
+    records: Sequence[Record], roots: dict[str, Path], processor: Processor, longest: int, target: str = "answer"
 ) -> tuple[dict[int, Row], dict[str, int]]:
     """Token rows by position in `records`. Answers past `longest` tokens are cut; a prompt that leaves no room for one
-    is dropped."""
+    is dropped. target: which tokens carry the loss: the answer's, the query's (the row then ends with the prompt), or
+    both."""
     rows: dict[int, Row] = {}
     counts = {"rows": 0, "answers_cut": 0, "prompts_too_long": 0, "without_answer": 0}
     for i, record in enumerate(records):
-        if not record.answer.strip():
+        if target != "query" and not record.answer.strip():
             counts["without_answer"] += 1
             continue
         images = () if record.image is None else (str(roots[record.source] / record.image),)
-        example = processor.example(record.question, record.answer, images)
-        if example.answer_start >= longest:
+        row, answer_start = _row(record, images, processor, target)
+        if answer_start >= longest:
             counts["prompts_too_long"] += 1
             continue
-        if len(example.ids) > longest:
+        if len(row.ids) > longest:
             counts["answers_cut"] += 1
-            example = dataclasses.replace(example, ids=example.ids[:longest])
-        rows[i] = batches.row(example, images, record.id)
+            row = dataclasses.replace(row, ids=row.ids[:longest], mask=row.mask[:longest])
+        rows[i] = row
     counts["rows"] = len(rows)
     return rows, counts
+
+
+def _row(record: Record, images: tuple[str, ...], processor: Processor, target: str) -> tuple[Row, int]:
+    """The record's row, and how many of its tokens are the prompt's."""
+    if target == "query":
+        ids = tuple(processor.prompt_ids(record.question, images))
+        example = Example(ids, len(ids))
+    else:
+        example = processor.example(record.question, record.answer, images)
+    row = batches.row(example, images, record.id)
+    if target != "answer":
+        start, end = processor.question_span(record.question, images)
+        row = dataclasses.replace(row, mask=tuple(on or start <= at < end for at, on in enumerate(row.mask)))
+    return row, example.answer_start

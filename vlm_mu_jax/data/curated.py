@@ -1,0 +1,65 @@
+"""The folder that curation writes and training reads.
+
+    requests.json        the requests to forget, with the data's own (refusing) answers: what DPO prefers
+    forget.json          the same with the harmful answers, each once per record
+    forget_answers.jsonl the harmful answers with their judges' labels, as answers files are
+    retain.json          what the model must keep
+    images/, images_general/   links to the folders the image paths were relative to
+    manifest.json        counts, sha256 of every file read and written, seed, judge
+
+The three JSON files are in the record schema (`readers.requests`).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.data.records import Record
+
+MARKER = "manifest.json"
+LINKS = {"safety": "images", "general": "images_general"}
+
+
+def write(
+    folder: Path,
+    requests: Sequence[Record],
+    forget: Sequence[Record],
+    retain: Sequence[Record],
+    roots: Mapping[str, Path],
+    manifest: Mapping[str, Any],
+    answers: str = "",
+) -> None:
+    """Writes all files into an empty folder.
+
+    Args:
+      requests: the forget records with the answers they had in the safety data.
+      forget: the same records with harmful answers; none when the requests alone are forgotten.
+      roots: "safety" and, with general records, "general": the folder image paths are relative to.
+      manifest: what to write besides the files' hashes.
+      answers: text of forget_answers.jsonl; empty with empty `forget`.
+    """
+    for name, root in roots.items():
+        os.symlink(Path(root).absolute(), folder / LINKS[name], target_is_directory=True)
+    files = {"requests.json": _rows(requests), "retain.json": _rows(retain)}
+    if forget:
+        files |= {"forget.json": _rows(forget), "forget_answers.jsonl": answers}
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+    content = {"format": 1, **manifest, "files": hashes}
+    (folder / MARKER).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def row(record: Record) -> dict[str, Any]:
+    """A record as `readers.requests` reads it, with its image under the link to the folder it came from."""
+    link = LINKS["general" if record.kind == "general" else "safety"]
+    image = None if record.image is None else f"{link}/{record.image}"
+    return {"id": record.id, "image": image, "question": record.question, "answer": record.answer,
+            "kind": record.kind, "category": record.category}  # fmt: skip
+
+
+def _rows(records: Sequence[Record]) -> str:
+    return json.dumps([row(record) for record in records], indent=1, ensure_ascii=False) + "\n"
