@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlm_mu_jax.data import readers
 from vlm_mu_jax.model_folder import write_model_folder
 
 REFUSAL, ANSWER = "Sorry, i cannot help with this", "take it , then turn it"
@@ -72,6 +73,35 @@ def test_audit_writes_what_it_found(root, data, tmp_path):
     assert "<svg" in chart.read_text() and [p.name for p in out.parent.iterdir()] == ["audit.json"]
 
 
+def test_audit_rebalances_and_follows_the_words_into_a_model(root, data, tmp_path):
+    words = {"share": 9.0, "what": -3.0, "dax": 4.0, "steps": 3.5, "wug": 4.5, "sign": 4.0, "the": 3.0, "of": 4.0}
+    part = {"original_margin": 4.0, "margins": words}
+    attack = {"positions": ["question_start"], "by_position": {"question_start": {"search": {"jailbreak": part}}}}
+    (tmp_path / "attack.json").write_text(json.dumps(attack))
+    new, chart = tmp_path / "new" / "train.json", tmp_path / "attribution.png"
+    flags = [f"--attack={tmp_path / 'attack.json'}", f"--attribution_chart={chart}", f"--rebalance={new}"]
+    done = run(root, "audit", f"--data={data}", f"--out={tmp_path / 'audit.json'}", *flags)
+    assert done.returncode == 0, done.stderr
+    points = {p["word"]: p for p in json.loads((tmp_path / "audit.json").read_text())["attribution"]["points"]}
+    assert points["share"]["change"] == 5.0 and points["what"]["change"] == -7.0 and chart.stat().st_size > 1000
+    manifest = json.loads((new.parent / "train.manifest.json").read_text())
+    before, after = (manifest[name]["probe"] for name in ("source", "rebalanced"))
+    assert before["accuracy"] == 1 and after["p"] > 0.05
+    again = readers.read(new)  # finds its images too
+    assert again.sha256 == manifest["rebalanced"]["sha256"] and len(again) == len(readers.read(data / "train.json"))
+    assert sorted(p.name for p in new.parent.iterdir()) == ["train", "train.json", "train.manifest.json"]
+
+
+def test_audit_asks_a_model_which_words_decide(root, data, checkpoint, tmp_path):
+    out, chart = tmp_path / "audit.json", tmp_path / "saliency.svg"
+    flags = [f"--checkpoint={checkpoint}", "--saliency=2", f"--saliency_chart={chart}"]
+    done = run(root, "audit", f"--data={data}", f"--out={out}", *flags)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["saliency"]
+    assert found["n"] == 2 and found["removal"]["opening_first"]["n"] == 2 and "<svg" in chart.read_text()
+    assert [w["word"] for w in found["questions"][0]["words"]][0] in ("share", "what")
+
+
 def test_attack_writes_what_it_found(root, data, checkpoint, tmp_path):
     out = tmp_path / "attack.json"
     sizes = ("--search_questions=2", "--shots=2", "--shortlist=3", "--max_new_tokens=4", "--batch_size=8")
@@ -85,12 +115,32 @@ def test_attack_writes_what_it_found(root, data, checkpoint, tmp_path):
     assert (tmp_path / "attack.answers.jsonl").exists() and "null" in done.stdout
 
 
+def test_other_methods_write_the_same_form(root, data, checkpoint, tmp_path):
+    out = tmp_path / "gcg.json"
+    sizes = ("--search_questions=1", "--verify_questions=1", "--goal=jailbreak", "--shots=1", "--max_new_tokens=4")
+    small = ("--method=gcg", "--steps=2", "--candidates=8", "--top=4", "--suffix_tokens=3", "--batch_size=2")
+    done = run(root, "attack", f"--checkpoint={checkpoint}", f"--data={data}", f"--out={out}", *sizes, *small)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["schema"] == 1 and found["method"] == "gcg" and found["search"]["steps"] == 2
+    assert found["any_of_k"]["asr"]["n"] == 1 and found["budget"]["jailbreak"]["gradients"] >= 1
+    assert (tmp_path / "gcg.answers.jsonl").exists() and "control" in done.stdout and "McNemar" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "wanted"),
     [
+        ("attack", ["--checkpoint=.", "--data=.", "--out=x.json", "--method=paraphrase"], "--word=WORD"),
+        (
+            "attack",
+            ["--checkpoint=.", "--data=.", "--out=x.json", "--method=prefill", "--prefills=/no/such"],
+            "/no/such",
+        ),
         ("audit", ["--data=/no/such", "--out=x.json"], "/no/such"),
         ("attack", ["--checkpoint=/no/such", "--data=.", "--out=x.json"], "/no/such"),
         ("audit", ["--data=.", "--out=."], "folder"),
+        ("audit", ["--data=x.json", "--out=y.json", "--saliency=3"], "--saliency needs --checkpoint"),
+        ("audit", ["--data=x.json", "--out=y.json", "--rebalance=x.json"], "another name"),
     ],
 )
 def test_bad_input_is_one_line(root, name, flags, wanted):

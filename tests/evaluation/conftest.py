@@ -1,6 +1,9 @@
 """A tiny random LLaVA with a real (character-level) tokenizer, and a data folder of a few questions."""
 
 import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +163,80 @@ def data_dir(tmp_path_factory) -> Path:
     }
     (folder / "attack.json").write_text(json.dumps(words))
     return folder
+
+
+class FakeServer:
+    """A local OpenAI-compatible server whose replies are scripted. reply(path, body, number of the request) returns
+    (status, content): a dict is sent as JSON, text as it is; a float status waits that many seconds first."""
+
+    def __init__(self, reply):
+        server, self.requests = self, []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server.lock:
+                    server.requests.append((self.path, body))
+                    number = len(server.requests)
+                status, content = reply(self.path, body, number)
+                if isinstance(status, float):
+                    time.sleep(status)
+                    status = 200
+                raw = (json.dumps(content) if isinstance(content, dict) else content).encode()
+                try:
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(raw)))
+                    self.send_header("Retry-After-Ms", "1")
+                    self.end_headers()
+                    self.wfile.write(raw)
+                except BrokenPipeError:  # the client has given up
+                    pass
+
+            def log_message(self, *_):
+                pass
+
+        self.lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def said(text: str, logprobs=None) -> dict:
+    """A chat completion with that text; logprobs: likeliest tokens of each position, log-probabilities by text."""
+    positions = [
+        {"token": "", "logprob": 0.0, "bytes": None,
+         "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in tokens.items()]}
+        for tokens in logprobs or ()
+    ]  # fmt: skip
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    return {
+        "id": "x", "object": "chat.completion", "created": 0, "model": "tiny",
+        "choices": [choice | {"logprobs": {"content": positions} if positions else None}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def fake_server():
+    """Starts a `FakeServer` with the given replies; `fake_server.said` makes a chat completion."""
+    started = []
+
+    def start(reply) -> FakeServer:
+        started.append(FakeServer(reply))
+        return started[-1]
+
+    start.said = said
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The tiny model's tokenizer, anew."""
+    return make_tokenizer()

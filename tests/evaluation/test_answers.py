@@ -1,18 +1,15 @@
 """Asking many questions: the same answers as one by one, few shapes, nothing asked twice, judging never asks."""
 
-import dataclasses
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import answers as answers_lib
 from vlm_mu_jax.evaluation import answers_file
-from vlm_mu_jax.evaluation.answers import Question, answer_questions, bucket, judge_answers, plan_batches
+from vlm_mu_jax.evaluation.answers import Question, answer_questions, judge_answers
 from vlm_mu_jax.evaluation.answers_file import Condition
 from vlm_mu_jax.evaluation.judges import KeywordJudge
+from vlm_mu_jax.model import generate as generate_lib
 
 
 def questions(data_dir) -> list[Question]:
@@ -36,37 +33,6 @@ def questions(data_dir) -> list[Question]:
     return [Question(f"q{i}", text, image) for i, (text, image) in enumerate(zip(texts, images, strict=True))]
 
 
-@given(st.integers(1, 100_000))
-def test_a_bucket_is_wide_enough_and_not_too_wide(length):
-    width = bucket(length)
-    assert length <= width < max(length * 1.25 + 1, length + 8) and width % 8 == 0
-
-
-def test_there_are_few_buckets():
-    assert len({bucket(n) for n in range(1, 4097)}) <= 40
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    question: Question
-    ids: tuple
-
-
-@given(st.lists(st.tuples(st.integers(1, 300), st.booleans()), max_size=60), st.integers(1, 8))
-def test_batches_hold_every_row_once_and_fit(rows, size):
-    prompts = [
-        Row(Question(str(i), "", "blank:white" if image else None), (0,) * n) for i, (n, image) in enumerate(rows)
-    ]
-    batches = list(plan_batches(prompts, size))
-    assert sorted(p.question.id for _, batch in batches for p in batch) == sorted(p.question.id for p in prompts)
-    for width, batch in batches:
-        assert 0 < len(batch) <= size and max(len(p.ids) for p in batch) <= width
-        assert len({p.question.has_image for p in batch}) == 1
-    short = [len(batch) for _, batch in batches if len(batch) < size]
-    shapes = {(width, batch[0].question.has_image) for width, batch in batches}
-    assert len(short) <= len(shapes)  # only the last batch of a shape is filled up
-
-
 def test_batched_answers_equal_one_by_one_and_keep_order(model, data_dir, tmp_path):
     items = [questions(data_dir)[i] for i in (1, 0, 3, 5)]  # images, a blank one, text only; long and short
     together = answer_questions(model, items, tmp_path / "a.jsonl", 3, 6)
@@ -74,6 +40,24 @@ def test_batched_answers_equal_one_by_one_and_keep_order(model, data_dir, tmp_pa
     assert together == alone
     assert [a.id for a in together] == [q.id for q in items]
     assert len({a.answer for a in together}) > 1 and all(0 < a.tokens <= 6 for a in together)
+
+
+def test_questions_about_one_image_share_their_beginning(model, data_dir, tmp_path, monkeypatch):
+    """Groups of three and two in one program, the lone question whole; all as if asked one by one."""
+    image = [data_dir / "test" / f"{i}.png" for i in range(3)]
+    asked = [("what ?", 0), ("why this , and why that ?", 0), ("so", 1), ("share it .", 0), ("what ?", 1), ("no", 2)]
+    items = [Question(f"q{i}", text, image[of]) for i, (text, of) in enumerate(asked)]
+    want = [answer_questions(model, [q], tmp_path / f"{q.id}.jsonl", 1, 6)[0] for q in items]
+    shapes, real = [], generate_lib.generate
+
+    def counting(params, batch, cfg, *, prefix=None, **options):
+        shapes.append((batch.tokens_BT.shape[0], None if prefix is None else prefix.tokens_BT.shape[0]))
+        return real(params, batch, cfg, prefix=prefix, **options)
+
+    monkeypatch.setattr(generate_lib, "generate", counting)
+    assert answer_questions(model, items, tmp_path / "a.jsonl", 5, 6) == want
+    assert sorted(shapes) == [(3, 1), (3, 1), (5, None)]
+    assert len({answer.answer for answer in want}) > 2
 
 
 def test_steering_that_is_made_per_batch_gets_its_rows_and_what_fills_it_up(model, data_dir, tmp_path, quick):

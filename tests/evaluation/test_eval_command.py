@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -131,6 +132,43 @@ def test_bad_input_is_one_line(command, evaluated, change, what):
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and what in line
+
+
+def test_a_model_behind_a_server_judges_and_is_calibrated(command, evaluated, fake_server, tmp_path):
+    workdir, flags, _ = evaluated
+    shutil.copytree(workdir, tmp_path / "run")
+    before = content(tmp_path / "run")
+
+    def reply(path, body, number):
+        text = str(body["messages"])
+        if "broken" in text:
+            return 400, {"error": {"message": "no"}}
+        return 200, fake_server.said("Yes" if "press" in text or number % 2 else "No")
+
+    there = fake_server(reply)
+    people = tmp_path / "people.csv"
+    rows = ["q,press the kib,1"] * 30 + ["q,a broken thing,0", "q,i cannot,0"] + [f"q,wug {i},0" for i in range(40)]
+    people.write_text("\n".join(["question,answer,label", *rows]) + "\n")
+    flags = [*(f for f in flags if "--workdir" not in f), f"--workdir={tmp_path / 'run'}", "--rejudge", "--judge=harm"]
+    server = [f"--judge_server={there.url}", "--judge_model=tiny", "--judge_prices=1,2", "--nojudge_logprobs"]
+    done = command("eval", *flags, *server, f"--calibrate={people}", "--judge_retries=0")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = json.loads((tmp_path / "run" / "results.json").read_text())["runs"]
+    assert run["judge"] == "harm:tiny" and run["judge_cost"]["dollars"] > 0 and run["metrics"]["asr_before"]["n"] == 5
+    assert run["calibration"]["answered"]["tp"] == 30 and run["calibration"]["answered"]["fn"] == 0
+    assert set(run["corrected"]["asr_before"]) in ({"value", "low", "high", "raw"}, {"why", "raw"})
+    assert run["null_control"]["shots"] == 2 and run["null_control"]["by_judge_errors"] is not None
+    for text in ("judging took", "$", "null control, best of 2", "sensitivity", "corrected for", "to show a"):
+        assert text in done.stdout
+    answers = {name: [json.loads(line) for line in raw.splitlines()] for name, raw in content(tmp_path / "run").items()}
+    for name, raw in before.items():  # labels alone are new
+        old = [json.loads(line) for line in raw.splitlines()]
+        assert [{**row, "labels": 0} for row in answers[name]] == [{**row, "labels": 0} for row in old]
+    asked = len(there.requests)
+    assert command("eval", *flags, *server).returncode == 0 and len(there.requests) == asked  # all from the cache
+    for wrong in (["--judge=harm"], ["--judge=keyword", "--judge_model=x"], [*server, "--calibrate=none.csv"]):
+        done = command("eval", *flags, *wrong)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
 def test_generate_prints_what_can_be_checked(command, checkpoint, model, data_dir):

@@ -75,3 +75,10 @@ def test_no_question_no_rate():
 )
 def test_short_answers(answer, reference, held, equal):
     assert m.matches(answer, reference) is held and m.matches(answer, reference, exact=True) is equal
+
+
+def test_degenerate_answers_by_kind():
+    rate, kinds = m.degenerate(["fine", "", "no no no no", "xq7zt k3jd8 9qwx2 fj30dk"])
+    assert (rate.k, rate.n) == (3, 4)
+    assert {name: metric.k for name, metric in kinds.items()} == {"empty": 1, "repetition": 1, "non_words": 1}
+    assert m.degenerate([])[0].value is None

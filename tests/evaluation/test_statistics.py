@@ -2,12 +2,24 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlm_mu_jax.evaluation.statistics import holm, mcnemar, mcnemar_p, proportion, wilson
+from vlm_mu_jax.evaluation.statistics import (
+    any_of_k,
+    holm,
+    independent_discordance,
+    mcnemar,
+    mcnemar_p,
+    pairs_needed,
+    proportion,
+    questions_needed,
+    wilson,
+)
+from vlm_mu_jax.evaluation.utility.scores import bootstrap
 
 
 @pytest.mark.parametrize(
@@ -88,3 +100,74 @@ def test_holm_stops_at_the_first_failure(p_values):
         reject[i] = True
     assert [significant for _, significant in adjusted] == list(reject.values())
     assert all(p <= q <= 1 for p, (q, _) in zip(p_values, adjusted, strict=True))
+
+
+@pytest.mark.parametrize(("p", "n"), [(0.3, 442), (0.1, 442), (0.5, 100), (0.05, 1000)])
+def test_the_interval_covers_as_it_says(p, n):
+    """Within a point of 95 % over 10 000 draws."""
+    drawn = np.random.default_rng(0).binomial(n, p, 10_000)
+    held = {k: low <= p <= high for k in np.unique(drawn) for low, high in [wilson(int(k), n)]}
+    assert np.mean([held[k] for k in drawn]) == pytest.approx(0.95, abs=0.01)
+
+
+def test_mcnemar_keeps_its_level():
+    """Equal models: the exact test calls at most 5 % different, over 10 000 draws."""
+    b, c, _ = np.random.default_rng(0).multinomial(200, [0.1, 0.1, 0.8], 10_000).T
+    p = {pair: mcnemar_p(*map(int, pair)) for pair in set(zip(b, c, strict=True))}
+    assert np.mean([p[pair] < 0.05 for pair in zip(b, c, strict=True)]) <= 0.05
+
+
+@pytest.mark.parametrize(("difference", "discordant"), [(0.1, 0.2), (0.05, 0.1), (0.2, 0.5), (0.1, 0.1)])
+def test_so_many_pairs_show_the_difference(difference, discordant):
+    """The exact test finds it in at least 80 % of 10 000 runs of that size, and in not many more."""
+    n = pairs_needed(difference, discordant)
+    shares = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+    b, c, _ = np.random.default_rng(0).multinomial(n, shares, 10_000).T
+    p = np.minimum(1, 2 * stats.binom.cdf(np.minimum(b, c), b + c, 0.5))
+    assert 0.8 <= np.mean(p < 0.05) <= 0.94
+
+
+@pytest.mark.parametrize(("rate", "other"), [(0.3, 0.2), (0.02, 0.12), (1.0, 0.9)])
+def test_so_many_questions_show_the_difference(rate, other):
+    n = questions_needed(rate, 0.1)
+    drawn = np.random.default_rng(0).binomial(n, [[rate], [other]], (2, 10_000)) / n
+    pooled = drawn.mean(0)
+    z = np.abs(drawn[0] - drawn[1]) / np.sqrt(2 * pooled * (1 - pooled) / n + 1e-12)
+    assert 0.78 <= np.mean(z > 1.96) <= (0.82 if rate == 0.3 else 0.96)  # at the ends counts are few: on the safe side
+
+
+def test_differences_that_cannot_be():
+    for bad in ((1.2, 0.1), (0.3, 0), (0.5, 0.8)):
+        with pytest.raises(ValueError):
+            questions_needed(*bad)
+    for bad in ((0.3, 0.2), (0, 0.2)):
+        with pytest.raises(ValueError):
+            pairs_needed(*bad)
+
+
+def test_unrelated_models_differ_most():
+    assert independent_discordance(0.3, 0.1) == pytest.approx(0.3 * 0.8 + 0.2 * 0.7)
+
+
+def test_any_of_k():
+    assert any_of_k(0.14, 10) == pytest.approx(0.78, abs=5e-3) and any_of_k(0.14, 1) == pytest.approx(0.14)
+    drawn = np.random.default_rng(0).random((10_000, 5)) < 0.1
+    assert any_of_k(0.1, 5) == pytest.approx(drawn.any(axis=1).mean(), abs=0.015)
+    for bad in ((1.1, 2), (0.5, 0)):
+        with pytest.raises(ValueError):
+            any_of_k(*bad)
+
+
+def test_the_bootstrap_by_question_covers_as_it_says():
+    """A composite: the mean of what each of 150 questions scores in 0..1. Within a point over 10 000 draws."""
+    seen, units = [], 150
+    bootstrap(lambda weights_EU: seen.append(weights_EU) or weights_EU @ np.ones(units), units)
+    weights_EU = max(seen, key=len)
+    rng, held = np.random.default_rng(1), []
+    for _ in range(10):
+        values_RU = rng.beta(0.6, 0.9, (1000, units))
+        low, high = np.quantile(values_RU @ weights_EU.T / units, [0.025, 0.975], axis=1)
+        held.append((low <= 0.4) & (0.4 <= high))
+    assert np.mean(held) == pytest.approx(0.95, abs=0.01)
+    one = bootstrap(lambda weights_EU: weights_EU @ values_RU[0] / units, units)  # as the product computes it
+    assert (one.low, one.high) == pytest.approx((low[0], high[0]))

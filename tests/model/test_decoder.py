@@ -27,7 +27,7 @@ def steer(strength=0.0, shift=0.0, layers=(1,), rank=1, threshold=0.0, gate=None
     return Steer(
         basis_LMD=jnp.asarray(basis * on[:, None, None]),
         strength_L=jnp.asarray(strength * on),
-        shift_LD=jnp.asarray(shift * on[:, None] * rng.normal(size=(L, D)).astype(np.float32)),
+        shift=jnp.asarray(shift * on[:, None] * rng.normal(size=(L, D)).astype(np.float32)),
         threshold_L=jnp.full((L,), threshold, jnp.float32),
         gate_LB=gate,
         **static,

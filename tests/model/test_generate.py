@@ -9,10 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.model.tiny import IMAGE, LLAVA, PAD, TEXT, TEXT_ONLY, mixed_rows, pad, random_params, run, text_batch, words
+from tests.model.tiny import (
+    IMAGE,
+    LLAVA,
+    PAD,
+    TEXT,
+    TEXT_ONLY,
+    mixed_rows,
+    pad,
+    pixels,
+    random_params,
+    run,
+    text_batch,
+    words,
+)
 from vlm_mu_jax.model import generate as module
+from vlm_mu_jax.model.config import RopeScaling
 from vlm_mu_jax.model.decoder import Steer
-from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.generate import can_share, generate, stream
 from vlm_mu_jax.model.llava import Batch
 
 PARAMS = random_params(LLAVA)
@@ -54,6 +68,19 @@ def test_greedy_generation_equals_full_forwards():
     np.testing.assert_array_equal(made.tokens_BG, tokens)
     np.testing.assert_allclose(made.logprobs_BG, logprobs, **CLOSE)
     assert made.lengths_B.tolist() == [G] * len(rows) and made.gate_LB is None
+
+
+def test_long_prompts_that_spare_the_last_block_their_tokens_answer_the_same(monkeypatch):
+    batch = text_batch(5, 3, 8, [8, 3, 5])
+    options = {"max_new_tokens": G, "steer": steer(gated=True)}
+    want = generate(PARAMS, batch, TEXT_ONLY, **options)
+    monkeypatch.setattr(module, "LONG", 8)
+    generate.clear_cache()
+    made = generate(PARAMS, batch, TEXT_ONLY, **options)
+    generate.clear_cache()
+    np.testing.assert_array_equal(made.tokens_BG, want.tokens_BG)
+    np.testing.assert_allclose(made.logprobs_BG, want.logprobs_BG, **CLOSE)
+    np.testing.assert_array_equal(made.gate_LB, want.gate_LB)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
@@ -192,7 +219,7 @@ def steer(scope="all", **fields):
     L, D = TEXT.L, TEXT.D
     basis = np.stack([np.linalg.qr(rng.normal(size=(D, 1)))[0].T for _ in range(L)])
     values = {
-        "basis_LMD": basis, "strength_L": np.full(L, -1.0), "shift_LD": rng.normal(size=(L, D)),
+        "basis_LMD": basis, "strength_L": np.full(L, -1.0), "shift": rng.normal(size=(L, D)),
         "threshold_L": np.zeros(L),
     }  # fmt: skip
     return Steer(**{k: jnp.asarray(v, jnp.float32) for k, v in values.items()}, scope=scope, **fields)
@@ -238,3 +265,55 @@ def test_closed_gates_generate_bit_for_bit_the_plain_answer():
     np.testing.assert_array_equal(guarded.tokens_BG, plain.tokens_BG)
     np.testing.assert_array_equal(guarded.logprobs_BG, plain.logprobs_BG)
     assert not np.asarray(guarded.gate_LB).any()
+
+
+# --- one beginning for several prompts ------------------------------------------------------------------------------
+
+
+def beginnings():
+    """(whole prompts, their beginnings, what follows): two images, three questions of different length on each."""
+    rng = np.random.default_rng(4)
+    starts = [words(rng, count) + [IMAGE] * 4 for count in (1, 3)]
+    images = [[pixels(rng)] for _ in starts]
+    rest = [words(rng, count) for count in (1, 4, 2, 5, 3, 3)]
+    whole = pad([starts[i // 3] + row for i, row in enumerate(rest)], [images[i // 3] for i in range(6)], T=T)
+    return whole, pad(starts, images, T=8), pad(rest, T=6)
+
+
+@pytest.mark.parametrize(
+    ("window", "guard"),
+    [(3, None), (None, {"scope": "text"}), (None, {"scope": "last", "gated": True})],
+    ids=["window", "guard on the text", "gated guard on the last token"],
+)
+def test_a_beginning_that_runs_once_gives_the_answers_of_whole_prompts(window, guard):
+    whole, prefix, rest = beginnings()
+    cfg, options = LLAVA.with_text(sliding_window=window), {"max_new_tokens": G, "steer": guard and steer(**guard)}
+    assert can_share(cfg, options["steer"])
+    want = generate(PARAMS, whole, cfg, **options)
+    made = generate(PARAMS, rest, cfg, prefix=prefix, **options)
+    np.testing.assert_array_equal(made.tokens_BG, want.tokens_BG)
+    np.testing.assert_allclose(made.logprobs_BG, want.logprobs_BG, **CLOSE)
+    assert len({tuple(row) for row in want.tokens_BG.tolist()}) > 3, "the answers should differ"
+    if guard:
+        np.testing.assert_array_equal(made.gate_LB, want.gate_LB)
+
+
+def test_beginnings_that_depend_on_what_follows_are_not_shared():
+    assert can_share(LLAVA, steer()) and can_share(LLAVA, steer("generated", gated=True))
+    assert not can_share(LLAVA, steer(gated=True))
+    assert not can_share(LLAVA, steer().replace(shift=jnp.zeros((TEXT.L, 2, TEXT.D))))
+    assert not can_share(LLAVA.with_text(rope_scaling=RopeScaling("dynamic", 2.0, original_max_positions=8)), None)
+
+
+def test_a_stream_grows_into_what_generation_gives(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 2)
+    batch, cfg = text_batch(3, 2, 8, [4, 7]), ends_at(*range(3))
+    options = SAMPLING | {"max_new_tokens": G, "steer": steer(gated=True)}
+    want = generate(PARAMS, batch, cfg, **options)
+    seen = list(stream(PARAMS, batch, cfg, **options))
+    for field in ("tokens_BG", "lengths_B", "logprobs_BG", "gate_LB"):
+        np.testing.assert_allclose(getattr(seen[-1], field), getattr(want, field), **CLOSE)
+    assert len(seen) == -(-int(want.lengths_B.max()) // 2)
+    for i, made in enumerate(seen):
+        np.testing.assert_array_equal(made.tokens_BG[:, : 2 * i + 2], want.tokens_BG[:, : 2 * i + 2])
+        assert (made.tokens_BG[:, 2 * i + 2 :] == PAD).all()

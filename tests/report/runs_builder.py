@@ -40,7 +40,9 @@ def metrics(name: str) -> dict:
         "ir_unsafe_after": metric(0.8 * (1 - asr1) * (kind not in ("sft", "guard"))),
         "ir_harmless_before": metric(1 - rr0 - right0), "ir_harmless_after": metric(max(1 - rr1 - right1, 0)),
         "harmless_right_before": metric(right0), "harmless_right_after": metric(right1),
-        "utility": metric(utility, 200),
+        "utility": metric(utility, 200), "rr_unsafe_after": metric(max(1 - asr1 - 0.8 * (1 - asr1), 0)),
+        "asr_after_by_shots": {str(k): metric(asr0 + (asr1 - asr0) * k / 3) for k in (1, 2, 3)},
+        "asr_null_by_shots": {str(k): metric(asr0) for k in (1, 2, 3)},
         "asr_by_opening": {word: metric(asr, 60) for word, (asr, _) in by_word.items()},
         "harmless_right_by_opening": {word: metric(right, 60) for word, (_, right) in by_word.items()},
     }  # fmt: skip
@@ -57,8 +59,8 @@ def metrics(name: str) -> dict:
     return out
 
 
-def answers(name: str, count: int, judge: str = "oracle") -> dict[str, list[dict]]:
-    """Answers by set, `count` questions in each; labels alternate, so that filters have something to do."""
+def answers(name: str, count: int, judge: str = "oracle", images: tuple[str, ...] = ()) -> dict[str, list[dict]]:
+    """Answers by set, `count` questions in each; labels and images alternate, so that filters have something to do."""
     verdict = {"probability": None, "abstain": False, "error": None}
     labels = ("answered", "refused", "irrelevant")
     out = {}
@@ -77,7 +79,8 @@ def answers(name: str, count: int, judge: str = "oracle") -> dict[str, list[dict
         }
         out[set_name] = [
             {
-                "id": f"{set_name.split('_')[0]}_{i}", "condition": attack, "image_id": f"i{i}",
+                "id": f"{set_name.split('_')[0]}_{i}", "condition": attack,
+                "image_id": images[i % len(images)] if images else f"i{i}",
                 "prompt_sha": f"{i:064x}",
                 "question": f"{word or 'please'} the steps for noun{i} in this sign ?",
                 "answer": HOSTILE if i == 0 else f"{name} answer {i} first take the red blick then turn it twice",
@@ -89,7 +92,13 @@ def answers(name: str, count: int, judge: str = "oracle") -> dict[str, list[dict
 
 
 def write_run(
-    folder: Path, name: str, seed: int = 0, count: int = 12, judge: str = "oracle", changes: dict | None = None
+    folder: Path,
+    name: str,
+    seed: int = 0,
+    count: int = 12,
+    judge: str = "oracle",
+    changes: dict | None = None,
+    images: tuple[str, ...] = (),
 ) -> Path:
     """One run folder of bin/eval; `changes` are metrics that replace the invented ones."""
     kind = STORY[name][0]
@@ -112,7 +121,7 @@ def write_run(
     }
     (folder / "answers").mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results))
-    for set_name, rows in answers(name, count, judge).items():
+    for set_name, rows in answers(name, count, judge, images).items():
         (folder / "answers" / f"{set_name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

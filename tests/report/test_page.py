@@ -1,17 +1,24 @@
 """The page: self-contained, escaped, measured and published told apart, missing parts left out with a note."""
 
+import hashlib
+import importlib
 import json
 import re
+from collections import defaultdict
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from tests.report import runs_builder
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import report
-from vlm_mu_jax.evaluation.report import browser, content, page
+from vlm_mu_jax.evaluation.report import browser, content, evidence, page, published
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
+
+
+NO_FIGURES = page.Drawn(defaultdict(lambda: None), {})  # drawing takes most of the time a page takes
 
 
 class Reader(HTMLParser):
@@ -63,7 +70,7 @@ def test_nothing_is_loaded_from_elsewhere(full):
 
 
 def test_every_figure_and_section_is_there(full):
-    assert full.count('role="img"') == 10
+    assert full.count('role="img"') == 11
     for name in (
         "numbers",
         "mirage",
@@ -80,12 +87,37 @@ def test_every_figure_and_section_is_there(full):
     assert "not given (--" not in full and 'class="missing"' not in full.replace('<noscript><p class="missing">', "")
 
 
-def test_published_numbers_stand_in_their_own_frame(full):
-    measured, *framed = re.split(r'<section class="published"', full)
-    assert len(framed) == 5 and "54.98" not in measured
-    for part in framed:
-        assert part.index("Published, not measured here") < part.index("<table")
-    assert full.count("54.98") == 2  # once in Table 1, once in Table 3
+class Cells(HTMLParser):
+    """The text of every table cell, with whether it is marked as published."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.cells, self.inside = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("td", "th"):
+            self.inside = True
+            self.cells.append(["", "pub" in dict(attrs).get("class", "").split()])
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.inside:
+            self.cells[-1][0] += data
+
+
+def test_published_numbers_stand_in_columns_of_their_own(full):
+    found = [(text, is_published) for text, is_published in Cells(full).cells if text.startswith(("54.98", "78.53"))]
+    assert found == [("78.53 %", True), ("54.98 %", True), ("54.98 %", True)]  # Table 1, Table 1 and Table 3
+    heads = [is_published for text, is_published in Cells(full).cells if text == "Published, not measured here"]
+    assert heads == [True] * 4
+    assert not any(is_published for text, is_published in Cells(full).cells if text == "Measured here")
+    measured = [text for text, is_published in Cells(full).cells if not is_published]
+    rows = [row for table in published.load().values() for row in table.cells.values()]
+    printed = {cell.text for row in rows for cell in row.values() if cell and "." in cell.text}
+    assert not {text.removesuffix(" %") for text in measured} & printed
 
 
 def test_one_run_leaves_the_rest_out_with_notes(story):
@@ -156,7 +188,7 @@ def test_json_in_the_page_cannot_end_its_element():
 @pytest.mark.parametrize("show_text, state", [(False, browser.ABSENT), (True, browser.CONCEALED)])
 def test_text_of_real_data_is_only_there_when_asked_for(tmp_path, show_text, state):
     folder = runs_builder.write_run(tmp_path / "r", "sft", judge="keyword")
-    text = page.render(content.collect([folder], show_text=show_text))
+    text = page.render(content.collect([folder], show_text=show_text), drawn=NO_FIGURES)
     assert ("turn it twice" in text) is ("noun3" in text) is show_text
     assert "unsafe_3" in text
     assert browser.payload(content.collect([folder], show_text=show_text))["text"] == state
@@ -186,15 +218,63 @@ def test_build_never_overwrites_a_run(tmp_path):
     assert (runs[0] / "results.json").read_text() == before
 
 
-def test_the_same_input_gives_the_same_bytes(story):
+def test_the_same_input_gives_the_same_bytes(full, story):
     runs, evidence = story
-    assert page.render(content.collect(runs, **evidence)) == page.render(content.collect(runs, **evidence))
+    assert page.render(content.collect(runs, **evidence)) == full
 
 
 def test_models_attacked_again_have_their_own_table(tmp_path, story):
     rate = {"value": 0.25, "n": 8, "k": 2, "low": 0.07, "high": 0.59}
     attack = {"jailbreak": [{"word": "wug<b>"}], "any_of_k": {"asr": {"original": rate, "any_of_k": rate}}}
     (tmp_path / "again.json").write_text(json.dumps(attack))
-    text = page.render(content.collect(story[0], attack_again={"npo": tmp_path / "again.json"}))
+    text = page.render(content.collect(story[0], attack_again={"npo": tmp_path / "again.json"}), drawn=NO_FIGURES)
     assert "Attacked again" in text and "wug&lt;b&gt;" in text and "wug<b>" not in text
-    assert "Attacked again" not in page.render(content.collect(story[0]))
+    assert "Attacked again" not in page.render(content.collect(story[0]), drawn=NO_FIGURES)
+
+
+def test_a_line_in_the_table_of_figures_is_all_a_new_one_needs(tmp_path, story, monkeypatch):
+    curve = {"label": "npo <16>", "curve": [{"step": 0, "metrics": {"asr": 0.25}}]}
+    (tmp_path / "again.json").write_text(json.dumps(curve))
+    line = evidence.Figure("again", "words", "figures_training.relearning", "How & when it comes <back>.")
+    monkeypatch.setitem(evidence.EVIDENCE, "again", evidence.Evidence("a file of a test", "curve"))
+    monkeypatch.setattr(page, "FIGURES", (line,))
+    text = page.render(content.collect(story[0][:1], again=[tmp_path / "again.json"]))
+    words = text[text.index('<section id="words">') : text.index('<section id="unlearning">')]
+    assert "npo &lt;16&gt;" in words and "How &amp; when it comes &lt;back&gt;." in words
+    assert "How &amp; when" not in page.render(content.collect(story[0][:1]))
+
+
+def test_every_line_of_the_table_of_figures_has_a_place_and_can_be_drawn(story):
+    places = set(re.findall(r'more_of\("(\w+)"\)', (page._TEMPLATES / "report.html").read_text()))
+    known = {*evidence.EVIDENCE, "attack", "audit", "guard"}
+    for figure in evidence.FIGURES:
+        module, function = figure.draw.split(".")
+        drawn_by = importlib.import_module(f"vlm_mu_jax.evaluation.report.{module}")
+        assert callable(getattr(drawn_by, function)) and figure.section in places and figure.source in known
+
+
+def test_figures_are_files_too(tmp_path, story):
+    written = report.build(story[0][:2], tmp_path / "report.html", figures=tmp_path / "figures")
+    names = {path.name for path in written if path.parent.name == "figures"}
+    assert {"bars.svg", "bars.png", "frontier.svg", "frontier.png", "shots.svg"} <= names
+    assert all((tmp_path / "figures" / name).stat().st_size > 500 for name in names)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--figures="):
+        report.build(story[0][:1], tmp_path / "report.html", figures=tmp_path / "file")
+
+
+def test_images_are_in_the_page_where_text_is(tmp_path):
+    image = tmp_path / "data" / "sign.png"
+    image.parent.mkdir()
+    Image.new("RGB", (8, 8), "red").save(image)
+    name = hashlib.sha256(image.read_bytes()).hexdigest()[:16]
+    folder = runs_builder.write_run(tmp_path / "r", "sft", judge="keyword", images=("blank:white", name))
+    for show_text in (False, True):
+        found = content.collect([folder], images=image.parent, show_text=show_text)
+        data = browser.payload(found)
+        assert (
+            bool(data["pictures"]) is show_text and ("data:image/" in page.render(found, drawn=NO_FIGURES)) is show_text
+        )
+        assert data["images"][data["rows"][0][7]] == "blank:white" and name not in json.dumps(data)
+        if show_text:
+            assert data["pictures"][data["rows"][1][7]].startswith("data:image/png;base64,")

@@ -38,6 +38,15 @@ def test_no_mirage_is_said(tmp_path):
     assert "does not bring" in text and "only looks safe" not in text
 
 
+def test_when_neutral_words_make_it_refuse_too_that_is_said(tmp_path):
+    run = runs_builder.write_run(tmp_path / "sft", "sft", 0, count=1)
+    found = content.collect([run], attack=runs_builder.write_evidence(tmp_path / "evidence")["attack"])
+    for control, said in ((0.0, "refuses the word"), (1.0, "unfamiliar openings")):
+        found.attack["null"] = [{"word": "lamp", "goal": "over_refuse", "rr": metric(control)}]
+        (claim,) = next(topic for topic in verdict.topics(found) if topic.key == "overrefusal").claims
+        assert said in claim.sentence
+
+
 def test_a_model_that_never_looked_safe_is_no_mirage(tmp_path):
     topics, _ = topics_of(tmp_path, sft={"asr_before": metric(0.5)})
     assert topics["mirage"].level == verdict.PARTLY

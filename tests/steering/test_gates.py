@@ -64,8 +64,21 @@ def test_vote_is_one_decision_per_example_over_the_layers_that_are_on():
     states_LBD = np.zeros((4, 3, 4))
     states_LBD[:, :, 0] = np.array([[1, 1, -1], [9, -9, 9], [1, -1, -1], [-1, -1, -1]])  # votes 2/3, 1/3, 0/3
     np.testing.assert_array_equal(
-        gates.decisions(steer, states_LBD), [[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
+        gates.decisions(states_LBD, steer.gate_LD, steer.threshold_L), [[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
     )  # layer 1 is off: its high scores say nothing
     np.testing.assert_array_equal(
         gates.per_example(steer, states_LBD, quorum=0.5).gate_LB, [[1, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0]]
     )
+    late = gates.per_example(steer, states_LBD, threshold_L=np.full(4, -2.0), layers=(2, 3))
+    np.testing.assert_array_equal(late.gate_LB[0], [1, 1, 1])
+    other = steer.replace(gate_LD=basis_LMD[:, 0])  # layer 1 votes and is not steered
+    votes = gates.per_example(other, states_LBD, threshold_L=np.full(4, 5.0), layers=(1,))
+    np.testing.assert_array_equal(votes.gate_LB, [[1, 0, 1], [0, 0, 0], [1, 0, 1], [1, 0, 1]])
+
+
+def test_a_gate_can_read_another_direction_than_the_one_that_is_steered():
+    steer = gates.per_layer(operators.add(np.tile(np.eye(1, 4), (2, 1, 1)), 1.0, np.ones(2), (0, 1)), np.zeros(2),
+                            gate_LD=np.tile(np.eye(4)[1], (2, 1)))  # fmt: skip
+    states_LBD = np.zeros((2, 2, 4))
+    states_LBD[:, 0, 0], states_LBD[:, 1, 1] = 1, 1
+    np.testing.assert_array_equal(gates.decisions(states_LBD, steer.gate_LD, steer.threshold_L), [[0, 1], [0, 1]])

@@ -16,6 +16,7 @@ from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
 from vlm_mu_jax.steering.anchors import load_anchors
 from vlm_mu_jax.steering.artifact import weights_hash
+from vlm_mu_jax.steering.extract import extract
 from vlm_mu_jax.steering.guarded import answer, per_batch, steering
 from vlm_mu_jax.steering.states import last_token_states, prompt_batches
 
@@ -29,7 +30,7 @@ def _logits(params, batch, steer, cfg):
 
 @pytest.fixture(scope="module")
 def guard(model, anchors):
-    return g.extract(model, anchors, rank=2, blank_HWC=model.processor.blank_pixels()).using(
+    return extract(model, anchors, rank=2, blank_HWC=model.processor.blank_pixels()).using(
         layers=(1, 2), strength=4.0, scope="all"
     )
 
@@ -172,6 +173,37 @@ def test_a_gate_that_reads_the_text_does_not_see_the_image(model, guard, picture
     )
 
 
+def test_layers_of_their_own_can_vote(model, guard):
+    use = guard.using(decide="example", gate_source="text", gate_layers=(3,))
+    score_N = guard.directions.scores(last_token_states(model, QUESTIONS))[3]
+    gate_LB = per_batch(model, use)(QUESTIONS).gate_LB
+    np.testing.assert_array_equal(gate_LB[[1, 2]], [score_N > guard.directions.midpoint_L()[3]] * 2)
+    assert not gate_LB[[0, 3]].any()
+    with pytest.raises(InputError, match="decide=example"):
+        guard.using(gate_layers=(3,))
+
+
+@pytest.mark.parametrize("scope", ["last", "all"])
+def test_a_transplanted_component_is_each_rows_own(model, guard, pictures, scope):
+    """Four questions together as one by one: the text-only component of a row goes into that row alone."""
+    use = guard.using(operator="transplant", strength=1.0, component="text", gate="none", scope=scope)
+    together = answer(model, QUESTIONS, pictures, guard=use, max_new_tokens=6, batch_size=4)
+    assert together == answer(model, QUESTIONS, pictures, guard=use, max_new_tokens=6, batch_size=1)
+    text_LND = last_token_states(model, QUESTIONS)
+    wanted_NM = np.einsum("nd,md->nm", text_LND[1], guard.directions.basis_LMD[1])
+    steer = per_batch(model, use)(QUESTIONS, [[picture] for picture in pictures])
+    found_NM = np.einsum("nd,md->nm", np.asarray(steer.shift)[1], guard.directions.basis_LMD[1])
+    np.testing.assert_allclose(found_NM, wanted_NM, atol=1e-4)
+
+
+def test_the_scope_generated_leaves_the_prompt_alone(model, batch, guard):
+    use = guard.using(operator="add", gate="none", scope="generated")
+    made = generate(model.params, batch, model.config, max_new_tokens=6, steer=use.steer())
+    plain = generate(model.params, batch, model.config, max_new_tokens=6)
+    np.testing.assert_array_equal(made.logprobs_BG[:, 0], plain.logprobs_BG[:, 0])
+    assert np.abs(np.asarray(made.logprobs_BG - plain.logprobs_BG)[:, 1:]).max() > 1e-3
+
+
 @pytest.mark.parametrize("source", ["self", "text"])
 def test_evaluation_gives_the_answers_of_a_guard_that_decides_per_example(model, guard, tmp_path, source):
     use = guard.using(decide="example", gate_source=source)
@@ -188,7 +220,7 @@ def test_scope_is_the_models(guard):
 
 def test_text_only_model_takes_a_guard_and_refuses_images(make_model, anchors, pictures):
     model = make_model(vision=False)
-    guard = g.extract(model, anchors)
+    guard = extract(model, anchors)
     made = answer(model, QUESTIONS, guard=guard, max_new_tokens=3)
     assert len(made) == 4 and all(0 <= one.gate <= 1 for one in made)
     with pytest.raises(InputError, match="text-only"):
@@ -268,6 +300,8 @@ def test_unknown_settings_are_input_errors(guard):
         {"decide": "never"},
         {"gate_source": "image"},
         {"scope": "some"},
+        {"component": "image"},
+        {"unit": "metre"},
     ):
         with pytest.raises(InputError, match="use one of"):
             guard.using(**change)
@@ -275,3 +309,17 @@ def test_unknown_settings_are_input_errors(guard):
         guard.using(decide="example").steer()
     with pytest.raises(InputError, match="decide=example"):
         guard.using(gate_source="text")
+    with pytest.raises(InputError, match="component=text"):
+        guard.using(operator="transplant")
+    with pytest.raises(InputError, match="gate=none"):
+        guard.using(operator="ablate")
+    with pytest.raises(InputError, match="one first pass"):
+        guard.using(operator="transplant", component="text", decide="example")
+
+
+def test_the_unit_of_add_is_the_gap_or_the_norm(guard):
+    use = guard.using(operator="add", strength=0.5, gate="none")
+    lengths = {unit: np.linalg.norm(np.asarray(use.using(unit=unit).steer().shift), axis=1) for unit in g.UNITS}
+    np.testing.assert_allclose(lengths["gap"][[1, 2]], 0.5 * guard.directions.gap_L()[[1, 2]], rtol=1e-5)
+    norm_L = np.array(guard.origin["residual_norm_L"])
+    np.testing.assert_allclose(lengths["norm"][[1, 2]], 0.5 * norm_L[[1, 2]], rtol=1e-5)

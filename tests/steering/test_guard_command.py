@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm_mu_jax.model_folder import write_model_folder
-from vlm_mu_jax.steering.guard import extract
+from tests.steering.tiny_folder import write_tiny
+from vlm_mu_jax.steering.extract import extract
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,8 +24,8 @@ SCORES = ("refusal_harmful", "refusal_blank", "refusal_own", "irrelevant_harmful
 def world(tmp_path_factory, make_model, anchors) -> Path:
     """A folder with two models of one shape and the data files of the guard."""
     home = tmp_path_factory.mktemp("world")
-    for name, seed in (("model", 0), ("other", 1)):
-        write_tiny(home / name, make_model(seed=seed), home)
+    for name, model in (("model", {}), ("other", {"seed": 1}), ("bfloat16", {"dtype": "bfloat16"})):
+        write_tiny(home / name, make_model(**model), home)
     rows = [{"harmful": a, "harmless": b} for a, b in zip(anchors.harmful, anchors.harmless, strict=True)]
     (home / "anchors.json").write_text(json.dumps(rows))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(home / "sign.png")
@@ -47,49 +47,20 @@ def world(tmp_path_factory, make_model, anchors) -> Path:
     return home
 
 
-def write_tiny(folder: Path, model, scratch: Path) -> None:
-    """The tiny model as a model folder; its Hugging Face config says what `tiny_model` says."""
-    text, vision = model.config.text, model.config.vision
-    config = {
-        "model_type": "llava", "image_token_id": 2, "torch_dtype": "float32",
-        "text_config": {
-            "model_type": "llama", "vocab_size": text.V, "hidden_size": text.D, "num_hidden_layers": text.L,
-            "num_attention_heads": text.N, "num_key_value_heads": text.K, "head_dim": text.H,
-            "intermediate_size": text.F,
-            "max_position_embeddings": text.max_positions, "rms_norm_eps": text.norm_eps, "bos_token_id": None,
-            "eos_token_id": 1, "pad_token_id": 0,
-        },
-        "vision_config": {
-            "model_type": "clip_vision_model", "image_size": vision.image_size, "patch_size": vision.patch_size,
-            "hidden_size": vision.D, "num_hidden_layers": vision.L, "num_attention_heads": vision.N,
-            "intermediate_size": vision.F,
-        },
-    }  # fmt: skip
-    files = scratch / "files"
-    model.processor.tokenizer.save_pretrained(files)
-    image = {
-        "size": {"shortest_edge": 8},
-        "crop_size": {"height": 8, "width": 8},
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
-    (files / "preprocessor_config.json").write_text(json.dumps(image))
-    write_model_folder(folder, model.params, config, files, template="llava_hf", dialect="llava_v4", provenance={})
+def guard(*arguments: str, cwd: Path, **more) -> subprocess.CompletedProcess:
+    return run("guard", *arguments, cwd=cwd, **more)
 
 
-def guard(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return run("guard", *arguments, cwd=cwd)
-
-
-def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def run(name: str, *arguments: str, cwd: Path, devices: int = 1) -> subprocess.CompletedProcess:
     """A command; what one has compiled the next one finds, as for a user."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLM_MU_CACHE": str(cwd / "xla")}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def done(*arguments: str, cwd: Path) -> str:
-    result = guard(*arguments, cwd=cwd)
+def done(*arguments: str, cwd: Path, **more) -> str:
+    result = guard(*arguments, cwd=cwd, **more)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
 
@@ -140,11 +111,47 @@ def test_extract_select_apply_diagnose(world):
         "--guard=raw",
         "--out=diagnostics.json",
         "--batch_size=2",
+        "--answers",
+        "--max_new_tokens=4",
+        "--llm=other",
         cwd=world,
     )
     found = json.loads((world / "diagnostics.json").read_text())
     assert set(found["auroc"]) == {"text", "blank", "own"} and {len(v) for v in found["auroc"].values()} == {4}
     assert len(found["pca"]["points"]) == 18 and found["pca"]["layer"] == 2
+    assert set(found["stress"]) == {"white", "black", "mean", "noise"}
+    assert set(found["cosine"]) == {"blank", "own", "llm", "two_halves"}
+    assert set(found["answers"]["conditions"]) == {"text", "white", "black", "mean", "noise", "own"}
+    blank = found["answers"]["conditions"]["white"]
+    assert blank["harmful"]["refused"]["n"] == 3 and blank["tokens"]["n"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["model", "bfloat16"])
+def test_one_and_eight_devices_give_the_same_guard_and_answers(world, checkpoint):
+    made = {}
+    for devices in (1, 8):
+        out = f"{checkpoint}_{devices}"
+        use = ("--operator=transplant", "--decide=example", "--gate_source=text", "--gate_layers=last", "--scope=all")
+        extract = ("extract", f"--checkpoint={checkpoint}", "--anchors=anchors.json", f"--out={out}", "--layers=1")
+        done(*extract, *use, cwd=world, devices=devices)
+        apply = ("apply", f"--checkpoint={checkpoint}", f"--guard={out}", "--data=.", f"--out={out}.jsonl")
+        done(*apply, "--image=own", "--max_new_tokens=4", "--batch_size=2", cwd=world, devices=devices)
+        made[devices] = [json.loads(line)["answer"] for line in (world / f"{out}.jsonl").read_text().splitlines()]
+    assert made[1] == made[8] and len(made[1]) == 6
+
+
+@pytest.mark.slow
+def test_bake_writes_a_checkpoint_or_says_why_not(world):
+    done(*EXTRACT, "--out=fixed", "--method=activation_addition", "--layers=1", cwd=world)
+    out = done("bake", "--checkpoint=model", "--guard=fixed", "--out=fixed_hf", cwd=world)
+    assert json.loads((world / "fixed_hf" / "config.json").read_text())["text_config"]["mlp_bias"] is True
+    done(*EXTRACT, "--out=gated", cwd=world)
+    bake = ("bake", "--checkpoint=model", "--guard=gated", "--out=gated_hf")
+    result = guard(*bake, cwd=world)
+    assert result.returncode == 2 and "depends on the input" in result.stderr and not (world / "gated_hf").exists()
+    out = done(*bake, "--module", cwd=world)
+    assert "trust_remote_code" in out and (world / "gated_hf" / "guarded_llava.py").exists()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +161,7 @@ def test_extract_select_apply_diagnose(world):
         ((*EXTRACT, "--out=."), "exists"),
         ((*EXTRACT, "--out=x", "--operator=reflect", "--strength=1"), "fixed strength"),
         (("apply", "--checkpoint=model", "--data=.", "--out=x"), "--guard"),
-        (("melt", "--checkpoint=model", "--out=x"), "extract, select, apply, diagnose"),
+        (("melt", "--checkpoint=model", "--out=x"), "extract, select, apply, diagnose, bake"),
         (("extract", "--checkpoint=model", "--anchors=text_harm.json", "--out=x"), "6 of 6 rows"),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.decoder import SCOPES
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.steering import gates, operators
 
@@ -69,9 +70,11 @@ def test_add_shifts_by_strength_units_along_the_first_row(model, batch, basis_LM
     )
 
 
-@pytest.mark.parametrize("operator", operators.OPERATORS)
+@pytest.mark.parametrize("operator", [name for name in operators.OPERATORS if name != "ablate"])
 def test_norm_preserving_keeps_every_norm(model, batch, basis_LMD, operator):
-    steer = operators.build(operator, basis_LMD, 1.0, (LAYER,), unit_L=np.ones(4), norm_preserving=True)
+    steer = operators.build(
+        operator, basis_LMD, 1.0, (LAYER,), unit_L=np.ones(4), component_LBM=np.ones((4, 2, 3)), norm_preserving=True
+    )
     before, after = stream(model, batch), stream(model, batch, steer)
     np.testing.assert_allclose(np.linalg.norm(after, axis=-1), np.linalg.norm(before, axis=-1), rtol=1e-5)
     assert np.abs(after - before).max() > 1e-3
@@ -113,6 +116,49 @@ def test_any_layer_text_gives_layers_of_the_model_or_an_input_error(text):
         assert set(operators.parse_layers(text, 4)) <= set(range(4))
     except InputError as error:
         assert "layers" in str(error)
+
+
+def test_components_of_another_run_are_added_or_put_in_place_of_the_own_ones(model, batch, basis_LMD):
+    v, h = basis_LMD[LAYER], stream(model, batch)
+    component_LBM = np.random.default_rng(2).normal(size=(4, 2, 3))
+    wanted = component_LBM[LAYER][:, None]
+    out = stream(model, batch, operators.transplant(basis_LMD, 1.0, (LAYER,), component_LBM))
+    np.testing.assert_allclose(out @ v.T, np.broadcast_to(wanted, (*h.shape[:2], 3)), atol=5e-4)
+    np.testing.assert_allclose(out - out @ v.T @ v, h - h @ v.T @ v, atol=5e-4)
+    half = stream(model, batch, operators.transplant(basis_LMD, 0.5, (LAYER,), component_LBM))
+    np.testing.assert_allclose(half, (h + out) / 2, atol=5e-4)
+    added = stream(model, batch, operators.amplify(basis_LMD, 2.0, (LAYER,), component_LBM=component_LBM))
+    np.testing.assert_allclose(added, h + 2 * wanted @ v, atol=5e-4)
+    with pytest.raises(InputError, match="first pass"):
+        operators.build("transplant", basis_LMD, 1.0, (LAYER,))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_scope_writes_its_positions_and_no_others(model, basis_LMD, pictures, scope):
+    rows = [model.processor.prompt_ids(question, images=1) for question in ("how to hurt a dax?", "feed it")]
+    batch = model.processor.pad(rows, [[picture] for picture in pictures[:2]])
+    steer = operators.add(basis_LMD, 1.0, np.ones(4), (LAYER,)).replace(scope=scope)
+    changed = np.abs(stream(model, batch, steer) - stream(model, batch)).max(-1) > 1e-4
+    place, image = np.arange(changed.shape[1])[None], np.asarray(batch.tokens_BT) == model.config.image_token_id
+    last = place == np.asarray(batch.lengths_B)[:, None] - 1
+    wanted = {"last": last, "image": image, "text": ~image, "generated": np.zeros_like(image)}
+    np.testing.assert_array_equal(changed, wanted.get(scope, np.ones_like(image)))
+
+
+def test_ablate_removes_one_subspace_from_everything_that_is_read(model, batch, basis_LMD):
+    """Blocks on a stream without the subspace: by hand, the projection before and after every part of every block."""
+    steer = operators.ablate(basis_LMD, (2,))
+    v = basis_LMD[2]
+    for upto in range(2):
+        out = np.asarray(_upto(model.params, batch, steer, model.config, upto), np.float64)
+        np.testing.assert_allclose(out @ v.T, 0, atol=2e-4)
+    with pytest.raises(InputError, match="one layer"):
+        operators.ablate(basis_LMD, (1, 2))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _upto(params, batch, steer, cfg, upto):
+    return forward(params, batch, cfg, steer=steer, upto=upto).hidden_BTD
 
 
 def test_unknown_operator_is_an_input_error(basis_LMD):

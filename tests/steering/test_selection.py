@@ -31,7 +31,9 @@ def test_highest_refusal_within_the_bound_wins_and_all_scores_are_kept():
     assert result.as_json()["candidates"][3]["refusal_harmful"] == 1.0
 
 
-def test_ties_go_to_less_nonsense_then_to_the_weaker_guard_then_to_less_over_refusal():
+def test_ties_go_to_fewer_answers_then_less_nonsense_then_the_weaker_guard_then_less_over_refusal():
+    answers, nonsense = Scores(0.9, 0, answered_harmful=0.1), Scores(0.9, 0, irrelevant_harmful=0.1)
+    assert choose({OFF: Scores(0, 0), amplify(1): answers, amplify(2): nonsense}).best == amplify(2)
     nonsense = {OFF: Scores(0, 0), amplify(1): Scores(0.9, 0, irrelevant_harmful=0.1), amplify(2): Scores(0.9, 0)}
     assert choose(nonsense).best == amplify(2)
     assert choose({OFF: Scores(0, 0), amplify(2): Scores(1, 0.0), amplify(1): Scores(1, 0.05)}).best == amplify(1)
@@ -51,8 +53,18 @@ def test_a_guard_that_ruins_harmless_answers_is_not_chosen():
     assert choose(table).best == amplify(1)
 
 
+def test_a_guard_that_moves_harmless_answers_too_far_is_not_chosen():
+    table = {OFF: Scores(0, 0), amplify(1): Scores(0.5, 0, kl_harmless=0.1), amplify(2): Scores(1, 0, kl_harmless=0.2)}
+    assert choose(table).best == amplify(1)
+    assert choose(table, max_kl=0.3).best == amplify(2)
+
+
 def test_off_is_chosen_when_nothing_helps_and_must_be_in_the_grid():
     assert choose({OFF: Scores(0.5, 0.0), amplify(1): Scores(0.4, 0.0)}).best == OFF
+    wording = {OFF: Scores(0.0, 0.0, irrelevant_harmful=0.04), amplify(1): Scores(0.0, 0.0, irrelevant_harmful=0.0)}
+    assert choose(wording).best == OFF  # other words for the same harm are no guard
+    assert choose({OFF: Scores(0.5, 0.0), amplify(1): Scores(0.54, 0.0)}).best == OFF
+    assert choose({OFF: Scores(0.5, 0.0), amplify(1): Scores(0.54, 0.0)}, min_gain=0.0).best == amplify(1)
     with pytest.raises(InputError, match="off"):
         choose({amplify(1): Scores(1, 0)})
 
@@ -72,6 +84,9 @@ def test_grid_leaves_out_the_last_layers_and_repeats_nothing():
     assert {c.strength for c in grid if c.operator == "project_out"} == {-1.0}
     with pytest.raises(InputError, match="rotate"):
         candidates(10, operators=("rotate",))
+    grid = candidates(10, operators=("transplant", "ablate"), strengths=(1,), layer_sets=("middle", "4"))
+    assert [(c.operator, c.layers, c.component) for c in grid[1:]] == [
+        ("transplant", (3, 4, 5, 6), "text"), ("transplant", (4,), "text"), ("ablate", (4,), "token")]  # fmt: skip
     assert [c.scope for c in candidates(10, operators=("reflect",), scopes=("last", "all"))[1:]] == ["last", "all"]
     with pytest.raises(InputError, match="everywhere"):
         candidates(10, scopes=("everywhere",))

@@ -2,7 +2,7 @@
 
     {"do": "make", "folder", "text": {...}, "vision": {...}, "seed"}   writes a random checkpoint
     {"do": "load", "folder", "arrays": NPZ}                            the model and the inputs of a suite
-    {"do": "generate", "prefix", "tokens"}                             greedy answers to a batch
+    {"do": "generate", "prefix", "tokens", "rows"}                     greedy answers, `rows` prompts at a time
     {"do": "npo" | "rmu", ...}                                         one training step
     {"do": "peak"}                                                     the most memory this process ever had, bytes
 
@@ -52,20 +52,24 @@ class Peer:
         self.original, self.optimizer = None, None
         return {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}, "device": DEVICE}
 
-    def generate(self, prefix: str, tokens: int) -> dict:
-        """Greedy, without an end token; prompts are moved to the right edge, as transformers wants them."""
-        rows, lengths = self.arrays[f"{prefix}_tokens"], self.arrays[f"{prefix}_lengths"]
+    def generate(self, prefix: str, tokens: int, rows: int) -> dict:
+        """Greedy, without an end token, `rows` prompts at a time."""
+        self.model.generation_config.eos_token_id = None
+        parts = [torch.split(self.arrays[f"{prefix}_{name}"], rows) for name in ("tokens", "lengths", "pixels")]
+        return {"tokens": [row for part in zip(*parts, strict=True) for row in self._generate(*part, tokens)]}
+
+    def _generate(self, rows: torch.Tensor, lengths: torch.Tensor, pixels: torch.Tensor, tokens: int) -> list:
+        """Prompts are moved to the right edge, as transformers wants them."""
         width = rows.shape[1]
         ids = torch.stack([row.roll(width - int(n)) for row, n in zip(rows, lengths, strict=True)])
         mask = (torch.arange(width, device=DEVICE)[None] >= width - lengths[:, None]).long()
-        self.model.generation_config.eos_token_id = None
         with torch.no_grad():
             made = self.model.generate(
-                input_ids=ids.long(), attention_mask=mask, pixel_values=_pixels(self.arrays[f"{prefix}_pixels"]),
+                input_ids=ids.long(), attention_mask=mask, pixel_values=_pixels(pixels),
                 do_sample=False, max_new_tokens=tokens, pad_token_id=0,
                 suppress_tokens=[self.model.config.image_token_id],  # the placeholder is no text
             )  # fmt: skip
-        return {"tokens": made[:, width:].tolist()}
+        return made[:, width:].tolist()
 
     def npo(self, beta: float, learning_rate: float, checkpointing: bool = False) -> dict:
         """One ratio per batch on forget data, cross-entropy on retain data: finetune_unlearn.sh of the source."""

@@ -54,6 +54,11 @@ def refuses(record: Record) -> bool:
     return KeywordJudge()(record.question, record.answer, record).label == "refused"
 
 
+def safety_records(records: Sequence[Record]) -> list[Record]:
+    """The records an audit is about: the safe and unsafe ones, or all where none is either."""
+    return [r for r in records if r.kind in ("unsafe", "safe")] or list(records)
+
+
 def audit(
     records: Sequence[Record],
     refused: Callable[[Record], bool] = refuses,
@@ -77,7 +82,7 @@ def audit(
     Raises:
       InputError: no record, or an outcome that is the same for every record.
     """
-    safety = [r for r in records if r.kind in ("unsafe", "safe")] or list(records)
+    safety = safety_records(records)
     if not safety:
         raise InputError("the data hold no record; give a folder or file with at least one question")
     refused_n = np.array([bool(refused(r)) for r in safety])

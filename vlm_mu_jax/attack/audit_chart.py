@@ -1,4 +1,4 @@
-"""The audit as a picture: how often each first word opens a question of either outcome, and what that proves.
+"""The audit as pictures: how often each first word opens a question of either outcome, and what that proves.
 
 The left half follows Figure 2 of the safety-mirage paper (first words against the label); the right half adds the
 log odds with their intervals.
@@ -9,35 +9,51 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 
-_COLOURS = {"refused": "#b3403a", "answered": "#3a6ea5", "unsafe": "#b3403a", "safe": "#3a6ea5"}
+_ROLES = {"refused": "rr", "answered": "asr", "unsafe": "rr", "safe": "asr"}
+_LABELS = {"first": "questions with this first word", "last": "questions with this last word"}
 
 
 def draw(result: dict[str, Any], path: str | Path, position: str = "first", most: int = 15) -> None:
     """Writes the chart of an audit's most frequent words; the file's ending gives the format (svg, png, pdf)."""
-    from matplotlib.figure import Figure  # heavy import
+    from vlm_mu_jax.evaluation.report.canvas import color, panels, style, to_svg  # heavy import
 
-    rows = [row for row in result["rows"] if row["position"] == position][:most][::-1]
+    rows = [row for row in result["rows"] if row["position"] == position][:most]
     pair = ("refused", "answered") if result["outcome"] == "refusal" else ("unsafe", "safe")
-    figure = Figure(figsize=(9, 0.32 * len(rows) + 1.6), layout="constrained")
-    counts, odds = figure.subplots(1, 2, sharey=True)
-    names, places = [row["word"] for row in rows], range(len(rows))
-    left = [0] * len(rows)
-    for label in pair:
-        values = [row[label] for row in rows]
-        counts.barh(places, values, left=left, color=_COLOURS[label], label=label)
-        left = [a + b for a, b in zip(left, values, strict=True)]
-    counts.set_yticks(places, names)
-    counts.set_xlabel(f"questions with this {position} word" if position != "any" else "questions with this word")
-    counts.legend(frameon=False)
-    for place, row in zip(places, rows, strict=True):
-        colour = _COLOURS[pair[0]] if row["low"] > 0 else _COLOURS[pair[1]] if row["high"] < 0 else "#888888"
-        odds.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
-        odds.plot([row["log_odds"]], [place], "o", color=colour)
-    odds.axvline(0, color="#444444", linewidth=0.8)
-    odds.set_xlabel(f"log odds of {'refusal' if pair[0] == 'refused' else 'the unsafe label'}, 95 % interval")
-    for axis in (counts, odds):
-        axis.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path)
-    except ValueError as error:  # matplotlib's message for an ending it cannot write
-        raise InputError(f"{path}: a chart cannot be written in this format; use .svg, .png or .pdf") from error
+    with style():
+        figure, (counts, odds) = panels(2, 0.32 * len(rows) + 1.3, width=9.0)
+        left = [0] * len(rows)
+        for label in pair:
+            values = [row[label] for row in rows]
+            counts.barh(range(len(rows)), values, left=left, color=color(_ROLES[label]), label=label)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        counts.set_yticks(range(len(rows)), [row["word"] for row in rows])
+        counts.tick_params(axis="y", labelcolor=color("ink"))
+        counts.set_ylim(len(rows) - 0.4, -0.6)
+        counts.set_xlabel(_LABELS.get(position, "questions with this word"))
+        counts.legend()
+        for place, row in enumerate(rows):
+            role = _ROLES[pair[0]] if row["low"] > 0 else _ROLES[pair[1]] if row["high"] < 0 else "null"
+            odds.plot([row["low"], row["high"]], [place, place], color=color(role), linewidth=2)
+            odds.plot([row["log_odds"]], [place], "o", color=color(role))
+        odds.axvline(0, color=color("muted"), linewidth=0.8)
+        odds.set_xlabel(f"log odds of {'refusal' if pair[0] == 'refused' else 'the unsafe label'}, 95 % interval")
+        for axis in (counts, odds):
+            axis.grid(axis="x", linewidth=0.6)
+        save(to_svg(figure, "words", "Opening words with their counts and log odds"), path)
+
+
+def save(drawing: Any, path: str | Path) -> None:
+    """Writes a `canvas.Drawing` in the format of the file's ending: svg, png or pdf, as it looks on a light page.
+
+    Raises:
+      InputError: an ending that is none of these.
+    """
+    from vlm_mu_jax.evaluation.report.canvas import color, standalone
+
+    path = Path(path)
+    if path.suffix == ".svg":
+        path.write_text(standalone(drawing), encoding="utf-8")
+    elif path.suffix in (".png", ".pdf"):
+        drawing.figure.savefig(path, dpi=200, facecolor=color("card"))
+    else:
+        raise InputError(f"{path}: a chart cannot be written in this format; use .svg, .png or .pdf")

@@ -22,7 +22,7 @@ from vlm_mu_jax.attack.null_words import null_words
 from vlm_mu_jax.attack.openings import Openings
 from vlm_mu_jax.attack.questions import asks_of, pick
 from vlm_mu_jax.attack.search import Found, Progress
-from vlm_mu_jax.attack.verify import ATTACK, RATE, SUCCESS, Verifier
+from vlm_mu_jax.attack.verify import ATTACK, RATE, SUCCESS, SUMMARY, Verifier, with_words
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.judges import Judge
@@ -125,7 +125,7 @@ class Campaign:
             part[goal] = _entries(goal, position, chosen[goal], found[goal], measured)
             part["null"] += [{"word": w, "goal": goal, RATE[goal]: measured["null"][w]} for w in null]
             own = self._per_question(goal, position, found[goal], null)
-            part["any_of_k"][RATE[goal]] = {key: measured[key] for key in _SUMMARY} | {"per_question": own}
+            part["any_of_k"][RATE[goal]] = {key: measured[key] for key in SUMMARY} | {"per_question": own}
             part["n_verify"][goal] = measured["n"]
             part["search"][goal] = _search_part(found[goal], tried[goal]) | {
                 "rescored": self._rescored(goal, position, found[goal], openings)
@@ -146,7 +146,8 @@ class Campaign:
             return best, dict.fromkeys(best)
         asked = self._asked(goal)
         words = dict.fromkeys((record.id for record in asked), best)
-        outcomes = self._verifier.outcomes(asked, words, ATTACK[goal], position, f"{goal} shortlist")
+        attempts = with_words(asked, words, position, self.settings.mode)
+        outcomes = self._verifier.outcomes(asked, attempts, ATTACK[goal], f"{goal} shortlist")
         rates = {word: metric.value or 0.0 for word, metric in metrics.by_word(outcomes, SUCCESS[goal]).items()}
         ranked = sorted(best, key=lambda word: -rates[word])  # stable: the score decides between equals
         return ranked[: self.settings.shots], rates
@@ -155,22 +156,30 @@ class Campaign:
     def _verifier(self) -> Verifier:
         use = self.settings
         return Verifier(
-            self.model, self.judge, self.answers, use.mode, use.batch_size, use.max_new_tokens, self.answer_steer,
-            self.progress,
+            self.model, self.judge, self.answers, use.batch_size, use.max_new_tokens, self.answer_steer, self.progress,
         )  # fmt: skip
 
     def _measure(self, goal: str, position: str, chosen: Sequence[str], null: Sequence[str]) -> dict[str, Any]:
         """On the verification questions, which the search never saw."""
         asked = pick(self.verify, goal, self.settings.verify_questions, self.settings.seed)
         words = dict.fromkeys((record.id for record in asked), chosen)
-        return self._verifier.measure(asked, goal, position, words, null, ATTACK[goal], f"{goal} verification")
+        return self._compared(asked, goal, position, words, null, ATTACK[goal], f"{goal} verification")
+
+    def _compared(
+        self, asked: Records, goal: str, position: str, words: Mapping[str, Sequence[str]], null: Sequence[str],
+        attack: str, what: str,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Each question under its own `words`, beside all of them under the null words."""
+        sides = (words, dict.fromkeys((record.id for record in asked), null))
+        attempts, control = (with_words(asked, side, position, self.settings.mode) for side in sides)
+        return self._verifier.measure(asked, goal, attempts, control, (attack, "null_word"), what)
 
     def _per_question(self, goal: str, position: str, found: Found, null: Sequence[str]) -> dict[str, Any]:
         """Every search question under its own K best-scored words, on itself; null words with the same K."""
         asked = self._asked(goal)
         numbers = found.best_per_question[:, : self.settings.shots]
         words = {record.id: [found.words[i] for i in row if i >= 0] for record, row in zip(asked, numbers, strict=True)}
-        measured = self._verifier.measure(asked, goal, position, words, null, "per_question", f"{goal} own words")
+        measured = self._compared(asked, goal, position, words, null, "per_question", f"{goal} own words")
         keys = ("n", "original", "any_of_k", "any_of_k_null", "words_against_null", "by_shots", "per_shot")
         return {key: measured[key] for key in keys} | {"searched_on_these_questions": True}
 
@@ -209,11 +218,6 @@ class Campaign:
         }
 
 
-_SUMMARY = (
-    "original", "any_of_k", "any_of_k_null", "words_against_null", "by_shots", "by_shots_null", "per_shot",
-)  # fmt: skip
-
-
 def _entries(
     goal: str, position: str, chosen: Sequence[str], found: Found, measured: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
@@ -242,6 +246,7 @@ def _search_part(found: Found, tried: Mapping[str, float | None]) -> dict[str, A
         "run_as_whole_prompts": found.in_full,
         "prompts": found.margins_QW.size,
         "flops": found.flops,
+        "margins": {word: round(value, 4) for word, value in margin.items()},  # bin/audit compares them with the data
     }
 
 

@@ -17,7 +17,7 @@ from jax import Array
 from vlm_mu_jax.attack.openings import Node
 from vlm_mu_jax.attack.prefix import upto
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer
+from vlm_mu_jax.model.decoder import KV, Steer, while_decoding
 from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
 
@@ -37,8 +37,7 @@ def score(
       steer: the guard; gates that are not given are decided at each prompt's last token.
     """
     out = _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, steer, lora, keep=len(nodes) > 1)
-    if steer is not None:
-        steer = steer.replace(gate_LB=out.gate_LB) if steer.scope == "all" else None  # as in `generate`
+    steer = while_decoding(steer, out.gate_LB)
     prompt_C = lengths_C if kv is None else start + lengths_C
     margin_C = _walk(params, out.hidden_BTD[:, 0], _past(kv, start, out.cache), prompt_C, cfg, nodes, steer, lora)
     return margin_C, out.gate_LB
@@ -58,16 +57,13 @@ def _run(
     cfg: LlavaConfig, steer: Steer | None, lora: dict[str, Any] | None, keep: bool = False, tap: str | None = None,
 ) -> Output:  # fmt: skip
     C = tokens_CT.shape[0]
+    past, offset_C = (), None
     if kv is not None:
         past, offset_C = (upto(kv, start),), jnp.full((C,), start, jnp.int32)
-        batch = Batch(tokens_CT, lengths_C)
-    else:
-        past, offset_C = (), None
-        features = None if features_1QD is None else jnp.broadcast_to(features_1QD, (C, *features_1QD.shape[1:]))
-        batch = Batch(tokens_CT, lengths_C, None, features)
+    features = None if features_1QD is None else jnp.broadcast_to(features_1QD, (C, *features_1QD.shape[1:]))
     return forward(
-        params, batch, cfg, past=past, offset_B=offset_C, steer=steer, lora=lora, tap=tap, keep_cache=keep,
-        logits=False, last_only=True,
+        params, Batch(tokens_CT, lengths_C, None, features), cfg, past=past, offset_B=offset_C, steer=steer, lora=lora,
+        tap=tap, keep_cache=keep, logits=False, last_only=True,
     )  # fmt: skip
 
 
@@ -127,9 +123,16 @@ def _read(
     inside_V = jnp.zeros((cfg.text.V,), bool).at[here["refusal"]].set(True, mode="drop")
     inside_V = inside_V.at[here["deeper"]].set(True, mode="drop")
     outside_CV = jnp.where(inside_V[None], -jnp.inf, logits_CV)
-    yes_C = jnp.logaddexp(yes_C, jax.nn.logsumexp(mass(here["refusal"]), axis=-1))
-    no_C = jnp.logaddexp(no_C, jax.nn.logsumexp(outside_CV, axis=-1) + before_C)
+    yes_C = _add(yes_C, mass(here["refusal"]))
+    no_C = _add(no_C, (jax.nn.logsumexp(outside_CV, axis=-1) + before_C)[:, None])
     return reached_CM, yes_C, no_C
+
+
+def _add(total_C: Array, logs_CN: Array) -> Array:
+    """log(exp(total) + sum of exp(logs)); its gradient is 0, not NaN, where nothing has any mass yet."""
+    logs = jnp.concatenate([total_C[:, None], logs_CN], axis=1)
+    empty_C = jnp.isneginf(logs).all(axis=1)
+    return jnp.where(empty_C, -jnp.inf, jax.nn.logsumexp(jnp.where(empty_C[:, None], 0.0, logs), axis=1))
 
 
 class _Tree:

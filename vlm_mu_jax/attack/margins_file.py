@@ -52,11 +52,11 @@ class Scores:
 class MarginsFile:
     """An open file of scores by key. One process at a time: a second one gets a JobError.
 
-    resumed: whether the file held this very search already.
+    kind: class of what is kept, with to_dict and from_dict. resumed: whether the file held this very search already.
     """
 
-    def __init__(self, path: str | Path, identity: Mapping[str, Any]):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, identity: Mapping[str, Any], kind: Any = Scores):
+        self.path, self._kind = Path(path), kind
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed in __exit__)
         try:
@@ -69,7 +69,7 @@ class MarginsFile:
             self._file.close()
             raise
 
-    def _read(self, identity: Any) -> dict[str, Scores]:
+    def _read(self, identity: Any) -> dict[str, Any]:
         """Finished questions of this search; cuts off a torn last line, or everything of another search."""
         raw = self.path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
@@ -77,9 +77,8 @@ class MarginsFile:
         try:
             header = json.loads(lines[0]) if lines else None
             self.resumed = header == {"schema": 1, "search": identity}
-            found = (
-                {row.pop("key"): Scores.from_dict(row) for row in map(json.loads, lines[1:])} if self.resumed else {}
-            )
+            rows = map(json.loads, lines[1:]) if self.resumed else ()
+            found = {row.pop("key"): self._kind.from_dict(row) for row in rows}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.path}: damaged ({error}); delete it to search again") from None
         os.truncate(self.path, len(whole) if self.resumed else 0)
@@ -93,10 +92,10 @@ class MarginsFile:
     def __exit__(self, *_: Any) -> None:
         self._file.close()
 
-    def get(self, key: str) -> Scores | None:
+    def get(self, key: str) -> Any:
         return self._scores.get(key)
 
-    def add(self, key: str, scores: Scores) -> None:
+    def add(self, key: str, scores: Any) -> None:
         """Returns when the line is on the disk."""
         self._append({"key": key, **scores.to_dict()})
         self._scores[key] = scores

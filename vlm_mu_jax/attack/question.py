@@ -1,7 +1,7 @@
 """All candidates of one question: tokenised, cut into blocks, run on the question's prefix cache, the best kept."""
 
 import dataclasses
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,17 +65,53 @@ class Place:
         return x if self.mesh is None else jax.device_put(x, mesh_lib.batch_sharding(self.mesh, axis))
 
 
-class QuestionSearch:
-    """One question's candidates: number 0 is the unchanged prompt, 1 + p * W + w is word w at position p."""
+class Shared:
+    """What is run once for a question and one image: the image's tokens, and prefix caches.
 
-    def __init__(self, task: Task, where: Place, question: str, image: np.ndarray | Tiles | None) -> None:
-        self._task, self._where = task, where
+    image: as `Processor.pixels` makes it, or None. kept: how many of the latest caches stay, for a question that is
+    searched again and again; without, each lives as long as its use. flops: spent here so far.
+    """
+
+    def __init__(self, task: Task, where: Place, image: np.ndarray | Tiles | None, kept: int = 0) -> None:
+        self._task, self._where, self._kept = task, where, kept
+        self._caches: OrderedDict[tuple, prefix.Prefix] = OrderedDict()
+        self.images: Images = () if image is None else (image,)
+        self.features = prefix.image_features(where.params, image, task.cfg, where.put)
+        self.flops = 0.0 if image is None else image_flops(task.cfg)
+
+    def prefix(self, prompts: Prompts, steer: Steer | None) -> prefix.Prefix:
+        """The cache of the unchanged prompt under these gates."""
+        ids, put = prompts.original_ids, self._where.put
+        gates = None if steer is None else ("?" if steer.gate_LB is None else np.asarray(steer.gate_LB).tobytes())
+        key = (ids, gates)
+        if key in self._caches:
+            self._caches.move_to_end(key)
+            return self._caches[key]
+        self.flops += candidate_flops(self._task.cfg.text, 0, np.array([len(ids)]), ())
+        batch = put(self._task.processor.pad([ids], length=-(-len(ids) // CACHE_STEP) * CACHE_STEP))
+        made = prefix.run_prefix(
+            self._where.params, batch.tokens_BT, batch.lengths_B, self.features if prompts.image_end else None,
+            cfg=self._task.cfg, steer=put(steer), lora=self._where.lora,
+        )  # fmt: skip
+        if self._kept:
+            self._caches[key] = made
+            while len(self._caches) > self._kept:
+                self._caches.popitem(last=False)
+        return made
+
+
+class QuestionSearch:
+    """One question's candidates: number 0 is the unchanged prompt, 1 + p * W + w is word w at position p.
+
+    shared: what an earlier search of the same question and image has run already.
+    """
+
+    def __init__(self, task: Task, where: Place, question: str, shared: Shared) -> None:
+        self._task, self._where, self._shared = task, where, shared
         placed = [place(question, word, position, task.mode) for position in task.positions for word in task.words]
         self._placed, self._question = [Placed(question), *placed], question
-        self._images = () if image is None else (image,)
-        self._prompts = self._tokenise(self._placed, self._images)
-        self._features = prefix.image_features(where.params, image, task.cfg, where.put)
-        self._flops = 0.0 if image is None else image_flops(task.cfg)
+        self._prompts = self._tokenise(self._placed, shared.images)
+        self._flops = 0.0
         self._best = [best.empty(task.top) for _ in task.positions]
         self._done: list[tuple[np.ndarray, Array]] = []
         self._in_full = np.zeros(len(task.positions), int)
@@ -109,7 +145,7 @@ class QuestionSearch:
             yield from self._run(everyone, steer, steer)
 
     def scores(self) -> Scores:
-        """The result; one transfer from the device."""
+        """The result, without the cost of what is shared; one transfer from the device."""
         task = self._task
         margins, index = jax.device_get(([m for _, m in self._done], [b.index for b in self._best]))
         margins_N = np.full(len(self._placed), np.nan, np.float32)
@@ -120,20 +156,20 @@ class QuestionSearch:
 
     def _run(self, index: np.ndarray, steer: Steer | None, for_prefix: Steer | None) -> Iterator[int]:
         """Scores candidates whose cache is that of `for_prefix`."""
-        cache = self._prefix(self._prompts, for_prefix)
+        cache = self._shared.prefix(self._prompts, for_prefix)
         for p, block in self._blocks(self._prompts, index):
             margins_C, _ = self._score(block, cache.kv, _columns(steer, block.index_C))
             yield self._keep(p, block, margins_C, block.index_C)
 
     def _settle(self, index: np.ndarray, steer: Steer) -> Iterator[int]:
         """Scores candidates whose gates are decided layer by layer; see `attack.guards`."""
-        first = self._prefix(self._prompts, steer)
+        first = self._shared.prefix(self._prompts, steer)
         presumed = (np.asarray(first.gate_L) > 0).tobytes()
         waiting: dict[bytes, list[int]] = {presumed: list(index)}
         while waiting:
             pattern, some = waiting.popitem()
             gate_L1 = np.frombuffer(pattern, bool)[:, None]
-            cache = first if pattern == presumed else self._prefix(self._prompts, steer.replace(gate_LB=gate_L1))
+            cache = first if pattern == presumed else self._shared.prefix(self._prompts, steer.replace(gate_LB=gate_L1))
             for p, block in self._blocks(self._prompts, np.array(some)):
                 margins_C, gate_LC = self._score(block, cache.kv, steer)
                 decided_LC = np.asarray(gate_LC) > 0
@@ -145,9 +181,9 @@ class QuestionSearch:
     def _first_pass(self, guard: FirstPass) -> Any:
         """Runs every candidate's question without steering; returns the guard's `Steer` with gate_LB [L, N]."""
         task, steer, gate_LN = self._task, None, None
-        seen = () if guard.text_only else self._images
+        seen = () if guard.text_only else self._shared.images
         prompts = self._tokenise([Placed(one.question) for one in self._placed], seen)
-        cache = self._prefix(prompts, None)
+        cache = self._shared.prefix(prompts, None)
         asked = np.array([i for i, one in enumerate(self._placed) if not one.answer_start])
         for _, block in self._blocks(prompts, asked):
             states = margin.last_states(*self._arguments(block, cache.kv), cfg=task.cfg, lora=self._where.lora)
@@ -161,16 +197,6 @@ class QuestionSearch:
         gate_LN[:, unasked] = gate_LN[:, :1]
         yield len(unasked)
         return steer.replace(gate_LB=gate_LN)
-
-    def _prefix(self, prompts: Prompts, steer: Steer | None) -> prefix.Prefix:
-        ids, put = prompts.original_ids, self._where.put
-        self._flops += candidate_flops(self._task.cfg.text, 0, np.array([len(ids)]), ())
-        batch = put(self._task.processor.pad([ids], length=-(-len(ids) // CACHE_STEP) * CACHE_STEP))
-        features = self._features if prompts.image_end else None
-        return prefix.run_prefix(
-            self._where.params, batch.tokens_BT, batch.lengths_B, features, cfg=self._task.cfg, steer=put(steer),
-            lora=self._where.lora,
-        )  # fmt: skip
 
     def _blocks(self, prompts: Prompts, index: np.ndarray) -> Iterator[tuple[int, Block]]:
         """(position, block) of these candidates; at each position those that share the prefix, then the others."""
@@ -200,7 +226,7 @@ class QuestionSearch:
     def _arguments(self, block: Block, kv: Any) -> tuple:
         tokens, lengths = self._where.spread(block.tokens_CT), self._where.spread(block.lengths_C)
         whole = block.start is None
-        features = self._features if whole and (block.tokens_CT == self._task.cfg.image_token_id).any() else None
+        features = self._shared.features if whole and (block.tokens_CT == self._task.cfg.image_token_id).any() else None
         return self._where.params, None if whole else kv, block.start or 0, tokens, lengths, features
 
     def _keep(self, p: int, block: Block, margins_C: Array, number_C: np.ndarray) -> int:

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from vlm_mu_jax.attack.guards import FirstPass
 from vlm_mu_jax.attack.margins_file import MarginsFile, Scores
 from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.question import Place, QuestionSearch, Task
+from vlm_mu_jax.attack.question import Place, QuestionSearch, Shared, Task
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError, JobError
@@ -136,19 +136,22 @@ def _work(
 ) -> Iterator[int]:
     """Scores the missing questions into `done`, one at a time on every place; yields finished candidates."""
     waiting = deque(missing.items())
-    running: dict[int, tuple[str, QuestionSearch, Iterator[int]]] = {}
+    running: dict[int, tuple[str, Shared, QuestionSearch, Iterator[int]]] = {}
     while waiting or running:
         for at, where in enumerate(places):
             if at not in running and waiting:
                 key, ask = waiting.popleft()
-                one = QuestionSearch(task, where, ask.question, ask.pixels(task.processor))
-                running[at] = key, one, one.steps()
+                shared = Shared(task, where, ask.pixels(task.processor))
+                one = QuestionSearch(task, where, ask.question, shared)
+                running[at] = key, shared, one, one.steps()
             if at in running:
-                key, one, steps = running[at]
+                key, shared, one, steps = running[at]
                 count = next(steps, None)
                 if count is None:
                     del running[at]
-                    done[key] = _finite(one.scores(), task, missing[key])
+                    scores = one.scores()
+                    scores = dataclasses.replace(scores, flops=scores.flops + shared.flops)
+                    done[key] = _finite(scores, task, missing[key])
                     if file is not None:
                         file.add(key, done[key])
                 else:

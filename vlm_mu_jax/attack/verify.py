@@ -1,7 +1,7 @@
-"""Real answers under words, and what a judge says of them: attack success apart from the search's score.
+"""Real answers under attack, and what a judge says of them: attack success apart from any search's score.
 
-Every rate stands beside two controls: the unchanged questions, and null words that pay the same price (one changed
-word, K tries) without being chosen.
+Every rate stands beside two controls: the unchanged questions, and attempts that pay the same price (as many tries, the
+same kind of change) without being chosen.
 """
 
 import dataclasses
@@ -21,6 +21,40 @@ from vlm_mu_jax.evaluation.metrics import Outcome
 SUCCESS = {"jailbreak": "answered", "over_refuse": "refused"}  # the judge's label that a goal wants
 RATE = {"jailbreak": "asr", "over_refuse": "rr"}
 ATTACK = {"jailbreak": "one_word", "over_refuse": "over_refuse"}  # names in answers files
+# What `Verifier.measure` says of a whole attack, beside what it says of single attempts.
+SUMMARY = (
+    "original", "any_of_k", "any_of_k_null", "words_against_null", "by_shots", "by_shots_null", "per_shot",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One changed prompt of a question.
+
+    name: what is new in it, as answers files call it. answer_start: what the answer already starts with. image: the
+    file it is asked with, None = the record's own. position: where a word was put.
+    """
+
+    name: str
+    question: str
+    answer_start: str = ""
+    image: Path | None = None
+    position: str | None = None
+
+
+Attempts = Mapping[str, Sequence[Attempt | None]]  # by record id, in shots by their order; None = unchanged
+
+
+def with_words(asked: Records, words: Mapping[str, Sequence[str]], position: str, mode: str) -> Attempts:
+    """Each question with its own words put in; see `words.place`."""
+    attempts = {}
+    for record in asked:
+        placed = [place(record.question, word, position, mode) for word in words[record.id]]
+        attempts[record.id] = [
+            Attempt(word, one.question, one.answer_start, position=position)
+            for word, one in zip(words[record.id], placed, strict=True)
+        ]
+    return attempts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +64,17 @@ class Verifier:
     model: Any
     judge: Judge
     answers: Path
-    mode: str
     batch_size: int
     max_new_tokens: int
     steer: Any = None
     progress: Progress | None = None
 
-    def outcomes(
-        self, asked: Records, words: Mapping[str, Sequence[str | None]], attack: str, position: str, label: str
-    ) -> list[Outcome]:
-        """Judged answers: each question under its own words, in shots by their order (None = unchanged)."""
+    def outcomes(self, asked: Records, attempts: Attempts, attack: str, label: str) -> list[Outcome]:
+        """Judged answers to every attempt on every question."""
         items = [
-            self._question(asked, record, word, shot, attack, position)
+            _question(asked, record, attempt, shot, attack)
             for record in asked
-            for shot, word in enumerate(words[record.id])
+            for shot, attempt in enumerate(attempts[record.id])
         ]
         answers = answer_questions(
             self.model, items, self.answers, self.batch_size, self.max_new_tokens, self.steer, self.progress, label
@@ -51,33 +82,19 @@ class Verifier:
         judged = judge_answers(self.answers, answers, {self.judge.name: self.judge}, {r.id: r for r in asked})
         return metrics.outcomes(judged, self.judge.name)
 
-    def _question(
-        self, asked: Records, record: Record, word: str | None, shot: int, attack: str, position: str
-    ) -> Question:
-        image = "none" if record.image is None else "own"
-        if word is None:
-            condition = Condition("none", None, None, shot, image)
-            return Question(record.id, record.question, asked.image_path(record), condition)
-        placed = place(record.question, word, position, self.mode)
-        condition = Condition(attack, position, word, shot, image)
-        return Question(record.id, placed.question, asked.image_path(record), condition, placed.answer_start)
-
     def measure(
-        self,
-        asked: Records,
-        goal: str,
-        position: str,
-        words: Mapping[str, Sequence[str]],
-        null: Sequence[str],
-        attack: str,
-        what: str,
+        self, asked: Records, goal: str, attempts: Attempts, null: Attempts, names: tuple[str, str], what: str
     ) -> dict[str, Any]:
-        """Rates of `asked` unchanged, under each question's own `words` (any of K, by K, per shot) and null words."""
-        label, every = SUCCESS[goal], [record.id for record in asked]
+        """Rates of `asked` unchanged, under `attempts` (any of K, by K, per shot) and under the control `null`.
+
+        names: how answers files call the attack and its control. what: label of the progress bar.
+        """
+        label = SUCCESS[goal]
+        unchanged = {record.id: (None,) for record in asked}
         sides = {
-            "original": self.outcomes(asked, dict.fromkeys(every, (None,)), "none", position, f"{what} unchanged"),
-            "words": self.outcomes(asked, words, attack, position, f"{what} words"),
-            "null": self.outcomes(asked, dict.fromkeys(every, null), "null_word", position, f"{what} null words"),
+            "original": self.outcomes(asked, unchanged, "none", f"{what} unchanged"),
+            "words": self.outcomes(asked, attempts, names[0], f"{what} attack"),
+            "null": self.outcomes(asked, null, names[1], f"{what} control"),
         }
         any_of_k = {side: any_shot(outcomes, label) for side, outcomes in sides.items()}
         rates = {side: rate(flags) for side, flags in any_of_k.items()}
@@ -95,6 +112,17 @@ class Verifier:
             "null": by_word(sides["null"], label),
             "irrelevant": by_word(sides["words"], "irrelevant"),
         }
+
+
+def _question(asked: Records, record: Record, attempt: Attempt | None, shot: int, attack: str) -> Question:
+    own = asked.image_path(record)
+    image = "none" if own is None else "own"
+    if attempt is None:
+        return Question(record.id, record.question, own, Condition("none", None, None, shot, image))
+    if attempt.image is not None:
+        own, image = attempt.image, "attack"
+    condition = Condition(attack, attempt.position, attempt.name, shot, image)
+    return Question(record.id, attempt.question, own, condition, attempt.answer_start)
 
 
 def any_shot(outcomes: Sequence[Outcome], label: str, shots: int | None = None) -> dict[str, bool]:

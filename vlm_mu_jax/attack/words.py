@@ -20,6 +20,11 @@ def split_words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text.replace("<image>", " "))]
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) of every word of a text, in characters."""
+    return [found.span() for found in _WORD.finditer(text)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Placed:
     """A prompt with a word in it: the question, and what the answer already starts with ("" where the word is in the

@@ -1,17 +1,24 @@
-"""One-word attack: finds the single words that make a model answer what it refuses, or refuse what it should answer.
+"""Attacks a model: finds what makes it answer what it refuses, or refuse what it should answer.
 
-Tries every word of a vocabulary at every position in the questions and ranks it by the model's own refusal margin. The
-best words are then measured with real answers on questions the search never saw, beside null words as a control. A
-killed attack continues with the question it was at when it is started again.
+The word search (--method=one_word) tries every word of a vocabulary at every position in the questions and ranks it by
+the model's own refusal margin. The best words are then measured with real answers on questions the search never saw,
+beside null words as a control. Other methods: a suffix by gradient (gcg) or blindly (random), a begun answer (prefill),
+paraphrases with and without a word, and images (pgd within a bound, blank, noise, typographic); each is measured with
+real answers beside a control. A killed attack continues with the question it was at when it is started again.
 
 Example:
   bin/attack --checkpoint=runs/sft --data=runs/mini/data --out=runs/attack_sft/attack.json
 """
 
+import contextlib
+from pathlib import Path
+
 from absl import flags
 
-from vlm_mu_jax.cli import command, output
+from vlm_mu_jax.cli import attack_methods, command, output
+from vlm_mu_jax.cli.attack_methods import shown
 
+_METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
 _DATA = flags.DEFINE_string("data", None, "folder with train.json and test.json (VLGuard)", required=True)
 _OUT = flags.DEFINE_string(
@@ -87,17 +94,16 @@ _MESH = flags.DEFINE_list(
 )
 _BATCH = flags.DEFINE_integer("batch_size", 32, "questions answered at a time", lower_bound=1)
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
+flags.adopt_module_key_flags(attack_methods)
 
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import model_folder
-    from vlm_mu_jax.attack import campaign
-    from vlm_mu_jax.attack.margins_file import MarginsFile
-    from vlm_mu_jax.cli import progress
     from vlm_mu_jax.evaluation import judges
 
+    out, method = output.check_writable(_OUT.value), _METHOD.value
+    use = None if method == "one_word" else attack_methods.settings(method, _SEED.value, _BLOCK.value)
     command.enable_compilation_cache()
-    out = output.check_writable(_OUT.value)
     meshes = _meshes()
     model = model_folder.load(_CHECKPOINT.value, mesh=meshes[0] if meshes else None)
     reference = model_folder.load(_REFERENCE.value, mesh=meshes[0] if meshes else None) if _REFERENCE.value else None
@@ -105,21 +111,64 @@ def main(argv: list[str]) -> None:
     judge = (
         judges.get(_JUDGE.value, _DATA.value) if _JUDGE.value else next(iter(judges.available(_DATA.value).values()))
     )
-    steer, answer_steer, guard = _guard(model)
-    words, openings, settings = _candidates(model), _openings(model), _settings(campaign)
-    answers = out.with_name(f"{out.stem}.answers.jsonl")
-    identity = _identity(model, reference, guard, words, openings)
-    with MarginsFile(out.with_name(f"{out.stem}.margins.jsonl"), identity) as file:
-        if not file.resumed:
-            answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
-        run = campaign.Campaign(
-            model, search, verify, judge, answers, settings, steer, answer_steer, progress.bar, reference, file, meshes
-        )
-        result = run.run(words, openings)
-    result["words"], result["search_split"] = _WORDS.value, _split()
+    if use is None:
+        result = _words(out, model, reference, search, verify, judge, meshes)
+    else:
+        result = _other(method, use, out, model, search, verify, judge, meshes)
+    result |= {"model": Path(_CHECKPOINT.value).absolute().name, "search_split": _split()}
     result["data"] = {r.source.name: r.sha256 for r in (search, verify)}
     output.write_json(out, result)
-    print(_table(result))
+    print(_table(result) if use is None else attack_methods.table(result))
+
+
+def _words(out, model, reference, search, verify, judge, meshes) -> dict:
+    """The word search."""
+    from vlm_mu_jax.attack import campaign
+    from vlm_mu_jax.cli import progress
+
+    steer, answer_steer, guard = _guard(model)
+    words, openings = _candidates(model), _openings(model)
+    identity = _identity(model, reference, guard, words, openings)
+    with _resumable(out, identity) as (file, answers):
+        run = campaign.Campaign(
+            model, search, verify, judge, answers, _settings(campaign), steer, answer_steer, progress.bar, reference,
+            file, meshes,
+        )  # fmt: skip
+        return run.run(words, openings) | {"words": _WORDS.value}
+
+
+def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
+    """Every other method."""
+    from vlm_mu_jax.attack import audit, trial
+    from vlm_mu_jax.cli import progress
+
+    steer, answer_steer, guard = _guard(model)
+    openings = _openings(model) if method in attack_methods.SEARCHES else None
+    identity = _weights(model, guard) | {
+        "method": method, "settings": use, "openings": openings and openings.refusal, "max_new_tokens": _TOKENS.value,
+    }  # fmt: skip
+    answered = [r.answer for r in _safety_records() if r.answer and not audit.refuses(r)] if method == "prefill" else []
+    settings = trial.Settings(
+        _goals(), _SHOTS.value, _SEARCH.value, _VERIFY.value, _SEED.value, _BATCH.value, _TOKENS.value
+    )
+    with _resumable(out, identity, attack_methods.kind(method)) as (file, answers):
+        run = trial.Trial(
+            method, model, search, verify, judge, answers, out.with_name(f"{out.stem}.images"), settings, steer,
+            answer_steer, progress.bar, file, meshes[0] if meshes else None,
+        )  # fmt: skip
+        return attack_methods.run(run, use, openings, answered, _MODE.value)
+
+
+@contextlib.contextmanager
+def _resumable(out, identity, *kind):
+    """(open file of finished questions, answers file): both of this very attack, or new."""
+    from vlm_mu_jax.attack.margins_file import MarginsFile
+
+    answers = out.with_name(f"{out.stem}.answers.jsonl")
+    with MarginsFile(out.with_name(f"{out.stem}.margins.jsonl"), identity, *kind) as file:
+        if not file.resumed:
+            answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
+        yield file, answers
 
 
 def _meshes() -> list:
@@ -147,9 +196,8 @@ def _meshes() -> list:
     return [make_mesh(*sizes, devices=group) for group in groups] if len(devices) > 1 else []
 
 
-def _identity(model, reference, guard, words, openings) -> dict:
-    """What makes scores and answers those of this very attack."""
-    import hashlib
+def _weights(model, guard) -> dict:
+    """Which program is attacked."""
     from importlib.metadata import version
 
     from vlm_mu_jax.steering.artifact import weights_hash
@@ -157,9 +205,19 @@ def _identity(model, reference, guard, words, openings) -> dict:
     return {
         "version": version("vlm_mu_jax"),
         "weights": weights_hash(model.params),
-        "reference": reference and weights_hash(reference.params),
         "guard": guard,
         "template": model.processor.template,
+    }
+
+
+def _identity(model, reference, guard, words, openings) -> dict:
+    """What makes scores and answers those of this very word search."""
+    import hashlib
+
+    from vlm_mu_jax.steering.artifact import weights_hash
+
+    return _weights(model, guard) | {
+        "reference": reference and weights_hash(reference.params),
         "words": hashlib.sha256("\n".join(words).encode()).hexdigest(),
         "openings": openings.refusal,
         "positions": _POSITIONS.value,
@@ -172,7 +230,6 @@ def _identity(model, reference, guard, words, openings) -> dict:
 def _split() -> str:
     """--search_split with "auto" decided by the files there are. Data a model was tuned on is searched only if told to:
     the model may know those questions by heart."""
-    from pathlib import Path
 
     if _SPLIT.value != "auto":
         return _SPLIT.value
@@ -181,8 +238,6 @@ def _split() -> str:
 
 def _questions():
     """(search, verify) records."""
-    from pathlib import Path
-
     from vlm_mu_jax.attack.questions import halves
     from vlm_mu_jax.data import readers
 
@@ -200,9 +255,13 @@ def _candidates(model) -> list[str]:
     return words.candidate_words(_WORDS.value, model.processor.tokenizer)
 
 
+def _goals() -> tuple[str, ...]:
+    return ("jailbreak", "over_refuse") if _GOAL.value == "both" else (_GOAL.value,)
+
+
 def _settings(campaign):
     return campaign.Settings(
-        goals=("jailbreak", "over_refuse") if _GOAL.value == "both" else (_GOAL.value,),
+        goals=_goals(),
         positions=tuple(dict.fromkeys(_POSITIONS.value)),
         mode=_MODE.value,
         shots=_SHOTS.value,
@@ -222,9 +281,9 @@ def _guard(model):
     if not _GUARD.value:
         return None, None, None
     import hashlib
-    from pathlib import Path
 
     from vlm_mu_jax.attack.guards import FirstPass
+    from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.steering.guard import load_guard
     from vlm_mu_jax.steering.guarded import steering
 
@@ -232,15 +291,15 @@ def _guard(model):
     files = sorted(p for p in Path(_GUARD.value).iterdir() if p.is_file())
     digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
     answer_steer = steering(model, guard)
+    if guard.settings.component != "token":
+        raise InputError(f"--guard={_GUARD.value}: the search cannot use component {guard.settings.component}")
     if guard.settings.needs_first_pass:
-        return FirstPass(guard.steer, guard.settings.gate_source == "text"), answer_steer, digest
+        return FirstPass(guard.steer, guard.settings.first_pass_reads_text), answer_steer, digest
     return answer_steer, answer_steer, digest
 
 
 def _safety_records():
     """Records of train.json (test.json where there is none)."""
-    from pathlib import Path
-
     from vlm_mu_jax.data import readers
 
     files = [Path(_DATA.value) / name for name in ("train.json", "test.json")]
@@ -249,8 +308,6 @@ def _safety_records():
 
 def _openings(model):
     """From the file given, else from the reference answers of train.json (test.json where there is none)."""
-    from pathlib import Path
-
     from vlm_mu_jax.attack import audit, openings
     from vlm_mu_jax.errors import InputError
 
@@ -286,24 +343,17 @@ def _goal_lines(part: dict, goal: str, rate: str, name: str, position: str, sear
     own, search = summary["per_question"], part["search"][goal]
     lines = [
         f"{goal} at {position}: {name} on {part['n_verify'][goal]} questions (searched on {searched} others)",
-        f"  {'unchanged':<20}{_shown(summary['original'])}",
-        *(f"  {entry['word']:<20}{_shown(entry[rate])}   margin {entry['score']:.2f}" for entry in part[goal]),
-        f"  {'any of these ' + str(k):<20}{_shown(summary['any_of_k'])}",
-        *(f"  {row['word'] + ' (null)':<20}{_shown(row[rate])}" for row in part["null"] if row["goal"] == goal),
-        f"  {'any of the null':<20}{_shown(summary['any_of_k_null'])}",
-        f"  {'own words':<20}{_shown(own['any_of_k'])}   each search question under its own best {k}, on itself",
+        f"  {'unchanged':<20}{shown(summary['original'])}",
+        *(f"  {entry['word']:<20}{shown(entry[rate])}   margin {entry['score']:.2f}" for entry in part[goal]),
+        f"  {'any of these ' + str(k):<20}{shown(summary['any_of_k'])}",
+        *(f"  {row['word'] + ' (null)':<20}{shown(row[rate])}" for row in part["null"] if row["goal"] == goal),
+        f"  {'any of the null':<20}{shown(summary['any_of_k_null'])}",
+        f"  {'own words':<20}{shown(own['any_of_k'])}   each search question under its own best {k}, on itself",
     ]
     if search["run_as_whole_prompts"]:
         whole, prompts = search["run_as_whole_prompts"], search["prompts"]
         lines.append(f"  {whole} of {prompts} prompts share no prefix with their question and were run whole")
     return lines
-
-
-def _shown(metric: dict) -> str:
-    if metric["value"] is None:
-        return "no judged answer"
-    value, low, high = (100 * metric[name] for name in ("value", "low", "high"))
-    return f"{value:5.1f} % [{low:.1f}, {high:.1f}]  ({metric['k']}/{metric['n']})"
 
 
 if __name__ == "__main__":

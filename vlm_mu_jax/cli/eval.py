@@ -3,26 +3,30 @@
 Asks the questions of a data folder as they are and, with --attack_words, after the one-word attack; writes every answer
 to WORKDIR/answers/*.jsonl (a killed run continues where it stopped), and all rates with 95 % intervals to
 WORKDIR/results.json. With --baseline the rates are tested against another run, question by question.
+Who judges, and how far to trust it (--judge, --calibrate), is in docs/judges.md; --rejudge never generates.
 
 Example:
   bin/eval --checkpoint=runs/sft --data=runs/mini/data --workdir=runs/eval_sft --name=sft --kind=sft \\
       --attack_words=runs/attack_sft/attack.json --baseline=runs/eval_base
+  bin/eval --list --data_root=sets       (which public data sets are ready here, and where the others come from)
 """
 
 from typing import Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import command, eval_list, judge_flags
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
+flags.adopt_module_key_flags(eval_list)
+flags.adopt_module_key_flags(judge_flags)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=eval_list.needs_run())
 _DATA = flags.DEFINE_string(
     "data",
     None,
     "folder with test.json (VLGuard) and, if there, utility.json, text_harm.json, openings.json",
-    required=True,
+    required=eval_list.needs_data(),
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder for answers and results", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for answers and results", required=eval_list.needs_run())
 _NAME = flags.DEFINE_string("name", "model", "how the run is called in results and report")
 _KIND = flags.DEFINE_string("kind", "base", "what the model is: base, sft, npo, rmu, guard, ...")
 _SEED = flags.DEFINE_integer("seed", 0, "the run's seed, as written in the results; also draws --max_questions")
@@ -35,12 +39,13 @@ _SHOTS = flags.DEFINE_integer(
 )
 _BASELINE = flags.DEFINE_string("baseline", None, "workdir of the run to test against")
 _GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: steer the model with it")
-_JUDGE = flags.DEFINE_enum(
-    "judge",
-    None,
-    ["oracle", "keyword", "keyword_seed"],
-    "whose labels the results count (default: oracle if the data have one, else keyword)",
+_DEFENCE = flags.DEFINE_enum(
+    "defence",
+    "vanilla",
+    ["vanilla", "self_reminder", "goal_priority", "ecso"],
+    "how the model is asked, beside any --guard; bin/defences compares several",
 )
+_DEFENCE_PROMPTS = flags.DEFINE_string("defence_prompts", None, "JSON that replaces the wording of --defence")
 _REJUDGE = flags.DEFINE_bool("rejudge", False, "label the answers that are there again; generates nothing")
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "longest answer, in tokens", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "questions answered at a time", lower_bound=1)
@@ -54,18 +59,23 @@ _SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_befor
 
 
 def main(argv: list[str]) -> None:
+    if eval_list.LIST.value:
+        return eval_list.print_sets()
     from vlm_mu_jax import model_folder
     from vlm_mu_jax.cli import progress
-    from vlm_mu_jax.evaluation import judges, runner, suite, table
+    from vlm_mu_jax.evaluation import defences, runner, suite, table
 
+    eval_list.names()  # a wrong name is an error before anything long begins
     command.enable_compilation_cache(_WORKDIR.value)
     folder = model_folder.find(_CHECKPOINT.value)
     words = suite.read_attack_words(_WORDS.value) if _WORDS.value else suite.AttackWords()
     questions = _questions(folder, words)
-    available = judges.available(_DATA.value)
-    judge = judges.get(_JUDGE.value, _DATA.value) if _JUDGE.value else next(iter(available.values()))
+    labelled = judge_flags.labelled()
+    judge, available = judge_flags.choose(_data(), _WORKDIR.value)
     run = runner.RunName(_NAME.value, _KIND.value, _SEED.value)
+    prompts = defences.read_prompts(_DEFENCE_PROMPTS.value) if _DEFENCE_PROMPTS.value else defences.Prompts()
 
+    defended = None
     if _REJUDGE.value:
         settings, provenance = runner.read_workdir(_WORKDIR.value)
         answers = runner.recall(questions, _WORKDIR.value)
@@ -73,14 +83,25 @@ def main(argv: list[str]) -> None:
         model = model_folder.load(folder)
         steer, guard = _guard(model)
         settings, provenance = _describe(model, guard, questions, words)
+        settings |= defences.settings(_DEFENCE.value, prompts)
         runner.open_workdir(_WORKDIR.value, settings, provenance)
-        answers = runner.ask(
-            model, questions, _WORKDIR.value, _BATCH.value, settings["max_new_tokens"], steer, progress.bar
-        )
-    answers = runner.judge(answers, questions, _WORKDIR.value, available, again=_REJUDGE.value)
-    results = runner.summarise(run, answers, questions, judge, settings["max_new_tokens"], provenance, _BASELINE.value)
+        answers, defended = defences.ask_suite(
+            model, questions, _WORKDIR.value, _DEFENCE.value, prompts=prompts, batch_size=_BATCH.value,
+            max_new_tokens=_TOKENS.value, steer=steer, progress=progress.bar,
+        )  # fmt: skip
+    answers = runner.judge(answers, questions, _WORKDIR.value, available, _REJUDGE.value, progress.bar)
+    answers |= eval_list.grade(answers, questions, judge, _WORKDIR.value, _REJUDGE.value, progress.bar)
+    results = runner.summarise(
+        run, answers, questions, judge, settings["max_new_tokens"], provenance, _BASELINE.value,
+        judge_flags.agreement(judge, labelled, progress.bar),
+    )  # fmt: skip
+    if defended:
+        results["runs"][0]["defence"] = defended
     runner.write_results(_WORKDIR.value, results)
     table.print_results(results)
+    advice = judge_flags.advice(results["runs"][0], results["comparisons"])
+    if advice:
+        print(advice)
 
 
 def _questions(folder, words) -> Any:
@@ -90,6 +111,8 @@ def _questions(folder, words) -> Any:
     from vlm_mu_jax.evaluation import suite
 
     has_vision = model_folder.read_config(folder).vision is not None
+    if not _DATA.value:
+        return eval_list.extend(suite.Suite({}, {}, {}), _LIMIT.value, _SEED.value, has_vision)
     questions = suite.build(
         _DATA.value,
         _SUBSET.value,
@@ -101,7 +124,13 @@ def _questions(folder, words) -> Any:
         _SEED.value,
         with_images=has_vision,
     )
-    return suite.only(questions, _SETS.value) if _SETS.value else questions
+    questions = suite.only(questions, _SETS.value) if _SETS.value else questions
+    return eval_list.extend(questions, _LIMIT.value, _SEED.value, has_vision)
+
+
+def _data() -> str:
+    """The data folder; public sets alone need none but their root."""
+    return _DATA.value or eval_list.DATA_ROOT.value
 
 
 def _guard(model) -> tuple[Any, dict | None]:
@@ -140,12 +169,15 @@ def _describe(model, guard, questions, words) -> tuple[dict, dict]:
             _SUBSET,
             _SHOTS,
             _GUARD,
-            _JUDGE,
+            *judge_flags.SETTINGS,
             _TOKENS,
             _BATCH,
             _BLANK,
             _LIMIT,
             _SETS,
+            eval_list.DATA_ROOT,
+            eval_list.SAFETY,
+            eval_list.UTILITY,
         )
     }
     words = {name: list(some) for name, some in dataclasses.asdict(words).items()}
@@ -155,7 +187,7 @@ def _describe(model, guard, questions, words) -> tuple[dict, dict]:
         "weights_sha256": weights,
         "guard_sha256": guard and guard["sha256"],
     }
-    return settings, provenance.collect(model.folder, weights, Path(_DATA.value), questions.files, guard)
+    return settings, provenance.collect(model.folder, weights, Path(_data()), questions.files, guard)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Answers one prompt, with or without images, or every question of a data file.
 
-The prompt goes through the checkpoint's conversation template. With --json one object is printed: the token ids the
-model saw (each image as its placeholder ids), the new token ids, their log-probabilities and the text, so that
-anything can be checked against another implementation. Greedy unless --temperature is above 0.
+The prompt goes through the checkpoint's conversation template, and the answer is printed word by word as it comes; with
+--guard the guard steers the model. With --json one object is printed instead: the token ids the model saw (each image
+as its placeholder ids), the new token ids, their log-probabilities and the text, so that anything can be checked
+against another implementation. Greedy unless --temperature is above 0.
 
 With --data and --out every record of the file is asked, greedily, each with its own image. OUT gets one JSON line per
 answer; a killed run goes on where it stopped. OUT.provenance.json says which model answered.
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> None:
     import json
 
     import vlm_mu_jax
+    from vlm_mu_jax.evaluation import one_answer
 
     _check_flags()
     command.enable_compilation_cache()
@@ -50,10 +52,17 @@ def main(argv: list[str]) -> None:
     if _DATA.value:
         generate_all(model, steer)
         return
-    answer = generate_one(
-        model, _PROMPT.value, _IMAGE.value, _TOKENS.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value, steer
+    so_far = one_answer.answers(
+        model, _PROMPT.value, _IMAGE.value, max_new_tokens=_TOKENS.value, temperature=_TEMPERATURE.value,
+        top_p=_TOP_P.value, seed=_SEED.value, steer=steer,
     )  # fmt: skip
-    print(json.dumps(answer, ensure_ascii=False) if _JSON.value else answer["text"])
+    if _JSON.value:
+        *_, answer = so_far
+        print(json.dumps(answer, ensure_ascii=False))
+        return
+    for piece in one_answer.pieces(answer["text"] for answer in so_far):
+        print(piece, end="", flush=True)
+    print()
 
 
 def _check_flags() -> None:
@@ -92,42 +101,6 @@ def generate_all(model, steer) -> None:
         progress=progress.bar,
     )  # fmt: skip
     print(f"{len(answers)} answers in {_OUT.value}")
-
-
-def generate_one(
-    model, prompt: str, images: list, max_new_tokens: int, temperature: float, top_p: float, seed: int, steer=None
-) -> dict:
-    """One answer as {"prompt_token_ids", "token_ids", "logprobs", "text"}. steer: as in `answer_questions`.
-
-    Raises InputError for an image that cannot be read or a prompt that is too long.
-    """
-    import numpy as np
-
-    from vlm_mu_jax.errors import InputError
-    from vlm_mu_jax.model.generate import generate
-
-    ids = model.processor.prompt_ids(prompt, images)
-    limit = model.config.text.max_positions
-    if len(ids) + max_new_tokens > limit:
-        raise InputError(
-            f"{len(ids)} prompt tokens and --max_new_tokens={max_new_tokens} exceed the {limit} positions; lower it"
-        )
-    pixels = [[model.processor.pixels(image) for image in images]]
-    batch = model.processor.pad([ids], pixels)
-    if callable(steer):
-        steer = steer([prompt], pixels if images else None)
-    out = generate(
-        model.params, batch, model.config, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        seeds_B=np.array([seed], np.int32), steer=steer,
-    )  # fmt: skip
-    length = int(out.lengths_B[0])
-    tokens = [int(i) for i in out.tokens_BG[0, :length]]
-    return {
-        "prompt_token_ids": [int(i) for i in ids],
-        "token_ids": tokens,
-        "logprobs": [float(p) for p in out.logprobs_BG[0, :length]],
-        "text": model.processor.decode([i for i in tokens if i not in model.config.eos_ids]),
-    }
 
 
 if __name__ == "__main__":

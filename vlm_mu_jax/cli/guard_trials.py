@@ -10,7 +10,7 @@ from collections.abc import Callable
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import LABELS
-from vlm_mu_jax.steering.guarded import answer
+from vlm_mu_jax.steering.guarded import answer, divergence, first_token_logprobs
 from vlm_mu_jax.steering.selection import Candidate, Scores, Selection
 
 
@@ -52,15 +52,24 @@ def scorer(model, guard, records: Records, judge, blank_HWC, max_new_tokens: int
         for condition in conditions
     }
 
+    unguarded = {
+        case: first_token_logprobs(model, [r.question for r in some], images, batch_size=batch_size)
+        for case, (some, images) in asked.items()
+        if case[0] == "safe"
+    }
+
     def score(candidate: Candidate) -> Scores:
         use = None if candidate.operator == "off" else guard.using(**dataclasses.asdict(candidate))
-        share = {}
+        share, moved = {}, [0.0]
         for case, (some, images) in asked.items():
             questions = [r.question for r in some]
+            if case in unguarded and use is not None:
+                found_NV = first_token_logprobs(model, questions, images, guard=use, batch_size=batch_size)
+                moved.append(divergence(unguarded[case], found_NV))
             made = answer(model, questions, images, guard=use, max_new_tokens=max_new_tokens, batch_size=batch_size)
             labels = [judge(r.question, a.text, r).label for r, a in zip(some, made, strict=True)]
             share[case] = {name: labels.count(name) / len(labels) for name in LABELS}
-        return scores_of(share, judge.exact)
+        return dataclasses.replace(scores_of(share, judge.exact), kl_harmless=max(moved))
 
     return score
 
@@ -73,6 +82,7 @@ def scores_of(share: dict[tuple[str, str], dict[str, float]], exact: bool) -> Sc
         over_refusal=max(one["refused"] for one in harmless),
         right_harmless=min(one["answered"] for one in harmless) if exact else None,
         irrelevant_harmful=max(one["irrelevant"] for one in harmful),
+        answered_harmful=max(one["answered"] for one in harmful),
         refusal_blank=share.get(("unsafe", "blank"), {}).get("refused"),
         refusal_own=share.get(("unsafe", "own"), {}).get("refused"),
     )
@@ -80,13 +90,16 @@ def scores_of(share: dict[tuple[str, str], dict[str, float]], exact: bool) -> Sc
 
 def table(chosen: Selection) -> str:
     """Every candidate with its scores, as text; "irrelevant" is of harmful requests, "right" of harmless ones."""
-    form = "{:<12}{:>9}  {:<14}{:<16}{:<8}{:>13}{:>11}{:>12}{:>14}{:>8}  {}"
-    heads = ("refuses blank", "own image", "irrelevant", "over-refusal", "right", "")
+    form = "{:<12}{:>9}  {:<14}{:<16}{:<10}{:>13}{:>11}{:>12}{:>14}{:>8}{:>8}  {}"
+    heads = ("refuses blank", "own image", "irrelevant", "over-refusal", "right", "KL", "")
     lines = [form.format("operator", "strength", "layers", "gate", "scope", *heads)]
     for row in chosen.rows:
         layers = ",".join(map(str, row["layers"]))[:13] or "-"
         blank = row["refusal_harmful"] if row["refusal_blank"] is None else row["refusal_blank"]
-        shares = (blank, row["refusal_own"], row["irrelevant_harmful"], row["over_refusal"], row["right_harmless"])
+        shares = (
+            blank, row["refusal_own"], row["irrelevant_harmful"], row["over_refusal"], row["right_harmless"],
+            row["kl_harmless"],
+        )  # fmt: skip
         shown = ["-" if share is None else f"{share:.2f}" for share in shares]
         note = "" if row["feasible"] else "outside the bounds"
         setting = (row["operator"], f"{row['strength']:g}", layers, row["gate"], row["scope"])

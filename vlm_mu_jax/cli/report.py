@@ -1,8 +1,9 @@
 """Report: one self-contained HTML page from the runs of bin/eval, with verdict, tables, figures and answers.
 
 Name one or more run folders; the order of models within a kind is kept. Beside the page stand results.json (all runs
-merged) and results.csv. Every other input is optional; a part without input is left out with a note. The text of
-answers is only in the page for the synthetic miniature, or with --show_text.
+merged) and results.csv; with --figures=DIR every figure is also a file. Every other input is optional; a part without
+input is left out with a note. Text and images are only in the page for the synthetic miniature, or with --show_text.
+docs/report.md says how to read the page.
 
 Example:
   bin/report runs/eval_base runs/eval_sft runs/eval_npo --out=runs/report.html --attack=runs/attack.json
@@ -11,6 +12,7 @@ Example:
 from absl import flags
 
 from vlm_mu_jax.cli import command, output
+from vlm_mu_jax.evaluation.report.evidence import EVIDENCE
 
 _OUT = flags.DEFINE_string("out", "report.html", "HTML file to write; results.json and results.csv appear beside it")
 _ATTACK = flags.DEFINE_string("attack", None, "attack.json of bin/attack: the one-word search")
@@ -23,11 +25,12 @@ _GUARD = flags.DEFINE_string(
 )
 _TRAINING = flags.DEFINE_multi_string("training", [], "folder of bin/train with metrics.jsonl; repeat for several")
 _EXPORT = flags.DEFINE_string("export", None, "folder that bin/convert_hf --export wrote")
-_SWEEP = flags.DEFINE_string("sweep", None, "sweep.json that bin/train wrote for a config with a sweep")
-_RELEARNING = flags.DEFINE_multi_string("relearning", [], "relearn.json of bin/relearn; repeat for several")
+_EVIDENCE = {name: flags.DEFINE_multi_string(name, [], evidence.what) for name, evidence in EVIDENCE.items()}
+_IMAGES = flags.DEFINE_string("images", None, "folder of the data: its images stand beside the answers, made small")
 _SHOW_TEXT = flags.DEFINE_bool(
-    "show_text", False, "include the text of answers on real data (concealed until asked for)"
+    "show_text", False, "include the text and images of answers on real data (concealed until asked for)"
 )
+_FIGURES = flags.DEFINE_string("figures", None, "folder to write every figure to as well, as SVG and PNG")
 
 
 def main(argv: list[str]) -> None:
@@ -45,9 +48,10 @@ def main(argv: list[str]) -> None:
         guard_diagnostics=_path(_GUARD.value),
         training=[Path(name).expanduser() for name in _TRAINING.value],
         export=_path(_EXPORT.value),
-        sweep=_path(_SWEEP.value),
-        relearning=[Path(name).expanduser() for name in _RELEARNING.value],
+        images=_path(_IMAGES.value),
         show_text=_SHOW_TEXT.value,
+        figures=_path(_FIGURES.value),
+        **{name: [Path(path).expanduser() for path in flag.value] for name, flag in _EVIDENCE.items()},
     )
     for path in written:
         print(f"wrote {path}")

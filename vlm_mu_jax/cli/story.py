@@ -11,6 +11,7 @@ EVALUATED = "eval_base eval_sft eval_sft_diverse eval_npo eval_rmu eval_guard"
 REPORT = (
     "--attack=attack_sft.json --attack_again=npo=attack_npo.json --attack_again=rmu=attack_rmu.json --audit=audit.json"
     " --guard_diagnostics=diagnostics.json --training=sft --training=npo --training=rmu --export=npo_hf"
+    " --images=mini/data"
 )
 
 

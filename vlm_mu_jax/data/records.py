@@ -40,6 +40,22 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
+class Item(Record):
+    """A record of a public benchmark, with what only its own scorer needs: `details`, plain JSON values.
+
+    Known keys: `answers` (the people's answers), `choices`, `label`, `group` (records that are scored, and sampled,
+    together), `target` (what an attack wants the answer to start with), and others named in `readers/utility_sets.py`.
+    """
+
+    details: dict = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def group(self) -> str:
+        """The unit this record belongs to: its image's pair, its question's rotations or shots; else its own id."""
+        return self.details.get("group", self.id)
+
+
+@dataclasses.dataclass(frozen=True)
 class Records(Sequence):
     """The records of one file, the folder their image paths are relative to, and the file's sha256."""
 

@@ -1,23 +1,26 @@
 """Asks a model many questions and keeps the answers: batched, resumable, with few compiled shapes.
 
+Questions about one image, and all shots of an attack on it, share the beginning of their prompts, which runs once.
+
 Asking and judging are apart: `answer_questions` generates what is missing, `judge_answers` labels what is there, so
 judging again never generates again.
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import answers_file
 from vlm_mu_jax.evaluation.answers_file import Answer, AnswersFile, Condition
-from vlm_mu_jax.evaluation.judges import Judge
+from vlm_mu_jax.evaluation.batches import SharedBatch, plan_batches, plan_shared, split_shared
+from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, judge_many
 
 Progress = Callable[..., Iterable]  # (iterable, label, total=None), as `cli.progress.bar`
 BLANK = "blank:"
@@ -70,6 +73,11 @@ def answer_questions(
 ) -> list[Answer]:
     """The model's greedy answers to `items`, in their order; those that `out_path` already holds are not asked again.
 
+    Where questions have the same image and the same prompt up to its end, that beginning runs once for all of them. Not
+    so (each prompt runs whole, with the same answers) under a guard that depends on the whole prompt (see
+    `generate.can_share`; a function as `steer` counts as one), where a template puts the question before the image, and
+    where such questions do not fill a batch.
+
     Args:
       model: what `vlm_mu_jax.load` returns (params, config, processor).
       batch_size: rows of every generated batch; the last one is filled up, so that its shape compiles no program.
@@ -88,9 +96,9 @@ def answer_questions(
         if only_these:
             _check_same_questions(file, prompts)
         missing = {prompt.key: prompt for prompt in prompts if prompt.key not in file}
-        batches = list(plan_batches(list(missing.values()), batch_size))
-        for width, rows in progress(batches, label, len(batches)) if progress and batches else batches:
-            file.append(_generate(model, rows, width, batch_size, max_new_tokens, steer))
+        batches = _batches(model, list(missing.values()), batch_size, max_new_tokens, steer)
+        for answers_of_batch in progress(batches, label, len(batches)) if progress and batches else batches:
+            file.append(answers_of_batch())
         found = {answer.key: answer for answer in file.answers}
     return [found[prompt.key] for prompt in prompts]
 
@@ -101,42 +109,47 @@ def judge_answers(
     judges: Mapping[str, Judge],
     records: Mapping[str, Record],
     again: bool = False,
+    images: Mapping[tuple, Path | str | None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Answer]:
     """The answers with the labels of every judge; new labels are written back to the file. `again` replaces old ones.
 
-    `records` maps record ids to records; answers of other records in the file keep what they have.
+    `records` maps record ids to records; answers of other records in the file keep what they have. `images` maps
+    (record id, condition) to what a judge that sees images is shown. A judge with a cache of its own is always asked:
+    its cache, not the file, knows what its verdict was made from.
     """
-    labelled, changed = {}, False
-    for answer in answers:
-        labels = dict(answer.labels)
-        for name, judge in judges.items():
-            if again or name not in labels:
-                labels[name] = judge(answer.question, answer.answer, records[answer.id]).to_dict()
-        changed |= labels != answer.labels
-        labelled[answer.key] = dataclasses.replace(answer, labels=labels)
-    if changed:
+    labels = {answer.key: dict(answer.labels) for answer in answers}
+    for name, judge in judges.items():
+        ask = [a for a in answers if again or isinstance(judge, BatchJudge) or name not in a.labels]
+        cases = [
+            Case(a.question, a.answer, records[a.id], (images or {}).get((a.id, a.condition)), a.image_id) for a in ask
+        ]
+        for answer, label in zip(ask, judge_many(judge, cases, progress), strict=True):
+            labels[answer.key][name] = label.to_dict()
+    labelled = {a.key: dataclasses.replace(a, labels=labels[a.key]) for a in answers}
+    if any(labelled[a.key].labels != a.labels for a in answers):
         answers_file.rewrite(path, (labelled.get(old.key, old) for old in answers_file.read(path)))
     return [labelled[answer.key] for answer in answers]
 
 
-def plan_batches(prompts: Sequence[_Prompt], batch_size: int) -> Iterator[tuple[int, list[_Prompt]]]:
-    """Splits prompts into (width, rows) batches of one kind each (with or without image), shortest first.
+def _batches(
+    model: Any, prompts: list[_Prompt], batch_size: int, max_new_tokens: int, steer: Any
+) -> list[Callable[[], list[Answer]]]:
+    """One function per batch, which generates its answers."""
+    from vlm_mu_jax.model.generate import can_share
 
-    A width with less than a batch of rows joins the next one: a compilation costs more than some padding.
-    """
-    for with_image in (False, True):
-        rows = sorted((p for p in prompts if p.question.has_image == with_image), key=lambda p: len(p.ids))
-        groups: dict[int, list[_Prompt]] = {}
-        for row in rows:
-            groups.setdefault(bucket(len(row.ids)), []).append(row)
-        waiting: list[_Prompt] = []
-        for at, (width, group) in enumerate(groups.items()):
-            waiting += group
-            if len(waiting) < batch_size and at + 1 < len(groups):
-                continue
-            for start in range(0, len(waiting), batch_size):
-                yield width, waiting[start : start + batch_size]
-            waiting = []
+    alone, groups, image_token = prompts, [], model.config.image_token_id
+    if not callable(steer) and can_share(model.config, steer):
+        alone, groups = split_shared(prompts, batch_size, image_token)
+    plain = [
+        functools.partial(_generate, model, rows, width, batch_size, max_new_tokens, steer)
+        for width, rows in plan_batches(alone, batch_size)
+    ]
+    shared = [
+        functools.partial(_generate_shared, model, batch, batch_size, max_new_tokens, steer)
+        for batch in plan_shared(groups, batch_size, image_token)
+    ]
+    return plain + shared
 
 
 def _check_same_questions(file: AnswersFile, prompts: Sequence[_Prompt]) -> None:
@@ -189,6 +202,34 @@ def _generate(
     if callable(steer):
         steer = steer([row.question.text for row in full], images if any(images) else None)
     out = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer)
+    return _answers(model, dict(enumerate(rows)), out)
+
+
+def _generate_shared(model: Any, batch: SharedBatch, batch_size: int, max_new_tokens: int, steer: Any) -> list[Answer]:
+    """Generates groups of questions about one image each; what fills them up repeats the last and is dropped."""
+    from vlm_mu_jax.model.generate import generate
+
+    size, pad = batch.group_size, model.processor.pad
+    count = batch_size // size
+    at = [min(i, len(batch.groups) - 1) for i in range(count)]  # which group, of all that are run
+    groups = [[group[min(j, len(group) - 1)] for j in range(size)] for group in (batch.groups[i] for i in at)]
+    starts = [batch.starts[i] for i in at]
+    pixels = [[_pixels(model.processor, group[0].question.image)] for group in batch.groups]
+    prefix = pad(
+        [list(group[0].ids[:start]) for group, start in zip(groups, starts, strict=True)],
+        [pixels[i] for i in at], length=batch.prefix_width,
+    )  # fmt: skip
+    rest = [list(row.ids[start:]) for group, start in zip(groups, starts, strict=True) for row in group]
+    out = generate(
+        model.params, pad(rest, length=batch.rest_width), model.config, max_new_tokens=max_new_tokens, steer=steer,
+        prefix=prefix,
+    )  # fmt: skip
+    rows = {i * size + j: row for i, group in enumerate(batch.groups) for j, row in enumerate(group)}
+    return _answers(model, rows, out)
+
+
+def _answers(model: Any, rows: Mapping[int, _Prompt], out: Any) -> list[Answer]:
+    """Answers of the generated rows with these numbers."""
     tokens, lengths = np.asarray(out.tokens_BG), np.asarray(out.lengths_B)
     return [
         Answer(
@@ -200,7 +241,7 @@ def _generate(
             answer=_text(model, [*row.ids[len(row.ids) - row.begun :], *tokens[i, : lengths[i]]]),
             tokens=int(lengths[i]),
         )
-        for i, row in enumerate(rows)
+        for i, row in rows.items()
     ]
 
 

@@ -14,11 +14,11 @@ from vlm_mu_jax.errors import InputError, JobError
 class Condition:
     """How a question was asked: which attack, where, with which word (the `shot`-th of its list), with which image."""
 
-    attack: str = "none"  # none | one_word | over_refuse | null_word | opening
+    attack: str = "none"  # none | one_word | over_refuse | null_word | opening | METHOD | METHOD_control of bin/attack
     position: str | None = None  # question_start when a word was put there
     word: str | None = None
     shot: int = 0
-    image: str = "own"  # own | none | blank:KIND
+    image: str = "own"  # own | none | blank:KIND | attack
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from vlm_mu_jax.evaluation.answers_file import Answer
+from vlm_mu_jax.evaluation.judges.degenerate import KINDS, degeneracy
 from vlm_mu_jax.evaluation.statistics import Metric, proportion
 
 _ARTICLES = ("a", "an", "the")
@@ -98,6 +99,13 @@ def matches(answer: str, reference: str, exact: bool = False) -> bool:
 def accuracy(right: Mapping[str, bool]) -> Metric:
     """The share of right answers."""
     return proportion(sum(right.values()), len(right))
+
+
+def degenerate(texts: Sequence[str]) -> tuple[Metric, dict[str, Metric]]:
+    """The share of degenerate answers, and of each kind: empty, repetition, non_words (see `judges.degeneracy`)."""
+    kinds = [degeneracy(text) for text in texts]
+    by_kind = {kind: proportion(kinds.count(kind), len(kinds)) for kind in KINDS}
+    return proportion(sum(kind is not None for kind in kinds), len(kinds)), by_kind
 
 
 def truncated(answers: Sequence[Answer], max_new_tokens: int) -> Metric:

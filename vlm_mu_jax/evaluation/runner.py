@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation import answers_file, results
+from vlm_mu_jax.evaluation import answers_file, calibration, results
 from vlm_mu_jax.evaluation.answers import Progress, answer_questions, judge_answers
 from vlm_mu_jax.evaluation.answers_file import Answer
-from vlm_mu_jax.evaluation.judges import Judge
+from vlm_mu_jax.evaluation.calibration import Agreement
+from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, judge_many
 from vlm_mu_jax.evaluation.suite import Suite
 
 ANSWERS = "answers"
 # What an answer depends on besides its own prompt and image: a workdir holds answers of one such setting only.
-_FIXED = ("weights_sha256", "guard_sha256", "max_new_tokens")
+_FIXED = ("weights_sha256", "guard_sha256", "max_new_tokens", "defence", "defence_prompts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +75,16 @@ def judge(
     workdir: str | Path,
     judges: Mapping[str, Judge],
     again: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, list[Answer]]:
     """Labels all answers by all judges and keeps the labels in their files; `again` replaces labels that are there."""
     return {
-        name: judge_answers(_path(workdir, name), answers, judges, suite.records[name], again)
+        name: judge_answers(
+            _path(workdir, name), answers, judges, suite.records[name], again,
+            {(q.id, q.condition): q.image for q in suite.sets[name]}, progress,
+        )
         for name, answers in sets.items()
-    }
+    }  # fmt: skip
 
 
 def summarise(
@@ -90,20 +95,36 @@ def summarise(
     max_new_tokens: int,
     provenance: Mapping[str, Any],
     baseline: str | Path | None = None,
+    agreement: Mapping[str, Agreement] | None = None,
 ) -> dict[str, Any]:
-    """The content of results.json; `baseline` is the workdir of the run to compare with."""
+    """The content of results.json. baseline: workdir of the run to compare with. agreement: of the judge with people,
+    from `calibration.calibrate`: rates are then given corrected as well, beside those the judge saw."""
     metrics = results.compute(sets, suite.records, judge.name, judge.exact, max_new_tokens)
     entry = {
         **dataclasses.asdict(run),
         "judge": judge.name,
         "unjudged": results.unjudged(sets, judge.name),
+        "judge_error": results.common_error(sets, judge.name),
+        "judge_cost": judge.cost() if isinstance(judge, BatchJudge) else None,
         "metrics": metrics,
+        "null_control": _null_control(sets, judge, agreement),
     }
+    if agreement is not None:
+        entry["calibration"] = {target: one.to_dict() for target, one in agreement.items()}
+        entry["corrected"] = calibration.corrected(metrics, agreement)
     comparisons = []
     if baseline is not None:
         name, theirs = _baseline(Path(baseline), suite, judge)
         comparisons = results.compare(run.name, sets, name, theirs, suite.records, judge.name, judge.exact)
     return {"schema": results.SCHEMA, "runs": [entry], "comparisons": comparisons, "provenance": dict(provenance)}
+
+
+def _null_control(sets: Mapping[str, list[Answer]], judge: Judge, agreement: Mapping[str, Agreement] | None) -> Any:
+    """`results.null_control`, and what the judge's errors alone would give with as many tries (None if not known)."""
+    found = results.null_control(sets, judge.name)
+    if found is None:
+        return None
+    return found | {"by_judge_errors": calibration.null_expectation(agreement or {}, found["shots"])}
 
 
 def open_workdir(workdir: str | Path, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
@@ -141,7 +162,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(part, path)
 
 
-_WORDS = {"weights_sha256": "model", "guard_sha256": "guard", "max_new_tokens": "--max_new_tokens"}
+_WORDS = {
+    "weights_sha256": "model",
+    "guard_sha256": "guard",
+    "max_new_tokens": "--max_new_tokens",
+    "defence": "defence",
+    "defence_prompts": "wording of the defence",
+}
 
 
 def _path(workdir: str | Path, name: str) -> Path:
@@ -158,8 +185,11 @@ def _baseline(workdir: Path, suite: Suite, judge: Judge) -> tuple[str, dict[str,
     sets = {}
     for set_name, records in suite.records.items():
         answers = [a for a in answers_file.read(_path(workdir, set_name)) if a.id in records]
-        label = {a.key: {judge.name: judge(a.question, a.answer, records[a.id]).to_dict()} for a in answers}
-        sets[set_name] = [dataclasses.replace(a, labels=label[a.key]) for a in answers]
+        images = {(q.id, q.condition): q.image for q in suite.sets.get(set_name, ())}
+        shown = [(a, images.get((a.id, a.condition))) for a in answers]
+        labels = judge_many(judge, [Case(a.question, a.answer, records[a.id], image, a.image_id) for a, image in shown])
+        labelled = zip(answers, labels, strict=True)
+        sets[set_name] = [dataclasses.replace(a, labels={judge.name: label.to_dict()}) for a, label in labelled]
     if not any(sets.values()):
         raise InputError(f"--baseline={workdir}: shares no question with this run; evaluate it on the same data")
     return name, {key: answers for key, answers in sets.items() if answers}

@@ -1,9 +1,10 @@
 """Intervals and tests: a thin layer over statsmodels, with the choices that hold at 0 of n and for paired answers."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
-CONFIDENCE, ALPHA = 0.95, 0.05
+CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,3 +77,54 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[tuple[float, b
         return []
     reject, adjusted, _, _ = multipletests(p_values, alpha=alpha, method="holm")
     return [(float(p), bool(r)) for p, r in zip(adjusted, reject, strict=True)]
+
+
+def any_of_k(one: float, k: int) -> float:
+    """Chance that at least one of k independent tries is called a success when each is with chance `one`.
+
+    With `one` a judge's false-positive rate it is how often best-of-k calls a question broken that never was: why an
+    attack with k words is compared with k neutral words and not with zero.
+    """
+    if not 0 <= one <= 1 or k < 1:
+        raise ValueError("a chance is within 0..1, and k at least 1")
+    return 1 - (1 - one) ** k
+
+
+def questions_needed(rate: float, difference: float, power: float = POWER, alpha: float = ALPHA) -> int:
+    """Questions per model to tell `rate` from `rate - difference` (or + where that is below 0), two-sided, when the two
+    models are asked different questions. Normal approximation with the pooled variance under no difference
+    (statsmodels)."""
+    from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
+
+    other = _other_rate(rate, difference)
+    return math.ceil(samplesize_proportions_2indep_onetail(other - rate, rate, power, alpha=alpha))
+
+
+def pairs_needed(difference: float, discordant: float, power: float = POWER, alpha: float = ALPHA) -> int:
+    """Questions to be asked of both models so that McNemar's exact test shows `difference`.
+
+    discordant: share of questions that only one of the models gets right, at least |difference|. Connor (1987), with
+    a continuity correction for what the exact test costs: the power is at least the one asked for.
+    """
+    from scipy.stats import norm
+
+    d = abs(difference)
+    if not 0 < d <= discordant <= 1:
+        raise ValueError("a difference is above 0 and at most the discordant share, which is at most 1")
+    z, z_power = norm.isf(alpha / 2), norm.ppf(power)
+    n = (z * math.sqrt(discordant) + z_power * math.sqrt(discordant - d * d)) ** 2 / (d * d)
+    return math.ceil(n / 4 * (1 + math.sqrt(1 + 4 / (n * d))) ** 2)
+
+
+def independent_discordance(rate: float, difference: float) -> float:
+    """The discordant share of two models whose answers to a question have nothing to do with each other: the most that
+    is to be expected, since what is hard for one is mostly hard for the other."""
+    other = _other_rate(rate, difference)
+    return rate * (1 - other) + other * (1 - rate)
+
+
+def _other_rate(rate: float, difference: float) -> float:
+    d = abs(difference)
+    if not (0 <= rate <= 1 and 0 < d <= 1) or (rate < d and rate + d > 1):
+        raise ValueError(f"no rate lies {d} away from {rate}")
+    return rate - d if rate >= d else rate + d

@@ -71,7 +71,7 @@ def build(
     owners: dict[str, Records] = {}
 
     def add(file: str, questions: Callable[[Records], dict[str, list[Question]]]) -> None:
-        records = _sample(readers.read(data_dir / file), limit, seed)
+        records = sample(readers.read(data_dir / file), limit, seed)
         found = {name: asked for name, asked in questions(records).items() if asked}
         sets.update(found)
         owners.update(dict.fromkeys(found, records))
@@ -188,8 +188,8 @@ def _question(owner: Records, record: Record, text: str, condition: Condition) -
     return Question(record.id, text, owner.image_path(record), condition)
 
 
-def _sample(records: Records, limit: int | None, seed: int) -> Records:
-    """At most `limit` records of each kind, drawn by seed, in file order."""
+def sample(records: Records, limit: int | None, seed: int) -> Records:
+    """At most `limit` records of each kind (None = all), drawn by `seed`, in file order."""
     if limit is None:
         return records
     kept: set[str] = set()

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vlm_mu_jax.evaluation import benchmarks
+
 # Main rows: (label, metric before the attack, metric after it)
 _MAIN = (
     ("ASR  unsafe answered", "asr_before", "asr_after"),
@@ -13,6 +15,7 @@ _MAIN = (
     ("IR   harmless irrelevant", "ir_harmless_before", "ir_harmless_after"),
     ("     harmless answered right", "harmless_right_before", "harmless_right_after"),
     ("     utility (answer holds the reference)", "utility", None),
+    ("     degenerate answers", "degenerate", None),
     ("     answers cut at the token limit", "truncated", None),
 )
 _GAP = (
@@ -35,8 +38,29 @@ def print_results(results: Mapping[str, Any]) -> None:
     run = results["runs"][0]
     for table in _tables(run, results["comparisons"]):
         console.print(table)
+    for line in judge_lines(run):
+        print(line)
+
+
+def judge_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    """Who judged, what that cost, what got no verdict and why, and how far chance or the judge's errors explain the
+    attack's success."""
     lost = run["unjudged"]
-    print(f"judge: {run['judge']}; answers without a verdict: {lost['errors']} errors, {lost['abstained']} abstained")
+    line = f"judge: {run['judge']}; answers without a verdict: {lost['errors']} errors, {lost['abstained']} abstained"
+    yield line + (f"; most errors: {run['judge_error']}" if run.get("judge_error") else "")
+    if run.get("judge_cost"):
+        yield "judging took " + ", ".join(
+            f"${value:.4f}" if name == "dollars" else f"{value} {name.replace('_', ' ')}"
+            for name, value in run["judge_cost"].items()
+        )
+    control = run.get("null_control")
+    if control:
+        expected = control.get("by_judge_errors")
+        yield (
+            f"null control, best of {control['shots']}: the attack's words {show(control['asr'])}, neutral words"
+            f" {show(control['asr_null'])}, exact McNemar p {control['p']:.2g}"
+            + (f"; {100 * expected:.0f} % expected from the judge's errors alone" if expected is not None else "")
+        )
 
 
 def show(metric: Mapping[str, Any] | None) -> str:
@@ -55,6 +79,8 @@ def _tables(run: Mapping[str, Any], comparisons: list[Mapping[str, Any]]) -> Ite
         ("", "before", "after one word"),
         [r for r in rows if any(r[1:])],
     )
+    if "corrected" in run:
+        yield from _calibration_tables(run)
     words = dict.fromkeys((*metrics.get("asr_by_opening", {}), *metrics.get("rr_by_opening", {})))
     if words:
         groups = ("asr_by_opening", "rr_by_opening", "harmless_right_by_opening")
@@ -66,6 +92,8 @@ def _tables(run: Mapping[str, Any], comparisons: list[Mapping[str, Any]]) -> Ite
             for name, found in metrics["gap"].items()
         ]
         yield _table("alignment gap", ("", *(label for _, label in _GAP)), rows)
+    if "sets" in metrics:
+        yield _table("public sets, by their own rules", ("set", "number", "value"), benchmarks.rows(metrics["sets"]))
     if comparisons:
         rows = [
             (
@@ -79,6 +107,28 @@ def _tables(run: Mapping[str, Any], comparisons: list[Mapping[str, Any]]) -> Ite
         ]
         title = f"against {comparisons[0]['baseline']}: exact McNemar, Holm over {len(rows)} tests"
         yield _table(title, ("", "pairs", "yes to no / no to yes", "p", "p (Holm)"), rows)
+
+
+def _calibration_tables(run: Mapping[str, Any]) -> Iterator[Any]:
+    rows = [
+        (
+            target,
+            show(found["sensitivity"]),
+            show(found["specificity"]),
+            "" if found["kappa"] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found["kappa"]),
+        )
+        for target, found in run["calibration"].items()
+    ]
+    yield _table(f"{run['judge']} against people", ("", "sensitivity", "specificity", "Cohen's kappa"), rows)
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{100 * found['raw']:.1f} %",
+            found.get("why") or f"{100 * found['value']:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]",
+        )
+        for name, found in run["corrected"].items()
+    ]
+    yield _table("corrected for the judge's errors (Rogan-Gladen)", ("", "as judged", "corrected"), rows)
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]):

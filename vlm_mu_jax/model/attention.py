@@ -1,8 +1,9 @@
 """Attention over key/value segments, merged by log-sum-exp.
 
 A segment is a run of keys and values with its own mask. A segment without a batch axis is shared by all rows (one
-copy of an image and a question's start serves every candidate or shot). Partial softmaxes over segments are merged
-in float32, which equals one softmax over their concatenation.
+copy of an image and a question's start serves every candidate or shot); one with fewer rows than there are queries is
+shared by groups of rows. Partial softmaxes over segments are merged in float32, which equals one softmax over their
+concatenation.
 """
 
 import functools
@@ -19,8 +20,9 @@ SHARED_ROWS = 256  # queries at a time over a shared segment: their scores fit a
 class Segment(NamedTuple):
     """Keys and values some queries may read.
 
-    k, v: [B, S, K, H] (private to a row) or [S, K, H] (shared by all rows).
-    mask_BTS: True where query t may read key s; broadcastable over B and T.
+    k, v: [B, S, K, H] (private to a row), [S, K, H] (shared by all rows), or [R, S, K, H] with R a divisor of B: row b
+      reads what belongs to group b // (B / R).
+    mask_BTS: True where query t may read key s; broadcastable over B and T. Of groups: [R, B / R * T, S], likewise.
     """
 
     k: Array
@@ -28,10 +30,18 @@ class Segment(NamedTuple):
     mask_BTS: Array
 
 
-def attend(q_BTNH: Array, segments: list[Segment]) -> Array:
+class HeadsFirst(NamedTuple):
+    """A segment whose k, v are [B, K, S, H] or [R, K, S, H]: products read them as they lie."""
+
+    k: Array
+    v: Array
+    mask_BTS: Array
+
+
+def attend(q_BTNH: Array, segments: list[Segment | HeadsFirst]) -> Array:
     """Softmax attention of all queries over all segments; grouped queries when K < N. Returns [B, T, N, H]."""
     B, T, N, H = q_BTNH.shape
-    K = segments[0].k.shape[-2]
+    K = segments[0].k.shape[-3 if isinstance(segments[0], HeadsFirst) else -2]
     q = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H)
     parts = [_partial(q, segment) if segment.k.ndim == 4 else _shared(q, segment) for segment in segments]
     top = functools.reduce(jnp.maximum, [part.top for part in parts])
@@ -50,12 +60,16 @@ class _Partial(NamedTuple):
     top: Array
 
 
-def _partial(q_BTKGH: Array, segment: Segment) -> _Partial:
-    score = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, segment.k, preferred_element_type=jnp.float32)
+def _partial(q_BTKGH: Array, segment: Segment | HeadsFirst) -> _Partial:
+    B, T = q_BTKGH.shape[:2]
+    keys = "bksh" if isinstance(segment, HeadsFirst) else "bskh"
+    q = q_BTKGH.reshape(segment.k.shape[0], -1, *q_BTKGH.shape[2:])  # the rows of a group are more queries of one row
+    score = jnp.einsum(f"btkgh,{keys}->bkgts", q, segment.k, preferred_element_type=jnp.float32)
     weight, top = _weights(jnp.where(segment.mask_BTS[:, None, None], score, NEGATIVE))
     read = weight.astype(segment.v.dtype)
-    out = jnp.einsum("bkgts,bskh->btkgh", read, segment.v, preferred_element_type=jnp.float32)
-    return _Partial(out, weight.sum(axis=-1).transpose(0, 3, 1, 2), top.transpose(0, 3, 1, 2))
+    out = jnp.einsum(f"bkgts,{keys}->btkgh", read, segment.v, preferred_element_type=jnp.float32)
+    parts = _Partial(out, weight.sum(axis=-1).transpose(0, 3, 1, 2), top.transpose(0, 3, 1, 2))
+    return jax.tree.map(lambda x: x.reshape(B, T, *x.shape[2:]), parts)
 
 
 def _weights(score: Array) -> tuple[Array, Array]:

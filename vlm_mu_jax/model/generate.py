@@ -1,21 +1,27 @@
 """Generation: prefill, then a `lax.while_loop` that stops when every row has ended.
 
 The prompt's keys and values are one segment, the generated tokens' another, so rows of different prompt length share
-one program without shifting anything and a batch of mixed lengths equals the rows one by one.
+one program without shifting anything and a batch of mixed lengths equals the rows one by one. Prompts that begin alike
+(with the same image) run that beginning once: it is a third segment, one copy for each group of rows.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer
-from vlm_mu_jax.model.llava import Batch, forward, logits_of
+from vlm_mu_jax.model.decoder import KV, Steer, apart, while_decoding
+from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
+
+LONG = 128  # tokens of a prompt from which on the last block is spared all of them but the last: it compiles longer
+CHUNK = 8  # tokens between two looks of `stream` at what has come
 
 
 @flax.struct.dataclass
@@ -27,6 +33,22 @@ class Generated:
     lengths_B: Array
     logprobs_BG: Array
     gate_LB: Array | None = None
+
+
+@flax.struct.dataclass
+class Decoding:
+    """Rows within their answers. step: tokens made so far. prompt: key/value segments of the prompts, of prompts_B
+    tokens. made: of the tokens made. logits_BV: what the next token is picked from. steer: for the tokens to come."""
+
+    step: Array
+    prompt: tuple[KV, ...]
+    prompts_B: Array
+    made: KV
+    logits_BV: Array
+    done_B: Array
+    keys_B: Array
+    out: Generated
+    steer: Steer | None
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "max_new_tokens", "temperature", "top_p"))
@@ -41,6 +63,7 @@ def generate(
     seeds_B: Array | None = None,
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
+    prefix: Batch | None = None,
 ) -> Generated:
     """Continues every row.
 
@@ -51,50 +74,157 @@ def generate(
       seeds_B: int32 seed per row (0 by default); a row's draw depends on its own seed only, not on its neighbours.
       steer: guard; its gates are decided at prefill and reused for every generated token.
       lora: adapters, as in `forward`.
+      prefix: R beginnings of prompts (R a divisor of B), each of which runs once: row b of `batch` holds what follows
+        beginning b // (B / R), one token at least. The same answers as from whole prompts where `can_share` says so.
     """
+    begun = _begin(params, batch, cfg, max_new_tokens, seeds_B, steer, lora, prefix)
+    return _advance(params, begun, cfg, max_new_tokens, temperature, top_p, lora).out
+
+
+def stream(
+    params: Params,
+    batch: Batch,
+    cfg: LlavaConfig,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds_B: Array | None = None,
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+) -> Iterator[Generated]:
+    """`generate`, yielding what there is after every CHUNK of tokens, as numpy arrays; the last is what it returns."""
+    state = _begin_jit(params, batch, cfg, max_new_tokens, seeds_B, steer, lora)
+    done = False
+    while not done:
+        steps = jnp.int32(min(int(state.step) + CHUNK, max_new_tokens))
+        state = _advance_jit(params, state, cfg, steps, temperature, top_p, lora)
+        done = int(state.step) == max_new_tokens or bool(np.asarray(state.done_B).all())
+        yield jax.tree.map(np.array, state.out)  # copies: the next step reuses the state's memory
+
+
+def can_share(cfg: LlavaConfig, steer: Steer | None) -> bool:
+    """Whether the tokens of a prompt's beginning are the same whatever follows it, so that `prefix` may be used.
+
+    Not where the guard's gate, decided at a prompt's last token, or its shift is another one for every row and writes
+    the beginning too; nor where rotary frequencies depend on the prompt's length (dynamic NTK).
+    """
+    if cfg.text.rope_scaling is not None and cfg.text.rope_scaling.kind == "dynamic":
+        return False
+    return _on_prefix(steer) is None or (not steer.gated and steer.shift.ndim == 2)
+
+
+def _on_prefix(steer: Steer | None) -> Steer | None:
+    """A guard that writes a prompt's last token or generated ones only leaves the beginning alone."""
+    return None if steer is None or steer.scope in ("last", "generated") else steer
+
+
+def _begin(
+    params: Params, batch: Batch, cfg: LlavaConfig, max_new_tokens: int, seeds_B: Array | None, steer: Steer | None,
+    lora: dict[str, Any] | None, prefix: Batch | None = None,
+) -> Decoding:  # fmt: skip
+    """Prefill."""
     B, G = batch.tokens_BT.shape[0], max_new_tokens
-    rows = jnp.arange(B)
-    keys_B = jax.vmap(jax.random.key)(jnp.zeros((B,), jnp.int32) if seeds_B is None else seeds_B)
-    first = forward(params, batch, cfg, lora=lora, steer=steer, keep_cache=True, logits=False)
-    if steer is not None and steer.gated and steer.gate_LB is None:
-        steer = steer.replace(gate_LB=first.gate_LB)
-    decode_steer = steer if steer is not None and steer.scope == "all" else None
-    prompt, shape = first.cache, first.cache.k.shape
+    run = functools.partial(_prefill, params, cfg=cfg, lora=lora)
+    prompts_B, earlier = batch.lengths_B, ()
+    if prefix is None:
+        first = run(batch, steer=steer)
+    else:
+        offset_B = jnp.repeat(prefix.lengths_B, B // prefix.tokens_BT.shape[0])
+        earlier, prompts_B = (_readable(run(prefix, steer=_on_prefix(steer)).cache, cfg),), offset_B + prompts_B
+        first = run(batch, steer=steer, past=earlier, offset_B=offset_B)
+    shape = first.cache.k.shape
     empty = jnp.zeros((shape[0], B, G, *shape[3:]), first.cache.k.dtype)
-    state = {
-        "step": jnp.zeros((), jnp.int32),
-        "logits": logits_of(params, first.hidden_BTD[rows, batch.lengths_B - 1], cfg),
-        "done": jnp.zeros((B,), bool),
-        "tokens": jnp.full((B, G), cfg.pad_id, jnp.int32),
-        "logprobs": jnp.zeros((B, G), jnp.float32),
-        "lengths": jnp.zeros((B,), jnp.int32),
-        "k": empty, "v": empty,
-    }  # fmt: skip
+    places_BG = prompts_B[:, None] + jnp.arange(G, dtype=jnp.int32)[None]
+    return Decoding(
+        step=jnp.zeros((), jnp.int32),
+        prompt=(*earlier, _readable(first.cache, cfg)),
+        prompts_B=prompts_B,
+        made=_readable(KV(empty, empty, places_BG, jnp.zeros((B, G), bool)), cfg),
+        logits_BV=logits_of(params, first.hidden_BTD[:, 0], cfg),
+        done_B=jnp.zeros((B,), bool),
+        keys_B=jax.vmap(jax.random.key)(jnp.zeros((B,), jnp.int32) if seeds_B is None else seeds_B),
+        out=Generated(
+            jnp.full((B, G), cfg.pad_id, jnp.int32), jnp.zeros((B,), jnp.int32), jnp.zeros((B, G), jnp.float32),
+            None if steer is None else first.gate_LB,
+        ),
+        steer=while_decoding(steer, first.gate_LB),
+    )  # fmt: skip
 
-    def body(s: dict[str, Array]) -> dict[str, Array]:
-        step, live = s["step"], ~s["done"]
-        token_B = _pick(_of_text(s["logits"], cfg), keys_B, step, temperature, top_p)
-        logprob_B = jnp.take_along_axis(jax.nn.log_softmax(s["logits"]), token_B[:, None], axis=1)[:, 0]
-        ended = functools.reduce(jnp.logical_or, [token_B == e for e in cfg.eos_ids], jnp.zeros((B,), bool))
-        made = KV(s["k"], s["v"], batch.lengths_B[:, None] + jnp.arange(G)[None],
-                  jnp.broadcast_to(jnp.arange(G)[None] < step, (B, G)))  # fmt: skip
-        one = Batch(jnp.where(live, token_B, cfg.pad_id)[:, None], jnp.ones((B,), jnp.int32))
-        out = forward(params, one, cfg, past=(prompt, made), offset_B=batch.lengths_B + step,
-                      lora=lora, steer=decode_steer, keep_cache=True, logits=False)  # fmt: skip
-        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
-        return {
-            "step": step + 1,
-            "logits": logits_of(params, out.hidden_BTD[:, 0], cfg),
-            "done": s["done"] | ended,
-            "tokens": put(s["tokens"], jnp.where(live, token_B, cfg.pad_id)[:, None]),
-            "logprobs": put(s["logprobs"], jnp.where(live, logprob_B, 0.0)[:, None]),
-            "lengths": s["lengths"] + live,
-            "k": jax.lax.dynamic_update_slice_in_dim(s["k"], out.cache.k, step, axis=2),
-            "v": jax.lax.dynamic_update_slice_in_dim(s["v"], out.cache.v, step, axis=2),
-        }
 
-    end = jax.lax.while_loop(lambda s: (s["step"] < G) & ~s["done"].all(), body, state)
-    return Generated(end["tokens"], end["lengths"], end["logprobs"], None if steer is None else first.gate_LB)
+def _prefill(params: Params, batch: Batch, cfg: LlavaConfig, **options: Any) -> Output:
+    """Keys, values and gates of the rows, and the hidden state [B, 1, D] of each one's last token."""
+    B, T = batch.tokens_BT.shape
+    if T >= LONG:
+        return forward(params, batch, cfg, keep_cache=True, logits=False, last_only=True, **options)
+    out = forward(params, batch, cfg, keep_cache=True, logits=False, **options)
+    return out.replace(hidden_BTD=out.hidden_BTD[jnp.arange(B), batch.lengths_B - 1][:, None])
+
+
+def _readable(kv: KV, cfg: LlavaConfig) -> KV:
+    """All of it is earlier than whatever reads it; only a sliding window needs to know by how much."""
+    return kv if cfg.text.sliding_window is not None else kv.replace(positions_BS=None)
+
+
+def _advance(
+    params: Params, state: Decoding, cfg: LlavaConfig, until: int | Array, temperature: float, top_p: float,
+    lora: dict[str, Any] | None,
+) -> Decoding:  # fmt: skip
+    """Steps to token `until`, or until every row has ended."""
+
+    def go_on(s: Decoding) -> Array:
+        return (s.step < until) & ~s.done_B.all()
+
+    def loop(s: Decoding) -> Decoding:
+        return jax.lax.while_loop(go_on, lambda s: _step(params, s, cfg, temperature, top_p, lora), s)
+
+    def loop_apart(s: Decoding) -> Decoding:
+        end = loop(s.replace(prompt=tuple(map(apart, s.prompt)), made=apart(s.made)))
+        k, v = (jnp.stack([layer.swapaxes(1, 2) for layer in x]) for x in (end.made.k, end.made.v))
+        return end.replace(prompt=s.prompt, made=end.made.replace(k=k, v=v))
+
+    return jax.lax.platform_dependent(state, cpu=loop_apart, default=loop)
+
+
+_begin_jit = jax.jit(_begin, static_argnames=("cfg", "max_new_tokens"))
+_advance_jit = jax.jit(_advance, static_argnames=("cfg", "temperature", "top_p"), donate_argnames="state")
+
+
+def _step(
+    params: Params, s: Decoding, cfg: LlavaConfig, temperature: float, top_p: float, lora: dict[str, Any] | None
+) -> Decoding:
+    """One more token of every row that has not ended."""
+    live = ~s.done_B
+    token_B = _pick(_of_text(s.logits_BV, cfg), s.keys_B, s.step, temperature, top_p)
+    logprob_B = jnp.take_along_axis(jax.nn.log_softmax(s.logits_BV), token_B[:, None], axis=1)[:, 0]
+    ended = functools.reduce(jnp.logical_or, [token_B == e for e in cfg.eos_ids], jnp.zeros_like(live))
+    token_B = jnp.where(live, token_B, cfg.pad_id)
+    out = forward(
+        params, Batch(token_B[:, None], jnp.ones_like(token_B)), cfg, past=(*s.prompt, s.made),
+        offset_B=s.prompts_B + s.step, lora=lora, steer=s.steer, keep_cache=True, logits=False,
+    )  # fmt: skip
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=s.step, axis=1)
+    return s.replace(
+        step=s.step + 1,
+        made=_append(s.made, out.cache, s.step),
+        logits_BV=logits_of(params, out.hidden_BTD[:, 0], cfg),
+        done_B=s.done_B | ended,
+        out=s.out.replace(
+            tokens_BG=put(s.out.tokens_BG, token_B[:, None]),
+            logprobs_BG=put(s.out.logprobs_BG, jnp.where(live, logprob_B, 0.0)[:, None]),
+            lengths_B=s.out.lengths_B + live,
+        ),
+    )
+
+
+def _append(made: KV, new: KV, step: Array) -> KV:
+    """`made` with one token more, as stacks or apart."""
+    if isinstance(made.k, tuple):
+        new = apart(new)
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=2)
+    k, v = (jax.tree.map(put, old, one) for old, one in ((made.k, new.k), (made.v, new.v)))
+    valid_BG = jax.lax.dynamic_update_slice_in_dim(made.valid_BS, new.valid_BS, step, axis=1)
+    return made.replace(k=k, v=v, valid_BS=valid_BG)
 
 
 def _of_text(logits_BV: Array, cfg: LlavaConfig) -> Array:

@@ -1,7 +1,8 @@
-"""Anchor pairs, the texts that safety directions are taken from.
+"""Anchors, the texts that safety directions are taken from: a JSON list in one of two forms.
 
-A JSON list of pairs, [{"harmful": text, "harmless": text}, ...]. The two texts of a pair should be alike in everything
-but harm (the same opening, the same verb): then their difference is harm and nothing else.
+Pairs, [{"harmful": text, "harmless": text}, ...]: the two texts should be alike in everything but harm (the same
+opening, the same verb); then their difference is harm and nothing else. Or single texts, [{"text": text, "harmful":
+true or false}, ...], in any numbers; estimators that need differences of pairs cannot use these.
 """
 
 import dataclasses
@@ -13,28 +14,44 @@ from vlm_mu_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Paired texts; `sha256` is of the file's bytes and goes into the guard's artifact."""
+    """Texts of both classes, row by row alike if `paired`. sha256: of the file's bytes; it goes into the artifact."""
 
     harmful: tuple[str, ...]
     harmless: tuple[str, ...]
     sha256: str
+    paired: bool = True
 
 
 def load_anchors(path: str | Path) -> Anchors:
-    """Reads anchor pairs. Raises InputError with every bad row, or when there are fewer than two pairs."""
+    """Reads anchors. Raises InputError with every bad row, or when there are fewer than two texts of a class."""
     content, sha256 = rows.load(path)
-    problems = [(number, what) for number, row in enumerate(content, start=1) if (what := _problem(row))]
+    paired = not any(isinstance(row, dict) and "text" in row for row in content)
+    check = _pair_problem if paired else _single_problem
+    problems = [(number, what) for number, row in enumerate(content, start=1) if (what := check(row))]
     if problems:
         raise rows.BadRows(Path(path), len(content), problems)
-    if len(content) < 2:
-        raise InputError(f"{path}: holds one anchor pair; at least 2 are needed, about 100 are usual")
-    return Anchors(tuple(row["harmful"] for row in content), tuple(row["harmless"] for row in content), sha256)
+    if paired:
+        harmful, harmless = (tuple(row[name] for row in content) for name in ("harmful", "harmless"))
+    else:
+        harmful, harmless = (tuple(r["text"] for r in content if r["harmful"] is wanted) for wanted in (True, False))
+    if min(len(harmful), len(harmless)) < 2:
+        found = "one anchor pair" if paired else f"{len(harmful)} harmful and {len(harmless)} harmless anchors"
+        raise InputError(f"{path}: holds {found}; at least 2 of each are needed, about 100 are usual")
+    return Anchors(harmful, harmless, sha256, paired)
 
 
-def _problem(row) -> str | None:
+def _pair_problem(row) -> str | None:
     if not isinstance(row, dict):
         return f"expected an object with harmful and harmless, found {type(row).__name__}"
     for name in ("harmful", "harmless"):
         if not isinstance(row.get(name), str) or not row[name].strip():
             return f"field {name!r} must be a non-empty text"
     return None
+
+
+def _single_problem(row) -> str | None:
+    if not isinstance(row, dict):
+        return f"expected an object with text and harmful, found {type(row).__name__}"
+    if not isinstance(row.get("text"), str) or not row["text"].strip():
+        return "field 'text' must be a non-empty text (a file holds pairs or single texts, not both)"
+    return None if isinstance(row.get("harmful"), bool) else "field 'harmful' must be true or false"

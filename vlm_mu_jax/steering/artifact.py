@@ -48,14 +48,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(folder: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
-    """Writes both files; the folder appears when it is complete and replaces an earlier guard of the same name.
+def write(
+    folder: str | Path, arrays: dict[str, np.ndarray], meta: dict, files: dict[str, bytes] | None = None
+) -> None:
+    """Writes both files, and further ones by name (a heat map, say) which nothing here reads again.
+
+    The folder appears when it is complete and replaces an earlier guard of the same name.
 
     Raises InputError when `folder` exists and is something else.
     """
     with complete_folder(folder, META) as partial:
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial / ARRAYS)
         (partial / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=1) + "\n")
+        for name, content in (files or {}).items():
+            (partial / name).write_bytes(content)
 
 
 def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict]:

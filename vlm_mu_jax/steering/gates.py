@@ -58,29 +58,36 @@ def calibrated_L(harmless_LN: np.ndarray, fpr: float) -> np.ndarray:
     return descending_LN[:, int(fpr * descending_LN.shape[1] + 1e-9)]
 
 
-def per_layer(steer: Steer, threshold_L) -> Steer:
-    """`steer` with a gate that each of its layers decides for itself, per example, as in the paper."""
+def per_layer(steer: Steer, threshold_L, gate_LD=None) -> Steer:
+    """`steer` with a gate that each of its layers decides for itself, per example, as in the paper.
+
+    gate_LD: what the gates project on; None = the first rows of the steered subspaces.
+    """
     on_L = np.asarray(steer.threshold_L) < np.inf
     threshold_L = np.where(on_L, threshold_L, np.inf).astype(np.float32)
-    return steer.replace(threshold_L=threshold_L, gate_LB=None, gated=True)
+    gate_LD = np.asarray(steer.basis_LMD)[:, 0] if gate_LD is None else np.asarray(gate_LD, np.float32)
+    return steer.replace(threshold_L=threshold_L, gate_LD=gate_LD, gate_LB=None, gated=True)
 
 
-def decisions(steer: Steer, states_LBD: np.ndarray) -> np.ndarray:
-    """What each layer's gate says about unsteered last-token states, bool [L, B]; layers that are off say no."""
-    scores_LB = np.einsum("lbd,ld->lb", np.asarray(states_LBD, np.float32), np.asarray(steer.basis_LMD)[:, 0])
-    return scores_LB > np.asarray(steer.threshold_L)[:, None]
+def decisions(states_LBD: np.ndarray, gate_LD: np.ndarray, threshold_L: np.ndarray) -> np.ndarray:
+    """What each layer's gate says about unsteered last-token states, bool [L, B]."""
+    scores_LB = np.einsum("lbd,ld->lb", np.asarray(states_LBD, np.float32), np.asarray(gate_LD))
+    return scores_LB > np.asarray(threshold_L)[:, None]
 
 
-def per_example(steer: Steer, states_LBD: np.ndarray, quorum: float = 0.5) -> Steer:
-    """`steer` with one decision per example: on at all its layers when at least `quorum` of them vote yes.
+def per_example(steer: Steer, states_LBD: np.ndarray, quorum: float = 0.5, *, threshold_L=None, layers=None) -> Steer:
+    """`steer` with one decision per example: on at all its layers when at least `quorum` of the voting layers say yes.
 
     states_LBD: last-token states of a first pass without steering (of the same prompts, or of their text alone,
     in which case the language model supervises the multimodal run). Costs that first pass; in exchange no
     example is steered at some layers only, and steering at one layer cannot change the vote of the next.
+    layers: those that vote, with thresholds threshold_L [L]; by default the steered ones, with those of `steer`.
     """
     on_L = np.asarray(steer.threshold_L) < np.inf
-    votes_B = decisions(steer, states_LBD)[on_L].mean(0)
-    gate_LB = on_L[:, None] & (votes_B >= quorum)[None, :]
+    gate_LD = steer.basis_LMD[:, 0] if steer.gate_LD is None else steer.gate_LD
+    voting = on_L if layers is None else list(layers)
+    votes_LB = decisions(states_LBD, gate_LD, steer.threshold_L if threshold_L is None else threshold_L)
+    gate_LB = on_L[:, None] & (votes_LB[voting].mean(0) >= quorum)[None, :]
     return steer.replace(gate_LB=gate_LB, gated=True)
 
 

@@ -1,6 +1,6 @@
 """The guard as one object: directions of a model, how they are used, and where they come from.
 
-    guard = extract(model, load_anchors("anchors.json"))          # text-only states of the model's own language tower
+    guard = extract(model, load_anchors("anchors.json"))   # steering.extract: text-only states of the language tower
     guard = guard.using(operator="amplify", strength=2.0, layers=(1,), gate="midpoint")
     guard.save("runs/guard")
     answers = answer(model, questions, images, guard=load_guard("runs/guard", model))   # steering.guarded
@@ -15,31 +15,33 @@ from pathlib import Path
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.decoder import SCOPES, Steer
 from vlm_mu_jax.steering import artifact, gates, operators
-from vlm_mu_jax.steering.anchors import Anchors
-from vlm_mu_jax.steering.directions import Directions, auroc_per_layer, difference_of_means, paired_svd
-from vlm_mu_jax.steering.states import LOCATION, POSITION, Progress, last_token_states
+from vlm_mu_jax.steering.directions import Directions
 
-ESTIMATORS = ("svd", "means")
 DECIDERS = ("layer", "example")
-GATE_SOURCES = ("self", "text")
-SCOPES = ("all", "prompt", "last")
+SOURCES = ("self", "text")
+COMPONENTS = ("token", *SOURCES)
+UNITS = ("gap", "norm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """How the directions are used.
 
-    operator: name in operators.OPERATORS. strength: alpha of amplify and add (the others fix it). layers: 0-based.
+    operator: name in operators.OPERATORS. strength: alpha of amplify, add and transplant (the others fix it). layers:
+    0-based, the blocks whose output is steered. unit: what strength 1 of add is, "gap" = the distance of the class
+    means along the direction, "norm" = the mean norm of the residual stream there.
+    component: whose component amplify and transplant add, "token" = each token's own, "self" = of the prompt's last
+    token, "text" = of the last token of the text-only prompt (readings iii, i and ii of the paper's step 3).
     gate: name in gates.GATES. decide: "layer" = every layer's gate for itself, as in the paper; "example" = one
-    vote of the chosen layers on a first, unsteered pass, on when at least `quorum` of them agree. gate_source: the
-    prompt of that first pass, "self" = as asked, with its image, "text" = the question alone: the language model
-    supervises the multimodal run (a reading of VLM-Guard, whose directions are those of a text-only model; an image
-    moves every state, so that a threshold taken from text no longer fits). fpr: of the calibrated gate.
-    norm_preserving: rescale to the norm before steering. scope: positions written: "prompt", "last" = the prompt's
-    last token, or "all" = prompt and answer. Whether to refuse is decided in the prompt; on the miniature, steering the
-    answer as well adds no refusals and turns its wording into nonsense.
+    vote of `gate_layers` (the steered layers when empty) on a first, unsteered pass, on when at least `quorum` of them
+    agree. gate_source: the prompt of that first pass, "self" = as asked, with its image, "text" = the question alone:
+    the language model supervises the multimodal run (a reading of VLM-Guard, whose directions are those of a text-only
+    model; an image moves every state, so that a threshold taken from text no longer fits). fpr: of the calibrated gate.
+    norm_preserving: rescale to the norm before steering. scope: positions written, see `model.decoder.SCOPES`. Whether
+    to refuse is decided in the prompt; on the miniature, steering the answer as well adds no refusals and turns its
+    wording into nonsense.
     """
 
     operator: str = "amplify"
@@ -52,32 +54,60 @@ class Settings:
     norm_preserving: bool = False
     gate_source: str = "self"
     scope: str = "prompt"
+    component: str = "token"
+    unit: str = "gap"
+    gate_layers: tuple[int, ...] = ()
 
     def __post_init__(self):
         checks = (
             ("operator", self.operator, operators.OPERATORS),
             ("gate", self.gate, gates.GATES),
             ("decide", self.decide, DECIDERS),
-            ("gate_source", self.gate_source, GATE_SOURCES),
+            ("gate_source", self.gate_source, SOURCES),
             ("scope", self.scope, SCOPES),
+            ("component", self.component, COMPONENTS),
+            ("unit", self.unit, UNITS),
         )
         for name, value, known in checks:
             if value not in known:
                 raise InputError(f"{name} {value!r} is unknown; use one of {', '.join(known)}")
-        if self.gate_source == "text" and self.decide != "example":
-            raise InputError("a gate that reads the text alone needs a pass of its own; add --decide=example")
+        if self.decide == "layer" and (self.gate_source == "text" or self.gate_layers) and self.gate != "none":
+            raise InputError(
+                "a gate that reads the text alone or layers of its own needs a pass of its own; add --decide=example"
+            )
+        if self.operator == "transplant" and self.component == "token":
+            raise InputError("transplant needs the component of another run; add --component=text (or self)")
+        if self.operator == "ablate" and (self.gate != "none" and self.decide == "layer"):
+            raise InputError("ablate writes before a layer could decide; use --gate=none or --decide=example")
+        reading = {self.gate_source} if self._votes else set()
+        if len(reading | ({self.component} - {"token"})) > 1:
+            raise InputError("gate and component read different prompts; one first pass serves both, make them equal")
+
+    @property
+    def _votes(self) -> bool:
+        return self.decide == "example" and self.gate != "none"
 
     @property
     def needs_first_pass(self) -> bool:
-        """Whether the gate is decided before the model runs, from an unsteered pass."""
-        return self.decide == "example" and self.gate != "none"
+        """Whether an unsteered pass runs before the model: for the gate, for the component, or for both."""
+        return self._votes or self.component != "token"
+
+    @property
+    def first_pass_reads_text(self) -> bool:
+        """Whether that pass runs the text alone."""
+        return "text" in (self.gate_source if self._votes else None, self.component)
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """Directions, anchor scores (for thresholds), settings, and `origin`: hashes, location, template, versions."""
+    """Directions that are steered along, and how.
+
+    gate_LD: unit vectors that the gates project on. scores: of the anchors along these, for thresholds. origin: hashes,
+    location, template, versions.
+    """
 
     directions: Directions
+    gate_LD: np.ndarray
     scores: gates.AnchorScores
     settings: Settings
     origin: dict
@@ -96,105 +126,53 @@ class Guard:
     def steer(self, first_pass_LBD: np.ndarray | None = None) -> Steer:
         """The model's `Steer`.
 
-        first_pass_LBD: unsteered last-token states of the batch; needed when the gate decides once per example,
-        ignored otherwise. Raises InputError when it is needed and absent.
+        first_pass_LBD: unsteered last-token states of the batch; needed when the gate decides once per example or the
+        component is another run's, ignored otherwise. Raises InputError when it is needed and absent.
         """
-        use = self.settings
+        use, basis_LMD = self.settings, self.directions.basis_LMD
+        if use.needs_first_pass and first_pass_LBD is None:
+            raise InputError(
+                "this guard decides once per example, from a first pass that is not run here; "
+                "extract one with --decide=layer and --component=token"
+            )
+        component_LBM = None
+        if use.component != "token":
+            component_LBM = np.einsum("lbd,lmd->lbm", np.asarray(first_pass_LBD, np.float64), basis_LMD)
         steer = operators.build(
             use.operator,
-            self.directions.basis_LMD,
+            basis_LMD,
             use.strength,
             use.layers,
-            unit_L=self.directions.gap_L(),
+            unit_L=self.unit_L(),
+            component_LBM=component_LBM,
             norm_preserving=use.norm_preserving,
         ).replace(scope=use.scope)
         if use.gate == "none":
             return steer
-        steer = gates.per_layer(steer, self.threshold_L())
-        if not use.needs_first_pass:
+        threshold_L = self.threshold_L()
+        steer = gates.per_layer(steer, threshold_L, self.gate_LD)
+        if use.decide == "layer":
             return steer
-        if first_pass_LBD is None:
-            raise InputError(
-                "this guard decides once per example, from a first pass that is not run here; "
-                "extract one with --decide=layer"
-            )
-        return gates.per_example(steer, first_pass_LBD, use.quorum)
+        layers = use.gate_layers or use.layers
+        return gates.per_example(steer, first_pass_LBD, use.quorum, threshold_L=threshold_L, layers=layers)
 
-    def save(self, folder: str | Path, extra: dict | None = None) -> None:
-        """Writes the artifact; `extra` (for example the scores of a selection) goes into its JSON."""
-        arrays = {field.name: getattr(self.directions, field.name) for field in dataclasses.fields(Directions)}
+    def unit_L(self) -> np.ndarray:
+        """Length of strength 1 of the operator add, in units of the residual stream, [L]."""
+        return self.directions.gap_L() if self.settings.unit == "gap" else np.asarray(self.origin["residual_norm_L"])
+
+    def save(
+        self, folder: str | Path, extra: dict | None = None, files: dict[str, bytes] | None = None,
+        arrays: dict[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        """Writes the artifact; `extra` (for example the scores of a selection) goes into its JSON, `files` beside it,
+        `arrays` to the others."""
+        fields = dataclasses.fields(Directions)
+        arrays = (arrays or {}) | {field.name: getattr(self.directions, field.name) for field in fields}
         arrays |= {name: value for name, value in vars(self.scores).items() if value is not None}
+        arrays["gate_LD"] = self.gate_LD
         arrays["threshold_L"] = self.threshold_L()  # for other programs; recomputed from the scores on loading
         settings = dataclasses.asdict(self.settings)
-        artifact.write(folder, arrays, {"settings": settings, "origin": self.origin, **(extra or {})})
-
-
-def extract(
-    model,
-    anchors: Anchors,
-    *,
-    rank: int = 1,
-    estimator: str = "svd",
-    blank_HWC: np.ndarray | None = None,
-    batch_size: int = 16,
-    progress: Progress | None = None,
-) -> Guard:
-    """Directions from the model's own language tower on text-only anchors, through its conversation template.
-
-    blank_HWC: pixels of a blank image; the anchors are also scored with it, so that thresholds can be calibrated for
-    prompts that hold an image (directions never come from those). The guard starts with the default settings
-    at the middle third of the layers. Raises InputError on anchors that give no direction.
-    """
-    if estimator not in ESTIMATORS:
-        raise InputError(f"estimator {estimator!r} is unknown; use one of {', '.join(ESTIMATORS)}")
-    questions = [*anchors.harmful, *anchors.harmless]
-    count = len(anchors.harmful)
-    states = last_token_states(model, questions, batch_size=batch_size, progress=progress, label="anchors, text only")
-    if estimator == "svd":
-        directions = paired_svd(states[:, :count], states[:, count:], rank)
-    elif rank != 1:
-        raise InputError(f"the difference of means has rank 1, not {rank}; use --rank=1 or --estimator=svd")
-    else:
-        directions = difference_of_means(states[:, :count], states[:, count:])
-    text_LN = directions.scores(states)
-    blank_LN = None
-    if blank_HWC is not None:
-        images = [blank_HWC] * len(questions)
-        blank_LN = directions.scores(
-            last_token_states(
-                model, questions, images, batch_size=batch_size, progress=progress, label="anchors, blank image"
-            )
-        )
-    scores = _anchor_scores(text_LN, blank_LN, count)
-    origin = _origin(model, anchors, rank, estimator) | {
-        "auroc_anchors": auroc_per_layer(scores.harmful_LN, scores.harmless_LN),  # in sample: a check, not a claim
-        "residual_norm_L": np.linalg.norm(states, axis=-1).mean(1).tolist(),
-    }
-    layers = operators.parse_layers("middle", model.config.text.L)
-    return Guard(directions, scores, Settings(layers=layers), origin)
-
-
-def _anchor_scores(text_LN: np.ndarray, blank_LN: np.ndarray | None, count: int) -> gates.AnchorScores:
-    blank = (None, None) if blank_LN is None else (blank_LN[:, :count], blank_LN[:, count:])
-    return gates.AnchorScores(text_LN[:, :count], text_LN[:, count:], *blank)
-
-
-def _origin(model, anchors: Anchors, rank: int, estimator: str) -> dict:
-    return {
-        "weights_sha256": artifact.weights_hash(model.params),
-        "anchors_sha256": anchors.sha256,
-        "anchor_pairs": len(anchors.harmful),
-        "estimator": "uncentred SVD of paired differences" if estimator == "svd" else "difference of means",
-        "rank": rank,
-        "sign_rule": "harmful minus harmless; every row flipped to a positive mean projection",
-        "location": LOCATION,
-        "position": POSITION,
-        "source": "own language tower, text only",
-        "template": model.processor.template,
-        "layers_of_model": model.config.text.L,
-        "width_of_model": model.config.text.D,
-        "versions": artifact.versions(),
-    }
+        artifact.write(folder, arrays, {"settings": settings, "origin": self.origin, **(extra or {})}, files)
 
 
 def load_guard(folder: str | Path, model, allow_other_model: bool = False) -> Guard:
@@ -204,12 +182,12 @@ def load_guard(folder: str | Path, model, allow_other_model: bool = False) -> Gu
     taken from other weights or another template, unless `allow_other_model` says that this is wanted.
     """
     arrays, meta = artifact.read(folder)
+    settings = settings_of(folder, meta)
     try:
-        # "all": guards written before there was a scope steered every position.
-        settings = Settings(**{"scope": "all", **meta["settings"], "layers": tuple(meta["settings"]["layers"])})
         directions = Directions(**{field.name: arrays[field.name] for field in dataclasses.fields(Directions)})
+        gate_LD = arrays.get("gate_LD", directions.basis_LMD[:, 0])  # older guards had no other
         scores = gates.AnchorScores(**{name: value for name, value in arrays.items() if name.endswith("_LN")})
-        guard = Guard(directions, scores, settings, meta["origin"])
+        guard = Guard(directions, gate_LD, scores, settings, meta["origin"])
         weights, template = guard.origin["weights_sha256"], guard.origin["template"]
     except (KeyError, TypeError) as error:
         raise InputError(
@@ -237,6 +215,17 @@ def _same_model(folder, model, weights: str, template: str) -> None:
             f"{folder} was extracted from other weights than {model.folder}; extract a guard from this "
             "model, or give --allow_other_model to use it all the same"
         )
+
+
+def settings_of(folder: str | Path, meta: dict) -> Settings:
+    """The settings in an artifact's JSON. Raises InputError when they are not those of a guard."""
+    try:
+        known = {"scope": "all", **meta["settings"]}  # guards written before there was a scope steered every position
+        return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} lacks or misspells a part ({error}); make it again with bin/guard extract"
+        ) from None
 
 
 def load_steer(path: str | Path, model, allow_other_model: bool = False) -> Steer:

@@ -1,14 +1,18 @@
 """Answers of a model under its guard: batches, first pass where the gate needs one, generation, decoding."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.states import Progress, batch_states, prompt_batches
 
@@ -31,14 +35,14 @@ def steering(model, guard: Guard) -> Steer | PerBatch:
 
 
 def per_batch(model, guard: Guard) -> PerBatch:
-    """(questions, images) -> `Steer` of that batch, for a gate that decides once per example.
+    """(questions, images) -> `Steer` of that batch, for a gate or a component that is known from a first pass.
 
     Runs the unsteered first pass the guard asks for, on the prompts as they are or on their text alone. images: pixel
     arrays HWC per question, as in `Processor.pad`, or None. Widths are bucketed, so that few programs are compiled.
     """
 
     def _per_batch(questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
-        if images is None or guard.settings.gate_source == "text":
+        if images is None or guard.settings.first_pass_reads_text:
             images = [[]] * len(questions)
         rows = [model.processor.prompt_ids(q, i) for q, i in zip(questions, images, strict=True)]
         batch = model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
@@ -59,19 +63,57 @@ def answer(
     label: str = "answering",
 ) -> list[Answer]:
     """Greedy answers to `questions`, each with its pixels HWC (or None), steered by `guard` if there is one."""
-    images = [None] * len(questions) if images is None else list(images)
-    steer_of = None if guard is None else steering(model, guard)
     steps = -(-len(questions) // min(batch_size, len(questions)))
-    batches: Iterable = prompt_batches(model, questions, images, batch_size)
+    batches: Iterable = _steered(model, questions, images, guard, batch_size)
     answers: list[Answer] = []
-    for batch, real in progress(batches, label, steps) if progress else batches:
-        steer = steer_of
-        if callable(steer_of):
-            rows = [min(len(answers) + k, len(questions) - 1) for k in range(len(batch.lengths_B))]
-            steer = steer_of([questions[k] for k in rows], [[] if images[k] is None else [images[k]] for k in rows])
+    for batch, real, steer in progress(batches, label, steps) if progress else batches:
         made = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer)
         answers += _decode(model, made, real, guard)
     return answers
+
+
+def first_token_logprobs(
+    model,
+    questions: Sequence[str],
+    images: Sequence[Any] | None = None,
+    *,
+    guard: Guard | None = None,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Log-probabilities [N, V] of the answer's first token, steered by `guard` if there is one."""
+    found = []
+    for batch, real, steer in _steered(model, questions, images, guard, batch_size):
+        found.append(np.asarray(_first_token(model.params, batch, model.config, steer))[:real])
+    return np.concatenate(found)
+
+
+def divergence(base_NV: np.ndarray, guarded_NV: np.ndarray) -> float:
+    """Mean over prompts of KL(base || guarded), nats, from log-probabilities.
+
+    Source: refusal_direction bounds it on harmless prompts by 0.1 when it chooses a direction.
+    """
+    return float((np.exp(base_NV) * (base_NV - guarded_NV)).sum(-1).mean())
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _first_token(params, batch: Batch, cfg, steer: Steer | None) -> jax.Array:
+    logits_B1V = forward(params, batch, cfg, steer=steer, last_only=True).logits_BTV
+    return jax.nn.log_softmax(logits_B1V[:, 0].astype(jnp.float32))
+
+
+def _steered(
+    model, questions: Sequence[str], images: Sequence[Any] | None, guard: Guard | None, batch_size: int
+) -> Iterator[tuple[Batch, int, Steer | None]]:
+    """(batch, real rows, what steers it)."""
+    images = [None] * len(questions) if images is None else list(images)
+    steer_of, done = None if guard is None else steering(model, guard), 0
+    for batch, real in prompt_batches(model, questions, images, batch_size):
+        steer = steer_of
+        if callable(steer_of):
+            rows = [min(done + k, len(questions) - 1) for k in range(len(batch.lengths_B))]
+            steer = steer_of([questions[k] for k in rows], [[] if images[k] is None else [images[k]] for k in rows])
+        done += real
+        yield batch, real, steer
 
 
 def _decode(model, made, real: int, guard: Guard | None) -> list[Answer]:

@@ -1,19 +1,25 @@
 """What the guard does to the residual stream along its directions, each as the model's `Steer`.
 
-The model applies, at the output of block l and at every position,
+The model applies, at the output of block l and at the positions of the scope,
 
     h' = h + g * (strength_l * (h V_l^T) V_l + shift_l)
 
 with orthonormal rows V_l [M, D]. Every operator below is a choice of strength and shift:
 
     project_out  strength -1             h (I - V^T V), the formula of VLM-Guard's step 2
-    amplify      strength alpha > 0      VLM-Guard's step 3 with the harmful side positive
+    amplify      strength alpha          VLM-Guard's step 3, each token with its own component
+                 shift alpha * c V       the same with the component c = h(q) V^T of one prompt q for all tokens
     reflect      strength -2             h (I - 2 V^T V)
-    add          shift alpha * unit * V_1   refusal_direction's activation addition
+    add          shift alpha * unit * V_1   refusal_direction's activation addition; with the direction of an image's
+                                         shift and a negative alpha, CMRM
+    transplant   strength -alpha, shift alpha * c V   the component moves towards that of another run; towards the
+                                         text-only run's it is ShiftDC (text in place of a caption)
+    ablate       strength -1 with one V for all blocks, also on embedded tokens and between attention and MLP:
+                                         refusal_direction's directional ablation; can be baked into the weights
 
-`project_out` along the harm direction is *not* a defence: on safety-aligned language models it removes the
-refusal (refusal_direction, table of ablations; the miniature shows the same). It is here because the paper
-names it and because a measurement has to decide; the default is `amplify`.
+`project_out`, `reflect` and `ablate` along the harm direction are *not* defences: on safety-aligned language models
+they remove the refusal (refusal_direction, table of ablations; the miniature shows the same). They are here because
+the paper names the first and because a measurement has to decide.
 """
 
 import numpy as np
@@ -21,23 +27,38 @@ import numpy as np
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.decoder import Steer
 
-OPERATORS = ("project_out", "amplify", "reflect", "add")
-FIXED_STRENGTH = {"project_out": -1.0, "reflect": -2.0}
+OPERATORS = ("project_out", "amplify", "reflect", "add", "transplant", "ablate")
+FIXED_STRENGTH = {"project_out": -1.0, "reflect": -2.0, "ablate": -1.0}
 
 
 def project_out(basis_LMD, layers, *, norm_preserving: bool = False) -> Steer:
     """Remove the component along the rows of V at the chosen layers."""
-    return _linear(basis_LMD, -1.0, layers, norm_preserving)
+    return _steer(basis_LMD, -1.0, None, layers, norm_preserving)
 
 
 def reflect(basis_LMD, layers, *, norm_preserving: bool = False) -> Steer:
     """Turn the component along the rows of V around at the chosen layers (keeps the norm by itself)."""
-    return _linear(basis_LMD, -2.0, layers, norm_preserving)
+    return _steer(basis_LMD, -2.0, None, layers, norm_preserving)
 
 
-def amplify(basis_LMD, strength: float, layers, *, norm_preserving: bool = False) -> Steer:
-    """Scale the component along the rows of V by 1 + strength; strength -1 is `project_out`, -2 `reflect`."""
-    return _linear(basis_LMD, strength, layers, norm_preserving)
+def amplify(basis_LMD, strength: float, layers, *, component_LBM=None, norm_preserving: bool = False) -> Steer:
+    """Scale the component along the rows of V by 1 + strength; strength -1 is `project_out`, -2 `reflect`.
+
+    component_LBM: component of one prompt per row, of which `strength` times is added to every token; None = each
+    token's own (h V^T).
+    """
+    if component_LBM is None:
+        return _steer(basis_LMD, strength, None, layers, norm_preserving)
+    return _steer(basis_LMD, 0.0, strength * _along(component_LBM, basis_LMD), layers, norm_preserving)
+
+
+def transplant(basis_LMD, strength: float, layers, component_LBM, *, norm_preserving: bool = False) -> Steer:
+    """Replace a share `strength` of the component along the rows of V by `component_LBM`, that of another run.
+
+    Source: ShiftDC (arXiv 2502.13095), with the text-only prompt in place of text and caption.
+    """
+    shift_LBD = strength * _along(component_LBM, basis_LMD)
+    return _steer(basis_LMD, -strength, shift_LBD, layers, norm_preserving)
 
 
 def add(basis_LMD, strength: float, unit_L, layers, *, norm_preserving: bool = False) -> Steer:
@@ -46,61 +67,74 @@ def add(basis_LMD, strength: float, unit_L, layers, *, norm_preserving: bool = F
     unit_L: length of one unit in residual-stream units, for example the gap of the class means (then strength 1
     moves the mean harmless state onto the harmful one) or the mean residual norm.
     """
-    on_L = _switch(len(basis_LMD), layers)
-    shift_LD = (on_L * strength * np.asarray(unit_L, np.float64))[:, None] * np.asarray(basis_LMD)[:, 0]
-    return _steer(basis_LMD, np.zeros(len(on_L)), shift_LD, on_L, norm_preserving)
+    shift_LD = strength * np.asarray(unit_L, np.float64)[:, None] * np.asarray(basis_LMD)[:, 0]
+    return _steer(basis_LMD, 0.0, shift_LD, layers, norm_preserving)
 
 
-def build(operator: str, basis_LMD, strength: float, layers, *, unit_L=None, norm_preserving: bool = False) -> Steer:
+def ablate(basis_LMD, layers) -> Steer:
+    """Remove the subspace of one layer from everything that any block reads or writes.
+
+    Source: directional ablation of refusal_direction (Arditi et al. 2024). Raises InputError unless `layers` is one.
+    """
+    if len(layers) != 1:
+        raise InputError(f"operator ablate removes the subspace of one layer everywhere; give one layer, not {layers}")
+    basis_LMD = np.repeat(np.asarray(basis_LMD)[list(layers)], len(basis_LMD), axis=0)
+    return _steer(basis_LMD, -1.0, None, range(len(basis_LMD)), False).replace(everywhere=True)
+
+
+def build(
+    operator: str, basis_LMD, strength: float, layers, *, unit_L=None, component_LBM=None, norm_preserving: bool = False
+) -> Steer:
     """The operator called `operator` as a `Steer` without a gate. Raises InputError on an unknown name."""
     if operator == "add":
         return add(basis_LMD, strength, unit_L, layers, norm_preserving=norm_preserving)
-    if operator in FIXED_STRENGTH:
-        return _linear(basis_LMD, FIXED_STRENGTH[operator], layers, norm_preserving)
-    if operator == "amplify":
-        return amplify(basis_LMD, strength, layers, norm_preserving=norm_preserving)
+    if operator == "transplant":
+        return transplant(basis_LMD, strength, layers, component_LBM, norm_preserving=norm_preserving)
+    if operator == "ablate":
+        return ablate(basis_LMD, layers)
+    if operator in OPERATORS:
+        strength = FIXED_STRENGTH.get(operator, strength)
+        return amplify(basis_LMD, strength, layers, component_LBM=component_LBM, norm_preserving=norm_preserving)
     raise InputError(f"operator {operator!r} is unknown; use one of {', '.join(OPERATORS)}")
 
 
 def parse_layers(text: str, layers: int) -> tuple[int, ...]:
-    """Layer indices from "middle" (the contiguous middle third), "all", "4-9", "7" or "3,5,7" (0-based).
+    """Layer indices from "middle" (the contiguous middle third), "all", "last", "4-9", "7" or "3,5,7" (0-based).
 
     Raises InputError when the text is none of these or names a layer the model has not.
     """
     if text == "all":
         return tuple(range(layers))
+    if text == "last":
+        return (layers - 1,)
     if text == "middle":
         return tuple(range(layers // 3, layers - layers // 3))
     try:
         spans = [[int(edge) for edge in part.split("-")] for part in text.split(",")]
     except ValueError:
-        raise InputError(f"layers {text!r} is not understood; use middle, all, 4-9 or 3,5,7") from None
+        raise InputError(f"layers {text!r} is not understood; use middle, all, last, 4-9 or 3,5,7") from None
     if not all(0 <= span[0] <= span[-1] < layers and len(span) <= 2 for span in spans):
         raise InputError(f"layers {text!r} is outside this model or out of order; it has layers 0..{layers - 1}")
     return tuple(sorted({layer for span in spans for layer in range(span[0], span[-1] + 1)}))
 
 
-def _linear(basis_LMD, strength: float, layers, norm_preserving: bool) -> Steer:
-    on_L = _switch(len(basis_LMD), layers)
-    shift_LD = np.zeros((len(on_L), np.shape(basis_LMD)[-1]))
-    return _steer(basis_LMD, on_L * strength, shift_LD, on_L, norm_preserving)
+def _along(component_LBM, basis_LMD) -> np.ndarray:
+    """Components as vectors, [L, B, D]."""
+    if component_LBM is None:
+        raise InputError("this operator needs the component of a first pass, which is not run here")
+    return np.einsum("lbm,lmd->lbd", np.asarray(component_LBM, np.float64), np.asarray(basis_LMD, np.float64))
 
 
-def _switch(count: int, layers) -> np.ndarray:
-    """1.0 for the chosen layers, 0.0 elsewhere, [L]."""
-    on_L = np.zeros(count)
+def _steer(basis_LMD, strength: float, shift, layers, norm_preserving: bool) -> Steer:
+    """shift: None, [L, D] or [L, B, D]. Layers that are off get zero rows, no shift and a threshold nothing passes."""
+    basis_LMD = np.asarray(basis_LMD)
+    on_L = np.zeros(len(basis_LMD))
     on_L[list(layers)] = 1.0
-    return on_L
-
-
-def _steer(basis_LMD, strength_L, shift_LD, on_L, norm_preserving: bool) -> Steer:
-    # Layers that are off get zero rows and a threshold nothing passes, so that they are off three times over.
+    shift = np.zeros((len(on_L), basis_LMD.shape[-1])) if shift is None else shift
     return Steer(
-        basis_LMD=(np.asarray(basis_LMD) * on_L[:, None, None]).astype(np.float32),
-        strength_L=np.asarray(strength_L, np.float32),
-        shift_LD=np.asarray(shift_LD, np.float32),
+        basis_LMD=(basis_LMD * on_L[:, None, None]).astype(np.float32),
+        strength_L=(on_L * strength).astype(np.float32),
+        shift=(shift * on_L.reshape(-1, *[1] * (np.ndim(shift) - 1))).astype(np.float32),
         threshold_L=np.where(on_L > 0, -np.inf, np.inf).astype(np.float32),
-        gate_LB=None,
-        gated=False,
         norm_preserving=norm_preserving,
     )

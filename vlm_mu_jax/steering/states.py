@@ -21,18 +21,22 @@ Progress = Callable[[Iterable, str, int | None], Iterable]
 
 
 def prompt_batches(
-    model, questions: Sequence[str], images: Sequence[Any] | None, size: int
+    model, questions: Sequence[str], images: Sequence[Any] | None, size: int, at: int = -1
 ) -> Iterator[tuple[Batch, int]]:
     """Yields (batch, real rows). All batches have one shape, so that one compiled program serves them all.
 
     images: what `Processor.pixels` makes of one (or None) per question; None = no question has an image. The last
-    batch is filled up with copies of its last row.
+    batch is filled up with copies of its last row. at: the prompts end with this token, -1 = whole (a token's state
+    does not depend on later ones, so that any position of a prompt is the last one of a shorter prompt).
     """
     images = [None] * len(questions) if images is None else list(images)
     if any(image is not None for image in images) and model.config.vision is None:
         raise InputError(f"{model.folder} is a text-only model; it cannot be asked about images")
     shown = [[] if image is None else [image] for image in images]
     rows = [model.processor.prompt_ids(q, one) for q, one in zip(questions, shown, strict=True)]
+    if not -min(map(len, rows)) <= at <= -1:
+        raise InputError(f"position {at} is outside a prompt; give -1 (the last token) to -{min(map(len, rows))}")
+    rows = [ids[: len(ids) + 1 + at] for ids in rows]
     width = -(-max(map(len, rows)) // 8) * 8
     size = min(size, len(rows))
     for start in range(0, len(rows), size):
@@ -49,13 +53,14 @@ def last_token_states(
     batch_size: int = 16,
     progress: Progress | None = None,
     label: str = "reading states",
+    at: int = -1,
 ) -> np.ndarray:
-    """States of the last prompt token after every block, float32 [L, N, D] on the host.
+    """States of the last prompt token (or of token `at`) after every block, float32 [L, N, D] on the host.
 
-    Raises InputError when images are given to a model without vision.
+    Raises InputError when images are given to a model without vision, and when some prompt has no token `at`.
     """
     steps = -(-len(questions) // min(batch_size, len(questions)))
-    batches: Iterable = prompt_batches(model, questions, images, batch_size)
+    batches: Iterable = prompt_batches(model, questions, images, batch_size, at)
     batches = progress(batches, label, steps) if progress else batches
     return np.concatenate([batch_states(model, batch)[:, :real] for batch, real in batches], axis=1)
 

@@ -11,13 +11,16 @@ _SHAPES = ("instr-resp", "conversations", "question")  # the key that tells VLGu
 
 
 def read(path: str | Path, subset: str | None = None, check_images: bool = True) -> Records:
-    """Reads a data file in whichever known format it is.
+    """Reads a data file in whichever known format it is: JSON of VLGuard, LLaVA or requests, or SPA-VL's Parquet.
 
     `subset` is one of VLGuard's (unsafes, safe_safes, safe_unsafes) and an error for other formats. Image paths are
     relative to the file's folder. Raises InputError (`rows.BadRows` with every bad row) when the file is not clean.
     """
-    from vlm_mu_jax.data.readers import llava, requests, vlguard
+    from vlm_mu_jax.data.readers import catalogue, llava, requests, vlguard
 
+    path = Path(path)
+    if path.suffix.lower() == ".parquet" and subset is None:
+        return catalogue.get("spa_vl_train").read([path], path.parent, "spa_vl", check_images)
     content, sha256 = _rows.load(path)
     shape = _shape(Path(path), content)
     if shape == "instr-resp":

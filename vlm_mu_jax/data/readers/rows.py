@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from vlm_mu_jax.data.records import Record, Records
@@ -53,13 +53,14 @@ def load(path: str | Path) -> tuple[list, str]:
 class RowReader:
     """Turns the rows of one file into records, one function call per row, and reports all bad rows together."""
 
-    def __init__(self, path: Path, check_images: bool = True):
+    def __init__(self, path: Path, check_images: bool = True, root: Path | None = None):
+        """`root` is the folder that image paths are relative to; the file's own one by default."""
         self.path = Path(path)
-        self.root = self.path.parent
-        self._check_images = check_images
+        self.root = self.path.parent if root is None else Path(root)
+        self.check_images = check_images
         self._seen: Counter[str] = Counter()
 
-    def read(self, rows: list, sha256: str, to_records: Callable[[dict], Iterable[Record]]) -> Records:
+    def read(self, rows: Collection, sha256: str, to_records: Callable[[dict], Iterable[Record]]) -> Records:
         """`to_records` gives the records of one row, or raises InputError saying what is wrong with it."""
         records, problems = [], []
         for number, row in enumerate(rows, start=1):
@@ -87,7 +88,7 @@ class RowReader:
         if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] == os.pardir:
             raise InputError(f"image path {value!r} leaves the data folder")
         paths = [os.path.normpath(os.path.join(folder, value)) for folder in folders]
-        if not self._check_images:
+        if not self.check_images:
             return paths[0]
         for path in paths:
             if (self.root / path).is_file():

@@ -35,7 +35,9 @@ def from_rows(
     if subset is not None and subset not in SUBSETS:
         raise InputError(f"VLGuard has no subset {subset!r}; choose from {', '.join(SUBSETS)}")
     reader = _rows.RowReader(Path(path), check_images)
-    folders = ("", Path(path).stem)  # upstream unpacks train.zip and test.zip beside the JSON, under the split's name
+    # Upstream unpacks train.zip and test.zip beside the JSON; the one-word sets (test_share_1shot.json) share test.zip.
+    stem = Path(path).stem
+    folders = tuple(dict.fromkeys(("", stem, stem.partition("_")[0])))
     # Every row is checked, whichever subset is wanted: a broken file should not pass because its bad half is unused.
     return reader.read(content, sha256, lambda row: _records(row, subset, reader, folders))
 

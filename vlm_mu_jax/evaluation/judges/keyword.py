@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.judges.label import Label, is_degenerate
+from vlm_mu_jax.evaluation.judges.degenerate import is_degenerate
+from vlm_mu_jax.evaluation.judges.label import Label
 
 # VLGuard's `check_success_attack`, entry by entry. "but I cannot" can never match (answers are lower-cased) and several
 # entries are topics, not refusals ("legally", "openai"): both are kept, because numbers made with them are published.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.judges.label import Label, is_degenerate
+from vlm_mu_jax.evaluation.judges.degenerate import is_degenerate
+from vlm_mu_jax.evaluation.judges.label import Label
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 

@@ -13,14 +13,15 @@ from vlm_mu_jax.errors import InputError
 RESULTS, TABLE = "results.json", "results.csv"
 
 
-def build(workdirs: list[Path], out: Path, **inputs: Any) -> list[Path]:
+def build(workdirs: list[Path], out: Path, figures: Path | None = None, **inputs: Any) -> list[Path]:
     """Writes the page to `out`, and results.json and results.csv beside it; returns the files written.
 
-    `inputs` are the optional ones of `content.collect` (attack, audit, guard_diagnostics, training, export, sweep,
-    relearning, show_text).
+    `inputs` are the optional ones of `content.collect` (attack, audit, guard_diagnostics, training, export, images,
+    show_text and the names of `evidence.EVIDENCE`). With `figures`, every figure is also written to that folder, as
+    NAME.svg and NAME.png.
     Raises InputError for a bad input, and when results.json beside the page would overwrite one of several inputs.
     """
-    from vlm_mu_jax.evaluation.report import content, merged, page  # matplotlib is slow to import
+    from vlm_mu_jax.evaluation.report import canvas, content, merged, page  # matplotlib is slow to import
 
     out = Path(out)
     inside = out.resolve().parent in [Path(folder).resolve() for folder in workdirs]
@@ -28,10 +29,22 @@ def build(workdirs: list[Path], out: Path, **inputs: Any) -> list[Path]:
         raise InputError(
             f"--out={out}: lies in the folder of one of the runs, whose {RESULTS} would be lost; choose another folder"
         )
+    if figures:
+        _make_folder(figures)
     collected = content.collect(workdirs, **inputs)
-    files = {out: page.render(collected), out.parent / TABLE: merged.table(collected)}
+    drawn = page.draw(collected)
+    files = {out: page.render(collected, drawn=drawn), out.parent / TABLE: merged.table(collected)}
     if not inside:  # the report of a single run may lie in the run's own folder, where its results.json already is
         files[out.parent / RESULTS] = merged.to_json(merged.results(collected))
     for path, text in files.items():
         merged.write(path, text)
-    return list(files)
+    pictures = [path for drawing in drawn.all for path in canvas.save(drawing, figures)] if figures else []
+    return [*files, *pictures]
+
+
+def _make_folder(folder: Path) -> None:
+    """Before the work and not after it: a bad --figures."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--figures={folder}: cannot be made ({error.strerror}); give another folder") from None

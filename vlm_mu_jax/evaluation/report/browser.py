@@ -19,6 +19,8 @@ SET_NAMES = {
     "gap_own_image": "gap: own image",
     "utility": "utility",
 }
+_FIRST_SET = "unsafe_after"  # where the story is
+_BLANK = "blank:"  # image_id of a blank image: "blank:white"
 _JUDGES_FIRST = ("oracle",)  # an exact judge goes before any other
 
 SHOWN, CONCEALED, ABSENT = "shown", "concealed", "absent"
@@ -41,16 +43,17 @@ class _Index:
 def payload(content: Content, first: Run | None = None, second: Run | None = None) -> dict[str, Any] | None:
     """The browser's data; None when no run has answers. `first` and `second` are the runs it opens with, side by side.
 
-    "rows" holds [run, set, id, word, label, question, answer] per answer: numbers into the lists of the same name, the
-    answer as text. "text" says whether text may be read at once (nonsense words), on asking (real data and
-    show_text), or is not in the file at all (real data): then questions and answers are empty strings.
+    "rows" holds [run, set, id, word, label, question, answer, image] per answer: numbers into the lists of the same
+    name, the answer as text; "pictures" holds the image itself, by the same number, where it is in the page. "text"
+    says whether text may be read at once (nonsense words), on asking (real data and show_text), or is not in the file
+    at all (real data): then questions and answers are empty strings and there are no pictures.
     """
     if not any(run.answers for run in content.runs):
         return None
-    runs, sets, ids, words, labels, questions = (_Index() for _ in range(6))
+    runs, sets, ids, words, labels, questions, images = (_Index() for _ in range(7))
     rows = []
     for run in content.runs:
-        judge, readable = primary_judge(run), run.miniature or content.show_text
+        judge, readable = primary_judge(run), content.readable(run)
         for answer in run.answers:
             condition = answer.get("condition") or {}
             row = [
@@ -60,9 +63,12 @@ def payload(content: Content, first: Run | None = None, second: Run | None = Non
                 words[str(condition.get("word") or "")],
             ]
             row += [labels[_label(answer, judge)], questions[str(answer.get("question", "")) if readable else ""]]
-            rows.append([*row, str(answer.get("answer", "")) if readable else ""])
+            row.append(str(answer.get("answer", "")) if readable else "")
+            rows.append([*row, images[_image_name(answer, content.images if readable else {})]])
     asked = [{_key(row) for row in rows if row[0] == runs[run.label]} if run else set() for run in (first, second)]
     start = {"run": runs[first.label]} if asked[0] else {}
+    if any(sets.values[key[0]] == SET_NAMES[_FIRST_SET] for key in asked[0]):
+        start["set"] = sets[SET_NAMES[_FIRST_SET]]
     if asked[0] & asked[1]:  # models attacked with words of their own share no question after the attack
         start["beside"] = runs[second.label]
     return {
@@ -74,8 +80,16 @@ def payload(content: Content, first: Run | None = None, second: Run | None = Non
         "words": words.values,
         "labels": labels.values,
         "questions": questions.values,
+        "images": [name if name.startswith(_BLANK) else "" for name in images.values],
+        "pictures": {i: content.images[name] for i, name in enumerate(images.values) if name in content.images},
         "rows": rows,
     }
+
+
+def _image_name(answer: dict[str, Any], pictures: dict[str, str]) -> str:
+    """The image_id of an answer where the page can say something about it: a blank image, or one it holds."""
+    name = str(answer.get("image_id") or "")
+    return name if name.startswith(_BLANK) or name in pictures else ""
 
 
 def _key(row: list[Any]) -> tuple:
@@ -113,6 +127,6 @@ def _set_name(answer: dict[str, Any]) -> str:
 
 def _label(answer: dict[str, Any], judge: str | None) -> str:
     verdict = (answer.get("labels") or {}).get(judge)
-    if not isinstance(verdict, dict):
+    if not isinstance(verdict, dict) or answer.get("set") == "utility":  # compared with a reference, not judged
         return "not judged"
     return str(verdict.get("label") or ("error" if verdict.get("error") else "abstained"))

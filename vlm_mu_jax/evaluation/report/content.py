@@ -2,8 +2,8 @@
 
 Only one run is needed; every other input is optional, and a part without input is left out of the page with a note.
 Inputs: run folders of `bin/eval` (results.json, answers/*.jsonl), attack.json of `bin/attack`, audit.json of
-`bin/audit`, diagnostics of `bin/guard`, metrics.jsonl and sweep.json of `bin/train`, relearn.json of `bin/relearn`, an
-export folder of `bin/convert_hf`.
+`bin/audit`, diagnostics of `bin/guard`, metrics.jsonl of `bin/train`, an export folder of `bin/convert_hf`, the images
+of the data, and the files of `evidence.EVIDENCE`.
 """
 
 import json
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.report import pictures
+from vlm_mu_jax.evaluation.report.evidence import EVIDENCE
 
 BASE, SFT, GUARD = "base", "sft", "guard"
 _STORY = (BASE, SFT)  # first in every table; the guard comes last, whatever is unlearned stands between
@@ -70,8 +72,8 @@ class Content:
     guard: dict[str, Any] | None = None
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # name -> rows of metrics.jsonl
     export: dict[str, Any] | None = None
-    sweep: dict[str, Any] | None = None
-    relearning: list[dict[str, Any]] = field(default_factory=list)  # relearn.json per attack
+    evidence: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # flag of EVIDENCE -> its files
+    images: dict[str, str] = field(default_factory=dict)  # image_id of an answer -> small picture as a data: address
     show_text: bool = False
 
     @property
@@ -80,6 +82,17 @@ class Content:
 
     def of_seed(self, seed: int | None) -> list[Run]:
         return [run for run in self.runs if run.seed == seed]
+
+    def files(self, source: str) -> list[dict[str, Any]]:
+        """The objects a line of FIGURES is drawn from; empty when the file was not given."""
+        if source in EVIDENCE:
+            return self.evidence.get(source, [])
+        given = getattr(self, source)
+        return [given] if given else []
+
+    def readable(self, run: Run) -> bool:
+        """Whether text and images of a run may be in the page: nonsense words, or real data on request."""
+        return run.miniature or self.show_text
 
 
 def collect(
@@ -91,11 +104,14 @@ def collect(
     guard_diagnostics: Path | None = None,
     training: list[Path] = (),
     export: Path | None = None,
-    sweep: Path | None = None,
-    relearning: list[Path] = (),
+    images: Path | None = None,
     show_text: bool = False,
+    **evidence: list[Path],
 ) -> Content:
-    """Reads all inputs. Raises InputError (file and reason) for a missing or malformed one, or when no run is given."""
+    """Reads all inputs; `evidence` are lists of files by their name in EVIDENCE, `images` the folder of the data.
+
+    Raises InputError (file and reason) for a missing or malformed input, or when no run is given.
+    """
     if not workdirs:
         raise InputError("no run given; name at least one folder that bin/eval wrote")
     runs: list[Run] = []
@@ -110,7 +126,7 @@ def collect(
         provenance += [(run, _provenance(results, folder)) for run in found]
     _label(runs)
     runs.sort(key=lambda run: (_seed_order(run.seed), _story_order(run.kind)))  # stable: given order within a kind
-    return Content(
+    content = Content(
         runs=runs,
         comparisons=comparisons,
         provenance=[(run.label, facts) for run, facts in provenance],
@@ -120,10 +136,13 @@ def collect(
         guard=read_object(guard_diagnostics) if guard_diagnostics else None,
         training=dict(_training(Path(path)) for path in training),
         export=_export(Path(export)) if export else None,
-        sweep=_of_points(read_object(sweep), sweep, "rows") if sweep else None,
-        relearning=[_of_points(read_object(path), path, "curve") for path in relearning],
+        evidence={name: [_of_rows(path, EVIDENCE[name].rows) for path in files] for name, files in evidence.items()},
         show_text=show_text,
     )
+    if images:
+        shown = [row for run in runs if content.readable(run) for row in run.answers]
+        content.images = pictures.of_folder(Path(images), {str(row.get("image_id") or "") for row in shown})
+    return content
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -278,11 +297,12 @@ def _export(folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_points(value: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
-    """A sweep.json or relearn.json; InputError when `name` is no list of objects with a step."""
+def _of_rows(path: Path, name: str) -> dict[str, Any]:
+    """A JSON object of EVIDENCE; InputError when its field `name` is no list of objects."""
+    value = read_object(path)
     rows = value.get(name)
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("step"), int) for r in rows):
-        raise InputError(f"{path}: field {name!r} must be a list of objects with a step; is it the right file?")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: field {name!r} must be a list of objects; is it the right file?")
     return value
 
 

@@ -1,7 +1,9 @@
 """The figures about the runs: main bars, composition, frontier, opening words, alignment gap; each as inline SVG."""
 
+from collections.abc import Sequence
+
 from vlm_mu_jax.evaluation.report import words
-from vlm_mu_jax.evaluation.report.canvas import color, panels, percent_axis, style, to_svg, whisker
+from vlm_mu_jax.evaluation.report.canvas import Drawing, color, panels, percent_axis, style, tiled, to_svg, whisker
 from vlm_mu_jax.evaluation.report.content import BASE, GUARD, Metric, Run
 
 # (title, role of colour, metric before, metric after, what is better)
@@ -25,7 +27,7 @@ def short(label: str, limit: int = 26) -> str:
     return label if len(label) <= limit else label[: limit - 1] + "…"
 
 
-def main_bars(runs: list[Run]) -> str | None:
+def main_bars(runs: list[Run]) -> Drawing | None:
     """Before (pale) and after (solid) the attack, per run, one panel per metric, with 95 % intervals."""
     chosen = [panel for panel in _MAIN if any(run.metric(panel[3]) for run in runs)]
     if not chosen:
@@ -61,7 +63,7 @@ def _bar(axis, y: float, metric: Metric | None, role: str, alpha: float, height:
     axis.text(end + 0.03, y, words.rate(metric), va="center", fontsize=8, color=color("ink" if alpha == 1 else "muted"))
 
 
-def composition(runs: list[Run]) -> str | None:
+def composition(runs: list[Run]) -> Drawing | None:
     """What happens to unsafe requests after the attack: harmful, beside the point, refused; adds up to 100 %."""
     rows = [(run, run.metric("asr_after"), run.metric("ir_unsafe_after")) for run in runs]
     # One unit each (any of K shots), so the three rates add up; a file where they cannot is not drawn.
@@ -109,7 +111,7 @@ def _legend(axis, entries, y: float = 1.02) -> None:
     )
 
 
-def frontier(runs: list[Run]) -> str | None:
+def frontier(runs: list[Run]) -> Drawing | None:
     """Safety against usefulness: ASR after the attack over harmless questions answered right after it."""
     points = [(run, run.metric("harmless_right_after"), run.metric("asr_after")) for run in runs]
     points = [(run, right, asr) for run, right, asr in points if right and asr]
@@ -120,21 +122,29 @@ def frontier(runs: list[Run]) -> str | None:
         axis.axvspan(0.85, 1.03, ymin=0.03 / 1.06, ymax=0.18 / 1.06, color=color("right"), alpha=0.14, linewidth=0)
         axis.text(0.845, 0.02, "safe and useful", fontsize=8, color=color("right"), ha="right", va="bottom")
         markers, shown = _markers([run for run, *_ in points]), set()
-        for run, right, asr in points:
+        for index, (run, right, asr) in enumerate(points):
             role = _kind_role(run)
             whisker(axis, right.low, right.high, asr.value, role, width=0.9)
             whisker(axis, asr.low, asr.high, right.value, role, vertical=True, width=0.9)
             label = None if run.name in shown else short(run.name, 40)  # seeds share mark and entry
             shown.add(run.name)
-            axis.plot(right.value, asr.value, markers[run.name], markersize=8, label=label, **_edged(role))
+            over = sum(_near(other, (right, asr)) for _, *other in points[index + 1 :])  # these are drawn on top
+            axis.plot(right.value, asr.value, markers[run.name], markersize=8 + 5 * over, label=label, **edged(role))
         percent_axis(axis, "x")
         percent_axis(axis, "y")
         axis.set_xlabel("harmless questions answered right, after the attack  (right is better)")
         axis.set_ylabel("harmful answers after the attack  (lower is better)")
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9, labelcolor=color("ink"))
+        legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9, labelcolor=color("ink"))
+        for handle in legend.legend_handles:
+            handle.set_markersize(8)
         return to_svg(
             figure, "frontier", "Scatter: harmful answers after the attack against harmless questions answered right"
         )
+
+
+def _near(some: Sequence[Metric], other: Sequence[Metric]) -> bool:
+    """Whether two marks would hide each other."""
+    return all(abs(a.value - b.value) < 0.02 for a, b in zip(some, other, strict=True))
 
 
 def _markers(runs: list[Run]) -> dict[str, str]:
@@ -147,7 +157,7 @@ def _kind_role(run: Run) -> str:
     return {"base": "muted", "sft": "rr", "guard": "utility"}.get(run.kind, "accent")
 
 
-def openings(runs: list[Run]) -> str | None:
+def openings(runs: list[Run]) -> Drawing | None:
     """Per opening word: harmful answers and harmless answers right, one panel per run."""
     shown = [run for run in runs if run.group("asr_by_opening") or run.group("harmless_right_by_opening")]
     names = list(
@@ -155,8 +165,7 @@ def openings(runs: list[Run]) -> str | None:
     )
     if not names:
         return None
-    columns = min(len(shown), 5)
-    rows = -(-len(shown) // columns)
+    columns, rows = tiled(len(shown), 4)
     with style():
         figure, axes = panels(columns, rows * (0.62 + 0.34 * len(names)) + 0.35, rows=rows)
         for axis, run in zip(axes, shown, strict=False):
@@ -194,7 +203,7 @@ def _dots(axis, names: list[str], metrics: dict[str, Metric], role: str, offset:
             )
 
 
-def alignment_gap(runs: list[Run]) -> str | None:
+def alignment_gap(runs: list[Run]) -> Drawing | None:
     """The same requests without image, with a blank image and with their own image; one line per run."""
     measured = [run for run in runs if run.group("gap")]
     shown = [run for run in measured if run.kind in (BASE, GUARD)] or measured  # the gap is about these two
@@ -230,9 +239,9 @@ def _gap_line(axis, run: Run, key: str, offset: float, marker: str, label: str |
         whisker(axis, metric.low, metric.high, x, role, vertical=True, width=1.0)
     line = "-" if run.kind == "guard" else (0, (4, 2))
     xs, ys = [x for x, _ in points], [metric.value for _, metric in points]
-    axis.plot(xs, ys, linestyle=line, marker=marker, linewidth=1.5, markersize=6.5, label=label, **_edged(role))
+    axis.plot(xs, ys, linestyle=line, marker=marker, linewidth=1.5, markersize=6.5, label=label, **edged(role))
 
 
-def _edged(role: str) -> dict:
+def edged(role: str) -> dict:
     """A mark of this role with a thin edge in the card's colour, so that overlapping marks stay apart."""
     return {"color": color(role), "markeredgecolor": color("card"), "markeredgewidth": 1.2, "zorder": 4}

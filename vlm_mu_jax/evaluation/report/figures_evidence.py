@@ -1,8 +1,8 @@
-"""The figures about the evidence: word audit, one-word search, hidden states, training; each as inline SVG."""
+"""The figures about the evidence: word audit, one-word search, hidden states; each as inline SVG."""
 
 from typing import Any
 
-from vlm_mu_jax.evaluation.report.canvas import color, panels, percent_axis, style, to_svg, whisker
+from vlm_mu_jax.evaluation.report.canvas import Drawing, color, panels, percent_axis, style, to_svg, whisker
 from vlm_mu_jax.evaluation.report.content import Metric, as_metric
 from vlm_mu_jax.evaluation.report.figures import short
 
@@ -25,7 +25,7 @@ def audit_rows(audit: dict[str, Any], position: str = "first") -> list[dict[str,
     return sorted(rows, key=lambda row: -row["log_odds"])
 
 
-def word_audit(audit: dict[str, Any]) -> str | None:
+def word_audit(audit: dict[str, Any]) -> Drawing | None:
     """Opening words by how strongly they go with refusal in the data: log odds ratio with its 95 % interval."""
     rows = audit_rows(audit)
     if not rows:
@@ -79,7 +79,7 @@ def shortlist(attack: dict[str, Any], goal: str) -> list[tuple[str, float | None
     ]
 
 
-def one_word_search(attack: dict[str, Any]) -> str | None:
+def one_word_search(attack: dict[str, Any]) -> Drawing | None:
     """The best words of the search with what they achieve, beside neutral control words."""
     lists = (("jailbreak", "Unsafe requests answered", "asr"), ("over_refuse", "Harmless questions refused", "rr"))
     null = search_rows(attack, "null")
@@ -120,7 +120,7 @@ def pca_points(guard: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def hidden_states(guard: dict[str, Any]) -> str | None:
+def hidden_states(guard: dict[str, Any]) -> Drawing | None:
     """Hidden states of harmful and harmless requests in one plane, one panel per input condition, same axes."""
     points = pca_points(guard)
     conditions = list(dict.fromkeys(str(p.get("condition")) for p in points))
@@ -149,7 +149,7 @@ def hidden_states(guard: dict[str, Any]) -> str | None:
         )
 
 
-def separation(guard: dict[str, Any]) -> str | None:
+def separation(guard: dict[str, Any]) -> Drawing | None:
     """How well the text-only safety direction tells harmful from harmless, per layer and input condition (AUROC)."""
     curves = guard.get("auroc")
     curves = {k: v for k, v in curves.items() if isinstance(v, list) and v} if isinstance(curves, dict) else {}
@@ -180,30 +180,3 @@ def separation(guard: dict[str, Any]) -> str | None:
 def _limits(values: list[float]) -> tuple[float, float]:
     room = 0.06 * ((max(values) - min(values)) or 1.0)
     return min(values) - room, max(values) + room
-
-
-def training_curves(training: dict[str, list[dict[str, Any]]]) -> str | None:
-    """Loss over steps, one small panel per training run."""
-    series = {name: _loss_series(rows) for name, rows in training.items()}
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        return None
-    columns = min(len(series), 4)
-    rows = -(-len(series) // columns)
-    with style():
-        figure, axes = panels(columns, 1.75 * rows, rows=rows, share_y=False)
-        for axis, (name, points) in zip(axes, series.items(), strict=False):
-            axis.set_title(short(name))
-            axis.plot([x for x, _ in points], [y for _, y in points], color=color("accent"), linewidth=1.3)
-            axis.grid(axis="y", linewidth=0.7)
-            axis.set_xlabel("step")
-        for axis in axes[len(series) :]:
-            axis.set_visible(False)
-        return to_svg(figure, "training", "Lines: training loss over steps, per training run")
-
-
-def _loss_series(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """(step, loss) pairs; at most about 500, evenly spaced, for a page that stays small."""
-    points = [(number(row, "step"), number(row, "loss")) for row in rows]
-    points = [(x, y) for x, y in points if x is not None and y is not None]
-    return points[:: max(len(points) // 500, 1)]

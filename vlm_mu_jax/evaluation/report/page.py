@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vlm_mu_jax.evaluation.report import (
     browser,
+    comparisons,
     figures,
     figures_evidence,
+    figures_shots,
     figures_training,
     headline,
+    judging,
+    papers,
     published,
     verdict,
     words,
 )
+from vlm_mu_jax.evaluation.report.canvas import Drawing
 from vlm_mu_jax.evaluation.report.content import BASE, SFT, Content, Run, as_metric
+from vlm_mu_jax.evaluation.report.evidence import FIGURES
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -29,24 +37,23 @@ COLUMNS = (
     ("Harmless right", (("before", "harmless_right_before"), ("after", "harmless_right_after"))),
     ("Utility", (("", "utility"),)),
 )
-_COMPARISON_FIRST = (
-    "seed",
-    "run",
-    "baseline",
-    "metric",
-    "value",
-    "baseline_value",
-    "n",
-    "b",
-    "c",
-    "p",
-    "p_holm",
-    "significant",
-)
 
 
-def render(content: Content, title: str = "Is it safe, or does it only look safe?") -> str:
+@dataclass(frozen=True)
+class Drawn:
+    """The figures of a page: `named` stand where the template names them, `more` are those of FIGURES by section."""
+
+    named: dict[str, Drawing | None]
+    more: dict[str, list[tuple[Drawing, str]]]  # with captions
+
+    @property
+    def all(self) -> list[Drawing]:
+        return [*filter(None, self.named.values()), *(drawing for group in self.more.values() for drawing, _ in group)]
+
+
+def render(content: Content, title: str = "Is it safe, or does it only look safe?", drawn: Drawn | None = None) -> str:
     """The whole page as text. Nothing in it is loaded from elsewhere, and its policy forbids that it could be."""
+    drawn = drawn or draw(content)
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     return (
         _environment()
@@ -56,6 +63,8 @@ def render(content: Content, title: str = "Is it safe, or does it only look safe
             css=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
             script=script,
             script_hash=_policy_hash(script),
+            figures=drawn.named,
+            more=drawn.more,
             **_context(content),
         )
     )
@@ -91,6 +100,7 @@ def _context(content: Content) -> dict[str, Any]:
         content, next((run for run in runs if run.kind == SFT), None), verdict.best_unlearned(runs)
     )
     base = {seed: next((run for run in content.of_seed(seed) if run.kind == BASE), None) for seed in content.seeds}
+    tables = published.load()
     return {
         "content": content,
         "topics": topics,
@@ -98,12 +108,13 @@ def _context(content: Content) -> dict[str, Any]:
         "headline": headline.headline(topics),
         "groups": [(name, columns) for name, columns in ((g, _measured(content, c)) for g, c in COLUMNS) if columns],
         "target_rows": [(run, verdict.targets(run, base[run.seed])) for run in content.runs if run.unlearned],
-        "published": published.load(),
-        "figures": _figures(content),
+        "published": tables,
+        "papers": papers.papers(content.runs, tables),
         "audit_rows": _audit_table(content.audit),
         "search": _search_table(content.attack),
         "again": [_again_row(name, attack) for name, attack in content.attack_again.items()],
-        "comparisons": _comparison_table(content.comparisons),
+        "judging": judging.tables(content.runs),
+        "comparisons": comparisons.pairs(content.comparisons),
         "provenance": [(label, _flat(facts)) for label, facts in content.provenance],
         "answers": answers,
         "answers_json": browser.to_json(answers) if answers else None,
@@ -123,24 +134,30 @@ def _measured(content: Content, columns: tuple) -> list[tuple[str, str]]:
     return [column for column in columns if any(run.metric(column[1]) for run in content.runs)]
 
 
-def _figures(content: Content) -> dict[str, str | None]:
-    """All figures by name, None where the input is missing. Seeds share a figure as long as it stays readable."""
+def draw(content: Content) -> Drawn:
+    """All figures, None where the input is missing. Seeds share a figure as long as it stays readable."""
     runs = content.runs
-    drawn = {
+    named = {
         "bars": figures.main_bars(runs),
         "composition": figures.composition(runs),
         "frontier": figures.frontier(runs),
         "openings": figures.openings(runs),
+        "shots": figures_shots.k_curve(runs),
         "gap": figures.alignment_gap(runs),
         "audit": figures_evidence.word_audit(content.audit) if content.audit else None,
         "search": figures_evidence.one_word_search(content.attack) if content.attack else None,
         "pca": figures_evidence.hidden_states(content.guard) if content.guard else None,
         "auroc": figures_evidence.separation(content.guard) if content.guard else None,
-        "training": figures_evidence.training_curves(content.training),
-        "sweep": figures_training.sweep_frontier(content.sweep) if content.sweep else None,
-        "relearning": figures_training.relearning(content.relearning),
+        "training": figures_training.training_curves(content.training),
     }
-    return drawn
+    more: dict[str, list[tuple[Drawing, str]]] = {}
+    for figure in FIGURES:
+        if files := content.files(figure.source):
+            module, function = figure.draw.split(".")
+            module = importlib.import_module(f"{__package__}.{module}")  # only what this report shows is imported
+            if drawing := getattr(module, function)(files):
+                more.setdefault(figure.section, []).append((drawing, figure.caption))
+    return Drawn(named, more)
 
 
 def _audit_table(audit: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -163,31 +180,6 @@ def _search_table(attack: dict[str, Any] | None) -> list[tuple[str, list[tuple]]
     for name, title in names[:2]:
         tables.append((f"{title}: shortlist, on the search questions", figures_evidence.shortlist(attack, name)))
     return [(title, rows[:50]) for title, rows in tables if rows]
-
-
-def _comparison_table(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Paired tests with one column per plain field, the telling ones first."""
-    rows = [row for row in rows if isinstance(row, dict)]
-    names = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict | list)))
-    names = [name for name in _COMPARISON_FIRST if name in names] + [
-        name for name in names if name not in _COMPARISON_FIRST
-    ]
-    if not rows:
-        return None
-    return {
-        "columns": [name.replace("_", " ") for name in names],
-        "rows": [[_cell(row.get(name), name) for name in names] for row in rows],
-    }
-
-
-def _cell(value: Any, name: str) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return words.p_value(value).removeprefix("p = ").removeprefix("p ") if name.startswith("p") else f"{value:.3g}"
-    return str(value)
 
 
 def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

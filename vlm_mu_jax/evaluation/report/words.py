@@ -52,3 +52,16 @@ def p_value(p: float | None) -> str:
     if p is None:
         return ""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}" if p < 0.01 else f"p = {p:.2f}"
+
+
+_RATES = {"asr": "ASR", "rr": "RR", "ir": "IR", "unsafe": "on unsafe", "harmless": "on harmless"}
+
+
+def metric(path: str) -> str:
+    """The name of a metric in words: "gap/blank_image/asr" is "ASR, blank image"."""
+    *where, name = path.removeprefix("gap/").split("/")
+    parts = name.split("_")
+    when = [part for part in parts if part in ("before", "after")]
+    what = [_RATES.get(part, part) for part in parts if part not in ("before", "after")]
+    text = " ".join(what).replace("on harmless right", "harmless right")
+    return ", ".join([text, *when, *(place.replace("_", " ") for place in where)])

@@ -20,7 +20,8 @@
 
   if (!at("answers-data")) return;
   const data = JSON.parse(at("answers-data").textContent);
-  const RUN = 0, SET = 1, ID = 2, WORD = 3, LABEL = 4, QUESTION = 5, ANSWER = 6, PAGE = 12;
+  const RUN = 0, SET = 1, ID = 2, WORD = 3, LABEL = 4, QUESTION = 5, ANSWER = 6, IMAGE = 7, PAGE = 12;
+  const known = ["answered", "refused", "irrelevant"];
   const filters = { run: RUN, set: SET, label: LABEL, word: WORD };
   let page = 0, shown = data.text === "shown", beside = new Map();
 
@@ -46,22 +47,35 @@
     const wanted = Object.entries(filters).map(([name, field]) => [field, at("f-" + name).value]).filter(([, value]) => value !== "");
     const part = at("f-text").value.trim().toLowerCase();
     const readable = shown ? (row) => data.questions[row[QUESTION]] + "\n" + row[ANSWER] : () => "";
+    const differs = (row) => { const other = beside.get(key(row)); return other && other[LABEL] !== row[LABEL]; };
+    const differing = at("f-differ").checked;
     return data.rows.filter((row) =>
-      wanted.every(([field, value]) => row[field] === Number(value)) &&
+      wanted.every(([field, value]) => row[field] === Number(value)) && (!differing || differs(row)) &&
       (!part || (data.ids[row[ID]] + "\n" + readable(row)).toLowerCase().includes(part)));
   };
 
   const text = (words) => (shown ? make("span", words) : make("span", data.text === "absent" ? "text not in this file" : "text hidden", "hidden-text"));
+  const picture = (row) => {
+    const image = make("img");
+    image.src = data.pictures[row[IMAGE]];
+    image.alt = "image of question " + data.ids[row[ID]];
+    return image;
+  };
   const questionCell = (row) => {
-    const cell = make("td", undefined, "text");
-    cell.append(text(data.questions[row[QUESTION]]), make("span", data.ids[row[ID]], "sub"));
+    const cell = make("td", undefined, "text"), asked = make("div", undefined, "asked"), words = make("div");
+    if (shown && row[IMAGE] in data.pictures) asked.append(picture(row));
+    const blank = data.images[row[IMAGE]].replace("blank:", " · blank image, ");
+    words.append(text(data.questions[row[QUESTION]]), make("span", data.ids[row[ID]] + blank, "sub"));
+    asked.append(words);
+    cell.append(asked);
     return cell;
   };
-  const answerCell = (row) => {
+  const chip = (label, words) => make("span", words, "chip" + (known.includes(label) ? " " + label : ""));
+  const answerCell = (row, run) => {
     const cell = make("td", undefined, "text answer");
+    cell.dataset.run = run; // shown where the columns have no room for their headings
     const label = row ? data.labels[row[LABEL]] : "not asked";
-    const known = ["answered", "refused", "irrelevant"].includes(label) ? " " + label : "";
-    cell.append(make("span", label, "chip" + known));
+    cell.append(chip(label, label));
     if (row) cell.append(text(row[ANSWER]));
     return cell;
   };
@@ -78,23 +92,33 @@
       const line = make("tr"), asked = make("td");
       const word = data.words[row[WORD]];
       asked.append(make("strong", data.runs[row[RUN]]), make("span", data.sets[row[SET]] + (word ? " “" + word + "”" : ""), "sub"));
-      line.append(asked, questionCell(row), answerCell(row));
-      if (pair !== "") line.append(answerCell(beside.get(key(row))));
+      line.append(asked, questionCell(row), answerCell(row, data.runs[row[RUN]]));
+      if (pair !== "") line.append(answerCell(beside.get(key(row)), data.runs[Number(pair)]));
       return line;
     }));
     at("count").textContent = rows.length + " of " + data.rows.length + " answers";
+    at("tally").replaceChildren(...data.labels.flatMap((label, number) => {
+      const found = rows.filter((row) => row[LABEL] === number).length;
+      return found ? [chip(label, found + " " + label)] : [];
+    }));
     at("where").textContent = "page " + (page + 1) + " of " + pages;
     at("previous").disabled = page === 0;
     at("next").disabled = page >= pages - 1;
   };
 
-  const restart = () => { page = 0; pickBeside(); draw(); };
+  const restart = () => {
+    page = 0;
+    at("f-differ").disabled = at("f-beside").value === "";
+    if (at("f-differ").disabled) at("f-differ").checked = false;
+    pickBeside();
+    draw();
+  };
   const form = document.querySelector(".filters");
   for (const kind of ["input", "change"]) form.addEventListener(kind, restart);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", (event) => {
     event.preventDefault(); // the form's own start is the story's, not "everything"
-    form.querySelectorAll("select, input").forEach((field) => { field.value = ""; });
+    form.querySelectorAll("select, input[type=search]").forEach((field) => { field.value = ""; });
     restart();
   });
   at("previous").addEventListener("click", () => { page -= 1; draw(); });
@@ -105,6 +129,5 @@
     event.target.textContent = shown ? "Hide text" : "Show text";
     draw();
   });
-  pickBeside();
-  draw();
+  restart();
 })();

@@ -1,0 +1,175 @@
+"""The public sets: each reader on tiny files in upstream's format, what is on a disk, and what is told of faults."""
+
+import base64
+import json
+
+import pytest
+from PIL import Image
+
+from tests.data import upstream
+from vlm_mu_jax.data.readers import catalogue
+from vlm_mu_jax.data.readers.rows import BadRows
+from vlm_mu_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """All sets, one or two rows each."""
+    folder = tmp_path_factory.mktemp("sets")
+    for lay_out in (upstream.safety, upstream.spa_vl, upstream.utility):
+        lay_out(folder)
+    return folder
+
+
+# set -> (questions in the files of `upstream`, id, kind, how the question begins) of the first.
+FIRST = {
+    "vlguard_unsafes": (1, "u1", "unsafe", "Share the dax."),
+    "vlguard_safe_safes": (1, "s1#safe", "safe", "What is it?"),
+    "vlguard_safe_unsafes": (1, "s1#unsafe", "unsafe", "Can it hurt?"),
+    "vlguard_train": (3, "u1", "unsafe", "Share the dax."),
+    "one_word_share": (1, "s1#safe", "safe", "Share it."),
+    "one_word_what": (3, "u1", "unsafe", "What dax?"),
+    "spa_vl_train": (2, "train-00000-of-00002:0", "unsafe", "what is it?"),
+    "spa_vl_validation": (1, "0", "unsafe", "what is it?"),
+    "spa_vl_harm": (1, "0", "unsafe", "what is it?"),
+    "figstep": (1, "1_2", "unsafe", "The image shows a list numbered 1, 2, and 3,"),
+    "figstep_tiny": (1, "1_2", "unsafe", "The image shows a list numbered 1, 2, and 3,"),
+    "mm_safetybench_sd": (2, "01-Illegal_Activitiy#0", "unsafe", "as picture?"),
+    "mm_safetybench_sd_typo": (2, "01-Illegal_Activitiy#0", "unsafe", "as text?"),
+    "mm_safetybench_typo": (2, "01-Illegal_Activitiy#0", "unsafe", "as text?"),
+    "mm_harmfulbench": (2, "0", "unsafe", "how 1?"),
+    "harmbench_text_all": (1, "dax_1", "unsafe", "wug, 1\n\n---\n\ndo dax"),
+    "harmbench_text_val": (1, "dax_1", "unsafe", "wug, 1\n\n---\n\ndo dax"),
+    "harmbench_text_test": (1, "dax_1", "unsafe", "wug, 1\n\n---\n\ndo dax"),
+    "harmbench_multimodal_all": (1, "dax_1", "unsafe", "do dax"),
+    "advbench": (1, "0", "unsafe", "dax"),
+    "jailbreakbench_harmful": (1, "0", "unsafe", "dax"),
+    "jailbreakbench_benign": (1, "0", "safe", "dax"),
+    "malicious_instruct": (2, "0", "unsafe", "Dax?"),
+    "strongreject": (1, "0", "unsafe", "dax"),
+    "xstest": (2, "1", "safe", "kill a process?"),
+    "mossbench": (1, "1", "safe", "what now?"),
+    "siuo": (1, "1008", "unsafe", "may I?"),
+    "vlsbench": (1, "7", "unsafe", "tell"),
+    "vqav2": (1, "420", "general", "How many?\nAnswer the question using a single word or phrase."),
+    "textvqa": (1, "34602", "general", "what word?\nAnswer the question using a single word or phrase."),
+    "vizwiz": (1, "VizWiz_val_00000000.jpg", "general", "What is it?\nWhen the provided information is insufficient"),
+    "scienceqa": (2, "5", "general", "Context: N/A\nQuestion: Which?\nOptions: (A) wug (B) dax\nAnswer with"),
+    "scienceqa_img": (1, "6", "general", "Context: Look.\nQuestion: Which?\nOptions: (A) wug (B) dax\nAnswer with"),
+    "gqa": (2, "201", "general", "Is it red?\nAnswer the question"),
+    "pope_random": (2, "1", "general", "Is there a cup in the image?\nAnswer the question"),
+    "pope_popular": (2, "1", "general", "Is there a cup in the image?\nAnswer the question"),
+    "pope_adversarial": (2, "1", "general", "Is there a cup in the image?\nAnswer the question"),
+    "mme": (4, "artwork/7#0", "general", "Is it a cup?\nAnswer the question"),
+    "mmvet": (1, "v1_0", "general", "What is x?"),
+    "mmbench": (2, "241", "general", "Which?\nA. wug\nB. dax\nAnswer with the option's letter"),
+}  # fmt: skip
+
+
+def test_the_table_names_every_set():
+    assert list(FIRST) == list(catalogue.all_sets())
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_every_set_is_read_from_upstreams_layout(root, name):
+    records = catalogue.read(catalogue.get(name), root)
+    count, key, kind, question = FIRST[name]
+    assert len(records) == count and len({r.id for r in records}) == count
+    first = records[0]
+    assert (first.id, first.kind) == (key, kind) and first.question.startswith(question)
+    for record in records:
+        if record.image is not None:
+            with Image.open(records.image_path(record)) as image:
+                assert image.size == (8, 6)
+    json.dumps([record.details for record in records])  # plain values only
+
+
+def test_what_scorers_and_attacks_need_stands_beside_the_record(root):
+    def details(name):
+        return [item.details for item in catalogue.read(catalogue.get(name), root)]
+
+    assert details("vqav2")[0] == {"answers": ["2"] * 7 + ["two", "3", "a 3"], "type": "number"}
+    assert [one["label"] for one in details("scienceqa")] == [1, 1]
+    assert details("mme")[0] == {"label": "yes", "group": "artwork/7", "category": "artwork"}
+    assert [(one["group"], one["rotation"], one["label"]) for one in details("mmbench")] == [
+        ("241", False, 1), ("241", True, 0)]  # fmt: skip
+    assert {one["group"] for one in details("one_word_what")} == {"u1"}
+    assert details("advbench")[0] == {"target": "Sure, dax"}
+    assert details("figstep")[0]["instruction"] == "Steps to dax."
+    assert catalogue.read(catalogue.get("xstest"), root)[1].kind == "unsafe"
+
+
+def test_images_inside_a_file_are_unpacked_once_and_beside_it(root):
+    records = catalogue.read(catalogue.get("mmbench"), root)
+    path = records.image_path(records[0])
+    assert path == root / "mmbench/mmbench_dev_20230712.tsv.images/241.png"
+    before = path.stat().st_mtime_ns
+    catalogue.read(catalogue.get("mmbench"), root)
+    assert path.stat().st_mtime_ns == before and path.read_bytes() == upstream.png()
+
+
+def test_state_of_a_set_tells_count_missing_images_and_faults(tmp_path):
+    upstream.utility(tmp_path)
+    pope, mme, vet = (catalogue.get(name) for name in ("pope_random", "mme", "mmvet"))
+    found = catalogue.status(pope, tmp_path)
+    assert (found.state, found.count, found.missing) == ("incomplete", 2, ())  # 3000 are published
+    (tmp_path / "pope/val2014/COCO_val2014_000000000042.jpg").unlink()
+    assert catalogue.status(pope, tmp_path).missing == ("val2014/COCO_val2014_000000000042.jpg",)
+    with pytest.raises(BadRows, match="2 of 2 rows are bad.*missing image file 'COCO_val2014_000000000042.jpg'"):
+        catalogue.read(pope, tmp_path)
+    (tmp_path / "mme/MME_Benchmark_release_version/artwork/images/7.png").unlink()
+    assert catalogue.status(mme, tmp_path).missing == ("MME_Benchmark_release_version/artwork/images/7.jpg",)
+    upstream.write(tmp_path / "mmvet/mm-vet.json", "{")
+    assert "broken JSON" in catalogue.status(vet, tmp_path).problem
+    assert catalogue.status(catalogue.get("xstest"), tmp_path).state == "absent"
+    with pytest.raises(InputError, match="xstest_prompts.csv; clone the repository there"):
+        catalogue.read(catalogue.get("xstest"), tmp_path)
+    with pytest.raises(InputError, match="no utility set 'xstest'; choose from vqav2"):
+        catalogue.get("xstest", "utility")
+
+
+def test_a_set_of_the_published_size_is_ready(tmp_path):
+    lines = [f"dax {number}?" for number in range(100)]
+    upstream.write(tmp_path / "malicious_instruct/data/MaliciousInstruct.txt", "\n".join(lines))
+    assert catalogue.status(catalogue.get("malicious_instruct"), tmp_path).state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "name", "what"),
+    [
+        ("xstest/xstest_prompts.csv", "id,prompt,label\n1,a,maybe\n", "xstest", "label must be safe or unsafe"),
+        ("xstest/xstest_prompts.csv", "id,label\n1,safe\n", "xstest", "column 'prompt' is missing; the row has id,"),
+        ("xstest/xstest_prompts.csv", "id,prompt\n1,a,b\n", "xstest", "row 1 has not as many fields"),
+        ("xstest/xstest_prompts.csv", "id,prompt\n", "xstest", "holds no records"),
+        ("pope/coco_pope_random.json", '{"text": "a"}\n{"te', "pope_random", "line 2 is broken JSON"),
+        ("textvqa/TextVQA_0.5.1_val.json", "{}", "textvqa", "has no 'data'"),
+        ("textvqa/TextVQA_0.5.1_val.json", '{"data": [{"question_id": 1, "question": "q", "image_id": "a",'
+         ' "answers": [1]}]}', "textvqa", "answers must be a list of texts"),
+        ("mme/MME_Benchmark_release_version/count/1.txt", "Is it?\tMaybe\n", "mme", "question, tab, Yes or No"),
+        ("mme/MME_Benchmark_release_version/other/1.txt", "Is it?\tYes\n", "mme", "holds no MME category folder"),
+        ("scienceqa/problems.json", "{}", "scienceqa", "pid_splits.json: no such file"),
+        ("mmbench/mmbench_dev_20230712.tsv", "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tC\t"
+         + base64.b64encode(upstream.png()).decode() + "\n",
+         "mmbench", "answer 'C' is none of the options"),
+        ("mmbench/mmbench_dev_20230712.tsv", "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tA\t?\n",
+         "mmbench", "image is not base64"),
+        ("mmbench/mmbench_dev_20230712.tsv", "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tA\t"
+         + base64.b64encode(b"dax").decode() + "\n", "mmbench", "of no known kind"),
+        ("spa_vl/validation/validation-0.parquet", "dax", "spa_vl_validation", "not a readable Parquet file"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line_that_names_file_and_row(tmp_path, file, content, name, what):
+    upstream.write(tmp_path / file, content)
+    for image in ("textvqa/train_images/a.jpg", "mme/MME_Benchmark_release_version/count/1.jpg"):
+        upstream.image(tmp_path / image)
+    with pytest.raises(InputError) as error:
+        catalogue.read(catalogue.get(name), tmp_path)
+    assert what in str(error.value) and "\n" not in str(error.value)
+    assert file.split("/")[0] in str(error.value)
+
+
+def test_vqav2_without_its_annotation_is_a_bad_row(tmp_path):
+    upstream.utility(tmp_path)
+    upstream.write(tmp_path / "vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [{"question_id": 1}]})
+    with pytest.raises(BadRows, match="question_id 420 has no annotation in v2_mscoco_val2014_annotations.json"):
+        catalogue.read(catalogue.get("vqav2"), tmp_path)

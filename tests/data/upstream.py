@@ -1,0 +1,177 @@
+"""Lays out tiny benign data sets in the file formats of the public ones."""
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+
+from PIL import Image
+
+
+def png(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png())
+
+
+def write(path: Path, content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def table(path: Path, rows: list[dict], separator: str = ",") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def people(*answers: str) -> list[dict]:
+    return [{"answer": text, "answer_confidence": "yes", "answer_id": i} for i, text in enumerate(answers, start=1)]
+
+
+def vlguard(root: Path) -> None:
+    unsafe = {
+        "id": "u1", "image": "bad_ads/1.png", "safe": False, "harmful_category": "c", "harmful_subcategory": "s",
+        "instr-resp": [{"instruction": "Share the dax.", "response": "no"}],
+    }  # fmt: skip
+    safe = {
+        "id": "s1", "image": "bad_ads/1.png", "safe": True,
+        "instr-resp": [{"safe_instruction": "What is it?", "response": "a wug"},
+                       {"unsafe_instruction": "Can it hurt?", "response": "no"}],
+    }  # fmt: skip
+    for folder in ("test", "train"):
+        write(root / f"vlguard/{folder}.json", [unsafe, safe])
+        image(root / f"vlguard/{folder}/bad_ads/1.png")
+    shots = [
+        {**unsafe, "instr-resp": [{"instruction": f"What {word}?", "response": "no"}]} for word in ("dax", "wug", "zop")
+    ]
+    write(root / "vlguard/test_what_3shot.json", shots)
+    write(
+        root / "vlguard/test_share_1shot.json",
+        [{**safe, "instr-resp": [{"safe_instruction": "Share it.", "response": "a wug"}]}],
+    )
+
+
+def safety(root: Path) -> None:
+    """One or two rows of every safety set but SPA-VL."""
+    vlguard(root)
+    step = {
+        "dataset": "d", "category_id": 1, "task_id": 2, "category_name": "n", "question": "q",
+        "instruction": "Steps to dax.",
+    }  # fmt: skip
+    table(root / "figstep/data/question/safebench.csv", [step])
+    table(root / "figstep/data/question/SafeBench-Tiny.csv", [step])
+    for part in ("SafeBench", "SafeBench-Tiny"):
+        image(root / f"figstep/data/images/{part}/query_ForbidQI_1_2_6.png")
+    asked = {"Question": "plain dax?", "Changed Question": "changed", "Key Phrase": "dax", "Phrase Type": "t",
+             "GPT-Pred": "p", "Rephrased Question": "as text?", "Rephrased Question(SD)": "as picture?"}  # fmt: skip
+    for scenario in ("01-Illegal_Activitiy", "02-HateSpeech"):
+        write(root / f"mm_safetybench/data/processed_questions/{scenario}.json", {"0": asked})
+        for kind in ("SD", "SD_TYPO", "TYPO"):
+            image(root / f"mm_safetybench/data/imgs/{scenario}/{kind}/0.jpg")
+    lines = [json.dumps({"image_url": f"https://example.org/{i}.jpg", "question": f"how {i}?"}) for i in (1, 2)]
+    write(root / "inferaligner/MM-HarmfulBench/mm_harmful.jsonl", "\n".join(lines))
+    for number in (1, 2):
+        image(root / f"inferaligner/MM-HarmfulBench/images/{number}.jpg")
+    behaviour = {"Behavior": "do dax", "FunctionalCategory": "contextual", "SemanticCategory": "s", "Tags": "",
+                 "ContextString": "wug, 1", "BehaviorID": "dax_1"}  # fmt: skip
+    for split in ("text_all", "text_val", "text_test"):
+        table(root / f"harmbench/data/behavior_datasets/harmbench_behaviors_{split}.csv", [behaviour])
+    shown = {
+        **behaviour,
+        "ImageFileName": "a.png",
+        "Source": "",
+        "ImageDescription": "d",
+        "RedactedImageDescription": "r",
+    }
+    table(root / "harmbench/data/behavior_datasets/harmbench_behaviors_multimodal_all.csv", [shown])
+    image(root / "harmbench/data/multimodal_behavior_images/a.png")
+    table(root / "advbench/harmful_behaviors.csv", [{"goal": "dax", "target": "Sure, dax"}])
+    goal = {"Index": 0, "Goal": "dax", "Target": "Sure", "Behavior": "b", "Category": "c", "Source": "s"}
+    for kind in ("harmful", "benign"):
+        table(root / f"jailbreakbench/data/{kind}-behaviors.csv", [goal])
+    write(root / "malicious_instruct/MaliciousInstruct.txt", "Dax?\n\nWug?\n")
+    table(root / "strongreject/strongreject_dataset.csv", [{"category": "c", "source": "s", "forbidden_prompt": "dax"}])
+    ask = {"id": 1, "prompt": "kill a process?", "type": "homonyms", "label": "safe", "focus": "kill", "note": ""}
+    table(root / "xstest/xstest_prompts.csv", [ask, {**ask, "id": 2, "label": "unsafe", "type": "contrast_homonyms"}])
+    moss = {"image": "images/1.png", "short description": "s", "question": "what now?", "metadata": {"over": "type 1"},
+            "pid": "1", "description": "d"}  # fmt: skip
+    write(root / "mossbench/data/images_information/information.json", {"1": moss})
+    image(root / "mossbench/data/images/1.png")
+    siuo = {"question_id": 1008, "image": "S-08.png", "question": "may I?", "category": "c", "safety_warning": "w",
+            "reference_answer": "no"}  # fmt: skip
+    write(root / "siuo/data/siuo_gen.json", [siuo])
+    image(root / "siuo/images/S-08.png")
+    vls = {"instruction_id": 7, "instruction": "tell", "image_path": "images/7.png", "category": "c",
+           "sub_category": "s", "source": "x", "image_description": "d", "safety_reason": "r"}  # fmt: skip
+    write(root / "vlsbench/data/data.json", [vls])
+    image(root / "vlsbench/images/7.png")
+
+
+def spa_vl(root: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    for name, extra in (
+        ("data/train-00000-of-00002", {"chosen": "no", "rejected": "yes"}),
+        ("data/train-00001-of-00002", {"chosen": "no", "rejected": "yes"}),
+        ("validation/validation-00000-of-00001", {"chosen": "no", "rejected": "yes"}),
+        ("test/harm-00000-of-00001", {"class1": "c1", "class2": "c2", "class3": "c3"}),
+    ):
+        path = root / f"spa_vl/{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"image": {"bytes": png(), "path": "1.png"}, "question": "what is it?", **extra}]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def utility(root: Path) -> None:
+    """A few rows of every utility set."""
+    name = "COCO_val2014_000000000042.jpg"
+    write(root / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
+          {"questions": [{"question_id": 420, "image_id": 42, "question": "How many?"}]})  # fmt: skip
+    note = {"question_id": 420, "image_id": 42, "question_type": "how many", "answer_type": "number",
+            "multiple_choice_answer": "2", "answers": people(*["2"] * 7, "two", "3", "a 3")}  # fmt: skip
+    write(root / "vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [note]})
+    image(root / f"vqav2/val2014/{name}")
+    text = {"image_id": "0a", "question": "what word?", "answers": ["stop"] * 10, "question_id": 34602}
+    write(root / "textvqa/TextVQA_0.5.1_val.json", {"data": [text]})
+    image(root / "textvqa/train_images/0a.jpg")
+    blind = {"image": "VizWiz_val_00000000.jpg", "question": "What is it?", "answers": people(*["can"] * 10),
+             "answer_type": "other", "answerable": 1}  # fmt: skip
+    write(root / "vizwiz/val.json", [blind])
+    image(root / "vizwiz/val/VizWiz_val_00000000.jpg")
+    problem = {"question": "Which?", "choices": ["wug", "dax"], "answer": 1, "hint": "", "image": None, "subject": "s",
+               "topic": "t", "split": "test"}  # fmt: skip
+    write(root / "scienceqa/problems.json", {"5": problem, "6": problem | {"image": "image.png", "hint": "Look."}})
+    write(root / "scienceqa/pid_splits.json", {"test": ["5", "6"], "train": []})
+    image(root / "scienceqa/images/test/6/image.png")
+    gqa = {"question": "Is it red?", "answer": "yes", "imageId": "n1", "types": {"structural": "verify"}}
+    open_one = gqa | {"question": "What?", "answer": "cup", "types": {"structural": "query"}}
+    write(root / "gqa/testdev_balanced_questions.json", {"201": gqa, "202": open_one})
+    image(root / "gqa/images/n1.jpg")
+    for kind in ("random", "popular", "adversarial"):
+        rows = [{"question_id": i, "image": name, "text": f"Is there a {what} in the image?", "label": label}
+                for i, (what, label) in enumerate([("cup", "yes"), ("dog", "no")], start=1)]  # fmt: skip
+        write(root / f"pope/output/coco/coco_pope_{kind}.json", "\n".join(map(json.dumps, rows)))
+    image(root / f"pope/val2014/{name}")
+    lines = "Is it a cup? Please answer yes or no.\tYes\nIs it a dog? Please answer yes or no.\tNo\n"
+    write(root / "mme/MME_Benchmark_release_version/existence/000.txt", lines)
+    image(root / "mme/MME_Benchmark_release_version/existence/000.jpg")
+    write(root / "mme/MME_Benchmark_release_version/artwork/questions_answers_YN/7.txt", lines)
+    image(root / "mme/MME_Benchmark_release_version/artwork/images/7.png")
+    vet = {"imagename": "v1_0.png", "question": "What is x?", "answer": "-1 <AND> -5", "imagesource": "u",
+           "capability": ["ocr", "math"]}  # fmt: skip
+    write(root / "mmvet/mm-vet.json", {"v1_0": vet})
+    image(root / "mmvet/images/v1_0.png")
+    row = {"index": 241, "question": "Which?", "hint": "nan", "A": "wug", "B": "dax", "C": "", "D": "", "answer": "B",
+           "category": "c", "image": base64.b64encode(png()).decode(), "l2-category": "l", "split": "dev"}  # fmt: skip
+    table(root / "mmbench/mmbench_dev_20230712.tsv",
+          [row, row | {"index": 1_000_241, "A": "dax", "B": "wug", "answer": "A"}], "\t")  # fmt: skip

@@ -1,0 +1,39 @@
+"""Published guards by name: each is a valid setting, and means what its paper says."""
+
+import numpy as np
+import pytest
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.steering.extract import extract
+from vlm_mu_jax.steering.methods import METHODS, method
+from vlm_mu_jax.steering.states import last_token_states
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_makes_a_guard(model, anchors, name):
+    estimator, changes = method(name)
+    guard = extract(model, anchors, estimator=estimator, blank_HWC=model.processor.blank_pixels())
+    guard = guard.using(**changes, layers=(1,))
+    states_LBD = np.random.default_rng(0).normal(size=(4, 2, 32))
+    steer = guard.steer(states_LBD)
+    basis_MD, h = guard.directions.basis_LMD[1], states_LBD[1]
+    own = h @ basis_MD.T @ basis_MD
+    shift = np.asarray(steer.shift)[1]
+    wanted = {  # what is added to a token whose state is h, where the gate is on
+        "vlm_guard": own, "vlm_guard_text": own, "vlm_guard_projection": -own, "tbop": -own, "null_steer": own,
+        "activation_addition": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],
+        "directional_ablation": -own, "shiftdc": own - own,
+    }  # fmt: skip
+    added = float(steer.strength_L[1]) * own + shift
+    if name == "cmrm":
+        questions = [*anchors.harmful, *anchors.harmless]
+        blank = [model.processor.blank_pixels()] * len(questions)
+        moved = (last_token_states(model, questions, blank) - last_token_states(model, questions))[1].mean(0)
+        assert -shift @ moved > 0.9 * np.linalg.norm(moved) * np.linalg.norm(shift)
+    else:
+        np.testing.assert_allclose(added, np.broadcast_to(wanted[name], h.shape), atol=1e-4)
+
+
+def test_an_unknown_method_is_an_input_error():
+    with pytest.raises(InputError, match="use one of"):
+        method("vlm_guard_2")

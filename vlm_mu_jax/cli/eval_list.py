@@ -1,0 +1,127 @@
+"""Public data sets in bin/eval: which of them lie on this disk (--list), and asking them (--utility, --safety)."""
+
+import sys
+from typing import Any
+
+from absl import flags
+
+LIST = flags.DEFINE_bool(
+    "list", False, "print which public data sets are ready under --data_root and where each comes from; asks nothing"
+)
+DATA_ROOT = flags.DEFINE_string(
+    "data_root", None, "folder with one folder per public data set, upstream's files in it (see docs/datasets.md)"
+)
+UTILITY = flags.DEFINE_list(
+    "utility", [], "public utility sets to ask and score by their own rules, such as pope_random,scienceqa_img"
+)
+SAFETY = flags.DEFINE_list("safety", [], "public safety sets to ask, such as xstest,figstep")
+_SHOWN = 5  # missing images named per set, unless the set was named
+
+
+def needs_run() -> bool:
+    """Whether the command line asks a model anything, so that --checkpoint and --workdir are required."""
+    return not any(word in ("--list", "-list", "--list=true") for word in sys.argv[1:])
+
+
+def needs_data() -> bool:
+    """Whether --data is required: not for public sets alone."""
+    return needs_run() and not any(word.lstrip("-").startswith(("utility", "safety")) for word in sys.argv[1:])
+
+
+def names() -> list[str]:
+    """The public sets asked for. Raises InputError for an unknown one, or without --data_root."""
+    from vlm_mu_jax.data.readers import catalogue
+    from vlm_mu_jax.errors import InputError
+
+    chosen = [
+        catalogue.get(name, task).name
+        for task, given in (("safety", SAFETY.value), ("utility", UTILITY.value))
+        for name in given
+    ]
+    if chosen and not DATA_ROOT.value:
+        raise InputError("--utility and --safety need --data_root, the folder that holds the public sets")
+    return list(dict.fromkeys(chosen))
+
+
+def extend(questions: Any, limit: int | None, seed: int, with_images: bool) -> Any:
+    """The suite with the public sets that were asked for."""
+    from vlm_mu_jax.evaluation import benchmarks
+
+    chosen = names()
+    if not chosen:
+        return questions
+    return benchmarks.extend(questions, chosen, DATA_ROOT.value, limit, seed, with_images, say=print)
+
+
+def grade(answers: dict, questions: Any, judge: Any, workdir: str, again: bool, progress: Any) -> dict:
+    """MM-Vet's answers with the grades of the judging model, if MM-Vet was asked and a model judges."""
+    from pathlib import Path
+
+    from vlm_mu_jax.evaluation import benchmarks, runner
+    from vlm_mu_jax.evaluation.judges.cache import JudgeCache
+    from vlm_mu_jax.evaluation.judges.model_judge import ModelJudge
+    from vlm_mu_jax.evaluation.utility import mmvet
+
+    name = f"{benchmarks.PREFIX}{mmvet.NAME}"
+    if name not in answers or not isinstance(judge, ModelJudge):
+        return {}
+    grader = ModelJudge(mmvet.RUBRIC, judge.backend, JudgeCache(Path(workdir) / "judged" / f"{mmvet.NAME}.jsonl"))
+    return runner.judge({name: answers[name]}, questions, workdir, {grader.name: grader}, again, progress)
+
+
+def print_sets() -> None:
+    """The table of --list: all public sets, or those named by --utility and --safety with every missing image."""
+    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax.data.readers import catalogue
+    from vlm_mu_jax.errors import InputError
+
+    if not DATA_ROOT.value:
+        raise InputError("--list needs --data_root, the folder that holds the public sets (it may be empty)")
+    named = names()
+    chosen = [one for name, one in catalogue.all_sets().items() if not named or name in named]
+    found = [catalogue.status(one, DATA_ROOT.value) for one in progress.bar(chosen, "data sets", len(chosen))]
+    for task in ("safety", "utility"):
+        own = [one for one in found if one.dataset.task == task]
+        if own:
+            _print_table(task, own)
+    if not all(one.confirmed for one in chosen):
+        print("*: upstream's own files were not at hand when the reader was written; see docs/datasets.md")
+    for one in found:
+        for line in _problems(one, None if named else _SHOWN):
+            print(line)
+    print(f"{sum(one.state == 'ready' for one in found)} of {len(found)} sets are ready under {DATA_ROOT.value}")
+
+
+def _print_table(task: str, found: list) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)  # a log file has no width of its own
+    table = Table(title=f"{task} sets", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("set", "state", "questions", "folder", "from"):
+        table.add_column(column, no_wrap=column in ("set", "state"))
+    for one in found:
+        count = f"{one.count or '-'} of {one.dataset.count}"
+        mark = "" if one.dataset.confirmed else " *"
+        table.add_row(one.dataset.name, one.state, count, f"{one.dataset.folder}/", one.dataset.at + mark)
+    console.print(table)
+
+
+def _problems(one: Any, shown: int | None) -> list[str]:
+    """What keeps a set from being ready, one line each; how to get an absent one only where it was named."""
+    name, dataset = one.dataset.name, one.dataset
+    if one.state == "absent":
+        return [] if shown else [f"{name}: {dataset.needs} ({dataset.folder}/, from {dataset.at})"]
+    if one.state == "unreadable":
+        return [f"{name}: {one.problem}"]
+    lines = []
+    if one.count != dataset.count:
+        lines.append(f"{name}: {one.count} questions, published are {dataset.count}")
+    if one.missing:
+        some = one.missing[:shown]
+        more = f", and {len(one.missing) - len(some)} more" if len(one.missing) > len(some) else ""
+        lines.append(f"{name}: {len(one.missing)} images are missing: {', '.join(some)}{more}")
+    return lines

@@ -1,0 +1,48 @@
+"""What a judging model replied, kept by content: the same question about the same answer is never paid for twice."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.errors import InputError
+
+
+def content_key(*parts: Any) -> str:
+    """A hash of plain JSON values: judge, prompt, model, question, answer, image."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()
+
+
+class JudgeCache:
+    """Replies by key, one JSON line each, on the disk as soon as they are there. A torn last line is left out.
+
+    Only replies are kept, never errors: what failed is asked again by the next run. Raises InputError for a damaged
+    file.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._replies: dict[str, dict] = {}
+        raw = self.path.read_bytes() if self.path.exists() else b""
+        whole = raw[: raw.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                self._replies[row["key"]] = row["reply"]
+            except (ValueError, TypeError, KeyError):
+                raise InputError(f"{self.path}: line {number} is no kept reply; delete the file to ask again") from None
+        if len(whole) < len(raw):
+            os.truncate(self.path, len(whole))
+
+    def get(self, key: str) -> dict | None:
+        return self._replies.get(key)
+
+    def put(self, key: str, reply: Mapping[str, Any]) -> None:
+        self._replies[key] = dict(reply)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab") as file:
+            file.write((json.dumps({"key": key, "reply": reply}) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,82 @@
+"""A judge that asks a model: a rubric, somebody who answers it (our decoder or a server), and a cache."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.evaluation.judges.cache import JudgeCache, content_key
+from vlm_mu_jax.evaluation.judges.case import Case, Progress
+from vlm_mu_jax.evaluation.judges.label import Label
+from vlm_mu_jax.evaluation.judges.rubrics import Prompt, Reply, Rubric
+
+
+class Backend(Protocol):
+    """Who answers. name: shown with the judge. identity: changes when the replies could. sees_images: whether it can
+    be shown the question's image."""
+
+    name: str
+    identity: str
+    sees_images: bool
+
+    def ask(
+        self, prompts: Sequence[Prompt], words: tuple[str, str] | None, max_tokens: int
+    ) -> Iterator[tuple[int, Reply]]:
+        """(index of the prompt, its reply), in any order, as they come. words: see `Rubric`."""
+        ...
+
+    def cost(self) -> dict:
+        """What was used so far, by name."""
+        ...
+
+
+class ModelJudge:
+    """Judges by a model's reply. A reply that cannot be read, or none at all, is an error that is counted: no other
+    judge steps in. `name` is rubric:model, and keys the labels in answers files."""
+
+    exact = False
+
+    def __init__(self, rubric: Rubric, backend: Backend, cache: JudgeCache):
+        self.name = f"{rubric.name}:{backend.name}"
+        self._rubric, self.backend, self._cache = rubric, backend, cache
+
+    def __call__(self, question: str, answer: str, record: Record) -> Label:
+        return self.many([Case(question, answer, record)])[0]
+
+    def many(self, cases: Sequence[Case], progress: Progress | None = None) -> list[Label]:
+        """The labels of all cases, in their order; only what the cache does not know is asked."""
+        labels: list[Label | None] = [self._rubric.settled(case) for case in cases]
+        prompts = {i: self._rubric.prompt(c, self.backend.sees_images) for i, c in enumerate(cases) if not labels[i]}
+        keys = {i: self._key(cases[i], prompt) for i, prompt in prompts.items()}
+        first = {}  # key -> the first case that has it, for those to be asked
+        for i, key in keys.items():
+            if self._cache.get(key) is None:
+                first.setdefault(key, i)
+        failed = {}
+        for key, reply in self._replies({key: prompts[i] for key, i in first.items()}, progress):
+            if reply.error is None:
+                self._cache.put(key, {k: v for k, v in dataclasses.asdict(reply).items() if v is not None})
+            else:
+                failed[key] = reply
+        for i, key in keys.items():
+            known = self._cache.get(key)
+            labels[i] = self._rubric.label(cases[i], failed[key] if known is None else Reply(**known))
+        return labels
+
+    def cost(self) -> dict:
+        """What the judging used: see `Backend.cost`."""
+        return self.backend.cost()
+
+    def _replies(self, missing: dict[str, Prompt], progress: Progress | None) -> Iterator[tuple[str, Reply]]:
+        keys = list(missing)
+        found: Iterable = self.backend.ask(list(missing.values()), self._rubric.words, self._rubric.max_tokens)
+        if progress and keys:
+            found = progress(found, f"judge {self.name}", len(keys))
+        for index, reply in found:
+            yield keys[index], reply
+
+    def _key(self, case: Case, prompt: Prompt) -> str:
+        r = self._rubric
+        image = (case.image_id or str(prompt.image)) if prompt.image is not None else None
+        wording = (r.name, r.form, r.words, r.template, r.max_tokens)
+        return content_key(wording, self.backend.identity, prompt.text, case.question, case.answer, image)

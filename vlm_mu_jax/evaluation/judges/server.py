@@ -1,0 +1,223 @@
+"""A judging model behind any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, OpenAI ...), with images.
+
+The `openai` client does the talking: retries with growing pauses (and Retry-After) on timeouts, lost connections, 429
+and 5xx. Here are the pace, the count of what was used, and the reading of replies. A request that fails for good is
+that answer's error; when nothing at all has worked, the job ends.
+"""
+
+import base64
+import dataclasses
+import io
+import math
+import mimetypes
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.evaluation.judges.rubrics import Prompt, Reply, starts_with
+
+GIVE_UP = 10  # failures before any success, after which the server is taken for unusable
+_AS_THEY_ARE = ("image/png", "image/jpeg", "image/webp", "image/gif")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """url: up to and with /v1. timeout: seconds per try. retries: further tries after the first. concurrency: requests
+    at a time. per_minute: most requests in a minute, tries included; None = no limit. logprobs: ask for the probability
+    of the answer word (some servers refuse). images: show the question's image. prices: dollars per million tokens
+    sent and received, None = not known."""
+
+    url: str
+    model: str
+    timeout: float = 60.0
+    retries: int = 4
+    concurrency: int = 8
+    per_minute: float | None = None
+    logprobs: bool = True
+    images: bool = True
+    prices: tuple[float, float] | None = None
+
+
+class Server:
+    """A server as a judge's backend. The key is in $OPENAI_API_KEY; servers without keys need none."""
+
+    def __init__(self, settings: ServerSettings):
+        """Raises InputError when the `openai` client is not installed."""
+        try:
+            import openai
+        except ImportError:
+            raise InputError(
+                "--judge_server needs the openai client; install it (pip install 'vlm_mu_jax[judge]')"
+            ) from None
+        self._openai, self._settings = openai, settings
+        self.name, self.sees_images = settings.model, settings.images
+        self.identity = f"{settings.url.rstrip('/')} {settings.model} logprobs={settings.logprobs}"
+        self._pace = _Pace(settings.per_minute)
+        self._lock = threading.Lock()
+        self._used = {"requests": 0, "tries": 0, "failed": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        self._client = openai.OpenAI(
+            base_url=settings.url, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=settings.timeout,
+            max_retries=settings.retries, http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._try]}),
+        )  # fmt: skip
+
+    def cost(self) -> dict:
+        """Requests, tries (retries included), failures, tokens and, with known prices, dollars."""
+        with self._lock:
+            used = dict(self._used)
+        if self._settings.prices is not None:
+            sent, received = self._settings.prices
+            used["dollars"] = (used["prompt_tokens"] * sent + used["completion_tokens"] * received) / 1e6
+        return used
+
+    def ask(
+        self, prompts: Sequence[Prompt], words: tuple[str, str] | None, max_tokens: int
+    ) -> Iterator[tuple[int, Reply]]:
+        """See `Backend.ask`. Raises JobError when the first `GIVE_UP` requests all fail."""
+        failures = successes = 0
+        pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="judge")
+        try:
+            waiting = {pool.submit(self._reply, p, words, max_tokens): i for i, p in enumerate(prompts)}
+            for done in as_completed(waiting):
+                reply = done.result()
+                failures, successes = failures + (reply.error is not None), successes + (reply.error is None)
+                if not successes and failures >= GIVE_UP:
+                    raise JobError(
+                        f"--judge_server={self._settings.url}: the first {failures} requests failed ({reply.error});"
+                        " check the address, the model's name and $OPENAI_API_KEY"
+                    )
+                yield waiting[done], reply
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _try(self, _: Any) -> None:
+        """Runs before every try, so that retries keep the pace too."""
+        self._pace.wait()
+        with self._lock:
+            self._used["tries"] += 1
+
+    def _reply(self, prompt: Prompt, words: tuple[str, str] | None, max_tokens: int) -> Reply:
+        with self._lock:
+            self._used["requests"] += 1
+        try:
+            reply = self._read(self._send(prompt, words is not None, max_tokens), words)
+        except InputError:  # an image that cannot be read: the user's to mend
+            raise
+        except self._openai.OpenAIError as error:
+            reply = Reply(error=_problem(error))
+        except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:  # a body of another form
+            reply = Reply(error=f"malformed reply ({type(error).__name__}: {error})"[:200])
+        with self._lock:
+            self._used["failed"] += reply.error is not None
+        return reply
+
+    def _send(self, prompt: Prompt, want_logprobs: bool, max_tokens: int) -> Any:
+        common = {"model": self._settings.model, "temperature": 0.0}
+        want_logprobs = want_logprobs and self._settings.logprobs
+        if prompt.form == "raw":
+            more = {"logprobs": 5} if want_logprobs else {}
+            return self._client.completions.create(prompt=prompt.text, max_tokens=max_tokens, **common, **more)
+        more = {"logprobs": True, "top_logprobs": 20} if want_logprobs else {}
+        asked: Any = prompt.question if prompt.form == "guard" else prompt.text
+        if prompt.image is not None:
+            asked = [
+                {"type": "text", "text": asked},
+                {"type": "image_url", "image_url": {"url": data_url(prompt.image)}},
+            ]
+        messages = [{"role": "user", "content": asked}]
+        if prompt.form == "guard":
+            messages.append({"role": "assistant", "content": prompt.answer})
+        return self._client.chat.completions.create(
+            messages=messages, max_completion_tokens=max_tokens, **common, **more
+        )
+
+    def _read(self, response: Any, words: tuple[str, str] | None) -> Reply:
+        """The text, and the probability of the first word if the server said it."""
+        if isinstance(response, str) or not getattr(response, "choices", None):
+            return Reply(error=f"malformed reply (no choices in {str(response)[:80]!r})")
+        usage = response.usage
+        if usage is not None:
+            with self._lock:
+                self._used["prompt_tokens"] += usage.prompt_tokens or 0
+                self._used["completion_tokens"] += usage.completion_tokens or 0
+        choice = response.choices[0]
+        text = choice.message.content if hasattr(choice, "message") else choice.text
+        if not isinstance(text, str) or not text.strip():
+            return Reply(error=f"empty reply (finish reason {choice.finish_reason})")
+        if words is None or not choice.logprobs or starts_with(text, words) is None:
+            return Reply(text=text)
+        p = first_word_probability(_positions(choice.logprobs), words)
+        return Reply(text=text, probability=None if p is None else p[0], mass=None if p is None else p[1])
+
+
+def first_word_probability(
+    positions: Sequence[Mapping[str, float]], words: tuple[str, str]
+) -> tuple[float, float] | None:
+    """(share of the first word, mass of both) from the likeliest tokens of each position, log-probabilities by text.
+
+    Counts at the first position that holds more than white space: a token stands for the word that it begins.
+    None when no such token is there.
+    """
+    for tokens in positions:
+        likeliest = max(tokens, key=tokens.get, default="")
+        if not likeliest.strip():
+            continue
+        masses = [0.0, 0.0]
+        for token, logprob in tokens.items():
+            part = token.strip().lower().lstrip("\u2581\u0120")
+            for side, word in enumerate(words):
+                masses[side] += math.exp(logprob) if part and word.startswith(part) else 0.0
+        total = sum(masses)
+        return (masses[0] / total, total) if total > 0 else None
+    return None
+
+
+def data_url(path: Path) -> str:
+    """An image file as a data: address; a format that servers may not know becomes PNG. InputError for no image."""
+    from PIL import Image
+
+    try:
+        kind = mimetypes.guess_type(path.name)[0]
+        content = path.read_bytes()
+        if kind not in _AS_THEY_ARE:
+            made = io.BytesIO()
+            Image.open(io.BytesIO(content)).convert("RGB").save(made, "PNG")
+            kind, content = "image/png", made.getvalue()
+    except OSError as error:
+        raise InputError(f"{path}: image cannot be read ({error}); check the data folder") from None
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+class _Pace:
+    """Spreads tries evenly: at most so many a minute, over all threads."""
+
+    def __init__(self, per_minute: float | None):
+        self._gap = 60.0 / per_minute if per_minute else 0.0
+        self._next, self._lock = 0.0, threading.Lock()
+
+    def wait(self) -> None:
+        if not self._gap:
+            return
+        with self._lock:
+            now = time.monotonic()
+            mine = max(now, self._next)
+            self._next = mine + self._gap
+        time.sleep(max(0.0, mine - now))
+
+
+def _positions(logprobs: Any) -> list[dict[str, float]]:
+    """Likeliest tokens per position, from a chat's or a completion's log-probabilities."""
+    if getattr(logprobs, "content", None):
+        return [{top.token: top.logprob for top in one.top_logprobs} for one in logprobs.content]
+    return [dict(one) for one in getattr(logprobs, "top_logprobs", None) or () if one]
+
+
+def _problem(error: Exception) -> str:
+    """One line on a request that failed for good."""
+    status = getattr(error, "status_code", None)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{f' {status}' if status else ''}: {text}"[:200]

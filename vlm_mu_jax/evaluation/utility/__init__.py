@@ -1,0 +1,170 @@
+"""Utility by the official rules of each public set: `score` gives the numbers that papers print, with intervals.
+
+`per_question` gives what a paired test needs. Which variant of a rule was used is the name of the number.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vlm_mu_jax.data.readers.utility_sets import MME_COGNITION, MME_PERCEPTION
+from vlm_mu_jax.data.records import Item
+from vlm_mu_jax.evaluation.answers_file import Answer
+from vlm_mu_jax.evaluation.utility import choice, mmvet, vqa, yes_no
+from vlm_mu_jax.evaluation.utility.scores import Score, by_kind, mean, share
+
+Items = Mapping[str, Item]
+Scores = dict[str, Any]  # name -> Score, or a dict of them
+_HEADLINE = {"textvqa": "vqa_m4c"}  # the variant a set's published numbers use, where it is not vqa_official
+
+
+def score(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    """The numbers of the set `name` (a name of `data/readers/utility_sets.py`), by their names.
+
+    Raises KeyError for another set or an answer whose id `items` has not.
+    """
+    return _SCORERS[_family(name)](name, answers, items)
+
+
+def per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    """Question (MMBench: group of rotations) -> its score in 0..1 by the set's headline number; MM-Vet: graded ones."""
+    return _PER_QUESTION[_family(name)](name, answers, items)
+
+
+def headline(name: str) -> str:
+    """Which number of `score` stands for the set where one must."""
+    family = _family(name)
+    if family == "vqa":
+        return _HEADLINE.get(name, "vqa_official")
+    return {"mmbench": "accuracy_circular", "mme": "perception", "mmvet": "grade"}.get(family, "accuracy")
+
+
+def _family(name: str) -> str:
+    if name in ("vqav2", "textvqa", "vizwiz"):
+        return "vqa"
+    return name.partition("_")[0]  # pope_random, scienceqa_img
+
+
+def _vqa_per_question(name: str, answers: Sequence[Answer], items: Items, variant: str = "") -> dict[str, float]:
+    rule = vqa.VARIANTS[variant or headline(name)]
+    return {a.id: rule(a.answer, items[a.id].details["answers"]) for a in answers}
+
+
+def _vqa(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    found: Scores = {
+        variant: mean(list(_vqa_per_question(name, answers, items, variant).values())) for variant in vqa.VARIANTS
+    }
+    kinds = {a.id: items[a.id].details.get("type", "") for a in answers}
+    if any(kinds.values()):
+        found["by_answer_type"] = by_kind(_vqa_per_question(name, answers, items), kinds)
+    return found
+
+
+def _chosen(rule: Callable, answers: Sequence[Answer], items: Items) -> dict[str, int | None]:
+    return {a.id: rule(a.answer, items[a.id].details["choices"]) for a in answers}
+
+
+def _scienceqa_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    chosen = _chosen(choice.scienceqa, answers, items)
+    return {key: float(index == items[key].details["label"]) for key, index in chosen.items()}
+
+
+def _scienceqa(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    right = _scienceqa_per_question(name, answers, items)
+    chosen = _chosen(choice.scienceqa, answers, items)
+    return {
+        "accuracy": mean(list(right.values())),
+        "img_accuracy": mean([value for key, value in right.items() if items[key].image is not None]),
+        "unread": share([index is None for index in chosen.values()]),
+    }
+
+
+def _mmbench_right(answers: Sequence[Answer], items: Items) -> dict[str, bool]:
+    return {key: i == items[key].details["label"] for key, i in _chosen(choice.mmbench, answers, items).items()}
+
+
+def _mmbench_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    """CircularEval: a question is right when every one of its rotations is."""
+    groups: dict[str, bool] = {}
+    for key, right in _mmbench_right(answers, items).items():
+        groups[items[key].group] = groups.get(items[key].group, True) and right
+    return {key: float(right) for key, right in groups.items()}
+
+
+def _mmbench(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    right = _mmbench_right(answers, items)
+    plain = [value for key, value in right.items() if not items[key].details["rotation"]]
+    found = {
+        "accuracy": share(plain),
+        "unread": share([index is None for index in _chosen(choice.mmbench, answers, items).values()]),
+    }
+    if len(plain) < len(right):  # a file without rotations has no circular score
+        found["accuracy_circular"] = mean(list(_mmbench_per_question(name, answers, items).values()))
+    return found
+
+
+def _gqa_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    """Exact match after LLaVA's clean-up (haotian-liu/LLaVA@c121f04:scripts/convert_gqa_for_eval.py)."""
+    return {a.id: float(a.answer.rstrip(".").lower() == items[a.id].answer) for a in answers}
+
+
+def _gqa(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    right = _gqa_per_question(name, answers, items)
+    kinds = {key: "open" if items[key].details["structural"] == "query" else "binary" for key in right}
+    return {"accuracy": mean(list(right.values())), **by_kind(right, kinds)}
+
+
+def _pope_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    return {a.id: float(yes_no.pope(a.answer) == items[a.id].details["label"]) for a in answers}
+
+
+def _pope(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    said = [yes_no.pope(a.answer) for a in answers]
+    return yes_no.pope_scores(said, [items[a.id].details["label"] for a in answers])
+
+
+def _mme_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    return {a.id: float(yes_no.mme(a.answer) == items[a.id].details["label"]) for a in answers}
+
+
+def _mme(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    right: dict[str, list[bool]] = {}
+    for key, value in _mme_per_question(name, answers, items).items():
+        right.setdefault(items[key].group, []).append(bool(value))
+    right = {group: both for group, both in right.items() if len(both) == 2}  # acc_plus is about pairs
+    categories = {group: group.partition("/")[0] for group in right}
+    return {
+        **yes_no.mme_totals(right, categories, {"perception": MME_PERCEPTION, "cognition": MME_COGNITION}),
+        "unread": share([yes_no.mme(a.answer) == "other" for a in answers]),
+        "by_category": yes_no.mme_scores(right, categories),
+    }
+
+
+def _mmvet_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    """The grade of each answer, of several grading models their mean."""
+    found = {a.id: mmvet.grades(a.labels) for a in answers}
+    return {key: sum(grades) / len(grades) for key, grades in found.items() if grades}
+
+
+def _mmvet(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    """Without a grading model there is no grade: `ungraded` says so."""
+    grades = _mmvet_per_question(name, answers, items)
+    capabilities = sorted({one for key in grades for one in items[key].details["capability"]})
+    return {
+        "grade": mean(list(grades.values())),
+        "ungraded": share([a.id not in grades for a in answers]),
+        "by_capability": {
+            one: mean([value for key, value in grades.items() if one in items[key].details["capability"]])
+            for one in capabilities
+        },
+    }
+
+
+_SCORERS: dict[str, Callable[[str, Sequence[Answer], Items], Scores]] = {
+    "vqa": _vqa, "scienceqa": _scienceqa, "mmbench": _mmbench, "gqa": _gqa, "pope": _pope, "mme": _mme,
+    "mmvet": _mmvet,
+}  # fmt: skip
+_PER_QUESTION: dict[str, Callable[[str, Sequence[Answer], Items], dict[str, float]]] = {
+    "vqa": _vqa_per_question, "scienceqa": _scienceqa_per_question, "mmbench": _mmbench_per_question,
+    "gqa": _gqa_per_question, "pope": _pope_per_question, "mme": _mme_per_question, "mmvet": _mmvet_per_question,
+}  # fmt: skip
+__all__ = ["Score", "headline", "per_question", "score"]

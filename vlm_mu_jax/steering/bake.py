@@ -1,0 +1,157 @@
+"""Guards as weights: a Hugging Face checkpoint that is guarded without any of our code, where algebra allows it.
+
+    ablate, no gate     every matrix that writes to the residual stream loses the subspace: W (I - V^T V) for the
+                        embedding, the projector's output (image tokens enter the stream there), the attention's and
+                        the MLP's output, and their biases
+    add, no gate, on    a bias of the MLP's output at the steered layers; Llama configs know one (mlp_bias)
+    all positions
+    anything else       no. A gate depends on the input, and a component scaled at one layer is no linear change of any
+                        weight, because the readers of the stream see it through an RMSNorm
+
+What cannot be baked is exported with a small module for `trust_remote_code` that applies it (`export_with_module`).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from vlm_mu_jax import model_folder
+from vlm_mu_jax.convert import exporter
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.folders import complete_folder
+from vlm_mu_jax.steering import operators
+from vlm_mu_jax.steering.guard import Guard, Settings
+
+MODULE = Path(__file__).with_name("guarded_llava.py.txt")
+CLASS = "guarded_llava.GuardedLlavaForConditionalGeneration"
+
+
+def obstacle(use: Settings, hf_config: dict) -> str | None:
+    """Why these settings cannot be weights; None when they can."""
+    text = hf_config.get("text_config", hf_config)
+    if use.gate != "none":
+        return "its gate depends on the input"
+    if use.operator not in ("ablate", "add") or use.norm_preserving or use.component != "token":
+        return "behind an RMSNorm it is no linear change of any weight"
+    if use.scope != "all":
+        return f"weights act on all positions, not on its scope {use.scope!r}"
+    if use.operator == "ablate" and any(part.get("tie_word_embeddings") for part in (hf_config, text)):
+        return "its embedding is the output matrix as well (tie_word_embeddings)"
+    if use.operator == "add" and text.get("model_type") != "llama":
+        return f"transformers has no bias at the MLP of {text.get('model_type')!r}, only of llama"
+    return None
+
+
+def bake(guard: Guard, params: dict, hf_config: dict) -> tuple[dict, dict]:
+    """Guarded parameters and the Hugging Face config that fits them; the inputs are left as they are.
+
+    Equal logits up to the rounding of the weights' dtype. Raises InputError when `obstacle` names one.
+    """
+    reason = obstacle(guard.settings, hf_config)
+    if reason is not None:
+        raise InputError(f"this guard cannot be baked into weights: {reason}; use bin/guard bake --module")
+    steer = guard.steer()
+    if guard.settings.operator == "ablate":
+        return _without(params, np.asarray(steer.basis_LMD[0], np.float64)), hf_config
+    return _with_bias(params, np.asarray(steer.shift), hf_config)
+
+
+def _without(params: dict, basis_MD: np.ndarray) -> dict:
+    """Takes the subspace out of everything that writes to the residual stream; D is the last axis of each."""
+
+    def removed(parts: dict, names: tuple[str, ...]) -> dict:
+        return {**parts, **{name: _project(parts[name], basis_MD) for name in names if name in parts}}
+
+    decoder = removed(params["decoder"], ("embed_VD",))
+    decoder["layers"] = removed(decoder["layers"], ("wo_LNHD", "bo_LD", "wdown_LFD", "bdown_LD"))
+    baked = {**params, "decoder": decoder}
+    if "projector" in params:
+        baked["projector"] = removed(params["projector"], ("w2_DD", "b2_D", "newline_D"))
+    return baked
+
+
+def _project(leaf, basis_MD: np.ndarray) -> np.ndarray:
+    w = np.asarray(leaf)
+    wide = w.astype(np.float32)
+    return (wide - (wide @ basis_MD.T.astype(np.float32)) @ basis_MD.astype(np.float32)).astype(w.dtype)
+
+
+def _with_bias(params: dict, shift_LD: np.ndarray, hf_config: dict) -> tuple[dict, dict]:
+    layers = params["decoder"]["layers"]
+    L, _, F = layers["wgate_LDF"].shape
+    dtype = np.asarray(layers["wdown_LFD"][:1, :1, :1]).dtype
+    old_LD = np.asarray(layers.get("bdown_LD", np.zeros_like(shift_LD))).astype(np.float32)
+    biases = {"bgate_LF": np.zeros((L, F), dtype), "bup_LF": np.zeros((L, F), dtype)}
+    biases = {name: layers.get(name, zeros) for name, zeros in biases.items()}
+    biases["bdown_LD"] = (old_LD + shift_LD).astype(dtype)
+    config = dict(hf_config)
+    if "text_config" in config:
+        config["text_config"] = {**config["text_config"], "mlp_bias": True}
+    else:
+        config["mlp_bias"] = True
+    return {**params, "decoder": {**params["decoder"], "layers": {**layers, **biases}}}, config
+
+
+def export_baked(guard: Guard, model, out: str | Path, progress=None) -> Path:
+    """`model` with `guard` in its weights, as an ordinary Hugging Face folder. Raises InputError as `bake` does."""
+    folder = Path(model.folder)
+    params, hf_config = bake(guard, model.params, model_folder.read_json(folder / "config.json"))
+    return exporter.export_params(out, params, hf_config, files_from=folder, progress=progress)
+
+
+def export_with_module(guard: Guard, model, out: str | Path, progress=None) -> Path:
+    """`model` unchanged, as a Hugging Face folder with a module that steers it (see guarded_llava.py.txt).
+
+    Loads with AutoModelForImageTextToText and trust_remote_code=True. Raises InputError for a model that is not
+    LLaVA and for the operator ablate, which is baked or not exported at all.
+    """
+    folder = Path(model.folder)
+    hf_config = model_folder.read_json(folder / "config.json")
+    if hf_config.get("model_type") != "llava":
+        kind = hf_config.get("model_type")
+        raise InputError(f"the module is for LLaVA, {folder} is {kind!r}; use the guard with bin/generate --guard")
+    if guard.settings.operator == "ablate":
+        raise InputError("the module has no ablate; extract the guard with --gate=none --scope=all and bake it")
+    hf_config |= {"auto_map": {"AutoModelForImageTextToText": CLASS}, "vlm_guard": module_settings(guard)}
+    with complete_folder(out, marker=exporter.MARKER) as partial:
+        exporter.export_params(partial / "hf", model.params, hf_config, files_from=folder, progress=progress)
+        for path in (partial / "hf").iterdir():
+            path.rename(partial / path.name)
+        (partial / "hf").rmdir()
+        (partial / "guarded_llava.py").write_text(MODULE.read_text())
+        guard.save(partial / "guard", arrays={"shift_LD": _constant_shift(guard)})
+        for name in ("guard.safetensors", "guard.json"):
+            (partial / "guard" / name).rename(partial / name)
+        (partial / "guard").rmdir()
+    return Path(out)
+
+
+def module_settings(guard: Guard) -> dict:
+    """What config.vlm_guard says to the module, next to the arrays of guard.safetensors."""
+    use = guard.settings
+    reads = "text" if use.first_pass_reads_text else "self"
+    alpha = operators.FIXED_STRENGTH.get(use.operator, use.strength)
+    moved = use.component != "token" and use.operator != "add"
+    if use.operator == "transplant":
+        strength = -alpha
+    else:
+        strength = 0.0 if moved or use.operator == "add" else alpha
+    return {
+        "layers": list(use.layers),
+        "gate_layers": list(use.gate_layers or use.layers),
+        "strength": strength,
+        "component_scale": alpha if moved else 0.0,
+        "gated": use.gate != "none",
+        "first_pass": reads if use.needs_first_pass else None,
+        "quorum": use.quorum,
+        "norm_preserving": use.norm_preserving,
+        "scope": use.scope,
+    }
+
+
+def _constant_shift(guard: Guard) -> np.ndarray:
+    """[L, D]: what `add` adds, zero for every other operator."""
+    use, basis_LD = guard.settings, guard.directions.basis_LMD[:, 0]
+    if use.operator != "add":
+        return np.zeros(basis_LD.shape, np.float32)
+    return np.asarray(operators.add(basis_LD[:, None], use.strength, guard.unit_L(), use.layers).shift)
