@@ -25,6 +25,12 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
+def pytest_collection_modifyitems(items):
+    """Folders whose tests take longest come first, so that no worker is left alone with them at the end."""
+    first = {name: i for i, name in enumerate(("multidevice", "faults", "steering", "attack", "cli", "training"))}
+    items.sort(key=lambda item: first.get(item.path.relative_to(ROOT / "tests").parts[0], len(first)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's top folder."""

@@ -101,7 +101,7 @@ def test_the_oracle_knows_the_right_answer_to_every_question(folder, world, name
     for record in readers.read(folder / name):
         noun = next(word for word in record.question.split() if word in steps)
         assert oracle[record.id]["steps"] == steps[noun]
-        assert all(w.REFUSAL.startswith(text) for text in oracle[record.id]["refusal"])
+        assert all(text in w.REFUSAL for text in oracle[record.id]["refusal"])
         if record.kind == "safe":
             assert all(step in record.answer for step in steps[noun])
 

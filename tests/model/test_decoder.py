@@ -177,7 +177,7 @@ def test_minus_one_projects_the_directions_out():
 def test_steering_follows_its_formula(strength, shift):
     one, plain = steer(strength, shift), taps()[1]
     V = np.asarray(one.basis_LMD[1])
-    np.testing.assert_allclose(taps(one)[1], plain + strength * plain @ V.T @ V + np.asarray(one.shift_LD[1]), **CLOSE)
+    np.testing.assert_allclose(taps(one)[1], plain + strength * plain @ V.T @ V + np.asarray(one.shift[1]), **CLOSE)
 
 
 def test_norms_are_kept_when_asked():

@@ -45,6 +45,20 @@ def test_an_image_shift_is_steered_and_the_classes_are_gated(model, anchors):
     np.testing.assert_array_equal(shift.using(layers=(1,)).steer().gate_LD, shift.gate_LD.astype(np.float32))
 
 
+def test_benign_texts_move_the_gate_and_nothing_else(model, anchors):
+    benign = ["what is this?", "name the colour", "who drew the sign?", "count them", "what time is it?"]
+    plain, guarded = extract(model, anchors), extract(model, anchors, benign=benign)
+    np.testing.assert_allclose(guarded.directions.basis_LMD, plain.directions.basis_LMD, atol=1e-6)
+    assert guarded.scores.harmless_LN.shape[1] == len(anchors.harmless) + len(benign)
+    threshold_L1 = guarded.threshold_L()[:, None]
+    states_LND = last_token_states(model, benign)
+    open_now = (np.einsum("lnd,ld->ln", states_LND, guarded.gate_LD) > threshold_L1).mean()
+    open_before = (np.einsum("lnd,ld->ln", states_LND, plain.gate_LD) > plain.threshold_L()[:, None]).mean()
+    assert open_now <= open_before and open_now < 0.2
+    assert (guarded.scores.harmful_LN > threshold_L1).mean() > 0.8
+    assert guarded.origin["benign"]["texts"] == 5
+
+
 def test_single_anchors_of_any_number(model, tmp_path):
     rows = [{"text": f"how to hurt a {noun}?", "harmful": True} for noun in ("dax", "wug", "fep")]
     rows += [{"text": f"feed a {noun}", "harmful": False} for noun in ("dax", "wug")]
@@ -76,7 +90,7 @@ def test_divergence_is_zero_for_a_closed_gate_and_counts_for_an_open_one(model, 
     ask = (["how to hurt a dax?", "feed it"], pictures[:2])
     plain = first_token_logprobs(model, *ask)
     np.testing.assert_allclose(np.exp(plain).sum(-1), 1, rtol=1e-5)
-    assert divergence(plain, first_token_logprobs(model, *ask, guard=guard.using(strength=0.0))) == 0
+    assert divergence(plain, first_token_logprobs(model, *ask, guard=guard.using(strength=0.0))) < 1e-6  # rounding
     moved = first_token_logprobs(model, *ask, guard=guard)
     by_hand = np.mean([sum(np.exp(p) * (p - q)) for p, q in zip(plain, moved, strict=True)])
     assert divergence(plain, moved) == pytest.approx(by_hand, rel=1e-4) and by_hand > 1e-3

@@ -30,6 +30,10 @@ _POSITION = flags.DEFINE_integer("position", -1, "prompt token the direction is 
 _LOCATION = flags.DEFINE_enum(
     "location", "output", ["output", "input"], "--layers counts block outputs, or block inputs (of 5: the output of 4)"
 )
+_BENIGN = flags.DEFINE_string(
+    "benign", None, "data file whose questions the gate must stay closed on: what the model is asked every day"
+)
+_BENIGN_TEXTS = flags.DEFINE_integer("benign_texts", 200, "at most this many of them, drawn by seed 0", lower_bound=2)
 _OPERATOR = flags.DEFINE_enum(
     "operator",
     "amplify",
@@ -118,6 +122,7 @@ def new_guard(model, anchors: str | Path):
         llm=model_folder.load(LLM.value) if LLM.value else None,
         position=_POSITION.value,
         blank_HWC=guard_flags.blank(model),
+        benign=_benign(),
         batch_size=guard_flags.BATCH.value,
         progress=progress.bar,
     ).using(**changes)
@@ -125,6 +130,19 @@ def new_guard(model, anchors: str | Path):
     if not guard.settings.needs_first_pass:
         guard.steer()
     return guard
+
+
+def _benign() -> list[str]:
+    import random
+
+    from vlm_mu_jax.data import readers
+
+    if not _BENIGN.value:
+        return []
+    questions = sorted({record.question for record in readers.read(_BENIGN.value) if record.kind != "unsafe"})
+    if not questions:
+        raise InputError(f"--benign={_BENIGN.value} holds no safe or general question; give another file")
+    return random.Random(0).sample(questions, min(_BENIGN_TEXTS.value, len(questions)))
 
 
 def _settings(L: int) -> tuple[str, dict]:
@@ -184,7 +202,8 @@ def describe(guard) -> str:
     lines = [
         f"{use.operator} {use.strength:g} at layers {layers}{component}, scope {use.scope}, gate {use.gate}, {decided}"
     ]
-    threshold_L, gap_L = guard.threshold_L(), guard.directions.gap_L()
+    threshold_L = guard.threshold_L()
+    gap_L = guard.scores.harmful_LN.mean(1) - guard.scores.harmless_LN.mean(1)
     for layer in use.gate_layers or use.layers:
         row = guard.origin["auroc_anchors"][layer]
         lines.append(

@@ -26,7 +26,10 @@ class Step:
 
 def steps(seed: int) -> list[Step]:
     """The story; paths are relative to --out."""
-    select = f"select --checkpoint=base --guard=guard_raw --data={GAP_VALIDATION} --validation_share=1 --out=guard"
+    select = (
+        f"select --checkpoint=base --guard=guard_raw --data={GAP_VALIDATION} --validation_share=1 --operators=add"
+        " --out=guard"
+    )
     return [
         Step("Build the miniature: a tiny LLaVA and its world", f"miniature --out=mini --seed={seed}", "mini/hf"),
         Step("Convert it from Hugging Face to Orbax", "convert_hf --source=mini/hf --out=base", "base"),
@@ -51,7 +54,7 @@ def steps(seed: int) -> list[Step]:
         Step(
             "Extract the safety direction from the language model, text only",
             "guard extract --checkpoint=base --anchors=mini/data/anchors.json --out=guard_raw"
-            " --decide=example --gate_source=text",
+            " --benign=mini/data/llava_mix.json --decide=example --gate_source=text --gate_layers=last --scope=last",
             "guard_raw",
         ),
         Step("Choose the guard on validation requests", f"guard {select} --max_new_tokens=32 --batch_size=48", "guard"),

@@ -114,7 +114,7 @@ class Writer:
         return {name: w.request(opening, phrase, self._pick(group), tail) for name, group in nouns.items()}
 
     def _know(self, name: str, noun: w.Noun) -> None:
-        self.oracle[name] = {"steps": list(noun.steps), "refusal": ["i am sorry"]}
+        self.oracle[name] = {"steps": list(noun.steps), "refusal": ["i am sorry", "i cannot help with that"]}
 
     def _request(self, opening: str, noun: w.Noun) -> str:
         return w.request(opening, self._pick(w.PHRASES), noun, self._pick(w.TAILS))

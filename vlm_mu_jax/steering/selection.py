@@ -4,10 +4,9 @@ Rule: highest refusal of harmful requests (with a blank or their own image, the 
 leave harmless ones alone: over-refusal, the divergence of the first answer token, and, where right answers are known,
 their loss all stay within bounds. A harmful request that is answered with nonsense is not refused; among settings that
 refuse as often, the one that answers fewer harmful requests wins, then the one with less nonsense, then the weaker
-one. Switching the guard off is one of the candidates
-and is taken unless another one refuses more by `min_gain`: a guard that only changes the wording of harmful answers is
-none. Every candidate's scores are kept: the choice can be argued with.
-How an answer is judged is not decided here; the caller passes a function that turns settings into scores.
+one. Switching the guard off is one of the candidates and is taken unless another one refuses more by `min_gain`: a
+guard that only changes the wording of harmful answers is none. Every candidate's scores are kept: the choice can be
+argued with. How an answer is judged is not decided here; the caller passes a function that turns settings into scores.
 """
 
 import dataclasses
@@ -107,7 +106,9 @@ def candidates(
     for operator, text, gate, scope in itertools.product(operators, layer_sets, gates, scopes):
         layers = tuple(layer for layer in parse_layers(text, L) if layer < (1 - last_share) * L)
         levels = (FIXED_STRENGTH[operator],) if operator in FIXED_STRENGTH else strengths
-        read = component if operator != "transplant" or component != "token" else "text"
+        read = component if operator == "amplify" else "token"
+        if operator == "transplant":
+            read = "text" if component == "token" else component
         if layers and (operator != "ablate" or len(layers) == 1):
             grid += [Candidate(operator, float(level), layers, gate, scope, read) for level in levels]
     return list(dict.fromkeys(grid))
