@@ -16,7 +16,7 @@ STEPS = story.steps(seed=3)
 def test_a_step_is_a_command_with_known_flags(step):
     name, *arguments = shlex.split(step.command)
     assert (ROOT / "bin" / name).exists()
-    source = (ROOT / "vlm_mu_jax" / "cli" / f"{name}.py").read_text()
+    source = "".join(file.read_text() for file in (ROOT / "vlm_mu_jax" / "cli").glob(f"{name}*.py"))
     known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
     given = {a.split("=")[0].lstrip("-").split(".")[0] for a in arguments if a.startswith("--")}
     assert given <= known
