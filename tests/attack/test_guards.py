@@ -64,9 +64,9 @@ def test_gates_that_every_layer_decides_while_the_prompt_runs(model, image, stee
 
 def test_candidates_really_disagree_with_the_unchanged_prompt_about_the_gates(model, image, steer):
     """Or the test above would never run a second round."""
-    scores = [
-        gates.decisions(steer, states_of(model, place(QUESTION, w).question, [image]))[:, 0].tobytes() for w in WORDS
-    ]
+    gate_LD = steer.basis_LMD[:, 0] if steer.gate_LD is None else steer.gate_LD
+    states = [states_of(model, place(QUESTION, w).question, [image]) for w in WORDS]
+    scores = [gates.decisions(one, gate_LD, steer.threshold_L)[:, 0].tobytes() for one in states]
     assert len(set(scores)) > 1
 
 

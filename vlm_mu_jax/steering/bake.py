@@ -114,7 +114,10 @@ def export_with_module(guard: Guard, model, out: str | Path, progress=None) -> P
         raise InputError("the module has no ablate; extract the guard with --gate=none --scope=all and bake it")
     hf_config |= {"auto_map": {"AutoModelForImageTextToText": CLASS}, "vlm_guard": module_settings(guard)}
     with complete_folder(out, marker=exporter.MARKER) as partial:
-        exporter.export_params(partial / "hf", model.params, hf_config, files_from=folder, progress=progress)
+        # transformers respells the keys of the classes it knows; this one is new to it and has its modules' names
+        exporter.export_params(
+            partial / "hf", model.params, hf_config, dialect="llava_modules_v5", files_from=folder, progress=progress
+        )
         for path in (partial / "hf").iterdir():
             path.rename(partial / path.name)
         (partial / "hf").rmdir()
