@@ -22,7 +22,7 @@ lora: adapters on every linear of the decoder; the projector stays. Rank, scale 
   (accumulate). With rmu, adapters above layer 7 learn from the cross-entropy on retain data alone.
 13b: not part of those experiments; the settings are those for 7B.
 
-Hardware: docs/scaling.md has the plan of every variant: memory per chip and the least time per step.
+Hardware: docs/scaling.md has plans: memory per chip and the least time per step.
 Time: not measured on any device.
 """
 
