@@ -118,7 +118,8 @@ def test_attack_writes_what_it_found(root, data, checkpoint, tmp_path):
 def test_other_methods_write_the_same_form(root, data, checkpoint, tmp_path):
     out = tmp_path / "gcg.json"
     sizes = ("--search_questions=1", "--verify_questions=1", "--goal=jailbreak", "--shots=1", "--max_new_tokens=4")
-    small = ("--method=gcg", "--steps=2", "--candidates=8", "--top=4", "--suffix_tokens=3", "--batch_size=2", "--stop=50")
+    small = ("--method=gcg", "--steps=2", "--candidates=8", "--top=4", "--suffix_tokens=3", "--batch_size=2")
+    small += ("--stop=50",)
     done = run(root, "attack", f"--checkpoint={checkpoint}", f"--data={data}", f"--out={out}", *sizes, *small)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
