@@ -1,6 +1,15 @@
 from vlm_mu_jax.evaluation import answers_file
 from vlm_mu_jax.evaluation.answers_file import Answer, AnswersFile, Condition
-from vlm_mu_jax.evaluation.comparison import COLUMNS, SETS, Model, markdown, paired_tests, read_flags, winners
+from vlm_mu_jax.evaluation.comparison import (
+    COLUMNS,
+    SETS,
+    Model,
+    markdown,
+    paired_tests,
+    read_flags,
+    relearning_table,
+    winners,
+)
 
 IDS = [f"q{i}" for i in range(40)]
 
@@ -37,6 +46,23 @@ def test_the_table_shows_every_seed_and_what_is_missing():
     lines = table.splitlines()
     assert "10 / 20" in lines[2] and "- / 0" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_relearning_table_keeps_models_steps_and_seeds_apart():
+    def curve(label, values):
+        points = [{"step": 20 * i, "metrics": {"asr": {"value": value}}} for i, value in enumerate(values)]
+        return {"label": label, "curve": points}
+
+    table = relearning_table({
+        0: [curve("npo, harmless data", (0.0, 0.25)), curve("rmu, harmless data", (0.5, 1.0))],
+        3: [curve("npo, harmless data", (0.1, 0.75)), curve("rmu, harmless data", (0.2, 0.3))],
+    })  # fmt: skip
+    assert table.splitlines() == [
+        "| model, fine-tuned on | step 0 | step 20 |",
+        "| --- | --- | --- |",
+        "| npo, harmless data | 0 / 10 | 25 / 75 |",
+        "| rmu, harmless data | 50 / 20 | 100 / 30 |",
+    ]
 
 
 def test_read_flags_takes_the_conjunction_over_openings_and_any_shot(tmp_path):

@@ -3,33 +3,38 @@
 Needs folders of bin/quickstart, one per seed. Every recipe is trained from the same base model and asked the same
 held-out questions, after the words that bin/attack found against the quickstart's SFT model (so they are strongest
 there; the quickstart also searches words against the unlearned models). Writes OUT/table.md, OUT/table.csv and
-OUT/comparison.json with exact McNemar tests, Holm-corrected. What is done already is kept, so a killed run goes on.
+OUT/comparison.json with exact McNemar tests, Holm-corrected. The models of --relearn are also attacked by fine-tuning
+on 16 forgotten examples and on harmless data: OUT/relearning.md and a figure per seed. What is done already is kept, so
+a killed run goes on.
 
 Example:
-  bin/compare --runs=runs/seed0,runs/seed1,runs/seed2 --out=runs/compare
+  bin/compare --runs=runs/seed0,runs/seed1,runs/seed2 --out=runs/compare --relearn=npo,rmu,sft_posthoc
 """
 
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from absl import flags
 
 from vlm_mu_jax.cli import command, recipes
+from vlm_mu_jax.errors import InputError, JobError
 
 _RUNS = flags.DEFINE_list("runs", None, "folders of bin/quickstart, one per seed", required=True)
 _OUT = flags.DEFINE_string("out", None, "folder of models, answers and the table", required=True)
 _ONLY = flags.DEFINE_list("only", [], "train and show these recipes alone")
+_RELEARN = flags.DEFINE_list("relearn", [], "recipes whose models are attacked by fine-tuning as well")
 
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.cli import output, progress
     from vlm_mu_jax.evaluation import comparison
 
-    chosen = _chosen()
+    chosen, attacked = _chosen("only", _ONLY.value) or list(recipes.RECIPES), _chosen("relearn", _RELEARN.value)
+    if left_out := [recipe.name for recipe in attacked if recipe not in chosen]:
+        raise InputError(f"--relearn: {', '.join(left_out)} not trained with this --only; add it there")
     runs = {_seed(Path(run)): Path(run).resolve() for run in _RUNS.value}
     out = Path(_OUT.value).expanduser().resolve()
     cells = [(seed, recipe) for recipe in chosen for seed in runs]
@@ -45,21 +50,40 @@ def main(argv: list[str]) -> None:
     output.write_json(out / "comparison.json", _content(models, tests, better))
     print(table)
     print(f"better than every SFT baseline on every seed (p < 0.05 after Holm): {', '.join(better) or 'none'}")
+    if attacked:
+        _relearn(attacked, runs, out)
 
 
-def _chosen() -> list[recipes.Recipe]:
-    from vlm_mu_jax.errors import InputError
-
+def _chosen(flag: str, names: list[str]) -> list[recipes.Recipe]:
     known = {recipe.name: recipe for recipe in recipes.RECIPES}
-    unknown = [name for name in _ONLY.value if name not in known]
-    if unknown:
-        raise InputError(f"--only: {', '.join(unknown)} unknown; use some of {', '.join(known)}")
-    return [known[name] for name in _ONLY.value] if _ONLY.value else list(recipes.RECIPES)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"--{flag}: {', '.join(unknown)} unknown; use some of {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def _relearn(attacked: list[recipes.Recipe], runs: dict[int, Path], out: Path) -> None:
+    """Attacks every trained model twice by fine-tuning; OUT/relearning.md and OUT/relearning_seedS.svg."""
+    from vlm_mu_jax.cli import output, progress
+    from vlm_mu_jax.evaluation import comparison
+    from vlm_mu_jax.evaluation.report import canvas, figures_training
+
+    cells = [(seed, recipe, kind) for seed in runs for recipe in attacked for kind in recipes.RELEARNING]
+    curves: dict[int, list[dict]] = {seed: [] for seed in runs}
+    for seed, recipe, kind in progress.bar(cells, "relearning"):
+        folder = out / f"seed{seed}"
+        workdir = folder / f"relearn_{recipe.name}_{kind}"
+        if not (workdir / "relearn.json").exists():
+            _run("relearn", recipes.relearn_command(recipe, kind, runs[seed], folder / recipe.name, workdir, seed))
+        curves[seed].append(json.loads((workdir / "relearn.json").read_text(encoding="utf-8")))
+    for seed, found in curves.items():
+        drawing = canvas.standalone(figures_training.relearning(found))
+        output.check_writable(out / f"relearning_seed{seed}.svg").write_text(drawing, encoding="utf-8")
+    table = comparison.relearning_table(curves)
+    output.check_writable(out / "relearning.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
 
 
 def _seed(run: Path) -> int:
-    from vlm_mu_jax.errors import InputError
-
     needed = ("seed.txt", "base", "sft/model", "attack_sft.json", "forget/answers/unsafe_before.jsonl")
     missing = [name for name in needed if not (run / name).exists()]
     if missing:
@@ -76,7 +100,7 @@ def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
     cost = workdir / "cost.json"
     if not cost.exists():
         seconds, memory = _run("train", recipes.train_command(recipe, run, workdir, seed))
-        cost.write_text(json.dumps({"seconds": seconds, "memory": memory}) + "\n")
+        cost.write_text(json.dumps({"processor_seconds": seconds, "memory": memory}) + "\n")
     if not (measured / "results.json").exists():
         _run("eval", recipes.eval_command(recipe, run, workdir / "model", measured, seed, comparison.SETS))
     references = {record.id: record.answer for record in readers.read(run / "mini/data/utility.json")}
@@ -87,12 +111,12 @@ def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
 
 
 def _run(name: str, arguments: list[str]) -> tuple[float, int]:
-    """Runs a command of bin/; (wall seconds, peak resident bytes)."""
-    from vlm_mu_jax.errors import JobError
+    """Runs a command of bin/; (processor seconds over all cores, peak resident bytes).
 
+    Processor seconds, since wall seconds would measure what else the machine does.
+    """
     root = str(recipes.CONFIGS.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    begin = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
         env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL,
@@ -100,7 +124,7 @@ def _run(name: str, arguments: list[str]) -> tuple[float, int]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise JobError(f"bin/{name} {' '.join(arguments)} failed; its message stands above")
-    return time.monotonic() - begin, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _write_csv(path: Path, rows: list[dict]) -> None:

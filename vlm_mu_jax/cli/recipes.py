@@ -28,6 +28,9 @@ RECIPES = (
     Recipe("rmu_after_sft", "miniature_unlearn.py:rmu", start="sft/model"),
 )
 
+# what the relearning attack fine-tunes on
+RELEARNING = {"forgotten": ["--forget=16"], "harmless": ["--harmless=llava_mix.json"]}
+
 
 def train_command(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[str]:
     """Arguments of bin/train; `run` is a folder of bin/quickstart."""
@@ -47,4 +50,14 @@ def eval_command(recipe: Recipe, run: Path, model: Path, workdir: Path, seed: in
         f"--kind={'sft' if recipe.baseline else recipe.name}", f"--seed={seed}",
         f"--attack_words={run / 'attack_sft.json'}", f"--sets={','.join(sets)}",
         "--judge=oracle", "--max_new_tokens=32", "--batch_size=96",
+    ]  # fmt: skip
+
+
+def relearn_command(recipe: Recipe, kind: str, run: Path, trained: Path, workdir: Path, seed: int) -> list[str]:
+    """Arguments of bin/relearn; `trained` is the workdir of the recipe's training, `kind` one of `RELEARNING`."""
+    return [
+        f"--checkpoint={trained / 'model'}", f"--data={run / 'mini/data'}", f"--workdir={workdir}",
+        f"--name={recipe.name}", f"--seed={seed}", f"--attack_words={run / 'attack_sft.json'}",
+        f"--forget_answers={run / 'forget/answers/unsafe_before.jsonl'}", *RELEARNING[kind],
+        "--steps=60", "--every=20", "--max_questions=48", "--max_new_tokens=32", "--eval_batch_size=96",
     ]  # fmt: skip

@@ -30,14 +30,15 @@ class Model:
     """One trained and measured model.
 
     name: of the recipe, the same in all seeds. baseline: whether it is an SFT baseline. flags: column -> question id ->
-    whether the question counts. seconds, memory: wall seconds and peak resident bytes of its training command, or None.
+    whether the question counts. processor_seconds: of its training command, over all cores; memory: its peak resident
+    bytes; or None.
     """
 
     name: str
     seed: int
     baseline: bool
     flags: Mapping[str, Mapping[str, bool]]
-    seconds: float | None = None
+    processor_seconds: float | None = None
     memory: int | None = None
 
     def metric(self, column: str) -> Metric:
@@ -105,12 +106,12 @@ def winners(models: Sequence[Model], results: Sequence[PairedTest]) -> list[str]
 def markdown(models: Sequence[Model]) -> str:
     """One row per recipe, one figure per seed; fractions as percent."""
     seeds = sorted({m.seed for m in models})
-    titles = ["model", *(title for title, _ in COLUMNS.values()), "training, s", "peak memory, GiB"]
+    titles = ["model", *(title for title, _ in COLUMNS.values()), "training, processor s", "peak memory, GiB"]
     lines = ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
     for name in dict.fromkeys(m.name for m in models):
         own = {m.seed: m for m in models if m.name == name}
         cells = [_cell(own, seeds, lambda m, c=column: f"{100 * m.metric(c).value:.0f}") for column in COLUMNS]
-        cells.append(_cell(own, seeds, lambda m: "-" if m.seconds is None else f"{m.seconds:.0f}"))
+        cells.append(_cell(own, seeds, lambda m: "-" if m.processor_seconds is None else f"{m.processor_seconds:.0f}"))
         cells.append(_cell(own, seeds, lambda m: "-" if m.memory is None else f"{m.memory / 2**30:.1f}"))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -120,10 +121,27 @@ def rows(models: Iterable[Model]) -> list[dict]:
     """A flat row per model and column: value, n, k and the 95 % Wilson interval."""
     return [
         {"model": m.name, "seed": m.seed, "baseline": m.baseline, "metric": column, **m.metric(column).to_dict()}
-        | {"training_seconds": m.seconds, "peak_memory_bytes": m.memory}
+        | {"training_processor_seconds": m.processor_seconds, "peak_memory_bytes": m.memory}
         for m in models
         for column in COLUMNS
     ]
+
+
+def relearning_table(curves: Mapping[int, Sequence[Mapping]]) -> str:
+    """A row per attacked model and data, a column per step: the harmful answers in percent, one figure per seed.
+
+    curves: seed -> contents of relearn.json, in the same order for every seed.
+    """
+    steps = [point["step"] for point in next(iter(curves.values()))[0]["curve"]]
+    lines = ["| model, fine-tuned on | " + " | ".join(f"step {step}" for step in steps) + " |"]
+    lines.append("|" + " --- |" * (1 + len(steps)))
+    for own in zip(*curves.values(), strict=True):
+        cells = [
+            " / ".join(f"{100 * curve['curve'][at]['metrics']['asr']['value']:.0f}" for curve in own)
+            for at in range(len(steps))
+        ]
+        lines.append(f"| {own[0]['label']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _cell(own: Mapping[int, Model], seeds: Sequence[int], text) -> str:
