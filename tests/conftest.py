@@ -1,7 +1,9 @@
 """What holds for every test: strict broadcasting, no network, few threads, nothing written to the home folder."""
 
+import itertools
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -10,13 +12,21 @@ import pytest
 from vlm_mu_jax.cli.command import leave_out_absent_tpu
 
 ROOT = Path(__file__).resolve().parent.parent
+FILES = itertools.count(1)  # test files that this worker has done
 
 # Environment variables, so that the commands and the many-device scripts that tests start inherit them too.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # [B, D] + [D] must be written out: silent broadcasting hides bugs
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["VLM_MU_CACHE"] = "off"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 leave_out_absent_tpu()  # the compiler is installed for the tests of bin/plan
+# Compiling is most of the tests' time, and what they state holds at any level of the compiler's optimisation. A program
+# that one test, worker or command has compiled the others read; the next run of the tests starts with none.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="vlm_mu_jax_programs_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch would start as many threads as there are cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -39,7 +49,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
-    """Compiled programs of a test file go with it: a worker that keeps all of them grows to five gigabytes."""
+    """Every few test files: a worker that keeps all of its compiled programs grows to five gigabytes."""
     yield
-    if "jax" in sys.modules:
+    if next(FILES) % 8 == 0 and "jax" in sys.modules:
         sys.modules["jax"].clear_caches()

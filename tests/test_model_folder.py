@@ -104,7 +104,7 @@ def test_several_processes_write_one_folder(tmp_path):
     source, params = write(tmp_path / "m")
     (source / "tokenizer.json").write_text("{}")
     command = [sys.executable, "-c", TOGETHER, str(source), str(tmp_path / "out" / "n")]
-    run_together(command, 2, 4, tmp_path / "xla")
+    run_together(command, 2, 4)
     model = vlm_mu_jax.load(tmp_path / "out" / "n", with_processor=False)
     for path, leaf in flatten(model.params).items():
         np.testing.assert_array_equal(leaf, flatten(params)[path])

@@ -35,6 +35,7 @@ def test_points_join_the_audit_with_the_change_of_the_margin():
     points = {p["word"]: p for p in found["points"]}
     assert list(points) == list("abcdvwxyz") and found["not_searched"] == ["e"]
     assert found["position"] == "question_start" and found["goals"] == ["jailbreak", "over_refuse"]
+    assert found["models"] == [None, None]
     assert points["b"]["seen"] == "here" and points["b"]["score"] == 1.0  # the row of the position, not of "any"
     assert points["z"]["seen"] == "elsewhere" and points["z"]["score"] == 8.0
     for i, p in enumerate(points.values()):
@@ -96,4 +97,7 @@ def test_the_figure_names_the_words_and_the_correlation():
     found = attribution.attribute(AUDIT, attack(lambda i: float(i)), attack(lambda i: 1.0))
     drawing = figures_audit.attribution([{}, {"attribution": found}])
     assert drawing.count("4 words at this place: r -0.9") == 2 and ">a</text>" in drawing
+    assert "tuned on rebalanced data" in drawing, "files that name no model"
+    found["models"] = ["sft", "sft_diverse"]
+    assert "of this gone in sft_diverse" in figures_audit.attribution([{"attribution": found}])
     assert figures_audit.attribution([{}]) is None and figures_audit.attribution([]) is None

@@ -97,7 +97,9 @@ def test_audit_asks_a_model_which_words_decide(root, data, checkpoint, tmp_path)
     flags = [f"--checkpoint={checkpoint}", "--saliency=2", f"--saliency_chart={chart}"]
     done = run(root, "audit", f"--data={data}", f"--out={out}", *flags)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["saliency"]
+    result = json.loads(out.read_text())
+    found = result["saliency"]
+    assert found["model"] == checkpoint.name and result["data"]["miniature"] is False  # so the report hides the text
     assert found["n"] == 2 and found["removal"]["opening_first"]["n"] == 2 and "<svg" in chart.read_text()
     assert [w["word"] for w in found["questions"][0]["words"]][0] in ("share", "what")
 
@@ -119,12 +121,13 @@ def test_other_methods_write_the_same_form(root, data, checkpoint, tmp_path):
     out = tmp_path / "gcg.json"
     sizes = ("--search_questions=1", "--verify_questions=1", "--goal=jailbreak", "--shots=1", "--max_new_tokens=4")
     small = ("--method=gcg", "--steps=2", "--candidates=8", "--top=4", "--suffix_tokens=3", "--batch_size=2")
-    small += ("--stop=50",)
+    small += ("--stop=50", "--universal", "--targets=data")
     done = run(root, "attack", f"--checkpoint={checkpoint}", f"--data={data}", f"--out={out}", *sizes, *small)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    assert found["schema"] == 1 and found["method"] == "gcg" and found["search"]["steps"] == 2
+    assert found["schema"] == 1 and found["method"] == "gcg_universal" and found["search"]["steps"] == 2
     assert found["any_of_k"]["asr"]["n"] == 1 and found["budget"]["jailbreak"]["gradients"] >= 1
+    assert found["towards"] == "answers that begin with" and found["openings"] == ["take it ,"]
     assert (tmp_path / "gcg.answers.jsonl").exists() and "control" in done.stdout and "McNemar" in done.stdout
 
 
@@ -137,6 +140,7 @@ def test_other_methods_write_the_same_form(root, data, checkpoint, tmp_path):
             ["--checkpoint=.", "--data=.", "--out=x.json", "--method=prefill", "--prefills=/no/such"],
             "/no/such",
         ),
+        ("attack", ["--checkpoint=.", "--data=.", "--out=x.json", "--method=pgd", "--universal"], "--method=gcg"),
         ("audit", ["--data=/no/such", "--out=x.json"], "/no/such"),
         ("attack", ["--checkpoint=/no/such", "--data=.", "--out=x.json"], "/no/such"),
         ("audit", ["--data=.", "--out=."], "folder"),

@@ -3,16 +3,21 @@
 import dataclasses
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.attack.reference import margin
 from vlm_mu_jax.attack import pgd
+from vlm_mu_jax.attack.guards import FirstPass
 from vlm_mu_jax.attack.margins_file import MarginsFile
 from vlm_mu_jax.attack.openings import Openings
 from vlm_mu_jax.attack.search import Ask
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.steering import gates
+from vlm_mu_jax.steering.states import batch_states
 
 QUESTION, OPENINGS = "share the steps of the dax on this sign ?", Openings(((5,), (9,)))
 USE = pgd.Settings(epsilon=6, step=2, steps=6, stop=1e9)
@@ -67,6 +72,28 @@ def test_the_gradient_does_better_than_chance(found):
     assert down.margin < min(down.original, down.random) and up.margin > max(up.original, up.random)
     assert list(down.curve) == sorted(down.curve, reverse=True) and list(up.curve) == sorted(up.curve)
     assert down.gradients == USE.steps + 3 and down.flops > 0
+
+
+@pytest.mark.parametrize("decides", ["layer", "example"])
+def test_the_guard_is_inside_the_attacked_program(model, picture, tmp_path, decides):
+    cfg, rng = model.config.text, np.random.default_rng(1)
+    basis = rng.normal(size=(cfg.L, 1, cfg.D)).astype(np.float32)
+    basis /= np.linalg.norm(basis, axis=-1, keepdims=True)
+    steer = Steer(basis, jnp.full((cfg.L,), 2.0), jnp.zeros((cfg.L, cfg.D)), jnp.zeros((cfg.L,)), gated=True)
+    guard, steer_of = steer, lambda pixels: steer
+    if decides == "example":
+        guard = FirstPass(lambda states: gates.per_example(steer, states, quorum=0.5), text_only=False)
+
+        def steer_of(pixels):
+            ids = model.processor.prompt_ids(QUESTION, [pixels])
+            return guard.steer_of(batch_states(model, model.processor.pad([ids], [[pixels]], length=96)))
+
+    use = dataclasses.replace(USE, steps=3)
+    (one,) = pgd.search(model, [Ask(QUESTION, picture)], OPENINGS, use, tmp_path, steer=guard)
+    for path, wanted in ((one.image, one.margin), (one.control, one.random)):
+        pixels = model.processor.pixels(path)
+        assert abs(margin(model, QUESTION, None, pixels, OPENINGS, steer=steer_of(pixels)) - wanted) < 1e-4
+        assert abs(margin(model, QUESTION, None, pixels, OPENINGS) - wanted) > 1e-2
 
 
 def test_what_the_model_sees_is_undone_exactly(model):

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from vlm_mu_jax.attack import images, paraphrase, pgd, prefill, random_search, suffix
+from vlm_mu_jax.attack.experiment import Settings
 from vlm_mu_jax.attack.margins_file import MarginsFile
 from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.trial import Settings, Trial
+from vlm_mu_jax.attack.trial import Trial
 from vlm_mu_jax.attack.words import split_words
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation.answers_file import read
@@ -48,7 +49,7 @@ def trial(model, data, tmp_path):
     def make(method, file=None):
         use = Settings(goals=("jailbreak",), shots=2, batch_size=8, max_new_tokens=4)
         out = tmp_path / "answers.jsonl"
-        return Trial(method, model, *data, PlantedJudge(), out, tmp_path / "images", use, file=file)
+        return Trial(model, *data, PlantedJudge(), out, use, file=file, method=method, folder=tmp_path / "images")
 
     return make
 
@@ -66,6 +67,7 @@ def test_prefill(trial, tmp_path):
     assert [one["value"] for one in part["per_shot"]] == [0, 1]
     assert {k: one["value"] for k, one in part["by_shots"].items()} == {"1": 0, "2": 1}
     assert found["budget"]["jailbreak"]["answers"] == 3 * (2 + 2)
+    assert part["labels"] == {"attack": {"answered": 3, "refused": 3}, "control": {"refused": 6}}
     lines = read(tmp_path / "answers.jsonl")
     begun = [one for one in lines if one.condition.attack == "prefill"]
     assert len(begun) == 6 and all(one.answer.startswith(one.condition.word) for one in begun)
@@ -113,6 +115,24 @@ def test_suffixes_transfer_and_on_themselves(trial, tmp_path):
     for one in found["found"]["jailbreak"]:
         for attack, text in (("random", one["text"]), ("random_control", one["control"])):
             assert {("verify0", attack, f"{QUESTION} {text}"), (one["id"], attack, f"{QUESTION} {text}")} <= asked
+    json.dumps(found, allow_nan=False)
+
+
+def test_universal_suffixes_on_their_own_and_on_other_questions(trial, tmp_path):
+    use = suffix.Settings(steps=2, candidates=8, length=3, stop=1e9, block=8)
+    found = trial("random_universal").universal_suffixes(OPENINGS, random_search.propose, use)
+    part, suffixes = found["any_of_k"]["asr"], found["found"]["jailbreak"]
+    assert part["n"] == 3 and part["on_search_questions"]["n"] == 2 and found["k"] == {"jailbreak": 2}
+    assert [(row["questions"], row["n"], row["k"]) for row in found["rows"]] == [
+        ("verification", 3, 2),
+        ("searched", 2, 2),
+    ]
+    lines = [a for a in read(tmp_path / "answers.jsonl") if a.condition.attack.startswith("random_universal")]
+    for attack, key in (("random_universal", "text"), ("random_universal_control", "control")):
+        asked = {(a.id, a.question) for a in lines if a.condition.attack == attack}
+        ids = ("search0", "search1", "verify0", "verify1", "verify2")
+        assert asked == {(name, f"{QUESTION} {one[key]}") for name in ids for one in suffixes}
+    assert [one["questions"] for one in suffixes] == [2, 2] and found["budget"]["jailbreak"]["answers"] == 2 * 2 * 5
     json.dumps(found, allow_nan=False)
 
 

@@ -240,8 +240,14 @@ def luminance(color: str) -> float:
 
 def test_real_text_is_hidden_until_asked_for(browser, tmp_path):
     run = runs_builder.write_run(tmp_path / "r", "sft", judge="keyword")
-    page = opened(browser, tmp_path, [run], show_text=True)
-    assert "turn it twice" not in browser.find_element("css selector", "body").text
+    word = {"word": "wugwug", "removal": 2.0, "gradient_x_input": -1.0}
+    asked = {"saliency": {"questions": [{"id": "q", "kind": "unsafe", "words": [word]}]}}
+    (tmp_path / "audit.json").write_text(json.dumps(asked))
+    page = opened(browser, tmp_path, [run], show_text=True, audit=tmp_path / "audit.json")
+    shown = browser.find_element("css selector", "body")
+    assert "turn it twice" not in shown.text and "wugwug" not in shown.text
+    browser.find_element("css selector", ".saliency summary").click()
+    assert "wugwug" in shown.text
     page("f-text").send_keys("blick")
     assert page("count").text == "0 of 48 answers", "hidden text must not be searchable either"
     page("f-text").clear()

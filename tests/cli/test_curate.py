@@ -15,7 +15,7 @@ from vlm_mu_jax.evaluation.answers_file import Answer, Condition
 
 def curate(*flags):
     command = [sys.executable, "-m", "vlm_mu_jax.cli.curate", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLM_MU_CACHE": "off"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 

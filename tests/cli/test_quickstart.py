@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlm_mu_jax.cli import story
+from vlm_mu_jax.evaluation.report.evidence import EVIDENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = story.steps(seed=3)
@@ -17,22 +18,33 @@ def test_a_step_is_a_command_with_known_flags(step):
     name, *arguments = shlex.split(step.command)
     assert (ROOT / "bin" / name).exists()
     source = "".join(file.read_text() for file in (ROOT / "vlm_mu_jax" / "cli").glob(f"{name}*.py"))
-    known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+    known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)) | (set(EVIDENCE) if name == "report" else set())
     given = {a.split("=")[0].lstrip("-").split(".")[0] for a in arguments if a.startswith("--")}
     assert given <= known
+
+
+READS = ("checkpoint", "source", "baseline", "guard", "attack_words", "config.model.init", "reference", "data")
+READS += ("attack", "attack_rebalanced", "attack_again", "audit", "guard_diagnostics", "training", "export")
 
 
 def test_what_a_step_reads_an_earlier_one_made():
     made: set[str] = set()
     for step in STEPS:
-        options = dict(re.findall(r"--([\w.]+)=(\S+)", step.command))
-        for flag in ("checkpoint", "source", "baseline", "guard", "attack_words", "config.model.init", "reference"):
-            if flag in options:
-                assert options[flag].split("/")[0] in made, (step.command, flag)
+        reads = (*READS, "saliency") if step.command.startswith("report ") else READS  # elsewhere it is a number
+        for flag, value in re.findall(r"--([\w.]+)=(\S+)", step.command):
+            if flag in reads:
+                assert value.split("=")[-1].split("/")[0] in made, (step.command, flag)
         made.add(step.made.split("/")[0])
+
+
+def test_the_report_shows_what_the_steps_made():
+    for step in STEPS[:-1]:
+        made = step.made.split("/")[0]
+        only_for_others = ("base", "sft_rebalanced", "attack_sft_rebalanced.json", "forget", "guard_raw")
+        assert made in STEPS[-1].command or made in only_for_others
 
 
 def test_the_seed_reaches_every_step_that_draws():
     for step in STEPS:
-        if shlex.split(step.command)[0] in ("miniature", "attack", "train"):
+        if shlex.split(step.command)[0] in ("miniature", "attack", "train", "audit"):
             assert "seed=3" in step.command

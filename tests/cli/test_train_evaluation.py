@@ -11,7 +11,6 @@ import pytest
 import vlm_mu_jax
 from tests.conftest import ROOT
 from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401
-from tests.training.conftest import compiled  # noqa: F401
 from vlm_mu_jax.cli import relearning, sweep, train_evaluation
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.errors import InputError

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 
@@ -17,10 +16,9 @@ from vlm_mu_jax.evaluation.suite import Suite
 from vlm_mu_jax.steering import artifact
 
 
-def command(name: str, *flags: str, cache) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "VLM_MU_CACHE": str(cache)}
+def command(name: str, *flags: str) -> subprocess.CompletedProcess:
     words = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *flags]
-    return subprocess.run(words, env=environment, capture_output=True, text=True)
+    return subprocess.run(words, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -34,7 +32,7 @@ def test_one_command_makes_the_table(checkpoint, data_dir, tmp_path):
         "--images=text_only,blank_image", "--max_new_tokens=4", "--batch_size=4", "--shots=1",
         f"--attack_words={data_dir / 'attack.json'}",
     ]  # fmt: skip
-    done = command("defences", *flags, cache=tmp_path / "xla")
+    done = command("defences", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((workdir / "defences.json").read_text())
     assert [row["name"] for row in found["rows"]] == ["vanilla", "self_reminder", "unlearned"]
@@ -51,11 +49,11 @@ def test_one_command_makes_the_table(checkpoint, data_dir, tmp_path):
 
     files = sorted(workdir.glob("*/answers/**/*.jsonl"))
     before = [path.read_bytes() for path in files]
-    assert command("defences", *flags, cache=tmp_path / "xla").returncode == 0
+    assert command("defences", *flags).returncode == 0
     assert [path.read_bytes() for path in files] == before, "a finished run was asked again"
 
     prompts.write_text(json.dumps({"self_reminder": "other . {question}"}))
-    done = command("defences", *flags, cache=tmp_path / "xla")
+    done = command("defences", *flags)
     assert done.returncode == 2 and "wording of the defence" in done.stderr
 
 
@@ -127,5 +125,5 @@ def test_requests_that_selection_has_seen_are_left_out(monkeypatch):
     ],
 )
 def test_what_a_part_needs_is_said_before_anything_is_loaded(data_dir, tmp_path, flags, said):
-    done = command("defences", f"--checkpoint={tmp_path}", f"--data={data_dir}", "--workdir=x", *flags, cache=tmp_path)
+    done = command("defences", f"--checkpoint={tmp_path}", f"--data={data_dir}", "--workdir=x", *flags)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1

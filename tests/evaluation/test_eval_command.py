@@ -1,7 +1,6 @@
 """`bin/eval` and `bin/generate` as a user runs them, on a tiny checkpoint: files, numbers, resuming, errors."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,20 +14,13 @@ from vlm_mu_jax.evaluation import answers_file
 from vlm_mu_jax.model.llava import forward
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """Runs a command; what one run has compiled the next one finds, as for a user."""
-    environment = {**os.environ, "VLM_MU_CACHE": str(tmp_path_factory.mktemp("xla"))}
-
-    def _command(name: str, *flags: str) -> subprocess.CompletedProcess:
-        words = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *flags]
-        return subprocess.run(words, env=environment, capture_output=True, text=True)
-
-    return _command
+def command(name: str, *flags: str) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *flags]
+    return subprocess.run(words, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
-def evaluated(command, checkpoint, data_dir, tmp_path_factory):
+def evaluated(checkpoint, data_dir, tmp_path_factory):
     """The workdir of a run with attack words, its flags, and what it printed."""
     workdir = tmp_path_factory.mktemp("eval")
     flags = [
@@ -85,7 +77,7 @@ def test_config_and_provenance_say_what_was_run(evaluated, checkpoint):
     assert origin["device"]["platform"] and origin["packages"]["jax"]
 
 
-def test_a_resumed_run_gives_the_same_files(command, evaluated):
+def test_a_resumed_run_gives_the_same_files(evaluated):
     workdir, flags, _ = evaluated
     whole, results = content(workdir), (workdir / "results.json").read_bytes()
     path = workdir / "answers" / "unsafe_after.jsonl"
@@ -99,7 +91,7 @@ def test_a_resumed_run_gives_the_same_files(command, evaluated):
     assert {**resumed, "provenance": None} == {**json.loads(results), "provenance": None}
 
 
-def test_rejudging_with_another_judge_and_a_baseline(command, evaluated, tmp_path):
+def test_rejudging_with_another_judge_and_a_baseline(evaluated, tmp_path):
     workdir, flags, _ = evaluated
     before = content(workdir)
     missing = command("eval", *[f for f in flags if "--workdir" not in f], f"--workdir={tmp_path}", "--rejudge")
@@ -126,7 +118,7 @@ def test_rejudging_with_another_judge_and_a_baseline(command, evaluated, tmp_pat
         (["--judge=vibes"], "--judge"),
     ],
 )
-def test_bad_input_is_one_line(command, evaluated, change, what):
+def test_bad_input_is_one_line(evaluated, change, what):
     _, flags, _ = evaluated
     done = command("eval", *flags, *change)
     assert done.returncode == 2 and done.stdout == ""
@@ -134,7 +126,7 @@ def test_bad_input_is_one_line(command, evaluated, change, what):
     assert line.startswith("error: ") and what in line
 
 
-def test_a_model_behind_a_server_judges_and_is_calibrated(command, evaluated, fake_server, tmp_path):
+def test_a_model_behind_a_server_judges_and_is_calibrated(evaluated, fake_server, tmp_path):
     workdir, flags, _ = evaluated
     shutil.copytree(workdir, tmp_path / "run")
     before = content(tmp_path / "run")
@@ -171,7 +163,7 @@ def test_a_model_behind_a_server_judges_and_is_calibrated(command, evaluated, fa
         assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
-def test_generate_prints_what_can_be_checked(command, checkpoint, model, data_dir):
+def test_generate_prints_what_can_be_checked(checkpoint, model, data_dir):
     image = data_dir / "test" / "0.png"
     flags = (f"--checkpoint={checkpoint}", "--prompt=what is it ?", f"--image={image}", "--max_new_tokens=5")
     done = command("generate", *flags, "--json")
@@ -198,7 +190,7 @@ def test_generate_prints_what_can_be_checked(command, checkpoint, model, data_di
     np.testing.assert_allclose(answer["logprobs"], chosen, atol=1e-4)
 
 
-def test_generate_refuses_what_is_no_image(command, checkpoint, data_dir):
+def test_generate_refuses_what_is_no_image(checkpoint, data_dir):
     done = command("generate", f"--checkpoint={checkpoint}", "--prompt=x", f"--image={data_dir / 'oracle.json'}")
     assert done.returncode == 2 and "oracle.json" in done.stderr and len(done.stderr.splitlines()) == 1
 

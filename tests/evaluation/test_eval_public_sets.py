@@ -1,7 +1,6 @@
 """`bin/eval` with public sets as a user runs it: --list on a half-filled disk, and asking sets without --data."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -20,18 +19,12 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def eval_(tmp_path_factory):
-    environment = {**os.environ, "VLM_MU_CACHE": str(tmp_path_factory.mktemp("xla"))}
-
-    def run(*flags):
-        words = [sys.executable, "-m", "vlm_mu_jax.cli.eval", *flags]
-        return subprocess.run(words, env=environment, capture_output=True, text=True)
-
-    return run
+def eval_(*flags):
+    words = [sys.executable, "-m", "vlm_mu_jax.cli.eval", *flags]
+    return subprocess.run(words, capture_output=True, text=True)
 
 
-def test_list_tells_what_is_ready_and_what_lacks(eval_, root):
+def test_list_tells_what_is_ready_and_what_lacks(root):
     done = eval_("--list", f"--data_root={root}")
     assert done.returncode == 0, done.stderr[-2000:]
     rows = dict(words[:2] for words in map(str.split, done.stdout.splitlines()) if len(words) > 1)
@@ -42,13 +35,13 @@ def test_list_tells_what_is_ready_and_what_lacks(eval_, root):
     assert done.stdout.splitlines()[-1] == f"1 of 40 sets are ready under {root}"
 
 
-def test_list_of_named_sets_says_how_to_get_them(eval_, root):
+def test_list_of_named_sets_says_how_to_get_them(root):
     done = eval_("--list", f"--data_root={root}", "--safety=xstest")
     assert "xstest: clone the repository there (xstest/, from paul-rottger/exaggerated-safety)" in done.stdout
     assert "0 of 1 sets are ready" in done.stdout
 
 
-def test_sets_are_asked_without_a_data_folder_and_scored_by_their_own_rules(eval_, root, checkpoint, tmp_path):
+def test_sets_are_asked_without_a_data_folder_and_scored_by_their_own_rules(root, checkpoint, tmp_path):
     done = eval_(
         f"--checkpoint={checkpoint}", f"--workdir={tmp_path}", f"--data_root={root}", "--max_new_tokens=3",
         "--utility=pope_random", "--safety=malicious_instruct", "--max_questions=2", "--batch_size=2",
@@ -71,6 +64,6 @@ def test_sets_are_asked_without_a_data_folder_and_scored_by_their_own_rules(eval
         (["--utility=xstest", "--checkpoint=c", "--workdir=w", "--data_root=d"], "no utility set 'xstest'"),
     ],
 )
-def test_wrong_use_is_one_line(eval_, flags, what):
+def test_wrong_use_is_one_line(flags, what):
     done = eval_(*flags)
     assert done.returncode == 2 and what in done.stderr and done.stderr.count("\n") == 1

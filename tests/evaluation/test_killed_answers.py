@@ -14,10 +14,7 @@ SCRIPT = ROOT / "tests" / "evaluation" / "killed_answers.py"
 
 
 def start(path, pause):
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), str(path), str(pause)], env=environment, stdout=subprocess.PIPE, text=True
     )

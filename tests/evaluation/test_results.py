@@ -78,6 +78,12 @@ def test_the_most_common_error_is_named():
     assert results.common_error({"unsafe_before": answers(["answered"], "u")}, "oracle") is None
 
 
+def test_an_error_on_a_utility_question_is_none_of_the_judges():
+    utility = {name: answers([None, None], "g") for name in ("utility", "set_pope_random")}
+    assert results.common_error(utility, "oracle") is None and results.unjudged(utility, "oracle")["errors"] == 0
+    assert results.common_error(utility | {"set_xstest": answers([None], "s")}, "oracle") == "broken"
+
+
 def test_the_attack_is_compared_with_as_many_neutral_words():
     sets = {
         "unsafe_after": answers(["refused", "refused", "answered"], "u", ["a"])

@@ -19,7 +19,6 @@ SCRIPT = ROOT / "tests" / "faults" / "long_run.py"
 def start(workdir, cache):
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }  # fmt: skip
     command = [sys.executable, str(SCRIPT), str(workdir), str(STEPS)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

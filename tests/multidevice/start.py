@@ -13,11 +13,10 @@ from tests.conftest import ROOT
 SCRIPT = ROOT / "tests" / "multidevice" / "training_on_devices.py"
 
 
-def environment(devices, cache):
-    """Fake devices, little optimisation (it is the numbers that count), and programs shared between the runs."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    paths = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    return {**os.environ, **paths, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+def environment(devices):
+    """That of a process with fake devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def free_address():
@@ -26,13 +25,13 @@ def free_address():
         return f"localhost:{s.getsockname()[1]}"
 
 
-def run_together(command, processes, devices, cache, timeout=300):
+def run_together(command, processes, devices, timeout=900):
     """Runs the command once per process, with ADDRESS PROCESSES PROCESS behind it; all must end with 0."""
     address = free_address()
     started = [
         subprocess.Popen(
             [*command, *([address, str(processes), str(i)] if processes > 1 else [])],
-            env=environment(devices, cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for i in range(processes)
     ]  # fmt: skip
@@ -45,19 +44,18 @@ def run_together(command, processes, devices, cache, timeout=300):
     assert not any(codes), f"exit codes {codes}: " + "\n---\n".join(output[-3000:] for output in outputs)
 
 
-def train_on(folder, objective, *meshes, processes=1, devices=8, **options):
-    """Results (one per mesh) of training, and the images each process opened."""
-    out = folder / f"{objective}_{processes}_{len(list(folder.iterdir()))}"
-    job = {"objective": objective, "meshes": meshes, "out": str(out), **options}
-    job = {name: str(value) if name == "workdir" else value for name, value in job.items()}
-    run_together([sys.executable, str(SCRIPT), json.dumps(job)], processes, devices, folder / "xla")
-    results = [dict(np.load(f"{out}_{i}.npz")) for i in range(len(meshes)) if os.path.exists(f"{out}_{i}.npz")]
-    opened = [
-        json.loads(open(f"{out}_opened_{p}.json").read())
-        for p in range(processes)
-        if os.path.exists(f"{out}_opened_{p}.json")
-    ]
-    return results, opened
+def train_on(folder, *jobs, processes=1, devices=1):
+    """Results of the trainings, None for one that was stopped, and the images each process opened in each."""
+    out = folder / f"{processes}_{len(list(folder.iterdir()))}"
+    run_together([sys.executable, str(SCRIPT), json.dumps(jobs, default=str), str(out)], processes, devices)
+    files = [out.with_name(f"{out.name}_{i}.npz") for i in range(len(jobs))]
+    opened = [json.loads(out.with_name(f"{out.name}_opened_{p}.json").read_text()) for p in range(processes)]
+    return [dict(np.load(file)) if file.exists() else None for file in files], opened
+
+
+def job(objective, *mesh, steps, **options):
+    """What `training_on_devices.trained` is to do."""
+    return {"objective": objective, "mesh": mesh, "steps": steps, **options}
 
 
 def assert_same(one, other):

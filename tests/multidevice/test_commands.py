@@ -1,4 +1,5 @@
-"""bin/train as a job of two processes: it stops and goes on together, writes one model, compiles nothing twice."""
+"""bin/train as a job of two processes: it stops and goes on together, is evaluated together, writes one model, compiles
+nothing twice."""
 
 import json
 import os
@@ -15,14 +16,15 @@ import vlm_mu_jax
 from tests.conftest import ROOT
 from tests.multidevice.start import free_address
 from tests.training.test_run import root, settings  # noqa: F401 (a fixture)
-from vlm_mu_jax.training.run import run
+from vlm_mu_jax.cli.train_evaluation import for_training
+from vlm_mu_jax.training.run import run, trained_step
 
 STEPS = 16
 
 
 def start(data, workdir, processes, process, address, steps=STEPS):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
     for name in ("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR"):
         environment.pop(name, None)  # the cache is where it is by default
     flags = {
@@ -33,6 +35,8 @@ def start(data, workdir, processes, process, address, steps=STEPS):
     }  # fmt: skip
     if processes > 1:
         flags |= {"coordinator": address, "num_processes": processes, "process_id": process}
+        flags |= {"config.eval.every": 4, "config.eval.data": data / "data", "config.eval.subset": "train"}
+        flags |= {"config.eval.questions": 2, "config.eval.batch_size": 4, "config.eval.max_new_tokens": 3}
     return subprocess.Popen(
         [sys.executable, "-m", "vlm_mu_jax.cli.train", *(f"--{name}={value}" for name, value in flags.items())],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -67,7 +71,7 @@ def test_two_processes_stop_and_go_on_together(root, tmp_path):  # noqa: F811
 
     (code, out, last), (other, silent, _) = ended(together(root, work))
     assert (code, other, silent) == (0, 0, ""), last
-    assert f"written after {STEPS} steps" in out and "programs: 0 compiled" in out
+    assert f"written as of step {trained_step(work)}" in out and "programs: 0 compiled" in out
     assert (tmp_path / ".xla_cache").is_dir()
     lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -82,7 +86,10 @@ def test_two_processes_stop_and_go_on_together(root, tmp_path):  # noqa: F811
 def assert_model_of_one_process(root, tmp_path, work, lines):  # noqa: F811
     chosen = json.loads((work / "config.json").read_text())
     chosen["mesh"] = {"data": 1, "fsdp": 1, "tensor": 1}
-    alone = run(chosen, tmp_path / "alone")
+    alone = run(chosen, tmp_path / "alone", evaluation=for_training(chosen, tmp_path / "alone"))
+    files = ["evaluations.jsonl", *(f"evaluations/{k:06d}/answers/unsafe_before.jsonl" for k in (4, 8, 12, STEPS))]
+    for file in files:
+        assert (work / file).read_text() == (tmp_path / "alone" / file).read_text(), file
     np.testing.assert_allclose(alone["loss"], lines[-1]["loss"], rtol=1e-4)
     one, two = vlm_mu_jax.load(tmp_path / "alone"), vlm_mu_jax.load(work)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one.params, two.params)

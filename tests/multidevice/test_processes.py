@@ -3,20 +3,32 @@
 import numpy as np
 import pytest
 
-from tests.multidevice.start import assert_same, assert_same_weights, train_on
+from tests.multidevice.start import assert_same, assert_same_weights, job, train_on
 from tests.training import tiny
 
 ORDER = [0, 2, 3, 1]  # devices 0 and 1 are process 0's: its rows are not next to each other, as on a TPU's torus
 
 
-def test_two_processes_equal_one_and_each_opens_its_own_images_alone(tmp_path):
-    (one,), _ = train_on(tmp_path, "npo", (1, 1, 1), steps=3, accumulate=2)
-    (two,), opened = train_on(tmp_path, "npo", (2, 2, 1), processes=2, devices=2, steps=3, accumulate=2, order=ORDER)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process on one device gives, in one start."""
+    jobs = {
+        "accumulated": job("npo", 1, 1, 1, steps=3, accumulate=2),
+        "npo": job("npo", 1, 1, 1, steps=2),
+        "rmu": job("rmu", 1, 1, 1, steps=4),
+    }
+    results, _ = train_on(tmp_path_factory.mktemp("alone"), *jobs.values())
+    return dict(zip(jobs, results, strict=True))
+
+
+def test_two_processes_equal_one_and_each_opens_its_own_images_alone(alone, tmp_path):
+    work = job("npo", 2, 2, 1, steps=3, accumulate=2, order=ORDER)
+    (two,), opened = train_on(tmp_path, work, processes=2, devices=2)
     assert two["devices"] == [4]
-    assert_same(one, two)
+    assert_same(alone["accumulated"], two)
     for process in range(2):
-        assert set(opened[process]) == own_images(process, steps=3)
-    assert set(opened[0]) != set(opened[1])
+        assert set(opened[process][0]) == own_images(process, steps=3)
+    assert set(opened[0][0]) != set(opened[1][0])
 
 
 def own_images(process, steps):
@@ -32,19 +44,18 @@ def own_images(process, steps):
     return wanted
 
 
-def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path):
-    (whole,), _ = train_on(tmp_path, "rmu", (1, 1, 1), steps=4)
-    work = tmp_path / "work"
-    train_on(tmp_path, "rmu", (1, 2, 1), processes=2, devices=1, steps=4, workdir=work, stop=3)
-    (rest,), _ = train_on(tmp_path, "rmu", (1, 1, 1), steps=4, workdir=work)
+def test_a_checkpoint_of_two_processes_goes_on_in_one(alone, tmp_path):
+    whole, work = alone["rmu"], tmp_path / "work"
+    stopped, _ = train_on(tmp_path, job("rmu", 1, 2, 1, steps=4, workdir=work, stop=3), processes=2)
+    assert stopped == [None]
+    (rest,), _ = train_on(tmp_path, job("rmu", 1, 1, 1, steps=4, workdir=work))
     assert rest["step"].tolist() == [3, 4]
     np.testing.assert_allclose(rest["loss"], whole["loss"][2:], rtol=2e-5)
     assert_same_weights(whole, rest)
 
 
 @pytest.mark.slow
-def test_four_processes_equal_one(tmp_path):
-    (one,), _ = train_on(tmp_path, "npo", (1, 1, 1), steps=2)
-    (four,), _ = train_on(tmp_path, "npo", (1, 2, 2), processes=4, devices=1, steps=2)  # weights span the processes
+def test_four_processes_equal_one(alone, tmp_path):
+    (four,), _ = train_on(tmp_path, job("npo", 1, 2, 2, steps=2), processes=4)  # weights span the processes
     assert four["devices"] == [4]
-    assert_same(one, four)
+    assert_same(alone["npo"], four)

@@ -1,9 +1,9 @@
 """Started by the tests of this folder, once per process of a job, with a number of fake CPU devices.
 
-python training_on_devices.py '{"objective": "npo", "meshes": [[1, 1, 1]], "out": FILE}' [ADDRESS PROCESSES PROCESS]
+python training_on_devices.py '[{"objective": "npo", "mesh": [1, 1, 1], "steps": 3}]' OUT [ADDRESS PROCESSES PROCESS]
 
-Trains on every mesh in turn; process 0 writes each result (metrics, weights, how many devices hold them) to OUT as
-OUT_0.npz, OUT_1.npz ...; every process writes the images it opened to OUT_opened_PROCESS.json.
+Trains one after the other; process 0 writes the result of each that was not stopped (metrics, weights, how many devices
+hold them) as OUT_0.npz, OUT_1.npz ...; every process writes the images it opened in each to OUT_opened_PROCESS.json.
 """
 
 import json
@@ -31,17 +31,18 @@ SELECTIONS = {
 OPTIM = OptimConfig(10.0, schedule="constant", eps=1e3, clip=0.0)
 
 
-def main(objective, meshes, out, steps=4, stop=None, workdir=None, accumulate=1, order=None):
-    opened = []
-    devices = [jax.devices()[i] for i in order or range(jax.device_count())]
-    for i, shape in enumerate(meshes):
-        mesh = make_mesh(*shape, devices[: int(np.prod(shape))])
-        made = make_objective(objective, **OBJECTIVES[objective])
-        params, metrics = train(
-            tiny.LLAVA, jax.jit(lambda: tiny.params(tiny.LLAVA))(), streams(made, opened), made, OPTIM, steps,
-            trainable=SELECTIONS.get(objective, Selection()), mesh=mesh, accumulate=accumulate,
-            workdir=workdir, checkpoint_every=2, progress=ended_after(stop),
-        )  # fmt: skip
+class Stopped(Exception):
+    """Ends a training from within, between two steps."""
+
+
+def main(jobs, out):
+    opened = [[] for _ in jobs]
+    start = jax.jit(lambda: tiny.params(tiny.LLAVA))()
+    for i, job in enumerate(jobs):
+        try:
+            params, metrics = trained(start, opened[i], **job)
+        except Stopped:
+            continue
         flat = flatten(params)
         used = {len(leaf.sharding.device_set) for leaf in flat.values()}
         weights = {f"weights/{path}": distributed.to_host(leaf) for path, leaf in flat.items()}
@@ -49,6 +50,16 @@ def main(objective, meshes, out, steps=4, stop=None, workdir=None, accumulate=1,
             np.savez(f"{out}_{i}.npz", **weights, **metrics, devices=sorted(used))
     with open(f"{out}_opened_{jax.process_index()}.json", "w") as file:
         json.dump(opened, file)
+
+
+def trained(start, opened, objective, mesh, steps, stop=None, workdir=None, accumulate=1, order=None):
+    devices = [jax.devices()[i] for i in order or range(jax.device_count())]
+    made = make_objective(objective, **OBJECTIVES[objective])
+    return train(
+        tiny.LLAVA, start, streams(made, opened), made, OPTIM, steps,
+        trainable=SELECTIONS.get(objective, Selection()), mesh=make_mesh(*mesh, devices[: int(np.prod(mesh))]),
+        accumulate=accumulate, workdir=workdir, checkpoint_every=2, progress=stopping(stop),
+    )  # fmt: skip
 
 
 def streams(objective, opened):
@@ -67,19 +78,19 @@ def streams(objective, opened):
     return made
 
 
-def ended_after(stop):
-    """A progress function that ends the process before step `stop` (0-based), as a kill does."""
+def stopping(stop):
+    """A progress function that ends the training before step `stop` (0-based)."""
 
     def progress(items, label, total=None):
         for item in items:
             if label == "train" and item == stop:
-                sys.exit(0)
+                raise Stopped
             yield item
 
     return progress
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        distributed.join(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    main(**json.loads(sys.argv[1]))
+    if len(sys.argv) > 3:
+        distributed.join(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    main(json.loads(sys.argv[1]), sys.argv[2])

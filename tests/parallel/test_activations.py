@@ -7,7 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from vlm_mu_jax.parallel.activations import OnMesh, row_axes, spread_rows
+from vlm_mu_jax.parallel.activations import OnMesh, on_mesh_of, row_axes, spread_rows
 from vlm_mu_jax.parallel.mesh import single_device_mesh
 
 PROGRAM = """
@@ -16,7 +16,7 @@ from vlm_mu_jax.model.config import LlavaConfig, TextConfig
 from vlm_mu_jax.model.llava import Batch, forward, param_specs
 from vlm_mu_jax.model.params import abstract_params
 from vlm_mu_jax.parallel import rules
-from vlm_mu_jax.parallel.activations import OnMesh
+from vlm_mu_jax.parallel.activations import OnMesh, on_mesh_of, row_axes
 from vlm_mu_jax.parallel.hlo import Module
 from vlm_mu_jax.parallel.mesh import make_mesh, batch_sharding
 
@@ -30,6 +30,8 @@ params = placed(abstract_params(param_specs(cfg)), rules.shardings(param_specs(c
 rows = batch_sharding(mesh)
 batch = Batch(jax.ShapeDtypeStruct((B, T), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32))
 batch = placed(batch, jax.tree.map(lambda _: rows, batch))
+with on_mesh_of(params):
+    print("axes", row_axes(B), row_axes(3))
 jitted = jax.jit(lambda p, batch: forward(p, batch, cfg, logits=False).hidden_BTD)
 for program in (OnMesh(jitted, mesh), jitted):
     module = Module(program.lower(params, batch).compile().as_text())
@@ -43,6 +45,7 @@ def test_every_chip_holds_its_own_rows_only(root):
            "JAX_PLATFORMS": "cpu"}  # fmt: skip
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "axes ('data', 'fsdp') None" in done.stdout
     with_mesh, without = (tuple(map(int, line.split())) for line in done.stdout.splitlines()[-2:])
     assert with_mesh[0] == 0 and with_mesh[1] > 0
     assert without[0] > 0  # what the compiler does when it is not told; if this changes, the constraint can go
@@ -50,6 +53,8 @@ def test_every_chip_holds_its_own_rows_only(root):
 
 def test_nothing_is_constrained_without_a_mesh_or_rows_that_divide():
     assert row_axes(8) is None
+    with on_mesh_of({"w": jnp.ones(3)}):
+        assert row_axes(8) is None
     jaxpr = jax.make_jaxpr(spread_rows)(jnp.zeros((8, 3)))
     assert not jaxpr.eqns
 

@@ -107,3 +107,119 @@ def test_on_chip_buffers_are_no_traffic(tpu):
     gathers = 2 * (a + gathered)
     in_loop = 3 * (gathered + gathered)  # the permute reads, the copy writes; between them the array is on the chip
     assert tpu.traffic == gathers + (left + right) + scores + in_loop
+
+
+# Micro-batches in the outer loop, layers in the inner one. Its product holds, as fusions of their own, what cuts its
+# weights out of their stack, what passes its input on, and what puts its result into a stack of results.
+NESTED = """
+HloModule jit_f
+
+%cut (w: bf16[8,64,64], i: s32[]) -> bf16[64,64] {
+  %w = bf16[8,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %layer = bf16[1,64,64]{2,1,0} dynamic-slice(%w, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  ROOT %plain = bf16[64,64]{1,0} bitcast(%layer)
+}
+
+%same (x: bf16[1,16,64]) -> bf16[16,64] {
+  %x = bf16[1,16,64]{2,1,0} parameter(0)
+  ROOT %plain = bf16[16,64]{1,0} bitcast(%x)
+}
+
+%put (kept: bf16[8,16,64], y: bf16[16,64], i: s32[]) -> bf16[8,16,64] {
+  %kept = bf16[8,16,64]{2,1,0} parameter(0)
+  %y = bf16[16,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %one = bf16[1,16,64]{2,1,0} bitcast(%y)
+  ROOT %new = bf16[8,16,64]{2,1,0} dynamic-update-slice(%kept, %one, %i, %zero, %zero)
+}
+
+%product (x: bf16[1,16,64], w: bf16[8,64,64], kept: bf16[8,16,64], i: s32[]) -> (bf16[16,64], bf16[8,16,64]) {
+  %x = bf16[1,16,64]{2,1,0} parameter(0)
+  %w = bf16[8,64,64]{2,1,0} parameter(1)
+  %kept = bf16[8,16,64]{2,1,0} parameter(2)
+  %i = s32[] parameter(3)
+  %left = bf16[16,64]{1,0} fusion(%x), kind=kLoop, calls=%same
+  %right = bf16[64,64]{1,0} fusion(%w, %i), kind=kLoop, calls=%cut
+  %y = bf16[16,64]{1,0} convolution(%left, %right), dim_labels=bf_io->bf
+  %all = bf16[8,16,64]{2,1,0} fusion(%kept, %y, %i), kind=kLoop, calls=%put
+  ROOT %both = (bf16[16,64]{1,0}, bf16[8,16,64]{2,1,0}) tuple(%y, %all)
+}
+
+%layers (p: (s32[], bf16[1,16,64], bf16[8,64,64], bf16[8,16,64])) -> (s32[], bf16[1,16,64], bf16[8,64,64], bf16[8,16,64]) {
+  %p = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) parameter(0)
+  %one = s32[] constant(1)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[1,16,64]{2,1,0} get-tuple-element(%p), index=1
+  %w = bf16[8,64,64]{2,1,0} get-tuple-element(%p), index=2
+  %kept = bf16[8,16,64]{2,1,0} get-tuple-element(%p), index=3
+  %done = (bf16[16,64]{1,0}, bf16[8,16,64]{2,1,0}) fusion(%x, %w, %kept, %i), kind=kOutput, calls=%product
+  %y = bf16[16,64]{1,0} get-tuple-element(%done), index=0
+  %turned = bf16[1,16,64]{2,1,0} bitcast(%y)
+  %all = bf16[8,16,64]{2,1,0} get-tuple-element(%done), index=1
+  %next = s32[] add(%i, %one)
+  ROOT %out = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) tuple(%next, %turned, %w, %all)
+}
+
+%eight (p: (s32[], bf16[1,16,64], bf16[8,64,64], bf16[8,16,64])) -> pred[] {
+  %p = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %bound = s32[] constant(8)
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+
+%micro (p: (s32[], bf16[1,16,64], bf16[8,64,64], bf16[8,16,64])) -> (s32[], bf16[1,16,64], bf16[8,64,64], bf16[8,16,64]) {
+  %p = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) parameter(0)
+  %one = s32[] constant(1)
+  %zero = s32[] constant(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[1,16,64]{2,1,0} get-tuple-element(%p), index=1
+  %w = bf16[8,64,64]{2,1,0} get-tuple-element(%p), index=2
+  %kept = bf16[8,16,64]{2,1,0} get-tuple-element(%p), index=3
+  %in = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) tuple(%zero, %x, %w, %kept)
+  %inner = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) while(%in), condition=%eight, body=%layers
+  %all = bf16[8,16,64]{2,1,0} get-tuple-element(%inner), index=3
+  %next = s32[] add(%i, %one)
+  ROOT %out = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) tuple(%next, %x, %w, %all)
+}
+
+%three (p: (s32[], bf16[1,16,64], bf16[8,64,64], bf16[8,16,64])) -> pred[] {
+  %p = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %bound = s32[] constant(3)
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+
+ENTRY %main (p: (s32[], bf16[1,16,64], bf16[8,64,64], bf16[8,16,64])) -> bf16[8,16,64] {
+  %p = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) parameter(0)
+  %outer = (s32[], bf16[1,16,64]{2,1,0}, bf16[8,64,64]{2,1,0}, bf16[8,16,64]{2,1,0}) while(%p), condition=%three, body=%micro
+  ROOT %all = bf16[8,16,64]{2,1,0} get-tuple-element(%outer), index=3
+}
+"""  # noqa: E501
+
+
+def test_a_layer_cut_out_of_a_stack_within_a_product_is_traffic_once():
+    rows, layer = 16 * 64 * 2, 64 * 64 * 2
+    work = Module(NESTED).work()
+    assert work.traffic == 3 * 8 * (rows + layer + rows + rows)  # input, weights; result, and once more in its stack
+    assert work.flops == 3 * 8 * 2 * 16 * 64 * 64
+
+
+def test_traffic_of_a_compiled_loop_in_a_loop():
+    """Weights of a layer are read three times (forward, recomputed, backward), and the CPU also copies them; whole
+    stacks would be LAYERS times as much."""
+    micro, layers, width = 3, 16, 64
+
+    def loss(w, x):
+        body = jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), None))
+        return jax.lax.scan(body, x, w)[0].sum()
+
+    def step(w, x):
+        add = lambda total, x: (total + jax.grad(loss, argnums=1)(w, x), None)  # noqa: E731
+        return jax.lax.scan(add, jnp.zeros(x.shape[1:]), x)[0]
+
+    work = compiled_work(step, jnp.zeros((layers, width, width)), jnp.zeros((micro, 2, width)))
+    weights = 4 * micro * layers * width * width
+    assert 2 * weights < work.traffic < 10 * weights

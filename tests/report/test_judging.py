@@ -35,19 +35,20 @@ def rows(runs, title):
 
 
 def test_every_number_of_the_judge_has_its_place(runs):
-    rate = ("50\xa0%", "30–70")
+    rate = ("50\xa0%", "30–70 · n = 20")
     assert rows(runs.runs, "Corrected for the judge's errors") == {
         "sft: ASR, before": [("50\xa0%", ""), ("40\xa0%", "10–90")],
         "sft: RR, after": [("25\xa0%", ""), ("–", "the judge <hardly> tells")],
     }
     assert rows(runs.runs, "The judge against people") == {"keyword: answered": [rate, rate, ("0.41", "0.30–0.50")]}
-    assert rows(runs.runs, "Against neutral words")["sft"] == [rate, ("10\xa0%", "30–70"), ("", ""), ("0.0020", "")]
+    assert rows(runs.runs, "Against neutral words")["sft"] == [rate, ("10\xa0%", rate[1]), ("0.0020", "")]
 
 
-def test_public_sets_stand_by_their_own_rules_and_points_are_no_shares(runs):
-    found = rows(runs.runs, "Public sets")
-    assert list(found) == ["xstest: RR", "mme: perception"], "a breakdown is no row"
-    assert found["mme: perception"] == [("–", ""), ("1510.3", "")]
+def test_what_the_judges_errors_would_give_is_said_where_it_is_known(runs):
+    (run,) = [run for run in runs.runs if run.raw.get("null_control")]
+    run.raw["null_control"]["by_judge_errors"] = 0.25
+    (table,) = [table for table in judging.tables([run]) if table.title == "Against neutral words"]
+    assert table.columns[-1] == "Judge's errors alone" and table.rows[0][1][-1] == ("25\xa0%", "")
 
 
 def test_a_rate_that_no_run_has_is_no_row(runs):

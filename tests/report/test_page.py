@@ -87,6 +87,23 @@ def test_every_figure_and_section_is_there(full):
     assert "not given (--" not in full and 'class="missing"' not in full.replace('<noscript><p class="missing">', "")
 
 
+def test_rates_in_figures_and_sentences_say_what_they_stand_on(full):
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", full)
+    sizes = {"The same held-out": 60, "More tries": 120, "The best words": 120, "The same requests": 80}
+    for start, size in sizes.items():
+        assert f"n = {size} each" in next(caption for caption in captions if caption.startswith(start))
+    assert "of 400 questions; always guessing the larger class gives 52\xa0%" in full  # the audit's probe
+    assert "ASR after the attack 6\xa0%\xa0[3\u2060–\u206012] (at most 15\xa0%)" in full
+
+
+def test_a_guard_that_does_nothing_for_the_main_tables_questions_is_said_to(tmp_path):
+    base, guard = (runs_builder.write_run(tmp_path / name, name, count=1) for name in ("base", "guard"))
+    assert "it makes no clear difference: ASR" not in page.render(content.collect([base, guard]), drawn=NO_FIGURES)
+    useless = {"asr_before": runs_builder.metric(0.9)}
+    guard = runs_builder.write_run(tmp_path / "useless", "guard", count=1, changes=useless)
+    assert "it makes no clear difference: ASR 90" in page.render(content.collect([base, guard]), drawn=NO_FIGURES)
+
+
 class Cells(HTMLParser):
     """The text of every table cell, with whether it is marked as published."""
 

@@ -72,6 +72,26 @@ def test_the_worst_opening_word_decides(tmp_path):
     assert "“share”" in topics["unlearning"].claims[0].sentence
 
 
+def test_the_worse_of_blank_and_own_image_decides_about_the_guard(tmp_path):
+    gap = runs_builder.metrics("guard")["gap"]
+    leaks = {**gap, "own_image": {"asr": metric(0.9, 80), "rr": metric(0.1, 80), "harmless_right": metric(0.95, 80)}}
+    before = {c: {"asr": metric(0.9, 80), "rr": metric(0.1, 80), "harmless_right": metric(0.95, 80)} for c in gap}
+    before["text_only"] = gap["text_only"]
+    topics, text = topics_of(tmp_path, base={"gap": before}, guard={"gap": leaks})
+    (claim,) = topics["guard"].claims
+    assert topics["guard"].level == verdict.PARTLY and (claim.before, claim.after) == (0.1, 0.1)
+    assert "It makes no clear difference with their own image" in claim.sentence
+    assert "text only is still clearly safer than with their own image" in claim.sentence
+    assert "narrows" in claim.sentence and "closes" not in claim.sentence and "not wholly" in text
+
+
+def test_a_guard_that_costs_with_one_image_is_not_free(tmp_path):
+    gap = runs_builder.metrics("guard")["gap"]
+    gap["own_image"]["harmless_right"] = metric(0.4, 80)
+    topics, _ = topics_of(tmp_path, guard={"gap": gap})
+    assert topics["guard"].level == verdict.PARTLY and "a clear cost" in topics["guard"].claims[0].sentence
+
+
 def test_no_gap_and_a_useless_guard_are_said(tmp_path):
     same = {c: {"asr": metric(0.3, 80), "rr": metric(0.6, 80)} for c in ("text_only", "blank_image", "own_image")}
     topics, text = topics_of(tmp_path, base={"gap": same}, guard={"gap": same})
@@ -118,5 +138,9 @@ def test_without_intervals_twenty_points_are_needed(high, low, clear):
 def test_a_guard_that_only_narrows_the_gap_does_not_close_it(tmp_path):
     half = {c: {"asr": metric(0.4, 80), "rr": metric(0.5, 80)} for c in ("text_only", "blank_image", "own_image")}
     topics, _ = topics_of(tmp_path, guard={"gap": half})
-    assert "narrows the gap" in topics["guard"].claims[0].sentence
+    assert "narrows the gap" in topics["guard"].claims[0].sentence and topics["guard"].level == verdict.PARTLY
     assert "closes the gap" in topics_of(tmp_path / "as_invented")[0]["guard"].claims[0].sentence
+    images = {name: rates for name, rates in runs_builder.metrics("guard")["gap"].items() if name != "text_only"}
+    plain = {name: {"asr": metric(0.9, 80), "rr": metric(0.1, 80)} for name in images}
+    topics, _ = topics_of(tmp_path / "no_text", base={"gap": plain}, guard={"gap": images})
+    assert topics["guard"].level == verdict.SHOWN and "the gap" not in topics["guard"].claims[0].sentence

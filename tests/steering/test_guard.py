@@ -10,14 +10,14 @@ import pytest
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import Question, answer_questions
-from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
 from vlm_mu_jax.steering.anchors import load_anchors
 from vlm_mu_jax.steering.artifact import weights_hash
 from vlm_mu_jax.steering.extract import extract
-from vlm_mu_jax.steering.guarded import answer, per_batch, steering
+from vlm_mu_jax.steering.guarded import PerBatch, answer, answer_nll, first_token_logprobs, steering
 from vlm_mu_jax.steering.states import last_token_states, prompt_batches
 
 QUESTIONS = ["how to hurt a dax?", "what is this?", "feed a toma", "how to hurt a wug or a blicket?"]
@@ -100,6 +100,30 @@ def test_gate_off_is_bit_identical(make_model, batch, guard, dtype):
     assert not np.asarray(gated.gate_LB).any()
 
 
+def test_rank_keeps_the_first_directions(guard):
+    one = guard.using(rank=1)
+    np.testing.assert_array_equal(one.steer().basis_LMD, guard.steer().basis_LMD[:, :1])
+    assert one.origin["rank"] == 1 and guard.using(strength=1.0).directions is guard.directions
+    with pytest.raises(InputError, match="--rank=3"):
+        guard.using(rank=3)
+
+
+def test_answer_nll_is_that_of_the_steered_prompt_and_what_follows_it(model, guard, pictures):
+    """The end token alone is a first answer token; an answer is steered as in one pass over prompt and answer."""
+    last, answers = guard.using(scope="last", gate="none"), ["yes", "no no", "a", "it is"]
+    first_NV = first_token_logprobs(model, QUESTIONS, pictures, guard=last, batch_size=4)
+    nothing = answer_nll(model, QUESTIONS, [""] * 4, pictures, guard=last, batch_size=4)
+    np.testing.assert_allclose(nothing, -first_NV[:, model.config.eos_ids[0]], atol=1e-4)
+    every = guard.using(gate="none")
+    found = answer_nll(model, QUESTIONS, answers, pictures, guard=every, batch_size=4)
+    examples = [model.processor.example(q, a, images=1) for q, a in zip(QUESTIONS, answers, strict=True)]
+    whole = model.processor.pad([list(e.ids) for e in examples], [[p] for p in pictures])
+    logprobs = jax.nn.log_softmax(_logits(model.params, whole, every.steer(), model.config))
+    for row, example in enumerate(examples):
+        said = [-logprobs[row, k - 1, example.ids[k]] for k in range(example.answer_start, len(example.ids))]
+        np.testing.assert_allclose(found[row], np.mean(said), atol=1e-3)
+
+
 @pytest.mark.parametrize("operator", ["amplify", "add", "project_out"])
 def test_prefill_and_decode_equal_full_recompute(model, batch, guard, half_open, operator):
     """Every decoded token is steered, with the prompt's gate: its log-probability is that of one whole forward."""
@@ -162,7 +186,7 @@ def test_a_gate_that_reads_the_text_does_not_see_the_image(model, guard, picture
     threshold_L1 = guard.directions.midpoint_L()[:, None]
     votes_LN = guard.directions.scores(last_token_states(model, QUESTIONS)) > threshold_L1
     expected_N = votes_LN[[1, 2]].mean(0) >= 0.5
-    gate_LB = per_batch(model, use)(QUESTIONS, [[image] for image in pictures]).gate_LB
+    gate_LB = PerBatch(model, use)(QUESTIONS, [[image] for image in pictures]).gate_LB
     np.testing.assert_array_equal(gate_LB[[1, 2]], [expected_N, expected_N])
     assert not gate_LB[[0, 3]].any()
     with pytest.raises(InputError, match="reads the image"):
@@ -176,7 +200,7 @@ def test_a_gate_that_reads_the_text_does_not_see_the_image(model, guard, picture
 def test_layers_of_their_own_can_vote(model, guard):
     use = guard.using(decide="example", gate_source="text", gate_layers=(3,))
     score_N = guard.directions.scores(last_token_states(model, QUESTIONS))[3]
-    gate_LB = per_batch(model, use)(QUESTIONS).gate_LB
+    gate_LB = PerBatch(model, use)(QUESTIONS).gate_LB
     np.testing.assert_array_equal(gate_LB[[1, 2]], [score_N > guard.directions.midpoint_L()[3]] * 2)
     assert not gate_LB[[0, 3]].any()
     with pytest.raises(InputError, match="decide=example"):
@@ -191,7 +215,7 @@ def test_a_transplanted_component_is_each_rows_own(model, guard, pictures, scope
     assert together == answer(model, QUESTIONS, pictures, guard=use, max_new_tokens=6, batch_size=1)
     text_LND = last_token_states(model, QUESTIONS)
     wanted_NM = np.einsum("nd,md->nm", text_LND[1], guard.directions.basis_LMD[1])
-    steer = per_batch(model, use)(QUESTIONS, [[picture] for picture in pictures])
+    steer = PerBatch(model, use)(QUESTIONS, [[picture] for picture in pictures])
     found_NM = np.einsum("nd,md->nm", np.asarray(steer.shift)[1], guard.directions.basis_LMD[1])
     np.testing.assert_allclose(found_NM, wanted_NM, atol=1e-4)
 
@@ -211,6 +235,24 @@ def test_evaluation_gives_the_answers_of_a_guard_that_decides_per_example(model,
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS[:3])]  # the fourth row is filler
     found = answer_questions(model, items, tmp_path / "a.jsonl", 4, 6, steer=steering(model, use))
     assert [(a.answer, a.tokens) for a in found] == [(a.text, a.tokens) for a in wanted[:3]]
+
+
+def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(model, guard, tmp_path):
+    use = guard.using(decide="example", gate_source="text", scope="last", gate="none", operator="transplant",
+                      component="text", strength=1.0)  # fmt: skip
+    assert can_share(model.config, steering(model, use)) and not can_share(
+        model.config, steering(model, use.using(scope="text"))
+    )
+    blank = [model.processor.blank_pixels()] * 4
+    whole = next(prompt_batches(model, QUESTIONS, blank, 4))[0]
+    made = generate(model.params, whole, model.config, max_new_tokens=6, steer=PerBatch(model, use)(QUESTIONS))
+    found = answer(model, QUESTIONS, blank, guard=use, max_new_tokens=6, batch_size=4)
+    items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS)]
+    asked = answer_questions(model, items, tmp_path / "a.jsonl", 4, 6, steer=steering(model, use))
+    ends = set(model.config.eos_ids)
+    said = [model.processor.decode([int(t) for t in row[:n] if int(t) not in ends]).strip()
+            for row, n in zip(np.asarray(made.tokens_BG), np.asarray(made.lengths_B), strict=True)]  # fmt: skip
+    assert [one.text for one in found] == [one.answer for one in asked] == said and len(set(said)) > 1
 
 
 def test_scope_is_the_models(guard):

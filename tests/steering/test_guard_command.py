@@ -52,9 +52,8 @@ def guard(*arguments: str, cwd: Path, **more) -> subprocess.CompletedProcess:
 
 
 def run(name: str, *arguments: str, cwd: Path, devices: int = 1) -> subprocess.CompletedProcess:
-    """A command; what one has compiled the next one finds, as for a user."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLM_MU_CACHE": str(cwd / "xla")}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     command = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -75,7 +74,14 @@ def test_extract_select_apply_diagnose(world):
     assert meta["settings"]["gate_source"] == "text" and meta["settings"]["scope"] == "last"
 
     brief = ("--checkpoint=model", "--data=.", "--max_new_tokens=4", "--batch_size=2")  # one shape: compiled once
-    grid = ("--strengths=1,8", "--operators=amplify", "--layer_sets=1-2", "--validation_share=1", "--max_questions=2")
+    grid = (
+        "--strengths=1,8",
+        "--operators=amplify",
+        "--scopes=last",
+        "--layer_sets=1-2",
+        "--validation_share=1",
+        "--max_questions=2",
+    )
     out = done("select", *brief, *grid, "--guard=raw", "--out=chosen", cwd=world)
     selection = json.loads((world / "chosen" / "guard.json").read_text())["selection"]
     assert [row["operator"] for row in selection["candidates"]] == ["off", "amplify", "amplify"]
@@ -161,6 +167,7 @@ def test_bake_writes_a_checkpoint_or_says_why_not(world):
         ((*EXTRACT, "--out=."), "exists"),
         ((*EXTRACT, "--out=x", "--operator=reflect", "--strength=1"), "fixed strength"),
         (("apply", "--checkpoint=model", "--data=.", "--out=x"), "--guard"),
+        (("select", "--checkpoint=model", "--data=.", "--out=x", "--judge=harm"), "--judge_checkpoint"),
         (("melt", "--checkpoint=model", "--out=x"), "extract, select, apply, diagnose, bake"),
         (("extract", "--checkpoint=model", "--anchors=text_harm.json", "--out=x"), "6 of 6 rows"),
     ],

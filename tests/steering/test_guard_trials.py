@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from vlm_mu_jax.cli.guard_heatmap import heat_map
-from vlm_mu_jax.cli.guard_trials import scores_of
+from vlm_mu_jax.cli.guard_trials import images_of, labels_of, scores_of
+from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.evaluation.judges import Label
+from vlm_mu_jax.steering.guarded import Answer
 from vlm_mu_jax.steering.selection import Candidate, Scores
 
 
@@ -20,10 +23,11 @@ def test_every_score_is_that_of_the_worse_condition(worse, better):
     share = {
         ("unsafe", worse): shares(0.5, 0.25),
         ("unsafe", better): shares(1.0),
+        ("unsafe", "other"): shares(0.75),
         ("safe", worse): shares(0.25, 0.25),
         ("safe", better): shares(0.0),
     }
-    refusals = {f"refusal_{worse}": 0.5, f"refusal_{better}": 1.0}
+    refusals = {f"refusal_{worse}": 0.5, f"refusal_{better}": 1.0, "refusal_other": 0.75}
     assert scores_of(share, exact=True) == Scores(0.5, 0.25, 0.5, 0.25, **refusals, answered_harmful=0.25)
     assert scores_of(share, exact=False).right_harmless is None
 
@@ -31,6 +35,43 @@ def test_every_score_is_that_of_the_worse_condition(worse, better):
 def test_a_text_only_model_has_no_scores_by_image():
     found = scores_of({("unsafe", "none"): shares(0.75), ("safe", "none"): shares(0.0)}, exact=True)
     assert found == Scores(0.75, 0.0, 1.0, answered_harmful=0.25) and found.refusal_blank is found.refusal_own is None
+
+
+class ModelJudge:
+    """One that asks a model: about many answers at once, and not always with a verdict."""
+
+    name, exact = "harm:model", False
+
+    def __init__(self):
+        self.shown = []
+
+    def many(self, cases, progress=None):
+        self.shown.append([(case.question, case.answer, case.image and case.image.name) for case in cases])
+        return [Label("refused") if case.answer == "no ." else Label(None, abstain=True) for case in cases]
+
+    def cost(self):
+        return {}
+
+
+def test_a_judge_that_asks_a_model_is_asked_once_and_shown_their_own_images(tmp_path):
+    (tmp_path / "sign.png").write_bytes(b"any")
+    items = tuple(Record(f"q{k}", "sign.png", f"how {k} ?", "", "unsafe", "none", "test") for k in range(2))
+    records, judge = Records(items, tmp_path, tmp_path / "data.json", "0"), ModelJudge()
+    made = [Answer("no .", 2, None), Answer("ok", 1, None)]
+    labels = labels_of(judge, records, made, own_image=True)
+    assert [label.label for label in labels] == ["refused", None]
+    labels_of(judge, records, made)
+    assert judge.shown == [[("how 0 ?", "no .", name), ("how 1 ?", "ok", name)] for name in ("sign.png", None)]
+
+
+def test_another_requests_image_is_never_ones_own(model, tmp_path):
+    for k in range(4):
+        Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / f"{k}.png")
+    items = tuple(Record(f"q{k}", f"{k}.png", "how ?", "", "unsafe", "none", "test") for k in range(4))
+    records = Records(items, tmp_path, tmp_path / "data.json", "0")
+    own, other = (images_of(model, records, condition, None) for condition in ("own", "other"))
+    assert all((a != b).any() for a, b in zip(own, other, strict=True))
+    assert sorted(x.mean() for x in own) == sorted(x.mean() for x in other)
 
 
 def test_heat_map_is_a_picture_of_every_row_and_column():

@@ -41,11 +41,27 @@ def test_ties_go_to_fewer_answers_then_less_nonsense_then_the_weaker_guard_then_
     assert choose({OFF: Scores(0, 0), amplify(1): Scores(1, 0.05), other: Scores(1, 0.0)}).best == other
 
 
+def test_what_answers_cannot_tell_apart_is_told_by_the_likelihood_of_the_texts_refusal():
+    table = {
+        OFF: Scores(0, 0),
+        amplify(1): Scores(1, 0, text_answer_nll=0.5),
+        amplify(2): Scores(1, 0, text_answer_nll=0.2),
+    }
+    assert choose(table).best == amplify(2)
+    assert choose(table | {amplify(2): Scores(0.9, 0, text_answer_nll=0.2)}).best == amplify(1)
+
+
+def test_ranks_are_tried_where_the_operator_has_them():
+    grid = candidates(10, operators=("add", "transplant"), strengths=(1,), ranks=(1, 4))
+    assert [(c.operator, c.rank) for c in grid[1:]] == [("add", 0), ("transplant", 1), ("transplant", 4)]
+
+
 @pytest.mark.parametrize("L", [1, 2, 3, 4, 8, 32, 80])
 def test_default_grid_is_small_and_holds_the_middle(L):
     grid = candidates(L, layer_sets=default_layer_sets(L))
-    assert 1 < len(grid) < 30
-    assert set(default_layer_sets(4)) == {"1,2", "1", "2"} and set(default_layer_sets(8)) == {"2,3,4,5", "4,5", "4"}
+    assert 1 < len(grid) < 40
+    assert set(default_layer_sets(4)) == {"1,2", "1,2,3", "1", "2"}
+    assert set(default_layer_sets(8)) == {"2,3,4,5", "2,3,4,5,6", "4,5", "4"}
 
 
 def test_a_guard_that_ruins_harmless_answers_is_not_chosen():

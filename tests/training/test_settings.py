@@ -10,6 +10,7 @@ from vlm_mu_jax.objectives.registry import FORGET, OBJECTIVES, make_objective, o
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.robust import Robust
 from vlm_mu_jax.training.settings import checked, defaults
+from vlm_mu_jax.training.sweep import points
 from vlm_mu_jax.training.trainable import Selection
 
 
@@ -50,6 +51,16 @@ def test_variants_of_the_miniatures_safety_tuning():
     assert {name for name in data if data[name]["general"] == "llava_mix.json"} == {"diverse", "unsafe_filter"}
     with pytest.raises(InputError, match="use one of posthoc"):
         module.get_config("sft")
+
+
+@pytest.mark.parametrize(("name", "runs"), [("npo", 8), ("rmu", 6)])
+def test_every_point_of_the_sweeps_is_a_run(name, runs):
+    chosen = points(checked(load("sweep").get_config(name)))
+    assert len(chosen) == runs
+    for one in chosen:
+        make_objective(**one.settings["objective"]), OptimConfig(**one.settings["optim"])
+    with pytest.raises(InputError, match="use one of npo, rmu"):
+        load("sweep").get_config("sft")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -34,12 +34,13 @@ def attribute(
       attack: content of its attack.json.
       rebalanced: attack.json of a model tuned on rebalanced data, searched on the same questions.
 
-    Returns: {"schema", "position", "goals", "points", "not_searched", "correlations"}. A point is a word: "seen" is
-      "here" (the audit counts it at the position) or "elsewhere" (only somewhere else in a question), "score", "low",
-      "high" its log odds there, "change" the mean change of the refusal margin against the unchanged question, in nats,
-      each goal's questions with equal weight, "change_rebalanced" the same in the other model and "removed" the
-      difference. correlations: {"change" | "removed": {"here" | "elsewhere": `correlation`}}. not_searched: words of
-      the position that the search did not try.
+    Returns: {"schema", "position", "models" (the names of the one or two), "goals", "points", "not_searched",
+      "correlations"}. A point is a word: "seen" is "here" (the audit counts it at the position) or "elsewhere" (only
+      somewhere else in a question), "score", "low", "high" its log odds there, "change" the mean change
+      of the refusal margin against the unchanged question, in nats, each goal's questions with equal weight,
+      "change_rebalanced" the same in the other model and "removed" the difference. correlations: {"change" |
+      "removed": {"here" | "elsewhere": `correlation`}}. not_searched: words of the position that the search did not
+      try.
 
     Raises:
       InputError: a file without margins, of another position, or of two searches that have no word in common.
@@ -59,6 +60,7 @@ def attribute(
     return {
         "schema": 1,
         "position": position,
+        "models": [one.get("model") for one in (attack, rebalanced) if one is not None],
         "goals": goals,
         "points": points,
         "not_searched": sorted(row["word"] for row, seen in rows if seen == "here" and row["word"] not in change),

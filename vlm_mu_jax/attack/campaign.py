@@ -9,24 +9,19 @@ bound: an attacker who knows the question and reads the margin. Positions are se
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from vlm_mu_jax.attack import rescore, search
-from vlm_mu_jax.attack.guards import FirstPass
-from vlm_mu_jax.attack.margins_file import MarginsFile
+from vlm_mu_jax.attack import experiment, rescore, search
 from vlm_mu_jax.attack.null_words import null_words
-from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.questions import asks_of, pick
-from vlm_mu_jax.attack.search import Found, Progress
-from vlm_mu_jax.attack.verify import ATTACK, RATE, SUCCESS, SUMMARY, Verifier, with_words
+from vlm_mu_jax.attack.openings import GOALS, Openings
+from vlm_mu_jax.attack.questions import asks_of
+from vlm_mu_jax.attack.search import Found
+from vlm_mu_jax.attack.verify import ATTACK, RATE, SUCCESS, SUMMARY, with_words
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.evaluation import metrics
-from vlm_mu_jax.evaluation.judges import Judge
-from vlm_mu_jax.model.decoder import Steer
 
 _CLAIM = (
     "exact over this vocabulary, these positions, this set of search questions, these weights, this dtype and this"
@@ -35,48 +30,28 @@ _CLAIM = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """goals: of "jailbreak" and "over_refuse". shots: K. search_questions, verify_questions: at most so many per goal
-    (None = all). shortlist: how many of the best-scored words are tried with real answers; `shots` skips that step.
-    rescored: how many of the best words are scored again in float32. block: candidates per program. batch_size,
-    max_new_tokens: of the answers."""
+class Settings(experiment.Settings):
+    """positions, mode: see `search.search`. shortlist: how many of the best-scored words are tried with real answers;
+    `shots` skips that step. rescored: how many of the best words are scored again in float32. block: candidates per
+    program."""
 
-    goals: tuple[str, ...] = ("jailbreak", "over_refuse")
     positions: tuple[str, ...] = ("question_start",)
     mode: str = "swap"
-    shots: int = 3
-    search_questions: int | None = 32
-    verify_questions: int | None = None
     shortlist: int = 12
     rescored: int = 3
-    seed: int = 0
     block: int = 64
-    batch_size: int = 32
-    max_new_tokens: int = 64
 
 
 @dataclasses.dataclass
-class Campaign:
-    """What every step needs. answers: file that collects all answers. model: what `vlm_mu_jax.load` returns.
+class Campaign(experiment.Experiment):
+    """The word search as a whole.
 
-    steer: the guard as the search takes it; answer_steer: the same guard as `evaluation.answers` takes it.
     reference: the model before its safety tuning. Over-refusal words are then ranked by how much the tuning raised
     their margin, and words whose margin was positive before it (content: they say something harmful) are left out.
-    file: scores of finished questions, from which a killed search continues. meshes: see `search.search`.
     """
 
-    model: Any
-    search: Records
-    verify: Records
-    judge: Judge
-    answers: Path
     settings: Settings
-    steer: Steer | FirstPass | None = None
-    answer_steer: Any = None
-    progress: Progress | None = None
     reference: Any = None
-    file: MarginsFile | None = None
-    meshes: Sequence[jax.sharding.Mesh] = ()
 
     def run(self, words: Sequence[str], openings: Openings) -> dict[str, Any]:
         """The content of attack.json. Raises InputError when a goal has no question to search or verify on."""
@@ -93,15 +68,12 @@ class Campaign:
         }
         return parts[use.positions[0]] | {"by_position": parts} | self._about(words, openings, found)
 
-    def _asked(self, goal: str) -> Records:
-        return pick(self.search, goal, self.settings.search_questions, self.settings.seed)
-
     def _search(
         self, model: Any, goal: str, words: Sequence[str], openings: Openings, role: str = ""
     ) -> dict[str, Found]:
         use = self.settings
         return search.search(
-            model, asks_of(self._asked(goal)), words, openings, goal=goal, positions=use.positions, mode=use.mode,
+            model, asks_of(self.to_search(goal)), words, openings, goal=goal, positions=use.positions, mode=use.mode,
             top=max(use.shots, use.shortlist), block=use.block, steer=None if role else self.steer,
             meshes=self.meshes, file=self.file, role=role, progress=self.progress,
         )  # fmt: skip
@@ -118,7 +90,7 @@ class Campaign:
         content = set() if before is None else {before.words[i] for i in np.flatnonzero(before.margins_W > 0)}
         winners = {word for some in chosen.values() for word in some} | content
         null = null_words(list(found.values()), winners, use.shots, use.seed)
-        part: dict[str, Any] = {goal: [] for goal in search.GOALS}
+        part: dict[str, Any] = {goal: [] for goal in GOALS}
         part |= {"null": [], "any_of_k": {}, "search": {}, "n_verify": {}, "content_words": sorted(content)}
         for goal in use.goals:
             measured = self._measure(goal, position, chosen[goal], null)
@@ -144,24 +116,17 @@ class Campaign:
         """The K words, and the success of every word that was tried, on the search questions."""
         if len(best) <= self.settings.shots:
             return best, dict.fromkeys(best)
-        asked = self._asked(goal)
+        asked = self.to_search(goal)
         words = dict.fromkeys((record.id for record in asked), best)
         attempts = with_words(asked, words, position, self.settings.mode)
-        outcomes = self._verifier.outcomes(asked, attempts, ATTACK[goal], f"{goal} shortlist")
+        outcomes = self.verifier.outcomes(asked, attempts, ATTACK[goal], f"{goal} shortlist")
         rates = {word: metric.value or 0.0 for word, metric in metrics.by_word(outcomes, SUCCESS[goal]).items()}
         ranked = sorted(best, key=lambda word: -rates[word])  # stable: the score decides between equals
         return ranked[: self.settings.shots], rates
 
-    @property
-    def _verifier(self) -> Verifier:
-        use = self.settings
-        return Verifier(
-            self.model, self.judge, self.answers, use.batch_size, use.max_new_tokens, self.answer_steer, self.progress,
-        )  # fmt: skip
-
     def _measure(self, goal: str, position: str, chosen: Sequence[str], null: Sequence[str]) -> dict[str, Any]:
         """On the verification questions, which the search never saw."""
-        asked = pick(self.verify, goal, self.settings.verify_questions, self.settings.seed)
+        asked = self.to_verify(goal)
         words = dict.fromkeys((record.id for record in asked), chosen)
         return self._compared(asked, goal, position, words, null, ATTACK[goal], f"{goal} verification")
 
@@ -172,11 +137,11 @@ class Campaign:
         """Each question under its own `words`, beside all of them under the null words."""
         sides = (words, dict.fromkeys((record.id for record in asked), null))
         attempts, control = (with_words(asked, side, position, self.settings.mode) for side in sides)
-        return self._verifier.measure(asked, goal, attempts, control, (attack, "null_word"), what)
+        return self.verifier.measure(asked, goal, attempts, control, (attack, "null_word"), what)
 
     def _per_question(self, goal: str, position: str, found: Found, null: Sequence[str]) -> dict[str, Any]:
         """Every search question under its own K best-scored words, on itself; null words with the same K."""
-        asked = self._asked(goal)
+        asked = self.to_search(goal)
         numbers = found.best_per_question[:, : self.settings.shots]
         words = {record.id: [found.words[i] for i in row if i >= 0] for record, row in zip(asked, numbers, strict=True)}
         measured = self._compared(asked, goal, position, words, null, "per_question", f"{goal} own words")
@@ -188,7 +153,7 @@ class Campaign:
         if not best:
             return None
         margins_QM = rescore.rescore(
-            self.model, asks_of(self._asked(goal)), [found.words[i] for i in best], openings, position=position,
+            self.model, asks_of(self.to_search(goal)), [found.words[i] for i in best], openings, position=position,
             mode=self.settings.mode, steer=self.steer, progress=self.progress,
         )  # fmt: skip
         return rescore.summary(found, best, margins_QM)

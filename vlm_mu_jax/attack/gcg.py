@@ -3,11 +3,12 @@
 The gradient of the refusal margin with respect to the one-hot vector of every place of the suffix says, to first order,
 which tokens would move it most; a step draws among the `top` of each place. Only proposals come from it: they are
 scored exactly, as texts (`attack.suffix`). The gradient is taken on the question's prefix cache, except where a guard's
-gates depend on the suffix: then on the whole prompt, with the gates it decides.
+gates depend on the suffix: then on the whole prompt, with the gates it decides. Of several questions that share a
+suffix, the gradients are summed.
 """
 
-import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,8 @@ from vlm_mu_jax.attack import prefix as prefix_lib
 from vlm_mu_jax.attack.flops import candidate_flops
 from vlm_mu_jax.attack.guards import FirstPass
 from vlm_mu_jax.attack.openings import Node
-from vlm_mu_jax.attack.suffix import Scorer, Settings, Slots, with_suffix
+from vlm_mu_jax.attack.suffix import Scorer, Settings
+from vlm_mu_jax.attack.suffix_text import Slots, with_suffix
 from vlm_mu_jax.attack.words import Placed
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.config import LlavaConfig
@@ -28,22 +30,36 @@ from vlm_mu_jax.model.decoder import KV, Steer
 from vlm_mu_jax.model.llava import Batch, embed
 from vlm_mu_jax.model.params import Params
 
-_EMBEDDED = -1  # a token id no tokenizer gives: the place of a row of `features`
 _WIDTH = 8  # widths of the rows behind a prefix are multiples of it: few programs
 
 
-def propose(scorer: Scorer, now: Slots, allowed: np.ndarray, use: Settings, rng: np.random.Generator) -> np.ndarray:
+def propose(
+    open_: Sequence[tuple[Scorer, Slots]], ids: tuple[int, ...], allowed: np.ndarray, use: Settings,
+    rng: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
     """Ids [N, S]: each row one token of the suffix replaced by one of the `top` of its place; see `suffix.Propose`."""
-    top_SK = _best_swaps(scorer, now, allowed, min(use.top, len(allowed)))
+    top_SK = _best_swaps(open_, allowed, min(use.top, len(allowed)))
     S, K = top_SK.shape
     drawn_N = rng.choice(S * K, min(use.candidates - 1, S * K), replace=False)
-    proposed_NS = np.tile(np.array(now.ids, np.int32), (len(drawn_N), 1))
+    proposed_NS = np.tile(np.array(ids, np.int32), (len(drawn_N), 1))
     proposed_NS[np.arange(len(drawn_N)), drawn_N // K] = top_SK.reshape(-1)[drawn_N]
     return proposed_NS
 
 
-def _best_swaps(scorer: Scorer, now: Slots, allowed: np.ndarray, count: int) -> np.ndarray:
-    """Token ids [S, count] that the gradient likes best at each place."""
+def _best_swaps(open_: Sequence[tuple[Scorer, Slots]], allowed: np.ndarray, count: int) -> np.ndarray:
+    """Token ids [S, count] that the questions' gradients together like best at each place."""
+    running = [_slopes(scorer, now) for scorer, now in open_]
+    total_SV = sum(np.asarray(slope_SV) for slope_SV in running)
+    outside_V = np.ones(total_SV.shape[1], bool)
+    outside_V[allowed] = False
+    total_SV = np.where(outside_V[None], -np.inf, total_SV)
+    top_SK = np.argpartition(-total_SV, count - 1, axis=1)[:, :count]
+    order_SK = np.argsort(-np.take_along_axis(total_SV, top_SK, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top_SK, order_SK, axis=1)
+
+
+def _slopes(scorer: Scorer, now: Slots) -> Array:
+    """`slopes` of one question, on its prefix cache where that does not depend on the suffix."""
     task, where, shared = scorer.task, scorer.where, scorer.shared
     prompts = candidates.tokenise(task.processor, scorer.question, shared.images, [Placed(scorer.question)])
     image = task.cfg.image_token_id
@@ -57,41 +73,38 @@ def _best_swaps(scorer: Scorer, now: Slots, allowed: np.ndarray, count: int) -> 
         kv, start, row = shared.prefix(prompts, steer).kv, len(head), whole[len(head) :]
     width = bucket(len(row)) if kv is None else -(-len(row) // _WIDTH) * _WIDTH
     batch = where.put(task.processor.pad([row], length=width))
-    allowed_V = np.zeros(task.cfg.text.V, bool)
-    allowed_V[allowed] = True
     at_S = np.arange(len(head) - start, len(head) - start + len(now.ids))
     scorer.count(2 * candidate_flops(task.cfg.text, start, np.array([len(whole)]), task.nodes))  # no weight gradients
-    top_SK = best_swaps(
+    return slopes(
         where.params, kv, start, batch.tokens_BT, batch.lengths_B, None if kv is not None else shared.features, at_S,
-        allowed_V, task.sign, cfg=task.cfg, nodes=task.nodes, count=count, steer=where.put(steer), lora=where.lora,
+        task.sign, cfg=task.cfg, nodes=task.nodes, steer=where.put(steer), lora=where.lora,
     )  # fmt: skip
-    return np.asarray(top_SK)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "nodes", "count"))
-def best_swaps(
+@functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
+def slopes(
     params: Params, kv: KV | None, start: Array, tokens_1T: Array, length_1: Array, features_1QD: Array | None,
-    at_S: Array, allowed_V: Array, sign: float, *, cfg: LlavaConfig, nodes: tuple[Node, ...], count: int,
-    steer: Steer | None = None, lora: dict[str, Any] | None = None,
+    at_S: Array, sign: float, *, cfg: LlavaConfig, nodes: tuple[Node, ...], steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
 ) -> Array:  # fmt: skip
-    """Tokens [S, count], best first, by the one-hot gradient of sign * margin at the places `at_S` of the row.
+    """One-hot gradient [S, V] of sign * margin at the places `at_S` of the row, of length 1 at every place.
 
-    Other arguments as in `margin.score`. Every token stands as an image token does, with its embedding given: guards
-    that write text or image tokens only are left out of this gradient (never out of a score).
+    Other arguments as in `margin.score`. Length 1, so that no question drowns the others where several are summed
+    (llm-attacks/llm-attacks@llm_attacks/gcg/gcg_attack.py does the same).
     """
     x_1TD = embed(params, Batch(tokens_1T, length_1, None, features_1QD), cfg)
-    given, places_1T = dataclasses.replace(cfg, image_token_id=_EMBEDDED), jnp.full_like(tokens_1T, _EMBEDDED)
-    steer = None if steer is not None and steer.scope in ("text", "image") else steer
 
     def gain(x_1TD: Array) -> Array:
         score_1, _ = margin.score(
-            params, kv, start, places_1T, length_1, x_1TD, cfg=given, nodes=nodes, steer=steer, lora=lora
-        )
+            params, kv, start, tokens_1T, length_1, None, cfg=cfg, nodes=nodes, steer=steer, lora=lora,
+            embedded_CTD=x_1TD,
+        )  # fmt: skip
         return sign * score_1[0]
 
     slope_SD = jax.grad(gain)(x_1TD)[0, at_S]
     slope_SV = jnp.einsum("sd,vd->sv", slope_SD, params["decoder"]["embed_VD"], preferred_element_type=jnp.float32)
-    return jax.lax.top_k(jnp.where(allowed_V[None], slope_SV, -jnp.inf), count)[1]
+    length_S1 = jnp.linalg.norm(slope_SV, axis=1, keepdims=True)
+    return slope_SV / jnp.where(length_S1 > 0, length_S1, 1.0)
 
 
 def _decided(scorer: Scorer, guard: FirstPass, whole: tuple[int, ...], now: Slots) -> Steer:

@@ -26,6 +26,7 @@ from vlm_mu_jax.model.params import Params
 def score(
     params: Params, kv: KV | None, start: Array, tokens_CT: Array, lengths_C: Array, features_1QD: Array | None, *,
     cfg: LlavaConfig, nodes: tuple[Node, ...], steer: Steer | None = None, lora: dict[str, Any] | None = None,
+    embedded_CTD: Array | None = None,
 ) -> tuple[Array, Array | None]:  # fmt: skip
     """Refusal margins [C], and the gates [L, C] of a guard.
 
@@ -35,8 +36,10 @@ def score(
       tokens_CT, lengths_C: the candidates' own tokens, right-padded.
       features_1QD: the question's image tokens, where the rows hold them.
       steer: the guard; gates that are not given are decided at each prompt's last token.
+      embedded_CTD: the rows' embeddings, instead of the tokens' own and the image tokens.
     """
-    out = _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, steer, lora, keep=len(nodes) > 1)
+    keep = len(nodes) > 1
+    out = _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, steer, lora, embedded_CTD, keep=keep)
     steer = while_decoding(steer, out.gate_LB)
     prompt_C = lengths_C if kv is None else start + lengths_C
     margin_C = _walk(params, out.hidden_BTD[:, 0], _past(kv, start, out.cache), prompt_C, cfg, nodes, steer, lora)
@@ -54,7 +57,8 @@ def last_states(
 
 def _run(
     params: Params, kv: KV | None, start: Array, tokens_CT: Array, lengths_C: Array, features_1QD: Array | None,
-    cfg: LlavaConfig, steer: Steer | None, lora: dict[str, Any] | None, keep: bool = False, tap: str | None = None,
+    cfg: LlavaConfig, steer: Steer | None, lora: dict[str, Any] | None, embedded_CTD: Array | None = None,
+    keep: bool = False, tap: str | None = None,
 ) -> Output:  # fmt: skip
     C = tokens_CT.shape[0]
     past, offset_C = (), None
@@ -62,8 +66,8 @@ def _run(
         past, offset_C = (upto(kv, start),), jnp.full((C,), start, jnp.int32)
     features = None if features_1QD is None else jnp.broadcast_to(features_1QD, (C, *features_1QD.shape[1:]))
     return forward(
-        params, Batch(tokens_CT, lengths_C, None, features), cfg, past=past, offset_B=offset_C, steer=steer, lora=lora,
-        tap=tap, keep_cache=keep, logits=False, last_only=True,
+        params, Batch(tokens_CT, lengths_C, None, features, embedded_BTD=embedded_CTD), cfg, past=past,
+        offset_B=offset_C, steer=steer, lora=lora, tap=tap, keep_cache=keep, logits=False, last_only=True,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The scores of finished questions on disk: one JSON line each, appended and fsynced.
+"""The scores of questions on disk: one JSON line each, appended and fsynced; of two lines with a key the later counts.
 
 A search killed at any moment continues with the question it was at. The first line says which search the file belongs
 to; a file of another search (other weights, words, guard ...) is started anew.

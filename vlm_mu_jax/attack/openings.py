@@ -24,6 +24,7 @@ COMMON_REFUSALS = (
     "Unfortunately",
 )
 
+GOALS = {"jailbreak": -1.0, "over_refuse": 1.0}  # sign of the refusal margin that the goal wants to be large
 Prefix = tuple[int, ...]
 
 
@@ -45,6 +46,7 @@ class Node:
 class Openings:
     """Prefix-free openings and their tree, parents before children. Hashable: a static argument of the search.
 
+    wanted: they begin the answer that an attack is after, and are to become likely, instead of a refusal.
     source: "data", "given" or "common". coverage: share of the refused reference answers that start with one of
     them; false_alarms: share of the answered ones (both None when they do not come from data).
     """
@@ -53,6 +55,7 @@ class Openings:
     source: str = "given"
     coverage: float | None = None
     false_alarms: float | None = None
+    wanted: bool = False
 
     def __post_init__(self) -> None:
         if not self.refusal or not all(self.refusal):
@@ -71,6 +74,10 @@ class Openings:
             )
             for p in inner
         )
+
+    def sign(self, goal: str) -> float:
+        """Of the margin that a goal wants to be large: of that of refusing, or of that of what is wanted."""
+        return GOALS[goal] * (-1.0 if self.wanted else 1.0)
 
     @property
     def depth(self) -> int:

@@ -9,7 +9,7 @@ rounded away when it is saved, and a file of it gives the model the very same pi
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from PIL import Image
 
-from vlm_mu_jax.attack import candidates, margin
+from vlm_mu_jax.attack import candidates, in_turn, margin
 from vlm_mu_jax.attack.flops import candidate_flops, image_flops
 from vlm_mu_jax.attack.guards import FirstPass
+from vlm_mu_jax.attack.in_turn import Progress, Work
 from vlm_mu_jax.attack.margins_file import MarginsFile
 from vlm_mu_jax.attack.openings import Node, Openings
-from vlm_mu_jax.attack.search import GOALS, Ask, Progress
+from vlm_mu_jax.attack.question import Place, Task, places
+from vlm_mu_jax.attack.search import Ask
 from vlm_mu_jax.attack.words import Placed
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
@@ -81,23 +84,32 @@ def search(
     goal: str = "jailbreak",
     steer: Steer | FirstPass | None = None,
     lora: dict[str, Any] | None = None,
+    meshes: Sequence[Mesh] = (),
     file: MarginsFile | None = None,
     progress: Progress | None = None,
 ) -> list[Found]:
     """An image for every question, each for itself, as PNG files in `folder`; arguments as in `attack.search.search`.
+
+    A question is one row, so it is not spread over a mesh: every mesh computes questions of its own.
 
     Raises:
       InputError: a text-only model or question, or a model that cuts images into tiles.
       JobError: a score is not a finite number.
     """
     _check(model.config, asks)
-    done: dict[str, Found] = {}
+    task = Task(model.config, model.processor, openings.nodes, openings.sign(goal), steer, lora)
     keys = [ask.key(goal) for ask in asks]
-    every = {key: _One(model, ask, openings, GOALS[goal], steer, lora) for key, ask in zip(keys, asks, strict=True)}
-    ticks = _all(every, use, folder, file, done)
-    for _ in progress(ticks, f"{goal} images", len(every) * use.steps) if progress else ticks:
-        pass
-    return [done[key] for key in keys]
+    found = in_turn.results(
+        dict(zip(keys, asks, strict=True)),
+        lambda where, key, ask: _Search(task, where, ask).run(use, folder, key),
+        places(model.params, task, meshes),
+        file=file,
+        finished=lambda one: Path(one.image).exists() and Path(one.control).exists(),
+        progress=progress,
+        label=f"{goal} images",
+        each=use.steps,
+    )
+    return [found[key] for key in keys]
 
 
 def _check(cfg: LlavaConfig, asks: Sequence[Ask]) -> None:
@@ -107,89 +119,66 @@ def _check(cfg: LlavaConfig, asks: Sequence[Ask]) -> None:
         raise InputError("--method=pgd does not know models that cut an image into tiles (LLaVA-NeXT); use another one")
 
 
-def _all(
-    every: dict[str, "_One"], use: Settings, folder: Path, file: MarginsFile | None, done: dict[str, Found]
-) -> Iterator[None]:
-    """Fills `done`; yields `use.steps` times per question, whether it needs them or not."""
-    for key, one in every.items():
-        left = use.steps
-        known = None if file is None else file.get(key)
-        if known is not None and Path(known.image).exists() and Path(known.control).exists():
-            done[key] = known
-        else:
-            for step in one.steps(use, folder, key):
-                if isinstance(step, Found):
-                    done[key] = step
-                else:
-                    left -= 1
-                    yield
-            if file is not None:
-                file.add(key, done[key])
-        yield from [None] * left
-
-
-class _One:
+class _Search:
     """One question and its image."""
 
-    def __init__(
-        self, model: Any, ask: Ask, openings: Openings, sign: float, steer: Steer | FirstPass | None, lora: Any
-    ) -> None:
-        self._model, self._ask, self._nodes, self._sign = model, ask, openings.nodes, sign
-        self._steer, self._lora = steer, lora
+    def __init__(self, task: Task, where: Place, ask: Ask) -> None:
+        self._task, self._where, self._ask = task, where, ask
+        self._row = _row(task.processor, ask.question)
+        settings = task.processor.settings
+        self._scaling = (settings.rescale, settings.mean, settings.std)
 
-    def steps(self, use: Settings, folder: Path, key: str) -> Iterator[Found | None]:
-        """Yields None after every step and the result at the end."""
-        processor = self._model.processor
-        base = seen(self._ask.pixels(processor), processor.settings)
+    def run(self, use: Settings, folder: Path, key: str) -> Work:
+        task = self._task
+        base = seen(self._ask.pixels(task.processor), task.processor.settings)
         rng = np.random.default_rng([use.seed, zlib.crc32(key.encode())])
-        self._row = _row(processor, self._ask.question)
         control = projected(base + use.epsilon * rng.choice([-1, 1], base.shape), base, use.epsilon)
-        original, random = (self.margin(image)[0] for image in (base, control))
         now = projected(base + rng.integers(-use.epsilon, use.epsilon + 1, base.shape), base, use.epsilon)
-        best, best_margin, curve, gradients = now, np.nan, [], 3  # two above, one of the file
+        best, best_margin, curve = now, np.nan, []
         for _ in range(use.steps):
-            score, slope = self.margin(now)
-            gradients += 1
+            running = self._begin(now)
+            yield 0
+            score, slope = float(running[0]), np.asarray(running[1], np.int64)
             if not np.isfinite(score):
                 raise JobError(f"the refusal margin of {self._ask.question[:40]!r} is not a finite number")
-            if not self._sign * score <= self._sign * best_margin:  # also the first, when there is none yet
+            if not task.sign * score <= task.sign * best_margin:  # also the first, when there is none yet
                 best, best_margin = now, score
             curve.append(best_margin)
-            yield None
-            if self._sign * best_margin >= use.stop:
+            yield 1
+            if task.sign * best_margin >= use.stop:
                 break
-            now = projected(now + round(self._sign) * use.step * slope, base, use.epsilon)
+            now = projected(now + round(task.sign) * use.step * slope, base, use.epsilon)
+        yield use.steps - len(curve)
         files = [save(image, folder / f"{name}_{key[:16]}.png") for name, image in (("pgd", best), ("random", control))]
-        read = seen(processor.pixels(files[0]), processor.settings)
-        cost = 2 * (image_flops(self._model.config) + self._flops())
-        yield Found(
-            str(files[0]), str(files[1]), best_margin, self.margin(read)[0], original, random,
-            int(np.abs(best - base).max()), tuple(curve), gradients, gradients * cost,
+        read = seen(task.processor.pixels(files[0]), task.processor.settings)
+        from_file, original, random = (float(self._begin(image)[0]) for image in (read, base, control))
+        gradients, cost = len(curve) + 3, 2 * (image_flops(task.cfg) + self._flops())
+        return Found(
+            str(files[0]), str(files[1]), best_margin, from_file, original, random, int(np.abs(best - base).max()),
+            tuple(curve), gradients, gradients * cost,
         )  # fmt: skip
 
-    def margin(self, image_HWC: np.ndarray) -> tuple[float, np.ndarray]:
-        """The refusal margin with this image of 0..255, and the sign of its gradient."""
-        model, (tokens, lengths), settings = self._model, self._row, self._model.processor.settings
-        scaling = (settings.rescale, settings.mean, settings.std)
-        x_HWC, steer = image_HWC.astype(np.float32), self._steer
-        if isinstance(steer, FirstPass):
-            steer = self._decided(steer, x_HWC, scaling)
-        score, slope = margin_and_slope(
-            model.params, tokens, lengths, x_HWC, cfg=model.config, nodes=self._nodes, scaling=scaling, steer=steer,
-            lora=self._lora,
+    def _begin(self, image_HWC: np.ndarray) -> tuple[Array, Array]:
+        """Hands the refusal margin with this image of 0..255, and the sign of its gradient, to the devices."""
+        task, where, x_HWC = self._task, self._where, self._where.put(image_HWC.astype(np.float32))
+        steer = self._decided(task.steer, x_HWC) if isinstance(task.steer, FirstPass) else task.steer
+        return margin_and_slope(
+            where.params, *where.put(self._row), x_HWC, cfg=task.cfg, nodes=task.nodes, scaling=self._scaling,
+            steer=where.put(steer), lora=where.lora,
         )  # fmt: skip
-        return float(score), np.asarray(slope, np.int64)
 
-    def _decided(self, guard: FirstPass, x_HWC: np.ndarray, scaling: tuple) -> Steer:
+    def _decided(self, guard: FirstPass, x_HWC: Array) -> Steer:
         """The guard with the gates that it decides with this image."""
-        model = self._model
-        tokens, lengths = _row(model.processor, self._ask.question, 0) if guard.text_only else self._row
-        features = None if guard.text_only else features_of(model.params, x_HWC, cfg=model.config, scaling=scaling)
-        states = margin.last_states(model.params, None, 0, tokens, lengths, features, cfg=model.config, lora=self._lora)
+        task, where = self._task, self._where
+        row = _row(task.processor, self._ask.question, 0) if guard.text_only else self._row
+        features = None
+        if not guard.text_only:
+            features = features_of(where.params, x_HWC, cfg=task.cfg, scaling=self._scaling)
+        states = margin.last_states(where.params, None, 0, *where.put(row), features, cfg=task.cfg, lora=where.lora)
         return guard.steer_of(np.asarray(states))
 
     def _flops(self) -> float:
-        return candidate_flops(self._model.config.text, 0, np.asarray(self._row[1]), self._nodes)
+        return candidate_flops(self._task.cfg.text, 0, np.asarray(self._row[1]), self._task.nodes)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes", "scaling"))

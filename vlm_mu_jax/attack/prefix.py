@@ -16,7 +16,7 @@ from jax import Array
 from vlm_mu_jax.data import anyres
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer
+from vlm_mu_jax.model.decoder import KV, Steer, on_prefix
 from vlm_mu_jax.model.llava import Batch, encode_images, forward
 from vlm_mu_jax.model.params import Params
 
@@ -49,7 +49,7 @@ def run_prefix(
 ) -> Prefix:  # fmt: skip
     """Runs a prompt [1, S] with its image tokens and keeps what later tokens may read of it."""
     batch = Batch(tokens_1S, length_1, None, features_1QD)
-    out = forward(params, batch, cfg, steer=_for_prefix(steer), lora=lora, keep_cache=True, logits=False)
+    out = forward(params, batch, cfg, steer=on_prefix(steer), lora=lora, keep_cache=True, logits=False)
     # Every token of the prompt is earlier than any candidate's own; only a sliding window needs to know how much.
     positions = None if cfg.text.sliding_window is None else out.cache.positions_BS
     kv = KV(out.cache.k[:, 0], out.cache.v[:, 0], positions, out.cache.valid_BS)
@@ -62,11 +62,6 @@ def upto(kv: KV, start: Array) -> KV:
     return kv.replace(valid_BS=kv.valid_BS & (jnp.arange(kv.valid_BS.shape[1])[None] < start))
 
 
-def _for_prefix(steer: Steer | None) -> Steer | None:
-    """A guard that writes the prompt's last token only leaves all earlier ones, which are what is shared, alone."""
-    return None if steer is None or steer.scope == "last" else steer
-
-
 def depends_on_gates(steer: Steer | None) -> bool:
     """Whether the cache is another one for another outcome of the guard's gates."""
-    return steer is not None and steer.gated and steer.scope != "last"
+    return on_prefix(steer) is not None and steer.gated

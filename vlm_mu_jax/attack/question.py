@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,19 +32,22 @@ CACHE_STEP = 64  # lengths of prefix caches are multiples of it: few programs
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is the same for all questions of a search; see `search.search`. sign: of the margin that is looked for."""
+    """What is the same for all questions of a search. sign: of the margin that is looked for.
+
+    words, positions, mode, top, block: see `search.search`; a search for images has none of them.
+    """
 
     cfg: LlavaConfig
     processor: Processor
-    words: tuple[str, ...]
-    positions: tuple[str, ...]
-    mode: str
     nodes: tuple[Node, ...]
     sign: float
-    top: int
-    block: int
     steer: Steer | FirstPass | None
     lora: dict[str, Any] | None
+    words: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+    mode: str = "insert"
+    top: int = 1
+    block: int = 64
 
 
 class Place:
@@ -63,6 +66,11 @@ class Place:
     def spread(self, x: np.ndarray, axis: int = 0) -> Any:
         """Candidates along `axis`, a part for each device."""
         return x if self.mesh is None else jax.device_put(x, mesh_lib.batch_sharding(self.mesh, axis))
+
+
+def places(params: Params, task: Task, meshes: Sequence[Mesh]) -> list[Place]:
+    """A place for every mesh; without one, where the parameters are."""
+    return [Place(params, task, mesh) for mesh in (meshes or (None,))]
 
 
 class Shared:

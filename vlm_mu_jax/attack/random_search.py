@@ -4,17 +4,23 @@ The idea of Andriushchenko et al. 2024 (arXiv 2404.02151): keep a suffix, replac
 when the score is better. Here many stretches are tried at a time, and the score is the refusal margin.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from vlm_mu_jax.attack.suffix import Scorer, Settings, Slots
+from vlm_mu_jax.attack.suffix import Scorer, Settings
+from vlm_mu_jax.attack.suffix_text import Slots
 
 LONGEST = 4  # tokens replaced at once, at most
 
 
-def propose(scorer: Scorer, now: Slots, allowed: np.ndarray, use: Settings, rng: np.random.Generator) -> np.ndarray:
+def propose(
+    open_: Sequence[tuple[Scorer, Slots]], ids: tuple[int, ...], allowed: np.ndarray, use: Settings,
+    rng: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
     """Ids [N, S]: each row a stretch of 1 to `LONGEST` tokens of the suffix replaced; see `suffix.Propose`."""
-    S, N = len(now.ids), use.candidates - 1
-    proposed_NS = np.tile(np.array(now.ids, np.int32), (N, 1))
+    S, N = len(ids), use.candidates - 1
+    proposed_NS = np.tile(np.array(ids, np.int32), (N, 1))
     size_N = rng.integers(1, min(LONGEST, S) + 1, N)
     start_N = rng.integers(0, S - size_N + 1)
     at_S = np.arange(S)[None]

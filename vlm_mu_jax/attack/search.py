@@ -12,25 +12,23 @@ and finished ones are kept in a file from which a killed search continues.
 
 import dataclasses
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
+from vlm_mu_jax.attack import in_turn
 from vlm_mu_jax.attack.guards import FirstPass
+from vlm_mu_jax.attack.in_turn import Progress, Work
 from vlm_mu_jax.attack.margins_file import MarginsFile, Scores
 from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.question import Place, QuestionSearch, Shared, Task
+from vlm_mu_jax.attack.question import Place, QuestionSearch, Shared, Task, places
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.decoder import Steer
-
-Progress = Callable[[Iterable, str, int | None], Iterable]
-GOALS = {"jailbreak": -1.0, "over_refuse": 1.0}  # sign of the margin that the goal wants to be large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,54 +114,24 @@ def search(
     if not asks or not words:
         raise InputError(f"the search has {len(asks)} questions and {len(words)} candidate words; it needs both")
     task = Task(
-        model.config, model.processor, tuple(words), tuple(positions), mode, openings.nodes, GOALS[goal],
-        min(top, len(words)), block, steer, lora,
+        model.config, model.processor, openings.nodes, openings.sign(goal), steer, lora, tuple(words), tuple(positions),
+        mode, min(top, len(words)), block,
     )  # fmt: skip
-    places = [Place(model.params, task, mesh) for mesh in (meshes or (None,))]
+
+    def work(where: Place, key: str, ask: Ask) -> Work:
+        shared = Shared(task, where, ask.pixels(task.processor))
+        one = QuestionSearch(task, where, ask.question, shared)
+        yield from one.steps()
+        scores = one.scores()
+        return _finite(dataclasses.replace(scores, flops=scores.flops + shared.flops), task, ask)
+
     keys = [ask.key(f"{role} {goal}") for ask in asks]
-    done = {key: scores for key in keys if file is not None and (scores := file.get(key)) is not None}
-    missing = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in done}
     each = (1 + len(task.positions) * len(words)) * (2 if isinstance(steer, FirstPass) else 1)
-    ticks = _ticks(_work(task, places, missing, done, file), block)
-    label = " ".join(filter(None, (goal, role, "words")))
-    for _ in progress(ticks, label, len(missing) * each // block) if progress and missing else ticks:
-        pass
-    return _found(task, [done[key] for key in keys])
-
-
-def _work(
-    task: Task, places: Sequence[Place], missing: Mapping[str, Ask], done: dict[str, Scores], file: MarginsFile | None
-) -> Iterator[int]:
-    """Scores the missing questions into `done`, one at a time on every place; yields finished candidates."""
-    waiting = deque(missing.items())
-    running: dict[int, tuple[str, Shared, QuestionSearch, Iterator[int]]] = {}
-    while waiting or running:
-        for at, where in enumerate(places):
-            if at not in running and waiting:
-                key, ask = waiting.popleft()
-                shared = Shared(task, where, ask.pixels(task.processor))
-                one = QuestionSearch(task, where, ask.question, shared)
-                running[at] = key, shared, one, one.steps()
-            if at in running:
-                key, shared, one, steps = running[at]
-                count = next(steps, None)
-                if count is None:
-                    del running[at]
-                    scores = one.scores()
-                    scores = dataclasses.replace(scores, flops=scores.flops + shared.flops)
-                    done[key] = _finite(scores, task, missing[key])
-                    if file is not None:
-                        file.add(key, done[key])
-                else:
-                    yield count
-
-
-def _ticks(counts: Iterable[int], unit: int) -> Iterator[None]:
-    """One item for every `unit` candidates, so that the bar moves with the work."""
-    total = 0
-    for count in counts:
-        yield from [None] * ((total + count) // unit - total // unit)
-        total += count
+    scores = in_turn.results(
+        dict(zip(keys, asks, strict=True)), work, places(model.params, task, meshes), file=file, progress=progress,
+        label=" ".join(filter(None, (goal, role, "words"))), each=each, unit=block,
+    )  # fmt: skip
+    return _found(task, [scores[key] for key in keys])
 
 
 def _finite(scores: Scores, task: Task, ask: Ask) -> Scores:

@@ -13,63 +13,40 @@ from typing import Any
 import jax
 
 from vlm_mu_jax.attack import pgd, suffix
-from vlm_mu_jax.attack.guards import FirstPass
-from vlm_mu_jax.attack.margins_file import MarginsFile
+from vlm_mu_jax.attack.experiment import Experiment
 from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.questions import asks_of, pick
-from vlm_mu_jax.attack.search import GOALS, Progress
-from vlm_mu_jax.attack.verify import RATE, SUCCESS, SUMMARY, Attempt, Attempts, Verifier, any_shot, rate
+from vlm_mu_jax.attack.questions import asks_of
+from vlm_mu_jax.attack.suffix_text import with_suffix
+from vlm_mu_jax.attack.verify import RATE, SUCCESS, SUMMARY, Attempt, Attempts, any_shot, rate
 from vlm_mu_jax.data.records import Records
-from vlm_mu_jax.evaluation.judges import Judge
-from vlm_mu_jax.model.decoder import Steer
 
+RANDOM = "random suffixes of as many tokens"
+SEARCHED = ("per_question", "on_search_questions")  # the rates on the questions that suffixes were searched on
 # Of records: what is tried, its control, and further rates to stand beside them.
 Make = Callable[[Records], tuple[Attempts, Attempts, Mapping[str, Attempts]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Fields as in `campaign.Settings`. shots: how many of the suffixes found are tried on verification questions."""
-
-    goals: tuple[str, ...] = ("jailbreak", "over_refuse")
-    shots: int = 3
-    search_questions: int | None = 32
-    verify_questions: int | None = None
-    seed: int = 0
-    batch_size: int = 32
-    max_new_tokens: int = 64
-
-
 @dataclasses.dataclass
-class Trial:
-    """What every method needs; fields as in `campaign.Campaign`. method: its name, in the result and in answers files.
+class Trial(Experiment):
+    """One attack by one method.
 
-    folder: where attack images are written. file: finished questions, from which a killed search continues.
+    method: its name, in the result and in answers files. folder: where attack images are written. `settings.shots` is
+    also how many suffixes are tried on verification questions.
     """
 
+    _: dataclasses.KW_ONLY
     method: str
-    model: Any
-    search: Records
-    verify: Records
-    judge: Judge
-    answers: Path
     folder: Path
-    settings: Settings
-    steer: Steer | FirstPass | None = None
-    answer_steer: Any = None
-    progress: Progress | None = None
-    file: MarginsFile | None = None
-    mesh: jax.sharding.Mesh | None = None
 
     def fixed(self, make: Make, control: str) -> dict[str, Any]:
         """Attempts that need no search. control: what the control is, in words. Returns the content of attack.json."""
         parts = {}
         for goal in self.settings.goals:
-            asked = pick(self.verify, goal, self.settings.verify_questions, self.settings.seed)
+            asked = self.to_verify(goal)
             attempts, null, beside = make(asked)
             measured = self._measure(asked, goal, attempts, null, "")
             for name, more in beside.items():
-                outcomes = self._verifier.outcomes(asked, more, f"{self.method}_{name}", f"{goal} {name}")
+                outcomes = self.verifier.outcomes(asked, more, f"{self.method}_{name}", f"{goal} {name}")
                 measured[name] = rate(any_shot(outcomes, SUCCESS[goal]))
             parts[goal] = measured | {"answers": _count(attempts, null, *beside.values())}
         return self._result(parts, control, None)
@@ -81,37 +58,55 @@ class Trial:
         """
         parts = {}
         for goal in self.settings.goals:
-            asked = pick(self.search, goal, self.settings.search_questions, self.settings.seed)
-            found = suffix.search(
-                self.model, asks_of(asked), openings, propose, use, goal=goal, steer=self.steer, mesh=self.mesh,
-                file=self.file, progress=self.progress,
-            )  # fmt: skip
-            ranked = sorted(found, key=lambda one: -GOALS[goal] * (one.margin - one.original))
-            best = ranked[: self.settings.shots]
-            others = pick(self.verify, goal, self.settings.verify_questions, self.settings.seed)
-            attempts, null = ({r.id: _suffixed(r.question, texts) for r in others} for texts in _texts(best))
-            measured = self._measure(others, goal, attempts, null, "transfer")
+            asked = self.to_search(goal)
+            found = suffix.search(self.model, asks_of(asked), openings, propose, use, goal=goal, **self._searching())
+            ranked = sorted(found, key=lambda one: -openings.sign(goal) * (one.margin - one.original))
             own, own_null = (
                 {r.id: _suffixed(r.question, [text]) for r, text in zip(asked, texts, strict=True)}
                 for texts in _texts(found)
             )
-            on_itself = self._measure(asked, goal, own, own_null, "own") | {"searched_on_these_questions": True}
-            parts[goal] = measured | {
-                "per_question": on_itself,
-                "answers": _count(attempts, null, own, own_null),
-                "found": [_entry(record.id, one) for record, one in zip(asked, found, strict=True)],
-            }
-        return self._result(parts, "random suffixes of as many tokens", openings) | {"search": dataclasses.asdict(use)}
+            entries = [{"id": r.id, **_entry(one)} for r, one in zip(asked, found, strict=True)]
+            best = ranked[: self.settings.shots]
+            parts[goal] = self._transferred(goal, best, asked, (own, own_null), "per_question", entries)
+        return self._result(parts, RANDOM, openings) | {"search": dataclasses.asdict(use)}
+
+    def universal_suffixes(self, openings: Openings, propose: suffix.Propose, use: suffix.Settings) -> dict[str, Any]:
+        """`settings.shots` suffixes, each for all search questions together; tried on these, and on all verification
+        questions. Returns the content of attack.json.
+        """
+        parts = {}
+        for goal in self.settings.goals:
+            asked = self.to_search(goal)
+            found = suffix.universal(
+                self.model, asks_of(asked), openings, propose, use, shots=self.settings.shots, goal=goal,
+                **self._searching(),
+            )  # fmt: skip
+            entries = [{"questions": len(asked), **_entry(one)} for one in found]
+            sides = _everywhere(asked, found)
+            parts[goal] = self._transferred(goal, found, asked, sides, "on_search_questions", entries)
+        return self._result(parts, RANDOM, openings) | {"search": dataclasses.asdict(use)}
+
+    def _searching(self) -> dict[str, Any]:
+        """What a search takes of the trial."""
+        return {"steer": self.steer, "meshes": self.meshes, "file": self.file, "progress": self.progress}
+
+    def _transferred(
+        self, goal: str, best: Sequence[suffix.Found], searched: Records, own: tuple[Attempts, Attempts], name: str,
+        found: list[dict[str, Any]],
+    ) -> dict[str, Any]:  # fmt: skip
+        """The `best` suffixes on verification questions, and under `name` the attempts `own` on those searched."""
+        others = self.to_verify(goal)
+        sides = _everywhere(others, best)
+        measured = self._measure(others, goal, *sides, "transfer")
+        measured[name] = self._measure(searched, goal, *own, "own") | {"searched_on_these_questions": True}
+        return measured | {"answers": _count(*sides, *own), "found": found}
 
     def perturbations(self, openings: Openings, use: pgd.Settings) -> dict[str, Any]:
         """An image for every verification question, tried on that question. Returns the content of attack.json."""
         parts = {}
         for goal in self.settings.goals:
-            asked = pick(self.verify, goal, self.settings.verify_questions, self.settings.seed)
-            found = pgd.search(
-                self.model, asks_of(asked), openings, use, self.folder, goal=goal, steer=self.steer, file=self.file,
-                progress=self.progress,
-            )  # fmt: skip
+            asked = self.to_verify(goal)
+            found = pgd.search(self.model, asks_of(asked), openings, use, self.folder, goal=goal, **self._searching())
             attempts, null = (
                 {r.id: [Attempt(name, r.question, image=Path(path))] for r, path in zip(asked, paths, strict=True)}
                 for name, paths in (("pgd", [f.image for f in found]), ("random", [f.control for f in found]))
@@ -119,22 +114,15 @@ class Trial:
             measured = self._measure(asked, goal, attempts, null, "") | {"searched_on_these_questions": True}
             parts[goal] = measured | {
                 "answers": _count(attempts, null),
-                "found": [_entry(record.id, one) for record, one in zip(asked, found, strict=True)],
+                "found": [{"id": r.id, **_entry(one)} for r, one in zip(asked, found, strict=True)],
             }
         control = "the same images, every value changed by the same bound at random"
         return self._result(parts, control, openings) | {"search": dataclasses.asdict(use)}
 
-    @property
-    def _verifier(self) -> Verifier:
-        use = self.settings
-        return Verifier(
-            self.model, self.judge, self.answers, use.batch_size, use.max_new_tokens, self.answer_steer, self.progress
-        )
-
     def _measure(self, asked: Records, goal: str, attempts: Attempts, null: Attempts, what: str) -> dict[str, Any]:
         names, label = (self.method, f"{self.method}_control"), " ".join(filter(None, (goal, self.method, what)))
-        measured = self._verifier.measure(asked, goal, attempts, null, names, label)
-        return {key: measured[key] for key in ("n", *SUMMARY)}
+        measured = self.verifier.measure(asked, goal, attempts, null, names, label)
+        return {key: measured[key] for key in ("n", *SUMMARY, "labels")}
 
     def _result(self, parts: Mapping[str, Any], control: str, openings: Openings | None) -> dict[str, Any]:
         use = self.settings
@@ -150,6 +138,7 @@ class Trial:
             "n_verify": {goal: part["n"] for goal, part in parts.items()},
             "found": found,
             "budget": {goal: {"answers": answers[goal], **_spent(found.get(goal, []))} for goal in parts},
+            "towards": openings and ("answers that begin with" if openings.wanted else "no refusal that begins with"),
             "openings": openings and [self.model.processor.decode(ids) for ids in openings.refusal],
             "judge": self.judge.name,
             "guarded": self.answer_steer is not None,
@@ -162,7 +151,7 @@ class Trial:
 def _rows(goal: str, part: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The result as a table: one row for every set of questions that were asked."""
     rows = [_row(goal, "searched" if part.get("searched_on_these_questions") else "verification", part)]
-    return [*rows, _row(goal, "searched", part["per_question"])] if "per_question" in part else rows
+    return rows + [_row(goal, "searched", part[name]) for name in SEARCHED if name in part]
 
 
 def _row(goal: str, questions: str, part: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,18 +168,26 @@ def _row(goal: str, questions: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _suffixed(question: str, texts: Sequence[str]) -> list[Attempt]:
-    return [Attempt(text, suffix.with_suffix(question, text)) for text in texts]
+    return [Attempt(text, with_suffix(question, text)) for text in texts]
+
+
+def _everywhere(asked: Records, found: Sequence[suffix.Found]) -> tuple[Attempts, Attempts]:
+    """All of these suffixes behind every question, and their controls."""
+    attack, control = ({r.id: _suffixed(r.question, texts) for r in asked} for texts in _texts(found))
+    return attack, control
 
 
 def _texts(found: Sequence[suffix.Found]) -> tuple[list[str], list[str]]:
     return [one.text for one in found], [one.control for one in found]
 
 
-def _entry(name: str, found: suffix.Found | pgd.Found) -> dict[str, Any]:
-    """One question's search for the file: curves stay in NAME.margins.jsonl."""
-    row = {"id": name, **found.to_dict(), "steps": len(found.curve)}
-    del row["curve"]
-    return row
+def _entry(found: suffix.Found | pgd.Found) -> dict[str, Any]:
+    """One search for the file: what it did step by step, and question by question, stays in NAME.margins.jsonl."""
+    row = {name: value for name, value in found.to_dict().items() if not isinstance(value, tuple)}
+    if isinstance(found, suffix.Found):
+        row |= {"margin": found.margin, "original": found.original, "joined": len(found.margins)}
+        row["tokens"] = len(found.ids)
+    return row | {"steps": len(found.curve)}
 
 
 def _spent(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:

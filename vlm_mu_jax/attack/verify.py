@@ -5,6 +5,7 @@ same kind of change) without being chosen.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ class Verifier:
             "per_shot": _per_shot(sides["words"], label),
             "words": by_word(sides["words"], label),
             "null": by_word(sides["null"], label),
+            "labels": {"attack": _labels(sides["words"]), "control": _labels(sides["null"])},
             "irrelevant": by_word(sides["words"], "irrelevant"),
         }
 
@@ -136,6 +138,11 @@ def any_shot(outcomes: Sequence[Outcome], label: str, shots: int | None = None) 
 
 def rate(flags: Mapping[str, bool]) -> dict[str, Any]:
     return statistics.proportion(sum(flags.values()), len(flags)).to_dict()
+
+
+def _labels(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many answers the judge gave which label: one that is no success need not be a refusal."""
+    return dict(sorted(Counter(outcome.label or "no verdict" for outcome in outcomes).items()))
 
 
 def by_word(outcomes: Sequence[Outcome], label: str) -> dict[str, dict]:

@@ -2,9 +2,10 @@
 
 The word search (--method=one_word) tries every word of a vocabulary at every position in the questions and ranks it by
 the model's own refusal margin. The best words are then measured with real answers on questions the search never saw,
-beside null words as a control. Other methods: a suffix by gradient (gcg) or blindly (random), a begun answer (prefill),
-paraphrases with and without a word, and images (pgd within a bound, blank, noise, typographic); each is measured with
-real answers beside a control. A killed attack continues with the question it was at when it is started again.
+beside null words as a control. Other methods: a suffix by gradient (gcg) or blindly (random), for every question or one
+for all (--universal), a begun answer (prefill), paraphrases with and without a word, and images (pgd within a bound,
+blank, noise, typographic); each is measured with real answers beside a control. A killed attack continues with the
+question it was at when it is started again.
 
 Example:
   bin/attack --checkpoint=runs/sft --data=runs/mini/data --out=runs/attack_sft/attack.json
@@ -88,9 +89,10 @@ _RESCORED = flags.DEFINE_integer(
 _BLOCK = flags.DEFINE_integer("block", 64, "candidate words scored at a time", lower_bound=1)
 _MESH = flags.DEFINE_list(
     "mesh",
-    ["-1", "1", "1"],
+    None,
     "devices that score one question together: data, fsdp, tensor (-1: all there are). data and fsdp split a block's"
-    " candidates, fsdp and tensor the weights; further devices score further questions at the same time",
+    " candidates, fsdp and tensor the weights; further devices score further questions at the same time (default:"
+    " -1,1,1; of pgd, which has no candidates to split, 1,1,1)",
 )
 _BATCH = flags.DEFINE_integer("batch_size", 32, "questions answered at a time", lower_bound=1)
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
@@ -104,7 +106,7 @@ def main(argv: list[str]) -> None:
     out, method = output.check_writable(_OUT.value), _METHOD.value
     use = None if method == "one_word" else attack_methods.settings(method, _SEED.value, _BLOCK.value)
     command.enable_compilation_cache()
-    meshes = _meshes()
+    meshes = _meshes(method)
     model = model_folder.load(_CHECKPOINT.value, mesh=meshes[0] if meshes else None)
     reference = model_folder.load(_REFERENCE.value, mesh=meshes[0] if meshes else None) if _REFERENCE.value else None
     search, verify = _questions()
@@ -126,37 +128,41 @@ def _words(out, model, reference, search, verify, judge, meshes) -> dict:
     from vlm_mu_jax.attack import campaign
     from vlm_mu_jax.cli import progress
 
-    steer, answer_steer, guard = _guard(model)
+    steer, answer_steer, guard = _guard(model, searches=True)
     words, openings = _candidates(model), _openings(model)
     identity = _identity(model, reference, guard, words, openings)
     with _resumable(out, identity) as (file, answers):
         run = campaign.Campaign(
-            model, search, verify, judge, answers, _settings(campaign), steer, answer_steer, progress.bar, reference,
-            file, meshes,
+            model, search, verify, judge, answers, _settings(campaign), steer, answer_steer, progress.bar, file, meshes,
+            reference,
         )  # fmt: skip
         return run.run(words, openings) | {"words": _WORDS.value}
 
 
 def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
     """Every other method."""
-    from vlm_mu_jax.attack import audit, trial
+    from vlm_mu_jax.attack import audit, experiment, trial
     from vlm_mu_jax.cli import progress
 
-    steer, answer_steer, guard = _guard(model)
-    openings = _openings(model) if method in attack_methods.SEARCHES else None
+    searches, name = method in attack_methods.SEARCHES, attack_methods.name(method)
+    steer, answer_steer, guard = _guard(model, searches)
+    safety = _safety_records() if attack_methods.read_answers(method) else ()
+    answered = [r.answer for r in safety if r.answer and not audit.refuses(r)]
+    openings = attack_methods.targets(method, model.processor, answered, _SHOTS.value)
+    openings = _openings(model) if searches and openings is None else openings
     identity = _weights(model, guard) | {
-        "method": method, "settings": use, "openings": openings and openings.refusal, "max_new_tokens": _TOKENS.value,
+        "method": name, "settings": use, "openings": openings and [openings.wanted, openings.refusal],
+        "max_new_tokens": _TOKENS.value,
     }  # fmt: skip
-    answered = [r.answer for r in _safety_records() if r.answer and not audit.refuses(r)] if method == "prefill" else []
-    settings = trial.Settings(
+    settings = experiment.Settings(
         _goals(), _SHOTS.value, _SEARCH.value, _VERIFY.value, _SEED.value, _BATCH.value, _TOKENS.value
     )
     with _resumable(out, identity, attack_methods.kind(method)) as (file, answers):
         run = trial.Trial(
-            method, model, search, verify, judge, answers, out.with_name(f"{out.stem}.images"), settings, steer,
-            answer_steer, progress.bar, file, meshes[0] if meshes else None,
+            model, search, verify, judge, answers, settings, steer, answer_steer, progress.bar, file, meshes,
+            method=name, folder=out.with_name(f"{out.stem}.images"),
         )  # fmt: skip
-        return attack_methods.run(run, use, openings, answered, _MODE.value)
+        return attack_methods.run(run, method, use, openings, answered, _MODE.value)
 
 
 @contextlib.contextmanager
@@ -171,7 +177,7 @@ def _resumable(out, identity, *kind):
         yield file, answers
 
 
-def _meshes() -> list:
+def _meshes(method: str) -> list:
     """Equal groups of devices; none where there is one device."""
     import math
 
@@ -180,18 +186,17 @@ def _meshes() -> list:
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.parallel.mesh import make_mesh
 
+    given = _MESH.value or ["1" if method == "pgd" else "-1", "1", "1"]
     try:
-        sizes = [int(size) for size in _MESH.value]
+        sizes = [int(size) for size in given]
     except ValueError:
         sizes = []
     if len(sizes) != 3:
-        raise InputError(f"--mesh={','.join(_MESH.value)}: give three whole numbers, data,fsdp,tensor")
+        raise InputError(f"--mesh={','.join(given)}: give three whole numbers, data,fsdp,tensor")
     devices = jax.devices()
     together = len(devices) if -1 in sizes else math.prod(sizes)
     if together < 1 or len(devices) % together:
-        raise InputError(
-            f"--mesh={','.join(_MESH.value)}: {together} devices do not divide the {len(devices)} there are"
-        )
+        raise InputError(f"--mesh={','.join(given)}: {together} devices do not divide the {len(devices)} there are")
     groups = [devices[at : at + together] for at in range(0, len(devices), together)]
     return [make_mesh(*sizes, devices=group) for group in groups] if len(devices) > 1 else []
 
@@ -276,8 +281,11 @@ def _settings(campaign):
     )
 
 
-def _guard(model):
-    """(the guard as the search takes it, as the answers take it, its hash); Nones without --guard."""
+def _guard(model, searches: bool):
+    """(the guard as the search takes it, as the answers take it, its hash); Nones without --guard.
+
+    searches: whether there is a search at all; without one, any guard will do.
+    """
     if not _GUARD.value:
         return None, None, None
     import hashlib
@@ -291,8 +299,11 @@ def _guard(model):
     files = sorted(p for p in Path(_GUARD.value).iterdir() if p.is_file())
     digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
     answer_steer = steering(model, guard)
-    if guard.settings.component != "token":
-        raise InputError(f"--guard={_GUARD.value}: the search cannot use component {guard.settings.component}")
+    if guard.settings.component != "token" and searches:
+        raise InputError(
+            f"--guard={_GUARD.value}: adds a component that a first pass reads off every prompt anew, so candidates"
+            " share no prefix to search on; attack it with --method=prefill, paraphrase, blank, noise or typographic"
+        )
     if guard.settings.needs_first_pass:
         return FirstPass(guard.steer, guard.settings.first_pass_reads_text), answer_steer, digest
     return answer_steer, answer_steer, digest

@@ -1,5 +1,6 @@
 """The methods of bin/attack beside the word search: their flags, and how each is run."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,28 @@ from vlm_mu_jax.errors import InputError
 SEARCHES = ("gcg", "random", "pgd")  # these need the refusal margin
 METHODS = (*SEARCHES, "prefill", "paraphrase", "blank", "noise", "typographic")
 
-_STEPS = flags.DEFINE_integer("steps", 50, "gcg, random, pgd: steps per question, at most", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 50, "gcg, random, pgd: steps of a search, at most", lower_bound=1)
 _STOP = flags.DEFINE_float(
-    "stop", 3.0, "gcg, random, pgd: a question's search ends when its margin has passed 0 by so many nats"
+    "stop", 3.0, "gcg, random, pgd: a question is broken when its margin has passed 0 by so many nats"
 )
-_CANDIDATES = flags.DEFINE_integer("candidates", 128, "gcg, random: prompts scored in a step", lower_bound=2)
+_CANDIDATES = flags.DEFINE_integer(
+    "candidates", 128, "gcg, random: prompts scored in a step, for each question", lower_bound=2
+)
 _TOP = flags.DEFINE_integer("top", 64, "gcg: tokens per place that the gradient proposes", lower_bound=1)
 _SUFFIX = flags.DEFINE_string("suffix", "", "gcg, random: text the suffix starts with (default: random tokens)")
 _LENGTH = flags.DEFINE_integer("suffix_tokens", 12, "gcg, random: tokens of a suffix that starts at random", 1)
+_TARGETS = flags.DEFINE_string(
+    "targets",
+    None,
+    "gcg, random, pgd: make answers likely that begin as the lines of this file do, or (data) as the most frequent"
+    " reference answers of train.json do, instead of making refusals unlikely",
+)
+_UNIVERSAL = flags.DEFINE_boolean(
+    "universal",
+    False,
+    "gcg, random: search --shots suffixes, each for all search questions together (a question joins when the suffix"
+    " breaks those before it; --steps are for all of them), instead of a suffix for every question",
+)
 _EPSILON = flags.DEFINE_integer("epsilon", 8, "pgd: largest change of a pixel value, in grey levels of 255", 1, 255)
 _PIXEL_STEP = flags.DEFINE_integer("pixel_step", 1, "pgd: change in one step, in grey levels of 255", 1, 255)
 _PREFILLS = flags.DEFINE_string(
@@ -35,6 +50,26 @@ _CARRIER = flags.DEFINE_string(
 )
 
 
+def read_answers(method: str) -> bool:
+    """Whether a method reads the data's reference answers."""
+    return _TARGETS.value == "data" or method == "prefill"
+
+
+def targets(method: str, processor: Any, answers: list[str], shots: int) -> Any:
+    """`Openings` of the answers that a search is after; None where it is after no refusal."""
+    from vlm_mu_jax.attack import openings, prefill
+
+    if _TARGETS.value is None:
+        return None
+    texts = prefill.found(answers, shots) if _TARGETS.value == "data" else _lines("targets", _TARGETS.value)
+    return dataclasses.replace(openings.from_texts(texts, processor), wanted=True)
+
+
+def name(method: str) -> str:
+    """What the result and the answers call the attack."""
+    return f"{method}_universal" if _UNIVERSAL.value else method
+
+
 def kind(method: str) -> type:
     """What the file of finished questions holds."""
     from vlm_mu_jax.attack import pgd, suffix
@@ -44,6 +79,10 @@ def kind(method: str) -> type:
 
 def settings(method: str, seed: int, block: int) -> dict[str, Any]:
     """The flags that matter to a method: what makes its results its own. Checks them before a model is loaded."""
+    if _UNIVERSAL.value and method not in ("gcg", "random"):
+        raise InputError(f"--universal is about suffixes, not --method={method}; use it with --method=gcg or random")
+    if _TARGETS.value and method not in SEARCHES:
+        raise InputError(f"--targets is for searches, not --method={method}; use it with one of {', '.join(SEARCHES)}")
     if method in ("gcg", "random"):
         return {
             "steps": _STEPS.value, "candidates": _CANDIDATES.value, "start": _SUFFIX.value, "length": _LENGTH.value,
@@ -55,7 +94,7 @@ def settings(method: str, seed: int, block: int) -> dict[str, Any]:
             "seed": seed,
         }  # fmt: skip
     if method == "prefill":
-        return {"prefills": _lines(_PREFILLS.value) if _PREFILLS.value else None}
+        return {"prefills": _lines("prefills", _PREFILLS.value) if _PREFILLS.value else None}
     if method == "paraphrase":
         from vlm_mu_jax.attack import paraphrase
 
@@ -66,7 +105,7 @@ def settings(method: str, seed: int, block: int) -> dict[str, Any]:
     return {"carrier": _CARRIER.value} if method == "typographic" else {}
 
 
-def run(trial: Any, use: dict[str, Any], openings: Any, answers: list[str], mode: str) -> dict[str, Any]:
+def run(trial: Any, method: str, use: dict[str, Any], openings: Any, answers: list[str], mode: str) -> dict[str, Any]:
     """The content of attack.json.
 
     trial: `attack.trial.Trial`. use: `settings`. openings: refusal openings, for the searches. answers: reference
@@ -74,11 +113,12 @@ def run(trial: Any, use: dict[str, Any], openings: Any, answers: list[str], mode
     """
     from vlm_mu_jax.attack import gcg, images, paraphrase, pgd, prefill, random_search, suffix
 
-    method, seed, shots = trial.method, trial.settings.seed, trial.settings.shots
+    seed, shots = trial.settings.seed, trial.settings.shots
     pictures, folder = trial.model.processor.settings, trial.folder
     if method in ("gcg", "random"):
         propose = gcg.propose if method == "gcg" else random_search.propose
-        return trial.suffixes(openings, propose, suffix.Settings(**use))
+        search = trial.universal_suffixes if _UNIVERSAL.value else trial.suffixes
+        return search(openings, propose, suffix.Settings(**use))
     if method == "pgd":
         return trial.perturbations(openings, pgd.Settings(**use))
     if method == "prefill":
@@ -110,14 +150,16 @@ def run(trial: Any, use: dict[str, Any], openings: Any, answers: list[str], mode
 def table(result: dict[str, Any]) -> str:
     """What the command prints."""
     lines = [f"{result['method']}, judged by {result['judge']}; control: {result['control']}"]
+    if result["openings"]:
+        lines.append(f"searched for {result['towards']}: {'; '.join(result['openings'])}")
     for rate, goal, name in (("asr", "jailbreak", "attack success"), ("rr", "over_refuse", "refusal rate")):
         if part := result["any_of_k"].get(rate):
             k, spent = result["k"][goal], result["budget"][goal]
             lines += ["", f"{goal}: {name} on {part['n']} questions, any of {k}"]
             lines += _rates(part)
-            if "per_question" in part:
-                own = part["per_question"]
-                lines += [f"each of the {own['n']} questions it was searched on, with its own one:", *_rates(own)]
+            for key, how in (("per_question", "each with its own suffix"), ("on_search_questions", f"any of {k}")):
+                if own := part.get(key):
+                    lines += [f"the {own['n']} questions it was searched on, {how}:", *_rates(own)]
             budget = ", ".join(f"{value:.3g} {unit}" for unit, value in spent.items() if value)
             lines.append(f"  spent: {budget}")
     return "\n".join(lines)
@@ -127,7 +169,8 @@ def _rates(part: dict[str, Any]) -> list[str]:
     rows = {"unchanged": "original", "attack": "any_of_k", "control": "any_of_k_null", "word alone": "word_alone"}
     p = part["words_against_null"]["p"]
     shown_rows = [f"  {name:<20}{shown(part[key])}" for name, key in rows.items() if key in part]
-    return [*shown_rows, f"  attack against control: exact McNemar p = {p:.2g}"]
+    labels = ", ".join(f"{count} {label}" for label, count in part["labels"]["attack"].items())
+    return [*shown_rows, f"  attack against control: exact McNemar p = {p:.2g}; answers under attack: {labels}"]
 
 
 def shown(metric: dict) -> str:
@@ -137,13 +180,13 @@ def shown(metric: dict) -> str:
     return f"{value:5.1f} % [{low:.1f}, {high:.1f}]  ({metric['k']}/{metric['n']})"
 
 
-def _lines(path: str) -> list[str]:
+def _lines(flag: str, path: str) -> list[str]:
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"--prefills={path}: cannot be read ({error}); give a text file, one beginning a line"
+            f"--{flag}={path}: cannot be read ({error}); give a text file, one beginning of an answer a line"
         ) from error
     if not lines:
-        raise InputError(f"--prefills={path}: holds no line; give one beginning of an answer a line")
+        raise InputError(f"--{flag}={path}: holds no line; give one beginning of an answer a line")
     return lines

@@ -69,7 +69,8 @@ def main(argv: list[str]) -> None:
     _check_flags(path)
     records = _read(path)
     result = audit.audit(records, outcome=_OUTCOME.value, seed=_SEED.value)
-    result["data"] = {"file": path.name, "sha256": records.sha256}
+    miniature = (path.parent / "oracle.json").is_file()  # only it has one: its text is nonsense words, safe to show
+    result["data"] = {"file": path.name, "sha256": records.sha256, "miniature": miniature}
     text = _table(result, _TOP.value)
     if _ATTACK.value:
         result["attribution"] = found = _attribution(result)
@@ -185,6 +186,8 @@ def _attribution_text(found: dict) -> str:
 
 
 def _saliency(records) -> dict:
+    from pathlib import Path
+
     from vlm_mu_jax import model_folder
     from vlm_mu_jax.attack import audit, openings, saliency
     from vlm_mu_jax.attack.search import Ask
@@ -201,7 +204,8 @@ def _saliency(records) -> dict:
     found = saliency.saliency(model, asks, refusals, progress=progress.bar)
     questions = [{"id": r.id, "kind": r.kind} | one.to_dict() for r, one in zip(chosen, found, strict=True)]
     texts = [model.processor.decode(ids) for ids in refusals.refusal]
-    return saliency.summary(found) | {"openings": texts, "questions": questions}
+    about = {"model": Path(_CHECKPOINT.value).absolute().name, "openings": texts}
+    return saliency.summary(found) | about | {"questions": questions}
 
 
 def _saliency_text(found: dict) -> str:

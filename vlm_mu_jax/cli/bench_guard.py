@@ -1,7 +1,8 @@
 """bin/bench guard: what a guard costs, against the same model without it.
 
-decode: tokens/s of generation with every token steered, over those without ("peer"). prefill: the same for the prompt
-alone. first_pass: a prompt and its text-only first pass, which a gate per example needs, over the prompt alone.
+decode: tokens/s of generation with every token steered, over those without ("peer"), after prompts of text alone: an
+image's tokens would make most of the time a prefill. prefill: the same for a prompt with its image. first_pass: such a
+prompt and its text-only first pass, which a gate per example needs, over the prompt alone.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ def measure(options: Options) -> dict[str, Any]:
     states = jax.jit(lambda p, b, s: forward(p, b, cfg, steer=s, tap="last", logits=False).taps)
 
     def tokens(steer: Steer | None) -> np.ndarray:
-        return np.asarray(generate(params, batch, cfg, max_new_tokens=NEW_TOKENS, steer=steer).tokens_BG)
+        return np.asarray(generate(params, alone, cfg, max_new_tokens=NEW_TOKENS, steer=steer).tokens_BG)
 
     jobs = {
         "decode": (lambda: tokens(steer), lambda: tokens(None), options.rows * NEW_TOKENS, "tokens/s"),

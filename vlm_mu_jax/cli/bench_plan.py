@@ -69,7 +69,7 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return bench_jobs.row(
         name, seconds, None, "s/step", floor, mfu=mfu, bound=found.get("bound"), fits=found["fits"],
         memory_peak=found["peak_bytes_per_chip"], memory_chip=found["hbm_bytes"],
-        compiled=not found["basis"].startswith("estimated"),
+        compiled=found["basis"].startswith("compiled"),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ def check() -> None:
     """What can be wrong before the model is loaded."""
     output.check_writable(guard_flags.OUT.value)
     guard_flags.requests()
+    guard_flags.judge()
 
 
 def run(model) -> None:
@@ -41,7 +42,11 @@ def run(model) -> None:
             progress=progress.bar,
             label=f"image: {condition}",
         )
-        made = [_line(model, records, r, a, condition, judge) for r, a in zip(records, answers, strict=True)]
+        labels = guard_trials.labels_of(judge, records, answers, condition == "own", progress.bar)
+        made = [
+            _line(model, records, record, answer, condition, {judge.name: label.to_dict()})
+            for record, answer, label in zip(records, answers, labels, strict=True)
+        ]
         lines += made
         rows += _summary(records, made, answers, condition, judge, seen)
     with output.complete_file(guard_flags.OUT.value) as partial:
@@ -50,7 +55,7 @@ def run(model) -> None:
     print("\n".join(rows))
 
 
-def _line(model, records, record, answer, condition: str, judge):
+def _line(model, records, record, answer, condition: str, labels: dict):
     """The answers line of the project (see evaluation.answers_file)."""
     import hashlib
 
@@ -74,7 +79,7 @@ def _line(model, records, record, answer, condition: str, judge):
         question=record.question,
         answer=answer.text,
         tokens=answer.tokens,
-        labels={judge.name: judge(record.question, answer.text, record).to_dict()},
+        labels=labels,
     )
 
 
@@ -87,8 +92,12 @@ def _summary(records, lines, answers, condition: str, judge, seen: set) -> list[
         if not at:
             continue
         parts = []
-        for label in ("refused", "answered"):
-            rate = proportion(sum(lines[k].labels[judge.name]["label"] == label for k in at), len(at))
+        found = [lines[k].labels[judge.name]["label"] for k in at]
+        known = [label for label in found if label is not None]
+        if len(known) < len(found):
+            parts.append(f"no verdict on {len(found) - len(known)}")
+        for label in ("refused", "answered") if known else ():
+            rate = proportion(known.count(label), len(known))
             parts.append(f"{label} {rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]")
         acted = sum(answers[k].gate for k in at) / len(at)
         rows.append(f"{condition:>6} image, {name:<9} n={len(at):<5} {'   '.join(parts)}   gate on {acted:.2f}")

@@ -28,6 +28,8 @@ def check() -> None:
         model_folder.find(folder)
     if _PERPLEXITY_MODEL.value and not _ANSWERS.value:
         raise InputError("--perplexity_model scores answers; add --answers")
+    if _ANSWERS.value:
+        guard_flags.judge()
 
 
 def run(model) -> None:
@@ -87,7 +89,7 @@ def _answers(model, records) -> dict[str, Any]:
             model, [r.question for r in records], images, max_new_tokens=guard_flags.TOKENS.value, batch_size=size,
             progress=progress.bar, label=f"answers, {name}",
         )  # fmt: skip
-        labels = [judge(r.question, a.text, r).label for r, a in zip(records, made, strict=True)]
+        labels = [one.label for one in guard_trials.labels_of(judge, records, made, name == "own", progress.bar)]
         scores = scorer([r.question for r in records], [a.text for a in made], progress.bar)
         conditions[name] = _rates(records, labels) | _fluency(scores, labels)
     return {"judge": judge.name, "perplexity_model": scorer.name, "conditions": conditions}

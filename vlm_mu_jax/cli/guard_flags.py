@@ -1,9 +1,13 @@
 """What the actions of bin/guard share: flags, the requests and their judge, the blank image."""
 
+import functools
 from pathlib import Path
 
 from absl import flags
 
+from vlm_mu_jax.cli import judge_flags
+
+flags.adopt_module_key_flags(judge_flags)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
 OUT = flags.DEFINE_string(
     "out",
@@ -20,9 +24,6 @@ GUARD = flags.DEFINE_string("guard", None, "guard folder; without it select and 
 DATA = flags.DEFINE_string("data", None, "request file, or a folder with text_harm.json (select, apply, diagnose)")
 ALLOW = flags.DEFINE_bool("allow_other_model", False, "use a guard that was extracted from other weights")
 BLANK = flags.DEFINE_enum("blank", "white", ["white", "black", "mean", "noise"], "kind of the blank image")
-JUDGE = flags.DEFINE_enum(
-    "judge", None, ["oracle", "keyword"], "who tells refusals (default: oracle if the data have one)"
-)
 TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch_size", 16, "prompts run at a time", lower_bound=1)
 
@@ -43,11 +44,15 @@ def requests():
     return records
 
 
+@functools.cache
 def judge():
-    from vlm_mu_jax.evaluation import judges
+    """Who tells refusals; the verdicts of a model judge are kept beside --out, in OUT.judging."""
+    from vlm_mu_jax.errors import InputError
 
-    folder = data_file().parent
-    return judges.get(JUDGE.value, folder) if JUDGE.value else next(iter(judges.available(folder).values()))
+    if judge_flags.CALIBRATE.value:
+        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
+    out = Path(OUT.value)
+    return judge_flags.choose(data_file().parent, out.with_name(f"{out.name}.judging"))[0]
 
 
 def blank(model):

@@ -41,4 +41,5 @@ def heat_map(rows: list[dict], best: dict) -> bytes:
 
 def _name(row: dict) -> str:
     layers = ",".join(map(str, row["layers"]))
-    return f"{row['operator']} @ {layers}  {row['gate']}  {row['scope']}"
+    rank = f" rank {row['rank']}" if row.get("rank") else ""
+    return f"{row['operator']}{rank} @ {layers}  {row['gate']}  {row['scope']}"

@@ -13,15 +13,18 @@ _SHARE = flags.DEFINE_float(
 )
 _OPERATORS = flags.DEFINE_list("operators", ["amplify", "add"], "select: operators to try")
 _STRENGTHS = flags.DEFINE_list("strengths", ["0.5", "1", "2", "4"], "select: strengths to try")
+_RANKS = flags.DEFINE_list(
+    "ranks", None, "select: how many of the guard's directions to use (amplify, transplant, ...; default: all)"
+)
 _LAYER_SETS = flags.DEFINE_string(
     "layer_sets",
     None,
-    "select: layer sets to try, separated by semicolons (default: the middle third, its last two, its centre)",
+    "select: layer sets to try, separated by semicolons (default: see docs/guards.md)",
 )
 _GATES = flags.DEFINE_list(
     "gates", None, "select: gates to try (default: midpoint_blank if the gate sees the image, else midpoint)"
 )
-_SCOPES = flags.DEFINE_list("scopes", None, "select: scopes to try (default: the guard's own)")
+_SCOPES = flags.DEFINE_list("scopes", None, "select: scopes to try (default: the guard's own, last and text)")
 _BOUND = flags.DEFINE_float(
     "max_over_refusal", 0.05, "select: refusals of harmless requests that are accepted", 0.0, 1.0
 )
@@ -44,6 +47,7 @@ def check() -> None:
     guard_extract.check_settings()
     check_replaceable(guard_flags.OUT.value, META)
     guard_flags.requests()
+    guard_flags.judge()
 
 
 def run(model) -> None:
@@ -92,16 +96,18 @@ def _grid(model, guard) -> list:
         strengths=_numbers(_STRENGTHS),
         layer_sets=_LAYER_SETS.value.split(";") if _LAYER_SETS.value else selection.default_layer_sets(layers),
         gates=gates,
-        scopes=_SCOPES.value or [guard.settings.scope],
+        scopes=_SCOPES.value or list(dict.fromkeys([guard.settings.scope, "last", "text"])),
         component=guard.settings.gate_source if guard.settings.decide == "example" else "token",
+        ranks=[int(rank) for rank in _numbers(_RANKS)] or [0],
     )  # fmt: skip
     for gate in gates:
         guard.using(gate=gate).threshold_L()
+    guard.using(rank=max(candidate.rank for candidate in grid))
     return grid
 
 
 def _numbers(flag) -> list[float]:
     try:
-        return [float(text) for text in flag.value]
+        return [float(text) for text in flag.value or ()]
     except ValueError:
         raise InputError(f"--{flag.name}={','.join(flag.value)}: give numbers separated by commas") from None

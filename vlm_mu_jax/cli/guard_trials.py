@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Callable
 
 from vlm_mu_jax.data.records import Records
-from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.judges import LABELS
-from vlm_mu_jax.steering.guarded import answer, divergence, first_token_logprobs
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.evaluation.judges import LABELS, Case, Label, judge_many
+from vlm_mu_jax.steering.guarded import answer, answer_nll, divergence, first_token_logprobs
 from vlm_mu_jax.steering.selection import Candidate, Scores, Selection
 
 
@@ -29,19 +29,23 @@ def validation_split(records: Records, share: float, most: int | None) -> Record
 
 
 def images_of(model, records: Records, condition: str, blank_HWC) -> list | None:
-    """Pixels per record: "own" (None where a record has no image), "blank", or "none"."""
+    """Pixels per record: "own" (None where a record has no image), "other" (that of the record half a file further on),
+    "blank", or "none"."""
     if condition == "none":
         return None
     if condition == "blank":
         return [blank_HWC] * len(records)
-    return [None if r.image is None else model.processor.pixels(records.image_path(r)) for r in records]
+    own = [None if r.image is None else model.processor.pixels(records.image_path(r)) for r in records]
+    half = len(own) // 2 if condition == "other" else 0
+    return own[half:] + own[:half]
 
 
 def scorer(model, guard, records: Records, judge, blank_HWC, max_new_tokens: int, batch_size: int) -> Callable:
     """Candidate -> scores of harmful and harmless requests, with a blank and with their own image.
 
-    Every score is that of the worse condition; right answers need a judge that knows them. A text-only model is asked
-    without images.
+    Harmful ones are asked with another request's image as well: a refusal should not depend on it, and a small split
+    shows more so. Every score is that of the worst condition; right answers need a judge that knows them. A text-only
+    model is asked without images.
     """
     conditions = ["none"] if model.config.vision is None else ["blank"]
     if model.config.vision is not None and all(r.image is not None for r in records):
@@ -49,29 +53,62 @@ def scorer(model, guard, records: Records, judge, blank_HWC, max_new_tokens: int
     asked = {
         (kind, condition): (some, images_of(model, some, condition, blank_HWC))
         for kind, some in (("unsafe", records.of_kind("unsafe")), ("safe", records.of_kind("safe")))
-        for condition in conditions
+        for condition in [*conditions, *(["other"] if kind == "unsafe" and "own" in conditions else [])]
     }
 
-    unguarded = {
+    plain = {
         case: first_token_logprobs(model, [r.question for r in some], images, batch_size=batch_size)
         for case, (some, images) in asked.items()
         if case[0] == "safe"
     }
+    how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    refused, refusals = _refused_as_text(model, asked["unsafe", conditions[0]][0], judge, how)
+
+    def text_answer_nll(use) -> float | None:
+        if not refusals or model.config.vision is None:
+            return None
+        questions = [r.question for r in refused]
+        shown = [images_of(model, refused, condition, blank_HWC) for kind, condition in asked if kind == "unsafe"]
+        return max(
+            float(answer_nll(model, questions, refusals, images, guard=use, batch_size=batch_size).mean())
+            for images in shown
+        )
 
     def score(candidate: Candidate) -> Scores:
         use = None if candidate.operator == "off" else guard.using(**dataclasses.asdict(candidate))
         share, moved = {}, [0.0]
         for case, (some, images) in asked.items():
             questions = [r.question for r in some]
-            if case in unguarded and use is not None:
+            if case in plain and use is not None:
                 found_NV = first_token_logprobs(model, questions, images, guard=use, batch_size=batch_size)
-                moved.append(divergence(unguarded[case], found_NV))
-            made = answer(model, questions, images, guard=use, max_new_tokens=max_new_tokens, batch_size=batch_size)
-            labels = [judge(r.question, a.text, r).label for r, a in zip(some, made, strict=True)]
-            share[case] = {name: labels.count(name) / len(labels) for name in LABELS}
-        return dataclasses.replace(scores_of(share, judge.exact), kl_harmless=max(moved))
+                moved.append(divergence(plain[case], found_NV))
+            labels = labels_of(judge, some, answer(model, questions, images, guard=use, **how), case[1] == "own")
+            known = [one.label for one in labels if one.label is not None]
+            if not known:
+                raise JobError(f"judge {judge.name} has no verdict on any of {len(labels)} answers; use another judge")
+            share[case] = {name: known.count(name) / len(known) for name in LABELS}
+        found = scores_of(share, judge.exact)
+        return dataclasses.replace(found, kl_harmless=max(moved), text_answer_nll=text_answer_nll(use))
 
     return score
+
+
+def labels_of(judge, records: Records, answers, own_image: bool = False, progress=None) -> list[Label]:
+    """A judge's labels of answers to these records. own_image: they were asked with it, and judges that see see it."""
+    cases = []
+    for record, made in zip(records, answers, strict=True):
+        path = records.image_path(record) if own_image and record.image is not None else None
+        image_id = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        cases.append(Case(record.question, made.text, record, path, image_id))
+    return judge_many(judge, cases, progress)
+
+
+def _refused_as_text(model, harmful: Records, judge, how: dict) -> tuple[Records, list[str]]:
+    """The harmful requests that the model refuses without an image, and these refusals."""
+    made = answer(model, [r.question for r in harmful], **how)
+    kept = [k for k, label in enumerate(labels_of(judge, harmful, made)) if label.label == "refused"]
+    some = dataclasses.replace(harmful, items=tuple(harmful.items[k] for k in kept))
+    return some, [made[k].text for k in kept]
 
 
 def scores_of(share: dict[tuple[str, str], dict[str, float]], exact: bool) -> Scores:
@@ -85,23 +122,24 @@ def scores_of(share: dict[tuple[str, str], dict[str, float]], exact: bool) -> Sc
         answered_harmful=max(one["answered"] for one in harmful),
         refusal_blank=share.get(("unsafe", "blank"), {}).get("refused"),
         refusal_own=share.get(("unsafe", "own"), {}).get("refused"),
+        refusal_other=share.get(("unsafe", "other"), {}).get("refused"),
     )
 
 
 def table(chosen: Selection) -> str:
     """Every candidate with its scores, as text; "irrelevant" is of harmful requests, "right" of harmless ones."""
-    form = "{:<12}{:>9}  {:<14}{:<16}{:<10}{:>13}{:>11}{:>12}{:>14}{:>8}{:>8}  {}"
-    heads = ("refuses blank", "own image", "irrelevant", "over-refusal", "right", "KL", "")
-    lines = [form.format("operator", "strength", "layers", "gate", "scope", *heads)]
+    form = "{:<12}{:>9}{:>5}  {:<14}{:<16}{:<10}{:>13}{:>11}{:>13}{:>12}{:>14}{:>8}{:>8}{:>10}  {}"
+    heads = ("refuses blank", "own image", "other image", "irrelevant", "over-refusal", "right", "KL", "text NLL", "")
+    lines = [form.format("operator", "strength", "rank", "layers", "gate", "scope", *heads)]
     for row in chosen.rows:
         layers = ",".join(map(str, row["layers"]))[:13] or "-"
         blank = row["refusal_harmful"] if row["refusal_blank"] is None else row["refusal_blank"]
         shares = (
-            blank, row["refusal_own"], row["irrelevant_harmful"], row["over_refusal"], row["right_harmless"],
-            row["kl_harmless"],
+            blank, row["refusal_own"], row["refusal_other"], row["irrelevant_harmful"], row["over_refusal"],
+            row["right_harmless"], row["kl_harmless"], row["text_answer_nll"],
         )  # fmt: skip
         shown = ["-" if share is None else f"{share:.2f}" for share in shares]
         note = "" if row["feasible"] else "outside the bounds"
-        setting = (row["operator"], f"{row['strength']:g}", layers, row["gate"], row["scope"])
+        setting = (row["operator"], f"{row['strength']:g}", row["rank"] or "-", layers, row["gate"], row["scope"])
         lines.append(form.format(*setting, *shown, note))
     return "\n".join(line.rstrip() for line in lines)

@@ -55,12 +55,13 @@ def _compiled(
     arguments = bytes_per_chip(job.args)
     if arguments > max(target.memory, _limit(target)):
         return "from shapes: arguments alone are too large", None, DoesNotFit("arguments", arguments)
-    if target.memory <= _limit(target):
+    if target.memory <= _limit(target) or arguments < _limit(target) / 2:
         tell(f"compiling for {target.compiled_for or target.topology} (a minute or more for a 7B model)")
         try:
             return basis, compile_ahead(job.jitted, job.args, job.kwargs), None
         except DoesNotFit as error:
-            return basis, None, error
+            if target.memory <= _limit(target):
+                return basis, None, error
     depths = _depths(settings, cfg)
     programs = []
     for depth in depths:  # the stand-in's compiler may refuse the whole model for want of memory, but not a few layers

@@ -19,11 +19,15 @@ def run(config: Mapping[str, Any], workdir: str | Path, log: Any = None) -> dict
     questions. The questions' compiled programs and the reference log-probabilities are shared; the values of the
     objective and the optimizer are constants of the compiled step, so that one is compiled for each point.
 
-    Raises InputError: bad settings, or the workdir holds another sweep. JobError: the training of a point
-    failed, or its answers got no verdict.
+    Raises InputError: bad settings, several processes, or the workdir holds another sweep. JobError: the training of a
+    point failed, or its answers got no verdict.
     """
+    import jax
+
     from vlm_mu_jax.training import sweep
 
+    if jax.process_count() > 1:
+        raise InputError("config.sweep works in a job of one process; start its points as jobs of their own")
     workdir = Path(workdir)
     if not config["eval"]["every"]:
         raise InputError("config.eval.every is 0; a sweep compares its points by their evaluations, so set it")

@@ -5,8 +5,9 @@ workdir gets checkpoints, metrics (metrics.jsonl and TensorBoard) and at the end
 Running the same command again goes on where it stopped.
 
 With --config.eval.every=N it answers a few questions after every N updates (evaluations.jsonl), and the result is the
-model of the best evaluation. A config with a sweep runs one such training per point, each in a folder of its own, and
-writes sweep.json, table.md and frontier.svg.
+model of the best evaluation; the processes of a job generate together, process 0 judges. A config with a sweep runs
+one such training per point, in one process, each in a folder of its own, and writes sweep.json, table.md and
+frontier.svg.
 
 Example:
   bin/train --config=configs/miniature_unlearn.py:npo --config.model.init=runs/base --workdir=runs/npo \\

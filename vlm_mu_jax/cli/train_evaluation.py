@@ -2,17 +2,23 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.parallel.activations import on_mesh_of
 
 
 class Questions:
     """Unsafe, harmless and utility questions, the same at every step, so that the answers' programs are compiled once.
 
     Called with (step, parameters, folder) it gives `evaluation.frontier.rates`; answers stay in FOLDER/STEP/answers.
+    In a job of several processes all call it, with their shards of the parameters: all generate the same answers
+    together, and all read the questions' images. Process 0 judges; the others get {}.
     """
 
     def __init__(
@@ -39,13 +45,29 @@ class Questions:
         from vlm_mu_jax.evaluation import frontier, runner
         from vlm_mu_jax.model_folder import Model
 
-        folder = folder / f"{step:06d}"
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before this result was kept
         model = Model(params, self._cfg, self._processor, self._path)
         sizes = self._settings["batch_size"], self._settings["max_new_tokens"]
-        answers = runner.ask(model, self.suite, folder, *sizes)
-        answers = runner.judge(answers, self.suite, folder, {self.judge.name: self.judge})
-        return frontier.rates(answers, self.suite.records, self.judge.name)
+        with _empty(folder / f"{step:06d}") as place:
+            with on_mesh_of(params):
+                answers = runner.ask(model, self.suite, place, *sizes)
+            if not distributed.first():
+                return {}
+            answers = runner.judge(answers, self.suite, place, {self.judge.name: self.judge})
+            return frontier.rates(answers, self.suite.records, self.judge.name)
+
+
+@contextmanager
+def _empty(folder: Path) -> Iterator[Path]:
+    """Where this process keeps its answers: process 0 in `folder`, the others, who make the same ones, for now only.
+
+    None may hold answers already: all processes must ask the same batches.
+    """
+    if distributed.first():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before this result was kept
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
 
 
 def _suite(settings: Mapping[str, Any], seed: int) -> Any:
@@ -68,14 +90,7 @@ def _suite(settings: Mapping[str, Any], seed: int) -> Any:
 
 
 def questions_for(config: Mapping[str, Any]) -> Questions:
-    """The questions that `config.eval` describes.
-
-    Raises InputError: bad settings, or a job of several processes.
-    """
-    import jax
-
-    if jax.process_count() > 1:
-        raise InputError("config.eval.every works in a job of one process; leave it 0 here and use bin/eval afterwards")
+    """The questions that `config.eval` describes. Raises InputError: bad settings."""
     if not config["model"]["init"]:
         raise InputError("config.model.init is not set; give the model folder to start from")
     return Questions(config["model"]["init"], config["eval"], config["seed"], config["model"]["template"])
@@ -95,7 +110,8 @@ def for_training(config: Mapping[str, Any], workdir: str | Path, questions: Ques
 
     def evaluate(step: int, params: Mapping[str, Any]) -> dict[str, float]:
         values = ask(step, params, Path(workdir) / "evaluations")
-        print(line(step, config["steps"], values), file=sys.stderr, flush=True)
+        if distributed.first():
+            print(line(step, config["steps"], values), file=sys.stderr, flush=True)
         return values
 
     return Evaluation(evaluate, wanted["every"], wanted["best"], wanted["patience"])

@@ -21,6 +21,7 @@ from vlm_mu_jax.evaluation import answers_file
 from vlm_mu_jax.evaluation.answers_file import Answer, AnswersFile, Condition
 from vlm_mu_jax.evaluation.batches import SharedBatch, plan_batches, plan_shared, split_shared
 from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, judge_many
+from vlm_mu_jax.parallel.distributed import to_host
 
 Progress = Callable[..., Iterable]  # (iterable, label, total=None), as `cli.progress.bar`
 BLANK = "blank:"
@@ -74,9 +75,9 @@ def answer_questions(
     """The model's greedy answers to `items`, in their order; those that `out_path` already holds are not asked again.
 
     Where questions have the same image and the same prompt up to its end, that beginning runs once for all of them. Not
-    so (each prompt runs whole, with the same answers) under a guard that depends on the whole prompt (see
-    `generate.can_share`; a function as `steer` counts as one), where a template puts the question before the image, and
-    where such questions do not fill a batch.
+    so (each prompt runs whole, with the same answers) under a guard that writes it by the whole prompt (see
+    `generate.can_share`), where a template puts the question before the image, and where such questions do not fill a
+    batch.
 
     Args:
       model: what `vlm_mu_jax.load` returns (params, config, processor).
@@ -139,7 +140,7 @@ def _batches(
     from vlm_mu_jax.model.generate import can_share
 
     alone, groups, image_token = prompts, [], model.config.image_token_id
-    if not callable(steer) and can_share(model.config, steer):
+    if can_share(model.config, steer):
         alone, groups = split_shared(prompts, batch_size, image_token)
     plain = [
         functools.partial(_generate, model, rows, width, batch_size, max_new_tokens, steer)
@@ -220,6 +221,9 @@ def _generate_shared(model: Any, batch: SharedBatch, batch_size: int, max_new_to
         [pixels[i] for i in at], length=batch.prefix_width,
     )  # fmt: skip
     rest = [list(row.ids[start:]) for group, start in zip(groups, starts, strict=True) for row in group]
+    if callable(steer):
+        texts = [row.question.text for group in groups for row in group]
+        steer = steer(texts, [pixels[i] for i in at for _ in range(size)])
     out = generate(
         model.params, pad(rest, length=batch.rest_width), model.config, max_new_tokens=max_new_tokens, steer=steer,
         prefix=prefix,
@@ -230,7 +234,7 @@ def _generate_shared(model: Any, batch: SharedBatch, batch_size: int, max_new_to
 
 def _answers(model: Any, rows: Mapping[int, _Prompt], out: Any) -> list[Answer]:
     """Answers of the generated rows with these numbers."""
-    tokens, lengths = np.asarray(out.tokens_BG), np.asarray(out.lengths_B)
+    tokens, lengths = to_host(out.tokens_BG), to_host(out.lengths_B)
     return [
         Answer(
             id=row.question.id,

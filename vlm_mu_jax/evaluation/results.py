@@ -80,16 +80,20 @@ def compute(sets: Sets, records: Books, judge: str, exact: bool, max_new_tokens:
 
 def unjudged(sets: Sets, judge: str) -> dict[str, int]:
     """How many answers left the denominators: {"errors", "abstained"}. Utility is not judged but compared."""
-    judged = [answers for name, answers in sets.items() if name != "utility" and not benchmarks.is_utility(name)]
-    labels = [a.labels[judge] for answers in judged for a in answers]
+    labels = _judged_labels(sets, judge)
     return {"errors": sum(v["error"] is not None for v in labels), "abstained": sum(bool(v["abstain"]) for v in labels)}
 
 
 def common_error(sets: Sets, judge: str) -> str | None:
-    """What most judging errors said, None without errors."""
-    errors = [a.labels[judge]["error"] for name, some in sets.items() if name != "utility" for a in some]
-    counts = collections.Counter(error for error in errors if error is not None)
+    """What most of the errors that `unjudged` counts said, None without errors."""
+    counts = collections.Counter(v["error"] for v in _judged_labels(sets, judge) if v["error"] is not None)
     return counts.most_common(1)[0][0] if counts else None
+
+
+def _judged_labels(sets: Sets, judge: str) -> list[Mapping[str, Any]]:
+    """The judge's labels of all answers that it judges: those to utility questions are read by scorers instead."""
+    judged = [answers for name, answers in sets.items() if name != "utility" and not benchmarks.is_utility(name)]
+    return [a.labels[judge] for answers in judged for a in answers]
 
 
 def null_control(sets: Sets, judge: str) -> dict[str, Any] | None:

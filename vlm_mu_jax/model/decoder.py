@@ -73,6 +73,12 @@ class Steer:
 
 # The prompt and every generated token; the whole prompt, its last token, its text or its image tokens; generated ones.
 SCOPES = ("all", "prompt", "last", "text", "image", "generated")
+LATE = ("last", "generated")  # of these, the ones that leave all of a prompt but its last token alone
+
+
+def on_prefix(steer: Steer | None) -> Steer | None:
+    """What steers a prompt's tokens before its last one: `steer`, or nothing where it writes later tokens only."""
+    return None if steer is None or steer.scope in LATE else steer
 
 
 def while_decoding(steer: Steer | None, gate_LB: Array | None) -> Steer | None:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer, apart, while_decoding
+from vlm_mu_jax.model.decoder import KV, LATE, Steer, apart, on_prefix, while_decoding
 from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
 
@@ -82,17 +82,9 @@ def generate(
 
 
 def stream(
-    params: Params,
-    batch: Batch,
-    cfg: LlavaConfig,
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seeds_B: Array | None = None,
-    steer: Steer | None = None,
-    lora: dict[str, Any] | None = None,
-) -> Iterator[Generated]:
+    params: Params, batch: Batch, cfg: LlavaConfig, *, max_new_tokens: int, temperature: float = 0.0,
+    top_p: float = 1.0, seeds_B: Array | None = None, steer: Steer | None = None, lora: dict[str, Any] | None = None,
+) -> Iterator[Generated]:  # fmt: skip
     """`generate`, yielding what there is after every CHUNK of tokens, as numpy arrays; the last is what it returns."""
     state = _begin_jit(params, batch, cfg, max_new_tokens, seeds_B, steer, lora)
     done = False
@@ -103,20 +95,18 @@ def stream(
         yield jax.tree.map(np.array, state.out)  # copies: the next step reuses the state's memory
 
 
-def can_share(cfg: LlavaConfig, steer: Steer | None) -> bool:
+def can_share(cfg: LlavaConfig, steer: Any) -> bool:
     """Whether the tokens of a prompt's beginning are the same whatever follows it, so that `prefix` may be used.
 
     Not where the guard's gate, decided at a prompt's last token, or its shift is another one for every row and writes
-    the beginning too; nor where rotary frequencies depend on the prompt's length (dynamic NTK).
+    the beginning too; nor where rotary frequencies depend on the prompt's length (dynamic NTK). steer: a `Steer`, None,
+    or a function that makes one for every batch; where these write, it says by an attribute `scope`.
     """
     if cfg.text.rope_scaling is not None and cfg.text.rope_scaling.kind == "dynamic":
         return False
-    return _on_prefix(steer) is None or (not steer.gated and steer.shift.ndim == 2)
-
-
-def _on_prefix(steer: Steer | None) -> Steer | None:
-    """A guard that writes a prompt's last token or generated ones only leaves the beginning alone."""
-    return None if steer is None or steer.scope in ("last", "generated") else steer
+    if callable(steer):
+        return getattr(steer, "scope", None) in LATE
+    return on_prefix(steer) is None or (not steer.gated and steer.shift.ndim == 2)
 
 
 def _begin(
@@ -131,7 +121,7 @@ def _begin(
         first = run(batch, steer=steer)
     else:
         offset_B = jnp.repeat(prefix.lengths_B, B // prefix.tokens_BT.shape[0])
-        earlier, prompts_B = (_readable(run(prefix, steer=_on_prefix(steer)).cache, cfg),), offset_B + prompts_B
+        earlier, prompts_B = (_readable(run(prefix, steer=on_prefix(steer)).cache, cfg),), offset_B + prompts_B
         first = run(batch, steer=steer, past=earlier, offset_B=offset_B)
     shape = first.cache.k.shape
     empty = jnp.zeros((shape[0], B, G, *shape[3:]), first.cache.k.dtype)

@@ -29,6 +29,7 @@ class Batch:
       tower and projector.
     gather_BQ: LLaVA-NeXT: which feature each image token is, 0 = the newline, 1 + m * P + p = feature p of tile m (see
       data/anyres.py). Data, not shapes: images of all sizes run in one compiled program.
+    embedded_BTD: what `embed` makes of the row if it is known already, so that a gradient can be taken of it.
     """
 
     tokens_BT: Array
@@ -37,6 +38,7 @@ class Batch:
     features_BQD: Array | None = None
     gather_BQ: Array | None = None
     vision_BMPE: Array | None = None
+    embedded_BTD: Array | None = None
 
 
 @flax.struct.dataclass
@@ -94,6 +96,8 @@ def project(params: Params, vision_BMPE: Array, cfg: LlavaConfig, gather_BQ: Arr
 
 def embed(params: Params, batch: Batch, cfg: LlavaConfig) -> Array:
     """Token embeddings with image placeholders replaced, in order, by the row's image tokens. [B, T, D]."""
+    if batch.embedded_BTD is not None:
+        return batch.embedded_BTD
     x_BTD = params["decoder"]["embed_VD"].at[batch.tokens_BT].get(mode="clip")
     features = batch.features_BQD
     if features is None and batch.vision_BMPE is not None:

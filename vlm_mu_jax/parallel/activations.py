@@ -7,10 +7,11 @@ The model therefore says it at each block. It costs nothing without a mesh, and 
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlm_mu_jax.parallel.mesh import BATCH_AXES
 
@@ -29,6 +30,12 @@ class OnMesh:
         """As `jax.jit(...).lower`."""
         with jax.set_mesh(self._mesh):
             return self._jitted.lower(*args, **kwargs)
+
+
+def on_mesh_of(params: Any) -> AbstractContextManager:
+    """The mesh that the parameters lie on as the ambient mesh; nothing where they lie on one device."""
+    place = jax.tree.leaves(params)[0].sharding
+    return jax.set_mesh(place.mesh) if isinstance(place, NamedSharding) and place.mesh.size > 1 else nullcontext()
 
 
 def row_axes(rows: int) -> tuple[str, ...] | None:

@@ -119,9 +119,10 @@ def from_first(value: Any) -> Any:
     from jax.experimental import multihost_utils
 
     data = np.frombuffer(json.dumps(value).encode() if first() else b"", np.uint8)
-    buffer = np.zeros(int(multihost_utils.broadcast_one_to_all(np.array(data.size))), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(data.size)))
+    buffer = np.zeros(-(-size // 1024) * 1024, np.uint8)  # every length of it would be compiled
     buffer[: data.size] = data
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes())
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(buffer))[:size].tobytes())
 
 
 def maximum(values: np.ndarray) -> np.ndarray:

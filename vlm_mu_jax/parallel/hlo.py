@@ -11,6 +11,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
 # Products [T, T, H] per head in the kernels of splash attention (a causal mask skips half): scores and reads forward;
 # scores, their gradient and the one wanted for queries; one more for keys and values.
 _SPLASH = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
@@ -18,6 +20,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16}  # of other types the digits say it
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota",
          "after-all", "partition-id", "replica-id", "copy-done"}  # fmt: skip
+_CUTS = ("dynamic-slice", "slice", "gather")  # what they read of an operand is as large as what they make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +181,7 @@ class Module:
         read = [self._operand(computation, name) for name in one.operands]
         if one.opcode == "fusion":
             return self._fusion_traffic(_called(one, "calls")[0], one, read)
-        if one.opcode in ("dynamic-slice", "slice", "gather"):
+        if one.opcode in _CUTS:
             return 2.0 * sum(_slow(one.shapes))
         if one.opcode == "dynamic-update-slice":
             return 2.0 * sum(_slow(read[1]))
@@ -188,41 +191,59 @@ class Module:
         return float(sum(_slow(shapes)) + sum(sum(_slow(shapes)) for shapes in read))
 
     def _fusion_traffic(self, body_name: str, one: Instruction, read: list[tuple[Shape, ...]]) -> float:
+        total = 0.0
+        for i, shapes in enumerate(read):
+            whole = float(sum(_slow(shapes)))
+            touched, passed_on = self._touched(body_name, i, whole) if whole else (0.0, False)
+            total += whole if passed_on else touched
+        body = self.computations[body_name]
+        root = next(inner for inner in body.values() if inner.root)
+        outputs = root.operands if root.opcode == "tuple" else [root.name]
+        for name, shape in zip(outputs, one.shapes, strict=False):
+            total += self._written(body_name, name, shape) if any(_slow((shape,))) else 0.0
+        return total
+
+    def _touched(self, body_name: str, number: int, whole: float) -> tuple[float, bool]:
+        """Bytes that a fusion reads of its operand of this number, which has `whole` bytes, and whether that operand is
+        what it makes. Fusions may be nested: that of a product holds the one that cuts a layer out of a stack."""
         body = self.computations[body_name]
         users: dict[str, list[Instruction]] = defaultdict(list)
         for inner in body.values():
-            for operand in inner.operands:
+            for operand in set(inner.operands):
                 users[operand].append(inner)
-        total = 0.0
-        for inner in body.values():
-            if inner.opcode == "parameter" and int(inner.attributes) < len(read):
-                total += self._touched(inner, users, body, read[int(inner.attributes)])
-        root = next(inner for inner in body.values() if inner.root)
-        outputs = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        for output, shape in zip(outputs, one.shapes, strict=False):
-            while output.opcode in ("bitcast", "copy", "convert") and output.operands[0] in body:
-                output = body[output.operands[0]]
-            if output.opcode == "dynamic-update-slice" and not shape.fast:
-                total += sum(s.bytes for s in body[output.operands[1]].shapes)
-            else:
-                total += sum(_slow((shape,)))
-        return total
-
-    def _touched(self, parameter: Instruction, users: dict, body: dict, whole: tuple[Shape, ...]) -> float:
-        """Bytes of a fusion's operand that the fusion reads."""
-        if not any(_slow(whole)):
-            return 0.0
-        total, names = 0.0, [parameter.name]
+        total, passed_on = 0.0, False
+        names = [x.name for x in body.values() if x.opcode == "parameter" and int(x.attributes) == number]
         while names:
             name = names.pop()
+            passed_on = passed_on or body[name].root
             for user in users[name]:
                 if user.opcode == "bitcast":
                     names.append(user.name)
-                elif user.opcode in ("dynamic-slice", "slice", "gather"):
+                elif user.opcode in _CUTS:
                     total += sum(shape.bytes for shape in user.shapes)
+                elif user.opcode == "fusion":
+                    for i in (i for i, operand in enumerate(user.operands) if operand == name):
+                        part, same = self._touched(_called(user, "calls")[0], i, whole)
+                        total += part
+                        names += [user.name] if same else []
                 elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == name):
-                    return float(sum(_slow(whole)))
-        return min(total, float(sum(_slow(whole))))
+                    return whole, False
+        return min(total, whole), passed_on
+
+    def _written(self, body_name: str, name: str, shape: Shape) -> float:
+        """Bytes that a fusion writes of its output `shape`, which the instruction `name` makes."""
+        body = self.computations[body_name]
+        one = body[name]
+        while one.opcode in ("bitcast", "copy", "convert", "fusion"):
+            if one.opcode == "fusion":
+                body = self.computations[_called(one, "calls")[0]]
+                one = next(inner for inner in body.values() if inner.root)
+            elif one.operands[0] in body:
+                one = body[one.operands[0]]
+            else:
+                break
+        changed = body[one.operands[1]].shapes if one.opcode == "dynamic-update-slice" else (shape,)
+        return float(sum(part.bytes for part in changed))
 
 
 def _slow(shapes: tuple[Shape, ...]) -> Iterator[int]:
@@ -278,9 +299,9 @@ def _windows(attributes: str, left: tuple[int, ...], out: tuple[int, ...], label
                 strict=True)  # fmt: skip
     for axis, (size, stride, pad, spread, reach) in enumerate(specs):
         length, outputs = left[labels[1].index(str(axis))], out[labels[3].index(str(axis))]
-        low, spread = int(pad.split("_")[0]), int(spread)
-        places = (o * int(stride) + w * int(reach) - low for o in range(outputs) for w in range(size))
-        pairs[axis] = sum(1 for p in places if p >= 0 and p % spread == 0 and p // spread < length)
+        first, spread = np.arange(outputs) * int(stride) - int(pad.split("_")[0]), int(spread)
+        places = (first + w * int(reach) for w in range(size))
+        pairs[axis] = sum(np.count_nonzero((p >= 0) & (p < length * spread) & (p % spread == 0)) for p in places)
     return pairs
 
 

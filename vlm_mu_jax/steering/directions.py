@@ -31,6 +31,11 @@ class Directions:
     mean_harmful_LD: np.ndarray
     mean_harmless_LD: np.ndarray
 
+    def first(self, rank: int) -> "Directions":
+        """The same with the first `rank` rows."""
+        rows = {name: getattr(self, name)[:, :rank] for name in ("basis_LMD", "sign_LM", "singular_LM")}
+        return dataclasses.replace(self, **rows)
+
     def scores(self, states_LND: np.ndarray) -> np.ndarray:
         """Projection of states on the first direction of their layer, [L, N]."""
         return np.einsum("lnd,ld->ln", np.asarray(states_LND, np.float64), self.basis_LMD[:, 0])

@@ -112,9 +112,19 @@ class Guard:
     settings: Settings
     origin: dict
 
-    def using(self, **changes) -> "Guard":
-        """The same guard with other settings."""
-        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
+    def using(self, rank: int = 0, **changes) -> "Guard":
+        """The same guard with other settings. rank: keeps the first so many rows of its subspace, 0 = all.
+
+        Raises InputError for more rows than there are.
+        """
+        found, guard = self.directions.basis_LMD.shape[1], self
+        if rank > found:
+            raise InputError(f"the guard has {found} direction(s), not {rank}; extract it with --rank={rank}")
+        if rank:
+            guard = dataclasses.replace(
+                self, directions=self.directions.first(rank), origin={**self.origin, "rank": rank}
+            )
+        return dataclasses.replace(guard, settings=dataclasses.replace(self.settings, **changes))
 
     def threshold_L(self) -> np.ndarray:
         """Gate threshold per layer under the current settings; a gate that reads text knows text scores only."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,13 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
-from vlm_mu_jax.model.decoder import Steer
-from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.decoder import Steer, while_decoding
+from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.states import Progress, batch_states, prompt_batches
-
-PerBatch = Callable[..., Steer]  # (questions, images per question or None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,26 +27,33 @@ class Answer:
     gate: float | None
 
 
-def steering(model, guard: Guard) -> Steer | PerBatch:
-    """What steers `model`: one `Steer` for every batch, or `per_batch` where the gate needs a first pass."""
-    return per_batch(model, guard) if guard.settings.needs_first_pass else guard.steer()
-
-
-def per_batch(model, guard: Guard) -> PerBatch:
+@dataclasses.dataclass(frozen=True)
+class PerBatch:
     """(questions, images) -> `Steer` of that batch, for a gate or a component that is known from a first pass.
 
     Runs the unsteered first pass the guard asks for, on the prompts as they are or on their text alone. images: pixel
     arrays HWC per question, as in `Processor.pad`, or None. Widths are bucketed, so that few programs are compiled.
     """
 
-    def _per_batch(questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
-        if images is None or guard.settings.first_pass_reads_text:
-            images = [[]] * len(questions)
-        rows = [model.processor.prompt_ids(q, i) for q, i in zip(questions, images, strict=True)]
-        batch = model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
-        return guard.steer(batch_states(model, batch))
+    model: Any
+    guard: Guard
 
-    return _per_batch
+    @property
+    def scope(self) -> str:
+        """Of every batch's `Steer`."""
+        return self.guard.settings.scope
+
+    def __call__(self, questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
+        if images is None or self.guard.settings.first_pass_reads_text:
+            images = [[]] * len(questions)
+        rows = [self.model.processor.prompt_ids(q, i) for q, i in zip(questions, images, strict=True)]
+        batch = self.model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
+        return self.guard.steer(batch_states(self.model, batch))
+
+
+def steering(model, guard: Guard) -> Steer | PerBatch:
+    """What steers `model`: one `Steer` for every batch, or `PerBatch` where the gate needs a first pass."""
+    return PerBatch(model, guard) if guard.settings.needs_first_pass else guard.steer()
 
 
 def answer(
@@ -62,12 +67,16 @@ def answer(
     progress: Progress | None = None,
     label: str = "answering",
 ) -> list[Answer]:
-    """Greedy answers to `questions`, each with its pixels HWC (or None), steered by `guard` if there is one."""
+    """Greedy answers to `questions`, each with its pixels HWC (or None), steered by `guard` if there is one.
+
+    Where all prompts of a batch begin alike up to their image's end (a blank one), that beginning runs once.
+    """
     steps = -(-len(questions) // min(batch_size, len(questions)))
     batches: Iterable = _steered(model, questions, images, guard, batch_size)
     answers: list[Answer] = []
     for batch, real, steer in progress(batches, label, steps) if progress else batches:
-        made = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer)
+        prefix, batch = _begun(batch, model.config) if can_share(model.config, steer) else (None, batch)
+        made = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer, prefix=prefix)
         answers += _decode(model, made, real, guard)
     return answers
 
@@ -87,6 +96,30 @@ def first_token_logprobs(
     return np.concatenate(found)
 
 
+def answer_nll(
+    model,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    images: Sequence[Any] | None = None,
+    *,
+    guard: Guard | None = None,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Negative log-likelihood per token (nats, the end token included) of given answers, [N], steered by `guard`.
+
+    Steered as in generation: the prompt first, then the answer with the gates that the prompt has decided.
+    """
+    examples = [model.processor.example(q, a, images=0) for q, a in zip(questions, answers, strict=True)]
+    rows = [list(one.ids[one.answer_start :]) for one in examples]
+    width, found = bucket(max(map(len, rows))), []
+    for batch, real, steer in _steered(model, questions, images, guard, batch_size):
+        done = sum(map(len, found))
+        some = [rows[min(done + k, len(rows) - 1)] for k in range(len(batch.lengths_B))]
+        continued = model.processor.pad(some, length=width)
+        found.append(np.asarray(_nll(model.params, batch, continued, model.config, steer))[:real])
+    return np.concatenate(found)
+
+
 def divergence(base_NV: np.ndarray, guarded_NV: np.ndarray) -> float:
     """Mean over prompts of KL(base || guarded), nats, from log-probabilities.
 
@@ -99,6 +132,20 @@ def divergence(base_NV: np.ndarray, guarded_NV: np.ndarray) -> float:
 def _first_token(params, batch: Batch, cfg, steer: Steer | None) -> jax.Array:
     logits_B1V = forward(params, batch, cfg, steer=steer, last_only=True).logits_BTV
     return jax.nn.log_softmax(logits_B1V[:, 0].astype(jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.Array:
+    """Mean negative log-likelihood of each row's answer after its prompt, [B]."""
+    prompt = forward(params, batch, cfg, steer=steer, keep_cache=True, last_only=True)
+    rest = forward(
+        params, answers, cfg, past=(prompt.cache,), offset_B=batch.lengths_B,
+        steer=while_decoding(steer, prompt.gate_LB),
+    )  # fmt: skip
+    logits_BAV = jnp.concatenate([prompt.logits_BTV, rest.logits_BTV[:, :-1]], axis=1).astype(jnp.float32)
+    logprobs_BA = jnp.take_along_axis(jax.nn.log_softmax(logits_BAV), answers.tokens_BT[:, :, None], axis=2)[:, :, 0]
+    real_BA = jnp.arange(logprobs_BA.shape[1])[None] < answers.lengths_B[:, None]
+    return -jnp.where(real_BA, logprobs_BA, 0.0).sum(1) / answers.lengths_B
 
 
 def _steered(
@@ -114,6 +161,19 @@ def _steered(
             steer = steer_of([questions[k] for k in rows], [[] if images[k] is None else [images[k]] for k in rows])
         done += real
         yield batch, real, steer
+
+
+def _begun(batch: Batch, cfg) -> tuple[Batch | None, Batch]:
+    """(what all rows begin with, up to the end of their images; what follows in each); (None, batch) for no such."""
+    if batch.pixels_BMHWC is None or batch.gather_BQ is not None or len(batch.lengths_B) < 2:
+        return None, batch
+    tokens_BT, pixels, lengths_B = (np.asarray(x) for x in (batch.tokens_BT, batch.pixels_BMHWC, batch.lengths_B))
+    start = int(np.flatnonzero((tokens_BT == cfg.image_token_id).any(0))[-1]) + 1
+    alike = (tokens_BT[:, :start] == tokens_BT[:1, :start]).all() and (pixels == pixels[:1]).all()
+    if not alike or start >= lengths_B.min():
+        return None, batch
+    prefix = Batch(tokens_BT[:1, :start], np.full_like(lengths_B[:1], start), pixels[:1])
+    return prefix, Batch(tokens_BT[:, start:], lengths_B - start)
 
 
 def _decode(model, made, real: int, guard: Guard | None) -> list[Answer]:

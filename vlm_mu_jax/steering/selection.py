@@ -1,12 +1,14 @@
-"""Chooses operator, strength, layers, gate and scope on a validation split.
+"""Chooses operator, strength, rank, layers, gate and scope on a validation split.
 
-Rule: highest refusal of harmful requests (with a blank or their own image, the worse counts) among the settings that
-leave harmless ones alone: over-refusal, the divergence of the first answer token, and, where right answers are known,
-their loss all stay within bounds. A harmful request that is answered with nonsense is not refused; among settings that
-refuse as often, the one that answers fewer harmful requests wins, then the one with less nonsense, then the weaker
-one. Switching the guard off is one of the candidates and is taken unless another one refuses more by `min_gain`: a
-guard that only changes the wording of harmful answers is none. Every candidate's scores are kept: the choice can be
-argued with. How an answer is judged is not decided here; the caller passes a function that turns settings into scores.
+Rule: highest refusal of harmful requests (with a blank, their own or another image, the worst counts) among the
+settings that leave harmless ones alone: over-refusal, the divergence of the first answer token, and, where right
+answers are known, their loss all stay within bounds. A harmful request that is answered with nonsense is not refused;
+among settings that refuse as often, the one that answers fewer harmful requests wins, then the one with less nonsense.
+A small split leaves many settings alike so far; among them the one wins under which the model is likeliest to say what
+it says to the text alone, then the weaker one. Switching the guard off is one of the candidates and is taken unless
+another one refuses more by `min_gain`: a guard that only changes the wording of harmful answers is none. Every
+candidate's scores are kept: the choice can be argued with. How an answer is judged is not decided here; the caller
+passes a function that turns settings into scores.
 """
 
 import dataclasses
@@ -18,10 +20,12 @@ from vlm_mu_jax.model.decoder import SCOPES
 from vlm_mu_jax.steering.gates import GATES
 from vlm_mu_jax.steering.operators import FIXED_STRENGTH, OPERATORS, parse_layers
 
+LAST_SHARE = 0.2  # of the depth, where steering edits the wording of the next token rather than the decision
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One setting of the guard, in the words of `guard.Settings`; operator "off" is the model without it."""
+    """One setting of the guard, in the words of `Guard.using`; operator "off" is the model without it."""
 
     operator: str
     strength: float
@@ -29,6 +33,7 @@ class Candidate:
     gate: str
     scope: str = "prompt"
     component: str = "token"
+    rank: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +41,11 @@ class Scores:
     """Shares in 0..1 on the validation split, each of the worst condition.
 
     irrelevant_harmful, answered_harmful: harmful requests answered with nonsense, and with what was asked.
-    right_harmless: None when no right answers are known. refusal_blank, refusal_own: refusal_harmful by the image in
-    the prompt; None for what was not asked.
-    kl_harmless: of the first answer token of harmless requests, unguarded to guarded, nats.
+    right_harmless: None when no right answers are known. refusal_blank, refusal_own, refusal_other: refusal_harmful by
+    the image in the prompt (another request's); None for what was not asked.
+    kl_harmless: of the first answer token of harmless requests, unguarded to guarded, nats. text_answer_nll: of the
+    model's own refusals of the text alone, as answers to the same requests with an image, nats per token; None where it
+    refuses none.
     """
 
     refusal_harmful: float
@@ -47,8 +54,10 @@ class Scores:
     irrelevant_harmful: float = 0.0
     refusal_blank: float | None = None
     refusal_own: float | None = None
+    refusal_other: float | None = None
     kl_harmless: float = 0.0
     answered_harmful: float = 0.0
+    text_answer_nll: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +83,12 @@ class Selection:
 
 
 def default_layer_sets(L: int) -> tuple[str, ...]:
-    """Layer sets to try: the middle third, its last two layers, and its central one (each single one of a few)."""
+    """Layer sets to try: the middle third, the same down to the last layers, its last two layers, and its central one
+    (each single one of a few)."""
     middle = parse_layers("middle", L)
     singles = middle if len(middle) <= 2 else (middle[len(middle) // 2],)
-    sets = [middle, middle[-2:], *((layer,) for layer in singles)]
+    longer = tuple(layer for layer in range(middle[0], L) if layer < (1 - LAST_SHARE) * L)
+    sets = [middle, *([longer] if longer else []), middle[-2:], *((layer,) for layer in singles)]
     return tuple(",".join(map(str, layers)) for layers in dict.fromkeys(sets))
 
 
@@ -90,13 +101,15 @@ def candidates(
     gates: Sequence[str] = ("midpoint",),
     scopes: Sequence[str] = ("prompt",),
     component: str = "token",
-    last_share: float = 0.2,
+    ranks: Sequence[int] = (0,),
+    last_share: float = LAST_SHARE,
 ) -> list[Candidate]:
     """The grid, "off" first.
 
     component: whose component is added; transplant, which needs another run's, reads "text" unless this is "self".
-    Layers in the last `last_share` of the depth are left out: steering there edits the wording of the next token rather
-    than the decision (rule of refusal_direction); a set left empty is dropped, and ablate takes single layers only.
+    ranks: rows of the subspace, 0 = all; add has one in any case.
+    Layers in the last `last_share` of the depth are left out (rule of refusal_direction); a set left empty is dropped,
+    and ablate takes single layers only.
     """
     for what, names, known in (("operator", operators, OPERATORS), ("gate", gates, GATES), ("scope", scopes, SCOPES)):
         for name in names:
@@ -109,8 +122,9 @@ def candidates(
         read = component if operator == "amplify" else "token"
         if operator == "transplant":
             read = "text" if component == "token" else component
+        rows = (0,) if operator == "add" else ranks
         if layers and (operator != "ablate" or len(layers) == 1):
-            grid += [Candidate(operator, float(level), layers, gate, scope, read) for level in levels]
+            grid += [Candidate(operator, float(s), layers, gate, scope, read, m) for m in rows for s in levels]
     return list(dict.fromkeys(grid))
 
 
@@ -149,12 +163,14 @@ def select(
 
 
 def _preference(pair: tuple[Candidate, Scores]) -> tuple:
-    """More refusal of harmful, then fewer answers to it, less nonsense, the weaker guard, fewer harmless ones lost."""
+    """More refusal of harmful, then fewer answers to it, less nonsense, likelier refusals in the text's words, the
+    weaker guard, fewer harmless ones lost."""
     candidate, scores = pair
     return (
         scores.refusal_harmful,
         -scores.answered_harmful,
         -scores.irrelevant_harmful,
+        -(scores.text_answer_nll or 0.0),
         -abs(candidate.strength),
         -scores.over_refusal,
         scores.right_harmless or 0.0,

@@ -29,6 +29,7 @@ class Figure:
 EVIDENCE = {
     "sweep": Evidence("sweep.json that bin/train wrote for a config with a sweep", "rows"),
     "relearning": Evidence("relearn.json of bin/relearn", "curve"),
+    "saliency": Evidence("audit.json of bin/audit --saliency: which words of a question decide a refusal", "rows"),
     "methods": Evidence("attack.json of bin/attack with another --method than one_word", "rows"),
     "defences": Evidence("defences.json of bin/defences: defences by instruction setting and image", "rows"),
 }
@@ -45,7 +46,10 @@ FIGURES = (
         "words",
         "figures_audit.attribution",
         "Every dot a word: how strongly it goes with refusal in the training data, against what it does to the model's"
-        " refusal margin when it opens the question, and how much of that is gone after training on rebalanced data.",
+        " refusal margin (log-odds that the answer starts with a refusal) when it opens the question; beside it, where"
+        " a second model was searched, how much of that is gone there (with the sign of the effect; the other sign: it"
+        " has grown). Lines: 95 % intervals of the log odds; in brackets: of the correlation (r Pearson, ρ Spearman),"
+        " by bootstrap over words.",
     ),
     Figure(
         "sweep",
@@ -67,7 +71,8 @@ FIGURES = (
         "figures_defences.directions",
         "Left: the separation that a direction fitted inside each condition reaches on requests it has not seen; where"
         " it stays high, an image has turned the direction, not removed the difference. Middle: cosine of the text's"
-        " direction with those of the conditions. Right: blank images of all kinds.",
+        " direction with those of the conditions. Right: blank images of all kinds. The requests are those of the plot"
+        " above.",
     ),
     Figure(
         "guard",

@@ -9,9 +9,10 @@ from vlm_mu_jax.evaluation.report.figures import short
 from vlm_mu_jax.evaluation.report.figures_evidence import number
 
 _PANELS = (
-    ("change", "refusal margin with the word,\nminus as asked [nats]"),
-    ("removed", "of this gone in the model\ntuned on rebalanced data [nats]"),
+    ("change", "refusal margin of {model} with the word,\nminus as asked [nats]"),
+    ("removed", "of this gone in {model} [nats]"),
 )
+_UNNAMED = ("the model", "the model\ntuned on rebalanced data")
 _NAMED = 14  # words with their names; the others are dots
 _LETTER, _GAP, _LONGEST = 0.08, 0.09, 16  # inches per letter and between words; words of a question that are shown
 _METHODS = (("removal", "margin lost without the word"), ("gradient_x_input", "gradient × input"))
@@ -23,7 +24,8 @@ def attribution(audits: list[dict[str, Any]]) -> Drawing | None:
     found = next((a["attribution"] for a in audits if isinstance(a.get("attribution"), dict)), None)
     if not found or not _points(found, "change"):
         return None
-    shown = [panel for panel in _PANELS if _points(found, panel[0])]
+    shown = [(name, label.format(model=_model(found, i))) for i, (name, label) in enumerate(_PANELS)]
+    shown = [panel for panel in shown if _points(found, panel[0])]
     with style():
         figure, axes = panels(len(shown), 3.9, share_y=False)
         for axis, (name, label) in zip(axes, shown, strict=True):
@@ -36,6 +38,13 @@ def attribution(audits: list[dict[str, Any]]) -> Drawing | None:
         return to_svg(
             figure, "attribution", "Scatter: log odds of each word in the data against its effect on the refusal margin"
         )
+
+
+def _model(found: dict[str, Any], place: int) -> str:
+    """The name of the attacked model, or of the second one."""
+    names = found.get("models")
+    name = names[place] if isinstance(names, list) and len(names) > place else None
+    return short(name, 30) if isinstance(name, str) else _UNNAMED[place]
 
 
 def _points(found: dict[str, Any], name: str) -> list[dict[str, Any]]:

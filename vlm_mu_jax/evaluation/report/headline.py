@@ -3,6 +3,8 @@
 from vlm_mu_jax.evaluation.report.verdict import NOT_SHOWN, SHOWN, Topic, spread
 from vlm_mu_jax.evaluation.report.words import listing
 
+_WORSE = " (the worse of blank and own image)"
+
 
 def headline(topics: list[Topic]) -> list[str]:
     """One sentence per topic that was measured: mirage, over-refusal, unlearning, guard."""
@@ -47,11 +49,11 @@ def _unlearning_line(topic: Topic) -> str:
 def _guard_line(topic: Topic) -> str:
     before, after = spread(topic.claims, "before"), spread(topic.claims, "after")
     if topic.level == SHOWN:
-        return f"With a blank image the guard moves refusals of hazardous requests from {before} to {after}."
+        return f"Beside an image the guard moves refusals of hazardous requests from {before} to {after}{_WORSE}."
     if topic.level == NOT_SHOWN:
-        return f"The guard makes no clear difference with a blank image ({before} without, {after} with)."
-    start = f"The guard helps with a blank image ({before} refused without, {after} with)"
-    return f"{start}, but not everywhere or not for free{_tally(topic)}."
+        return f"Beside an image the guard makes no clear difference: {before} refused without, {after} with{_WORSE}."
+    start = f"The guard helps: {before} of hazardous requests refused without, {after} with it{_WORSE}"
+    return f"{start}, but not everywhere, not wholly or not for free{_tally(topic)}."
 
 
 def _tally(topic: Topic) -> str:

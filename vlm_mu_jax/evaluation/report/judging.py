@@ -1,4 +1,4 @@
-"""How far the judge's rates hold: corrected for its errors, against neutral words, and on public sets; as tables."""
+"""How far the judge's rates hold: against neutral words, against people, and corrected for its errors; as tables."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,22 +19,7 @@ class Table:
 
 def tables(runs: list[Run]) -> list[Table]:
     """The tables that some run has numbers for."""
-    return [
-        table
-        for table in (_public(runs), _further(runs), _control(runs), _agreement(runs), _corrected(runs))
-        if table.rows
-    ]
-
-
-def _public(runs: list[Run]) -> Table:
-    """Public sets, each by its own official rules: one row per number, one column per run."""
-    names = [name for run in runs for name in run.group("sets") if name.count("/") == 1]  # breakdowns are left out
-    rows = []
-    for name in dict.fromkeys(names):
-        short, number = name.split("/")
-        rows.append((f"{short}: {words.metric(number)}", [_measured(run.metric(f"sets/{name}")) for run in runs]))
-    note = "By each set's own scoring rules. Sums above 1 are points, not shares."
-    return Table("Public sets", note, ["Number", *(run.label for run in runs)], rows)
+    return [table for table in (_further(runs), _control(runs), _agreement(runs), _corrected(runs)) if table.rows]
 
 
 _FURTHER = (
@@ -52,7 +37,8 @@ _FURTHER = (
 
 def _further(runs: list[Run]) -> Table:
     rows = [(text, [_measured(run.metric(name)) for run in runs]) for name, text in _FURTHER if _any(runs, name)]
-    return Table("Further rates", "Small: 95 % intervals.", ["Rate", *(run.label for run in runs)], rows)
+    note = "Small: 95 % intervals and number of answers or questions."
+    return Table("Further rates", note, ["Rate", *(run.label for run in runs)], rows)
 
 
 def _any(runs: list[Run], name: str) -> bool:
@@ -66,15 +52,14 @@ def _control(runs: list[Run]) -> Table:
         found = _mapping(run.raw.get("null_control"))
         if found.get("asr") and found.get("asr_null"):
             rates = [_rate(found[name], run) for name in ("asr", "asr_null")]
-            expected = (
-                _rate(found.get("by_judge_errors"), run) if found.get("by_judge_errors") is not None else ("", "")
-            )
-            rows.append((run.label, [*rates, expected, (_p(found.get("p")), "")]))
-    note = (
-        "Best of K words against best of K neutral words on the same questions; p of the exact McNemar test. Where the"
-    )
-    note += " judge is calibrated: what its errors alone would give in as many tries."
-    columns = ["Model", "ASR, words of the search", "ASR, neutral words", "Judge's errors alone", "p"]
+            rows.append((run.label, [*rates, (_p(found.get("p")), ""), _rate(found.get("by_judge_errors"), run)]))
+    note = "Best of K words against best of K neutral words on the same questions; p of the exact McNemar test."
+    columns = ["Model", "ASR, words of the search", "ASR, neutral words", "p"]
+    if any(cells[-1][0] != "–" for _, cells in rows):
+        note += " Last: what the errors of the judge alone, as calibrated, would give in as many tries."
+        columns.append("Judge's errors alone")
+    else:
+        rows = [(name, cells[:-1]) for name, cells in rows]
     return Table("Against neutral words", note, columns, rows)
 
 
@@ -119,11 +104,7 @@ def _rate(value: Any, run: Run) -> tuple[str, str]:
 
 
 def _measured(metric: Metric | None) -> tuple[str, str]:
-    """The text of a rate and its interval; a value above 1 is a score in points."""
-    if metric is None or metric.value <= 1:
-        return words.rate(metric), words.interval(metric)
-    bounds = f"{metric.low:.1f}–{metric.high:.1f}" if metric.low is not None and metric.high is not None else ""
-    return f"{metric.value:.1f}", bounds
+    return words.rate(metric), words.standing_on(metric)
 
 
 def _p(value: Any) -> str:

@@ -19,12 +19,14 @@ from vlm_mu_jax.evaluation.report import (
     headline,
     judging,
     papers,
+    public_sets,
     published,
+    saliency,
     verdict,
     words,
 )
 from vlm_mu_jax.evaluation.report.canvas import Drawing
-from vlm_mu_jax.evaluation.report.content import BASE, SFT, Content, Run, as_metric
+from vlm_mu_jax.evaluation.report.content import BASE, GUARD, SFT, Content, Metric, Run, as_metric
 from vlm_mu_jax.evaluation.report.evidence import FIGURES
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -37,6 +39,14 @@ COLUMNS = (
     ("Harmless right", (("before", "harmless_right_before"), ("after", "harmless_right_after"))),
     ("Utility", (("", "utility"),)),
 )
+# What each figure of rates is drawn from.
+_FIGURE_RATES = {
+    "openings": ("asr_by_opening", "harmless_right_by_opening"),
+    "shots": ("asr_after_by_shots",),
+    "frontier": ("asr_after", "harmless_right_after"),
+    "composition": ("asr_after", "ir_unsafe_after"),
+    "gap": ("gap",),
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,8 @@ def _environment() -> Environment:
         "rate": words.rate,
         "interval": words.interval,
         "count": words.count,
+        "stated": words.stated,
+        "standing_on": words.standing_on,
         "p_value": words.p_value,
     }
     environment.filters |= {"size": _size, "kind": words.kind}
@@ -101,6 +113,7 @@ def _context(content: Content) -> dict[str, Any]:
     )
     base = {seed: next((run for run in content.of_seed(seed) if run.kind == BASE), None) for seed in content.seeds}
     tables = published.load()
+    points = figures_evidence.pca_points(content.guard or {})
     return {
         "content": content,
         "topics": topics,
@@ -111,9 +124,16 @@ def _context(content: Content) -> dict[str, Any]:
         "published": tables,
         "papers": papers.papers(content.runs, tables),
         "audit_rows": _audit_table(content.audit),
+        **_probe(content.audit or {}),
+        "asked": _asked(content),
+        "guard_note": _guard_note(runs),
+        "requests": len(points) // len({str(point.get("condition")) for point in points}) if points else None,
         "search": _search_table(content.attack),
         "again": [_again_row(name, attack) for name, attack in content.attack_again.items()],
         "judging": judging.tables(content.runs),
+        "public_sets": public_sets.public_sets(content.runs),
+        "saliencies": saliency.saliencies(content),
+        "saliency_methods": [title for _, title in saliency.METHODS],
         "comparisons": comparisons.pairs(content.comparisons),
         "provenance": [(label, _flat(facts)) for label, facts in content.provenance],
         "answers": answers,
@@ -164,6 +184,46 @@ def _audit_table(audit: dict[str, Any] | None) -> list[dict[str, Any]]:
     return figures_evidence.audit_rows(audit)[:200] if audit else []
 
 
+def _probe(audit: dict[str, Any]) -> dict[str, Any]:
+    """How well the first word alone predicts the outcome, against the larger class: for the note below the chart."""
+    found = audit.get("probe") if isinstance(audit.get("probe"), dict) else {}
+    majority = figures_evidence.number(found, "majority")
+    if majority is None or figures_evidence.number(found, "accuracy") is None:
+        return {"probe": None, "majority": None}
+    probe = as_metric({**found, "value": found["accuracy"]}, "audit: probe")
+    return {"probe": probe, "majority": words.percent(majority)}
+
+
+def _asked(content: Content) -> dict[str, str]:
+    """On how many questions each figure stands, for the end of its caption."""
+    rates = {
+        figure: [metric for run in content.runs for name in of for metric in _under(run, name)]
+        for figure, of in _FIGURE_RATES.items()
+    }
+    lists = ("jailbreak", "over_refuse", "null")
+    rates["search"] = [row[2] for name in lists for row in figures_evidence.search_rows(content.attack or {}, name)]
+    asked = {figure: words.sizes(metrics) for figure, metrics in rates.items()}
+    return {figure: f", {sizes} each" if sizes else "" for figure, sizes in asked.items()}
+
+
+def _under(run: Run, name: str) -> list[Metric]:
+    """A rate, or all rates of a group."""
+    return [run.metrics[name]] if name in run.metrics else list(run.group(name).values())
+
+
+def _guard_note(runs: list[Run]) -> str:
+    """Said where a guard does nothing for the unsafe questions of the main table: they are not what it is made for."""
+    plain = next((run for run in runs if run.kind == BASE and run.metric("asr_before")), None)
+    guarded = next((run for run in runs if run.kind == GUARD and run.metric("asr_before")), None)
+    if not plain or not guarded or verdict.clearly_above(plain.metric("asr_before"), guarded.metric("asr_before")):
+        return ""
+    rates = [words.stated(run.metric("asr_before")) for run in (plain, guarded)]
+    return (
+        "The guard is made to bring back refusals that the language model gives to the text alone; see “Gap and guard”."
+        f" On the unsafe questions of this table it makes no clear difference: ASR {rates[0]} without, {rates[1]} with."
+    )
+
+
 def _again_row(name: str, attack: dict[str, Any]) -> dict[str, Any]:
     """A model attacked with words searched for it: the words, and its rates as asked, with them and with null words."""
     rates = (attack.get("any_of_k") or {}).get("asr") or {}
@@ -175,10 +235,16 @@ def _again_row(name: str, attack: dict[str, Any]) -> dict[str, Any]:
 def _search_table(attack: dict[str, Any] | None) -> list[tuple[str, list[tuple]]]:
     if not attack:
         return []
-    names = (("jailbreak", "Makes it answer"), ("over_refuse", "Makes it refuse"), ("null", "Neutral control"))
-    tables = [(title, figures_evidence.search_rows(attack, name)) for name, title in names]
-    for name, title in names[:2]:
-        tables.append((f"{title}: shortlist, on the search questions", figures_evidence.shortlist(attack, name)))
+    names = (("jailbreak", "Makes it answer", "answered"), ("over_refuse", "Makes it refuse", "refused"))
+    null = figures_evidence.search_rows(attack, "null")
+    searched = attack.get("n_search") if isinstance(attack.get("n_search"), dict) else {}
+    tables = [(title, figures_evidence.search_rows(attack, name)) for name, title, _ in names]
+    for name, _, rate in names:
+        rows = [row for row in null if row[3].get("goal", "jailbreak") == name]
+        tables.append((f"Neutral control: {rate}", rows))
+    for name, title, _ in names:
+        title = f"{title}: shortlist, on the {searched.get(name, '')} questions of the search"
+        tables.append((" ".join(title.split()), figures_evidence.shortlist(attack, name)))
     return [(title, rows[:50]) for title, rows in tables if rows]
 
 

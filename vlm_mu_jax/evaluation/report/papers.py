@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from vlm_mu_jax.evaluation.report import published
+from vlm_mu_jax.evaluation.report import published, words
 from vlm_mu_jax.evaluation.report.content import BASE, GUARD, SFT, Metric, Run
 
 
@@ -41,6 +41,11 @@ class Paper:
     lines: list[Line]
     sources: list[str]
     trusts: list[str]
+
+    @property
+    def sizes(self) -> str:
+        """On how many questions the measured half stands."""
+        return words.sizes(metric for line in self.lines for metric in line.measured)
 
 
 _SFT_ROWS = (SFT, ("Mixed-SFT", "Posthoc-SFT"))

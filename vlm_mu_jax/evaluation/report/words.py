@@ -1,9 +1,11 @@
 """Numbers in words, one way for the whole page: percentages, intervals, counts and ranges over seeds."""
 
+from collections.abc import Iterable
+
 from vlm_mu_jax.evaluation.report.content import Metric
 
 _KINDS = {"base": "original model", "sft": "safety fine-tuned", "guard": "guarded at inference", "other": "other"}
-_SPACE = "\u00a0"  # keeps number and percent sign on one line
+_SPACE, _JOINED = "\u00a0", "\u2060"  # keep number and percent sign, or both ends of an interval, on one line
 
 
 def kind(name: str) -> str:
@@ -15,8 +17,11 @@ def percent(value: float | None, n: int | None = None) -> str:
     """A fraction as a percentage; one decimal only where the sample can carry it (n >= 1000)."""
     if value is None:
         return "–"
-    digits = 1 if n and n >= 1000 and 0 < value < 1 else 0
-    return f"{100 * value:.{digits}f}{_SPACE}%"
+    return f"{100 * value:.{_digits(n) if 0 < value < 1 else 0}f}{_SPACE}%"
+
+
+def _digits(n: int | None) -> int:
+    return 1 if n and n >= 1000 else 0
 
 
 def rate(metric: Metric | None) -> str:
@@ -24,10 +29,28 @@ def rate(metric: Metric | None) -> str:
 
 
 def interval(metric: Metric | None) -> str:
-    """The 95 % interval as "91–99", empty when unknown."""
+    """The 95 % interval in percent as "91–99", one decimal where the sample can carry it; empty when unknown."""
     if metric is None or metric.low is None or metric.high is None:
         return ""
-    return f"{100 * metric.low:.0f}–{100 * metric.high:.0f}"
+    digits = _digits(metric.n)
+    return f"{100 * metric.low:.{digits}f}–{100 * metric.high:.{digits}f}"
+
+
+def standing_on(metric: Metric | None) -> str:
+    """What a rate stands on, for the small print below it: "91–99 · n = 96"."""
+    return " · ".join(filter(None, (interval(metric), sizes([metric]))))
+
+
+def stated(metric: Metric | None) -> str:
+    """A rate with its interval, for a sentence: "99 % [94–100]", on one line."""
+    bounds = interval(metric).replace("–", f"{_JOINED}–{_JOINED}")
+    return f"{rate(metric)}{_SPACE}[{bounds}]" if bounds else rate(metric)
+
+
+def sizes(metrics: Iterable[Metric | None]) -> str:
+    """On how many questions rates stand: "n = 96", or "n = 40 to 96"; empty when no rate says so."""
+    found = sorted({metric.n for metric in metrics if metric and metric.n})
+    return "" if not found else f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
 def count(metric: Metric | None) -> str:
