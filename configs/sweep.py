@@ -8,7 +8,8 @@ output weights of the first two of four decoder blocks train at every point.
 Every point is judged by validation questions under every opening word; sweep.json, table.md and frontier.svg in the
 workdir compare them, and each point's model is that of its best evaluation. A killed sweep goes on where it stopped.
 Reads what configs/miniature_unlearn.py reads.
-Hardware: two CPU cores. Time: of so many runs of configs/miniature_unlearn.py, each with three evaluations.
+Hardware: two CPU cores. Time: one to three minutes per run, three evaluations
+included.
 """
 
 from vlm_mu_jax.errors import InputError
