@@ -27,8 +27,8 @@ stream, 16 on v5e-16 and 64 on v5e-64; the L4 takes its 8 one by one (accumulate
 estimates. docs/scaling.md says more.
   variant              v5e-16        v5e-64         v5p-8      8 x H100          H200            L4
   7b_npo            8.3 / 1.3     3.5 / 1.1     30 / 0.95     15 / 0.23     123 / 1.8             -
-  7b_npo_lora      3.1 / 0.84             -    7.4 / 0.72             -      28 / 1.3       19 / 11
-  7b_rmu           2.5 / 0.56             -             -             -     25 / 0.89             -
+  7b_npo_lora      3.1 / 0.84             -    7.4 / 0.72    4.1 / 0.17      28 / 1.3       19 / 11
+  7b_rmu           2.5 / 0.56    1.7 / 0.56    6.6 / 0.48    3.8 / 0.11     25 / 0.89             -
   7b_rmu_lora               -             -             -             -             -             -
   13b_npo                   -     5.9 / 2.1             -             -        no fit             -
   13b_npo_lora              -             -             -             -             -             -
