@@ -4,8 +4,8 @@ The word search (--method=one_word) tries every word of a vocabulary at every po
 the model's own refusal margin. The best words are then measured with real answers on questions the search never saw,
 beside null words as a control. Other methods: a suffix by gradient (gcg) or blindly (random), for every question or one
 for all (--universal), a begun answer (prefill), paraphrases with and without a word, and images (pgd within a bound,
-blank, noise, typographic); each is measured with real answers beside a control. A killed attack continues with the
-question it was at when it is started again.
+blank, noise, typographic); each is measured with real answers beside a control. A killed attack continues
+where it was when it is started again.
 
 Example:
   bin/attack --checkpoint=runs/sft --data=runs/mini/data --out=runs/attack_sft/attack.json
