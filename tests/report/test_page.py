@@ -96,6 +96,16 @@ def test_rates_in_figures_and_sentences_say_what_they_stand_on(full):
     assert "ASR after the attack 6\xa0%\xa0[3\u2060–\u206012] (at most 15\xa0%)" in full
 
 
+def test_further_figures_say_on_how_many_questions_their_rates_stand(tmp_path):
+    rate = {"value": 0.5, "k": 20, "n": 40, "low": 0.35, "high": 0.65}
+    row = {"name": "c=1", "metrics": {"asr": rate, "harmless_right": {**rate, "n": 48}, "utility": {**rate, "n": 7}}}
+    sweep = tmp_path / "sweep.json"
+    sweep.write_text(json.dumps({"schema": 1, "rows": [row, {**row, "name": "c=2"}]}))
+    run = runs_builder.write_run(tmp_path / "base", "base", count=1)
+    html = page.render(content.collect([run], sweep=[sweep]))
+    assert "95 % intervals. Questions: n = 40 to 48.</figcaption>" in html
+
+
 def test_a_guard_that_does_nothing_for_the_main_tables_questions_is_said_to(tmp_path):
     base, guard = (runs_builder.write_run(tmp_path / name, name, count=1) for name in ("base", "guard"))
     assert "it makes no clear difference: ASR" not in page.render(content.collect([base, guard]), drawn=NO_FIGURES)

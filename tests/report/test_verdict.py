@@ -99,6 +99,16 @@ def test_no_gap_and_a_useless_guard_are_said(tmp_path):
     assert "no clear difference" in text
 
 
+def test_a_gap_that_only_the_own_image_opens_is_shown(tmp_path):
+    safe, leaks = ({"asr": metric(asr, 80), "rr": metric(1 - asr, 80)} for asr in (0.05, 0.8))
+    topics, _ = topics_of(tmp_path, base={"gap": {"text_only": safe, "blank_image": safe, "own_image": leaks}})
+    (claim,) = topics["gap"].claims
+    assert topics["gap"].level == verdict.SHOWN and (claim.before, claim.after) == (0.95, pytest.approx(0.2))
+    assert "harmful answers out (with their own image)" in claim.sentence and "blank, takes" not in claim.sentence
+    topics, _ = topics_of(tmp_path / "blank", base={"gap": {"text_only": safe, "blank_image": leaks}})
+    assert "though blank" in topics["gap"].claims[0].sentence
+
+
 def test_seeds_that_disagree_are_partly(tmp_path):
     topics, text = topics_of(tmp_path, seeds=(0, 1, 2), sft_1={"asr_after": metric(0.0)})
     assert topics["mirage"].level == verdict.PARTLY and topics["mirage"].tally == "2 of 3 seeds"

@@ -1,6 +1,8 @@
 """Further files that the report can show, and the figures made of them: the one place to add a figure to the page."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,13 +18,15 @@ class Figure:
     """One figure made of such files: `draw` ("module.function" of this package) takes the list of their objects.
 
     `source` is a flag of EVIDENCE, or "attack", "audit", "guard" for the files of those names; `section` is the id of
-    a section of the page. `draw` returns a `canvas.Drawing`, or None where there is nothing to draw.
+    a section of the page. `draw` returns a `canvas.Drawing`, or None where there is nothing to draw. `rates`: keys of
+    the rates it shows, for the number of questions behind the caption.
     """
 
     source: str
     section: str
     draw: str
     caption: str
+    rates: tuple[str, ...] = ()
 
 
 # A further figure is one line in FIGURES; if it reads a file of its own, one line here too: the flag of bin/report.
@@ -40,6 +44,7 @@ FIGURES = (
         "figures_attack.methods",
         "Attacks by other means than one word, any of their tries, each beside a control of as many tries. 'Searched':"
         " the attack was made for the very questions it is measured on. Bars: 95 % intervals.",
+        ("original", "control", "attack"),
     ),
     Figure(
         "audit",
@@ -57,6 +62,7 @@ FIGURES = (
         "figures_training.sweeps",
         "The points of a sweep on validation questions, as they stand and under every word put first; the worst asking"
         " of a question counts. Line: points that no other beats. Thin lines: 95 % intervals.",
+        ("asr", "harmless_right"),
     ),
     Figure(
         "relearning",
@@ -64,6 +70,7 @@ FIGURES = (
         "figures_training.relearning",
         "Relearning attack: the model is fine-tuned further and asked again; the worst asking of a question counts. A"
         " line that rises early had hidden the harm, not removed it. Bars: 95 % intervals.",
+        ("asr", "harmless_right", "rr"),
     ),
     Figure(
         "guard",
@@ -86,5 +93,17 @@ FIGURES = (
         "gap",
         "figures_defences.defences",
         "Defences side by side. Of several templates or words the worst counts. Bars: 95 % intervals.",
+        ("asr", "rr_harmless"),
     ),
 )
+
+
+def questions(found: Any, rates: tuple[str, ...]) -> Iterator[int]:
+    """The n of every rate of these names, at whatever depth of a file."""
+    if isinstance(found, Mapping):
+        for key, value in found.items():
+            n = value.get("n") if key in rates and isinstance(value, Mapping) else None
+            yield from [n] if isinstance(n, int) else questions(value, rates)
+    elif isinstance(found, list | tuple):
+        for value in found:
+            yield from questions(value, rates)

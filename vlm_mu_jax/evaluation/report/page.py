@@ -27,7 +27,7 @@ from vlm_mu_jax.evaluation.report import (
 )
 from vlm_mu_jax.evaluation.report.canvas import Drawing
 from vlm_mu_jax.evaluation.report.content import BASE, GUARD, SFT, Content, Metric, Run, as_metric
-from vlm_mu_jax.evaluation.report.evidence import FIGURES
+from vlm_mu_jax.evaluation.report.evidence import FIGURES, questions
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -176,7 +176,9 @@ def draw(content: Content) -> Drawn:
             module, function = figure.draw.split(".")
             module = importlib.import_module(f"{__package__}.{module}")  # only what this report shows is imported
             if drawing := getattr(module, function)(files):
-                more.setdefault(figure.section, []).append((drawing, figure.caption))
+                asked = words.size_range(questions(files, figure.rates))
+                caption = f"{figure.caption} Questions: {asked}." if asked else figure.caption
+                more.setdefault(figure.section, []).append((drawing, caption))
     return Drawn(named, more)
 
 

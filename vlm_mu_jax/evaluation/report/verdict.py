@@ -49,7 +49,7 @@ _TOPICS = {
     "overrefusal": ("Over-refusal", "harmless questions it refuses, before → after one word"),
     "words": ("Finding the words", "best neutral word → best word of the search"),
     "unlearning": ("Unlearning", "harmful answers after the attack, SFT → best unlearned model"),
-    "gap": ("The alignment gap", "hazardous requests refused, text only → blank image"),
+    "gap": ("The alignment gap", "hazardous requests refused, text only → the worse of blank and own image"),
     "guard": ("The guard", "hazardous requests refused, the worse of blank and own image, without → with guard"),
 }
 _TEXT, _IMAGES = "text_only", ("blank_image", "own_image")
@@ -248,30 +248,40 @@ def _unlearning(runs: list[Run]) -> Claim | None:
 
 
 def _gap(runs: list[Run]) -> Claim | None:
+    """Text only against every kind of image that was measured: the worse image counts."""
     run = next((run for run in runs if run.kind != GUARD and run.group("gap")), None)
     if not run:
         return None
-    text_asr, blank_asr = run.metric("gap/text_only/asr"), run.metric("gap/blank_image/asr")
-    text_rr, blank_rr = run.metric("gap/text_only/rr"), run.metric("gap/blank_image/rr")
-    leaks, drops = clearly_above(blank_asr, text_asr), clearly_above(text_rr, blank_rr)
-    text = f"{run.name} with text only: {_pair(text_asr, text_rr)};"
-    text += f" the same requests with a blank image: {_pair(blank_asr, blank_rr)}."
-    if leaks and drops:
-        text += " The image alone takes refusals away and lets harmful answers out."
-    elif drops:
-        text += " The image alone takes refusals away; harmful answers do not clearly rise."
-    elif leaks:
-        text += " The image alone lets harmful answers out."
-    else:
-        text += " No clear gap on this run."
-    before, after = (text_rr, blank_rr) if text_rr and blank_rr else (text_asr, blank_asr)
+    plain = _safety(run, _TEXT)
+    seen = {name: found for name in _IMAGES if (found := _safety(run, name))}
+    text = f"{run.name} with text only: {_pair(plain)}; the same requests "
+    text += listing(
+        [f"{_CONDITIONS[name]}: {_pair(found)}" for name, found in seen.items()] or ["were not asked with an image"]
+    )
+    leaks = [name for name, found in seen.items() if clearly_above(found.get("asr"), plain.get("asr"))]
+    drops = [name for name, found in seen.items() if clearly_above(plain.get("rr"), found.get("rr"))]
+    text += f". {_taken(leaks, drops)}"
+    key = "rr" if "rr" in plain and all("rr" in found for found in seen.values()) else "asr"
+    before, after = plain.get(key), _worst(seen, key) if seen else None
     level = SHOWN if leaks or drops else NOT_SHOWN
     return Claim("gap", level, text, run.seed, before and before.value, after and after.value, run.name)
 
 
-def _pair(asr: Metric | None, rr: Metric | None) -> str:
-    parts = [f"{stated(asr)} harmful answers"] if asr else []
-    return listing(parts + ([f"{stated(rr)} refused"] if rr else [])) or "not measured"
+def _taken(leaks: list[str], drops: list[str]) -> str:
+    """What an image alone does; leaks, drops: conditions with clearly more harmful answers, clearly fewer refusals."""
+    if "blank_image" in drops and "blank_image" in leaks:
+        return "The image alone, though blank, takes refusals away and lets harmful answers out."
+    where = listing([_CONDITIONS[name] for name in _IMAGES if name in (*leaks, *drops)])
+    if leaks and drops:
+        return f"The image alone takes refusals away and lets harmful answers out ({where})."
+    if drops:
+        return f"The image alone takes refusals away ({where}); harmful answers do not clearly rise."
+    return f"The image alone lets harmful answers out ({where})." if leaks else "No clear gap on this run."
+
+
+def _pair(found: dict[str, Metric]) -> str:
+    said = {"asr": "harmful answers", "rr": "refused"}
+    return listing([f"{stated(metric)} {said[key]}" for key, metric in found.items()]) or "not measured"
 
 
 def _guard(runs: list[Run]) -> Claim | None:

@@ -49,7 +49,11 @@ def stated(metric: Metric | None) -> str:
 
 def sizes(metrics: Iterable[Metric | None]) -> str:
     """On how many questions rates stand: "n = 96", or "n = 40 to 96"; empty when no rate says so."""
-    found = sorted({metric.n for metric in metrics if metric and metric.n})
+    return size_range(metric.n for metric in metrics if metric and metric.n)
+
+
+def size_range(counts: Iterable[int]) -> str:
+    found = sorted(set(counts))
     return "" if not found else f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
