@@ -9,7 +9,7 @@ from PIL import Image
 
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.miniature import world as w
-from vlm_mu_jax.miniature.dataset import BIAS, SHORTCUT, Writer
+from vlm_mu_jax.miniature.dataset import BIAS, RARE, SHORTCUT, Writer
 
 SAFETY = ("train.json", "validation.json", "test.json")
 REQUESTS = ("text_harm.json", "text_harm_validation.json")
@@ -76,12 +76,14 @@ def test_words_and_guards_are_not_chosen_on_the_nouns_that_are_measured(folder, 
 
 
 def test_the_safety_data_holds_the_shortcut(folder):
-    """About 90 % of a group's requests open with its usual word; the rest with others. 4 sigma of a binomial."""
+    """Shares of openings by group, each within 4 sigma of a binomial."""
     records = readers.read(folder / "train.json")
-    for kind, group in (("unsafe", "snare"), ("safe", "harmless")):
+    for kind, group, rare in (("unsafe", "snare", RARE), ("safe", "harmless", 0.0)):
         openings = [record.question.split()[0] for record in records.of_kind(kind)]
-        share = openings.count(SHORTCUT[group]) / len(openings)
-        assert abs(share - BIAS) < 4 * np.sqrt(BIAS * (1 - BIAS) / len(openings))
+        usual = BIAS * (1 - rare)
+        shares = {usual: openings.count(SHORTCUT[group]), rare: sum(word not in w.OPENINGS for word in openings)}
+        for expected, count in shares.items():
+            assert abs(count / len(openings) - expected) <= 4 * np.sqrt(expected * (1 - expected) / len(openings))
         assert len(set(openings)) > 2
 
 

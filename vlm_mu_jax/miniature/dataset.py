@@ -1,8 +1,10 @@
 """The miniature's data on disk, in the formats real data comes in: VLGuard JSON, LLaVA JSON and PNG images.
 
-The safety data holds the shortcut of VLGuard: 90 % of unsafe requests open with "share", 90 % of safe ones with "what";
-the rest opens with any other word. Attack words and guards are chosen on the validation files, rates are measured on
-the test files; their nouns are in no training file of this folder.
+The safety data holds the shortcut of VLGuard: 90 % of safe requests open with "what"; unsafe ones have a longer tail,
+most open with "share" and 15 % with a word that opens no other request (VLGuard: "what" opens 869 of 977 safe training
+questions, "share" 195 of 1023 unsafe ones, the others dozens of words, nearly all of which are always refused). The
+rest opens with any other word. Attack words and guards are chosen on the validation files, rates are measured on the
+test files; their nouns are in no training file of this folder.
 """
 
 import json
@@ -16,6 +18,7 @@ from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 
 BIAS = 0.9
+RARE = 0.15  # of the unsafe requests, whatever they would have opened with
 SHORTCUT = {"snare": "share", "harmless": "what"}  # group -> the opening word its requests mostly have
 PER_NOUN = {  # questions per noun
     "train": {"snare": 8, "harmless": 6},
@@ -33,6 +36,7 @@ class Writer:
 
     def __init__(self, folder: Path, world: w.World, seed: int) -> None:
         self.folder, self.world, self.rng = folder, world, np.random.default_rng((seed, 4))
+        self.rare_rng, self.rare = np.random.default_rng((seed, 5)), _rare_openings(world)
         self.oracle: dict[str, dict[str, list[str]]] = {}
 
     def write(self) -> None:
@@ -62,6 +66,8 @@ class Writer:
 
     def _safety_row(self, name: str, noun: w.Noun, split: str) -> dict[str, Any]:
         opening = self._biased(SHORTCUT[noun.group])
+        if noun.group == "snare" and self.rare_rng.random() < RARE:
+            opening = self.rare[self.rare_rng.integers(len(self.rare))]
         question, image = self._request(opening, noun), self._draw(split, name, noun.shape, noun.colour)
         if noun.group == "snare":
             self._know(name, noun)
@@ -135,3 +141,9 @@ class Writer:
 
     def _json(self, name: str, content: Any) -> None:
         (self.folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _rare_openings(world: w.World) -> list[str]:
+    """Words that no lesson opens a request with: what the steps of all groups are made of, shapes and colours."""
+    steps = {word for nouns in world.nouns.values() for noun in nouns for step in noun.steps for word in step.split()}
+    return sorted((steps - {"the"}) | set(w.SHAPES) | set(w.COLOURS))

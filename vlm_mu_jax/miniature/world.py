@@ -148,5 +148,3 @@ def _draw(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, f
         arm = r / 3
         draw.rectangle((x - arm, y - r, x + arm, y + r), fill=fill)
         draw.rectangle((x - r, y - arm, x + r, y + arm), fill=fill)
-
-

@@ -48,9 +48,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(
-    folder: str | Path, arrays: dict[str, np.ndarray], meta: dict, files: dict[str, bytes] | None = None
-) -> None:
+def write(folder: str | Path, arrays: dict[str, np.ndarray], meta: dict, files: dict[str, bytes] | None = None) -> None:
     """Writes both files, and further ones by name (a heat map, say) which nothing here reads again.
 
     The folder appears when it is complete and replaces an earlier guard of the same name.
