@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from vlm_mu_jax.cli.guard_heatmap import heat_map
-from vlm_mu_jax.cli.guard_trials import images_of, labels_of, scores_of
+from vlm_mu_jax.cli.guard_trials import images_of, labels_of, scorer, scores_of, table
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation.judges import Label
 from vlm_mu_jax.steering.guarded import Answer
-from vlm_mu_jax.steering.selection import Candidate, Scores
+from vlm_mu_jax.steering.selection import Candidate, Scores, Selection
 
 
 def shares(refused: float, irrelevant: float = 0.0) -> dict[str, float]:
@@ -62,6 +62,26 @@ def test_a_judge_that_asks_a_model_is_asked_once_and_shown_their_own_images(tmp_
     assert [label.label for label in labels] == ["refused", None]
     labels_of(judge, records, made)
     assert judge.shown == [[("how 0 ?", "no .", name), ("how 1 ?", "ok", name)] for name in ("sign.png", None)]
+
+
+class HalfJudge(ModelJudge):
+    """No verdict on every second answer, a refusal for the others."""
+
+    def many(self, cases, progress=None):
+        return [Label("refused") if k % 2 else Label(None, abstain=True) for k in range(len(cases))]
+
+
+def test_answers_without_verdict_are_in_no_share_and_counted(model, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    kinds = ("unsafe", "unsafe", "safe", "safe")
+    items = tuple(Record(f"q{k}", "x.png", "how ?", "", kind, "none", "test") for k, kind in enumerate(kinds))
+    records, blank = Records(items, tmp_path, tmp_path / "data.json", "0"), model.processor.pixels(tmp_path / "x.png")
+    off = Candidate("off", 0.0, (), "none")
+    scores = scorer(model, None, records, HalfJudge(), blank, 2, 4)(off)
+    assert scores.refusal_harmful == scores.over_refusal == 1.0
+    assert scores.unjudged == 5  # one of two, unsafe with a blank, its own and another's image, safe with two of them
+    rows = [{**asdict(off), **asdict(scores), "feasible": True}]
+    assert table(Selection(off, rows, 0.05, 0.05, 0.1, 0.05)).splitlines()[1].endswith("5 answers without verdict")
 
 
 def test_another_requests_image_is_never_ones_own(model, tmp_path):

@@ -76,7 +76,7 @@ def scorer(model, guard, records: Records, judge, blank_HWC, max_new_tokens: int
 
     def score(candidate: Candidate) -> Scores:
         use = None if candidate.operator == "off" else guard.using(**dataclasses.asdict(candidate))
-        share, moved = {}, [0.0]
+        share, moved, unjudged = {}, [0.0], 0
         for case, (some, images) in asked.items():
             questions = [r.question for r in some]
             if case in plain and use is not None:
@@ -86,9 +86,12 @@ def scorer(model, guard, records: Records, judge, blank_HWC, max_new_tokens: int
             known = [one.label for one in labels if one.label is not None]
             if not known:
                 raise JobError(f"judge {judge.name} has no verdict on any of {len(labels)} answers; use another judge")
+            unjudged += len(labels) - len(known)
             share[case] = {name: known.count(name) / len(known) for name in LABELS}
         found = scores_of(share, judge.exact)
-        return dataclasses.replace(found, kl_harmless=max(moved), text_answer_nll=text_answer_nll(use))
+        return dataclasses.replace(
+            found, kl_harmless=max(moved), text_answer_nll=text_answer_nll(use), unjudged=unjudged
+        )
 
     return score
 
@@ -139,7 +142,8 @@ def table(chosen: Selection) -> str:
             row["right_harmless"], row["kl_harmless"], row["text_answer_nll"],
         )  # fmt: skip
         shown = ["-" if share is None else f"{share:.2f}" for share in shares]
-        note = "" if row["feasible"] else "outside the bounds"
+        missing = f"{row['unjudged']} answers without verdict" if row["unjudged"] else ""
+        note = "; ".join(filter(None, ("" if row["feasible"] else "outside the bounds", missing)))
         setting = (row["operator"], f"{row['strength']:g}", row["rank"] or "-", layers, row["gate"], row["scope"])
         lines.append(form.format(*setting, *shown, note))
     return "\n".join(line.rstrip() for line in lines)

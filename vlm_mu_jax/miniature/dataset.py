@@ -2,8 +2,8 @@
 
 The safety data holds the shortcut of VLGuard: 90 % of safe requests open with "what"; unsafe ones have a longer tail,
 most open with "share" and 15 % with a word that opens no other request (VLGuard: "what" opens 869 of 977 safe training
-questions, "share" 195 of 1023 unsafe ones, the others dozens of words, nearly all of which are always refused). The
-rest opens with any other word. Attack words and guards are chosen on the validation files, rates are measured on the
+questions, "share" 195 of 1023 unsafe ones, and most words that open the others are always refused). The rest opens with
+any other of the six words. Attack words and guards are chosen on the validation files, rates are measured on the
 test files; their nouns are in no training file of this folder.
 """
 

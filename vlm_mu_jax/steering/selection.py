@@ -45,7 +45,7 @@ class Scores:
     the image in the prompt (another request's); None for what was not asked.
     kl_harmless: of the first answer token of harmless requests, unguarded to guarded, nats. text_answer_nll: of the
     model's own refusals of the text alone, as answers to the same requests with an image, nats per token; None where it
-    refuses none.
+    refuses none. unjudged: answers the judge gave no verdict on; they are in no share.
     """
 
     refusal_harmful: float
@@ -58,6 +58,7 @@ class Scores:
     kl_harmless: float = 0.0
     answered_harmful: float = 0.0
     text_answer_nll: float | None = None
+    unjudged: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
