@@ -131,6 +131,25 @@ def test_other_methods_write_the_same_form(root, data, checkpoint, tmp_path):
     assert (tmp_path / "gcg.answers.jsonl").exists() and "control" in done.stdout and "McNemar" in done.stdout
 
 
+def test_a_model_judges_an_attack(root, data, checkpoint, tmp_path):
+    out = tmp_path / "prefill.json"
+    sizes = ("--search_questions=1", "--verify_questions=2", "--goal=jailbreak", "--shots=1", "--max_new_tokens=4")
+    (tmp_path / "short.txt").write_text("{question} {answer} ?")
+    flags = (*sizes, "--method=prefill", "--judge=harm", f"--judge_checkpoint={checkpoint}")
+    command = ("attack", f"--checkpoint={checkpoint}", f"--data={data}", f"--out={out}", *flags)
+    long = run(root, *command)  # the judge's own prompt is too long for so small a model
+    assert long.returncode == 0 and "errors, 0 abstained; most errors: " in long.stdout, long.stderr
+    assert json.loads(out.read_text())["unjudged"]["errors"] > 0
+    command += (f"--judge_prompt={tmp_path / 'short.txt'}",)
+    done = run(root, *command)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["judge"].startswith("harm:") and found["judge_cost"]["prompt_tokens"] > 0
+    assert found["unjudged"]["errors"] == 0 and "judging took" in done.stdout
+    assert (tmp_path / "prefill.json.judging" / "judged" / "harm.jsonl").read_text()
+    assert sum(found["any_of_k"]["asr"]["labels"]["attack"].values()) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "wanted"),
     [

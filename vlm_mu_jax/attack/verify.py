@@ -80,7 +80,10 @@ class Verifier:
         answers = answer_questions(
             self.model, items, self.answers, self.batch_size, self.max_new_tokens, self.steer, self.progress, label
         )
-        judged = judge_answers(self.answers, answers, {self.judge.name: self.judge}, {r.id: r for r in asked})
+        judged = judge_answers(
+            self.answers, answers, {self.judge.name: self.judge}, {r.id: r for r in asked},
+            images={(item.id, item.condition): item.image for item in items}, progress=self.progress,
+        )  # fmt: skip
         return metrics.outcomes(judged, self.judge.name)
 
     def measure(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import attack_methods, command, output
+from vlm_mu_jax.cli import attack_methods, command, judge_flags, output
 from vlm_mu_jax.cli.attack_methods import shown
 
 _METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
@@ -76,12 +76,6 @@ _REFERENCE = flags.DEFINE_string(
     "the model before its safety tuning: over-refusal words are then ranked by how much tuning raised their refusal"
     " margin, and words that it refused before (content, not shortcuts) are left out",
 )
-_JUDGE = flags.DEFINE_enum(
-    "judge",
-    None,
-    ["oracle", "keyword", "keyword_seed"],
-    "who judges the answers (default: oracle if the data have one, else keyword)",
-)
 _SEED = flags.DEFINE_integer("seed", 0, "draws the questions and the null words")
 _RESCORED = flags.DEFINE_integer(
     "rescored", 3, "how many of the best words are scored again in float32, one prompt at a time", lower_bound=0
@@ -97,30 +91,32 @@ _MESH = flags.DEFINE_list(
 _BATCH = flags.DEFINE_integer("batch_size", 32, "questions answered at a time", lower_bound=1)
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
 flags.adopt_module_key_flags(attack_methods)
+flags.adopt_module_key_flags(judge_flags)
 
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import model_folder
-    from vlm_mu_jax.evaluation import judges
+    from vlm_mu_jax.evaluation.table import verdict_lines
 
     out, method = output.check_writable(_OUT.value), _METHOD.value
     use = None if method == "one_word" else attack_methods.settings(method, _SEED.value, _BLOCK.value)
     command.enable_compilation_cache()
+    judge = judge_flags.rater(_DATA.value, out)
     meshes = _meshes(method)
     model = model_folder.load(_CHECKPOINT.value, mesh=meshes[0] if meshes else None)
     reference = model_folder.load(_REFERENCE.value, mesh=meshes[0] if meshes else None) if _REFERENCE.value else None
     search, verify = _questions()
-    judge = (
-        judges.get(_JUDGE.value, _DATA.value) if _JUDGE.value else next(iter(judges.available(_DATA.value).values()))
-    )
     if use is None:
         result = _words(out, model, reference, search, verify, judge, meshes)
     else:
         result = _other(method, use, out, model, search, verify, judge, meshes)
     result |= {"model": Path(_CHECKPOINT.value).absolute().name, "search_split": _split()}
     result["data"] = {r.source.name: r.sha256 for r in (search, verify)}
+    result |= _judging(out, judge)
     output.write_json(out, result)
     print(_table(result) if use is None else attack_methods.table(result))
+    if result["judge_cost"]:  # of a judge that asks a model
+        print("\n".join(verdict_lines(result)))
 
 
 def _words(out, model, reference, search, verify, judge, meshes) -> dict:
@@ -165,13 +161,31 @@ def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
         return attack_methods.run(run, method, use, openings, answered, _MODE.value)
 
 
+def _judging(out, judge) -> dict:
+    """What became of the answers that this attack has judged so far: no verdict on how many and why, and the cost."""
+    from vlm_mu_jax.evaluation import answers_file, results
+    from vlm_mu_jax.evaluation.judges import BatchJudge
+
+    answers = answers_file.read(_beside(out, "answers"))
+    judged = {"attack": [answer for answer in answers if judge.name in answer.labels]}
+    return {
+        "unjudged": results.unjudged(judged, judge.name),
+        "judge_error": results.common_error(judged, judge.name),
+        "judge_cost": judge.cost() if isinstance(judge, BatchJudge) else None,
+    }
+
+
+def _beside(out, what: str) -> Path:
+    return out.with_name(f"{out.stem}.{what}.jsonl")
+
+
 @contextlib.contextmanager
 def _resumable(out, identity, *kind):
     """(open file of finished questions, answers file): both of this very attack, or new."""
     from vlm_mu_jax.attack.margins_file import MarginsFile
 
-    answers = out.with_name(f"{out.stem}.answers.jsonl")
-    with MarginsFile(out.with_name(f"{out.stem}.margins.jsonl"), identity, *kind) as file:
+    answers = _beside(out, "answers")
+    with MarginsFile(_beside(out, "margins"), identity, *kind) as file:
         if not file.resumed:
             answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
         yield file, answers

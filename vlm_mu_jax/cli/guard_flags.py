@@ -46,13 +46,8 @@ def requests():
 
 @functools.cache
 def judge():
-    """Who tells refusals; the verdicts of a model judge are kept beside --out, in OUT.judging."""
-    from vlm_mu_jax.errors import InputError
-
-    if judge_flags.CALIBRATE.value:
-        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
-    out = Path(OUT.value)
-    return judge_flags.choose(data_file().parent, out.with_name(f"{out.name}.judging"))[0]
+    """Who tells refusals."""
+    return judge_flags.rater(data_file().parent, OUT.value)
 
 
 def blank(model):

@@ -1,4 +1,4 @@
-"""Flags of bin/eval that say who judges the answers, and how far that judge can be trusted."""
+"""Flags that say who judges the answers, and how far that judge can be trusted."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +56,19 @@ def choose(data_dir: str | Path, workdir: str | Path) -> tuple[Any, dict[str, An
         return judge, {**available, judge.name: judge}
     _refuse((CHECKPOINT, SERVER, MODEL, PROMPT), f"only a judge that asks a model reads it ({', '.join(BY_MODEL)})")
     return available.get(name) or judges.get(name, data_dir), available
+
+
+def rater(data_dir: str | Path, out: str | Path) -> Any:
+    """The judge whose labels count, for other commands than bin/eval; the verdicts of a model are kept in OUT.judging.
+
+    Raises InputError as `choose` does, and for --calibrate.
+    """
+    from vlm_mu_jax.errors import InputError
+
+    if CALIBRATE.value:
+        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
+    out = Path(out)
+    return choose(data_dir, out.with_name(f"{out.name}.judging"))[0]
 
 
 def labelled() -> list[Any]:

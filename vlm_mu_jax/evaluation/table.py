@@ -42,9 +42,8 @@ def print_results(results: Mapping[str, Any]) -> None:
         print(line)
 
 
-def judge_lines(run: Mapping[str, Any]) -> Iterator[str]:
-    """Who judged, what that cost, what got no verdict and why, and how far chance or the judge's errors explain the
-    attack's success."""
+def verdict_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    """Who judged, what got no verdict and why, what a model judge used."""
     lost = run["unjudged"]
     line = f"judge: {run['judge']}; answers without a verdict: {lost['errors']} errors, {lost['abstained']} abstained"
     yield line + (f"; most errors: {run['judge_error']}" if run.get("judge_error") else "")
@@ -53,6 +52,12 @@ def judge_lines(run: Mapping[str, Any]) -> Iterator[str]:
             f"${value:.4f}" if name == "dollars" else f"{value} {name.replace('_', ' ')}"
             for name, value in run["judge_cost"].items()
         )
+
+
+def judge_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    """Who judged, what that cost, what got no verdict and why, and how far chance or the judge's errors explain the
+    attack's success."""
+    yield from verdict_lines(run)
     control = run.get("null_control")
     if control:
         expected = control.get("by_judge_errors")
