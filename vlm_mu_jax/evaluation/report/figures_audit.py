@@ -64,7 +64,7 @@ def _scatter(axis: Any, points: list[dict[str, Any]], name: str) -> None:
         whisker(axis, number(p, "low"), number(p, "high"), p[name], "accent", width=1.0)
     look = {"s": 34, "color": color("accent"), "edgecolors": color("card"), "linewidths": 0.8, "zorder": 4}
     axis.scatter([p["score"] for p in here], [p[name] for p in here], label="words seen at this place", **look)
-    named = sorted(here, key=lambda p: -abs(p["score"]))[:_NAMED]
+    named = _apart(sorted(here, key=lambda p: -abs(p["score"])), name)
     for i, p in enumerate(sorted(named, key=lambda p: p[name])):  # neighbours have their names on different sides
         side, away = ("left", 7) if i % 2 else ("right", -7)
         axis.annotate(
@@ -73,6 +73,18 @@ def _scatter(axis: Any, points: list[dict[str, Any]], name: str) -> None:
         )  # fmt: skip
     axis.margins(0.08, 0.12)
     axis.grid(linewidth=0.6)
+
+
+def _apart(points: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The first _NAMED of these whose names do not lie on each other: more than a line apart, or far to the side."""
+    width, height = (
+        max((p[key] for p in points), default=0) - min((p[key] for p in points), default=0) for key in ("score", name)
+    )
+    kept: list[dict[str, Any]] = []
+    for p in points:
+        if all(abs(p["score"] - q["score"]) > width / 4 or abs(p[name] - q[name]) > height / 18 for q in kept):
+            kept.append(p)
+    return kept[:_NAMED]
 
 
 def _heading(correlations: Any) -> str:
