@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vlm_mu_jax.data.prompts import bucket
@@ -57,7 +57,12 @@ def row(name, before, image, after, image_id):
 images = st.tuples(st.integers(0, 4), st.integers(0, 12), st.integers(1, 3))  # which, tokens of text, tokens of image
 
 
+# groups of 4, 2, 2 and 4 rows: some are joined once, some later, to the same shape
+JOINED_TWICE = [(0, 1, 2)] * 3 + [(0, 9, 2)] + [(1, 1, 1)] * 2 + [(2, 1, 1)] + [(2, 1, 2)] * 4 + [(2, 9, 1)]
+
+
 @given(st.lists(images, max_size=60), st.integers(1, 16))
+@example(JOINED_TWICE, 8)
 def test_groups_hold_every_row_once_with_its_own_beginning(drawn, size):
     rows = [
         row(str(i), (1,), 4 * tokens, (2,) * text, f"{which}{tokens}") for i, (which, text, tokens) in enumerate(drawn)

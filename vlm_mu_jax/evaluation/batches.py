@@ -83,19 +83,21 @@ def plan_shared(groups: Sequence[list[Any]], batch_size: int, image_token_id: in
 
     prefix_width = _prefix_width([beginning(group[0].ids, image_token_id) for group in groups])
     by_step = [(key, list(some)) for key, some in itertools.groupby(sorted(groups, key=step), key=step)]
+    by_shape: dict[tuple[int, ...], list[list[Any]]] = {}  # two runs of joined steps may end up with one shape
     waiting: list[list[Any]] = []
-    widest = (0, 0, 0)
+    widest: tuple[int, ...] = (0, 0, 0)
     for at, (key, some) in enumerate(by_step):
         waiting += some
         widest = tuple(map(max, widest, key))
-        count = batch_size // widest[1]
-        if len(waiting) < count and at + 1 < len(by_step):
+        if len(waiting) < batch_size // widest[1] and at + 1 < len(by_step):
             continue
-        for first in range(0, len(waiting), count):
-            batch = waiting[first : first + count]
-            starts = [beginning(group[0].ids, image_token_id) for group in batch]
-            yield SharedBatch(batch, starts, widest[0], widest[2], widest[1])
+        by_shape.setdefault(widest, []).extend(waiting)
         waiting, widest = [], (0, 0, 0)
+    for (prefix, size, rest), some in by_shape.items():
+        for first in range(0, len(some), batch_size // size):
+            batch = some[first : first + batch_size // size]
+            starts = [beginning(group[0].ids, image_token_id) for group in batch]
+            yield SharedBatch(batch, starts, prefix, rest, size)
 
 
 def _prefix_width(lengths: Iterable[int]):
