@@ -23,17 +23,17 @@ lora: adapters on every linear of the decoder; the projector stays. Rank, scale 
 13b: not part of those experiments; the settings are those for 7B.
 
 Plans: GiB per chip / least seconds per step (roofline) of bin/plan, rows of 2048 tokens with an image each; 8 rows per
-stream, 16 on v5e-16 and 64 on v5e-64; the L4 takes its 8 one by one (accumulate=8). "-": not planned yet. GPUs are
+stream, 16 on v5e-16 and 64 on v5e-64; the L4 takes its 8 one by one (accumulate=8). "-": not planned. GPUs are
 estimates. docs/scaling.md says more.
   variant              v5e-16        v5e-64         v5p-8      8 x H100          H200            L4
   7b_npo            8.3 / 1.3     3.5 / 1.1     30 / 0.95     15 / 0.23     123 / 1.8             -
   7b_npo_lora      3.1 / 0.84             -    7.4 / 0.72    4.1 / 0.17      28 / 1.3       19 / 11
   7b_rmu           2.5 / 0.56    1.7 / 0.56    6.6 / 0.48    3.8 / 0.11     25 / 0.89             -
-  7b_rmu_lora               -             -             -             -             -             -
-  13b_npo                   -     5.9 / 2.1             -             -        no fit             -
-  13b_npo_lora              -             -             -             -             -             -
-  13b_rmu                   -             -             -             -             -             -
-  13b_rmu_lora              -             -             -             -             -             -
+  7b_rmu_lora      3.3 / 0.56             -    8.7 / 0.48             -     33 / 0.89        no fit
+  13b_npo            15 / 2.2     5.9 / 2.1      58 / 1.8     29 / 0.43        no fit             -
+  13b_npo_lora      5.2 / 1.6             -      13 / 1.4             -      48 / 2.5             -
+  13b_rmu             4.3 / 1             -     11 / 0.87             -      44 / 1.6             -
+  13b_rmu_lora      5.5 / 1.2             -     16 / 0.87             -      60 / 1.6             -
 
 Hardware: where a plan fits. Time: not measured on any device.
 """
