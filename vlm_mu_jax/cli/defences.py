@@ -109,8 +109,7 @@ def _check(chosen) -> dict[str, str | None]:
     from vlm_mu_jax import model_folder
     from vlm_mu_jax.evaluation import defences
 
-    if judge_flags.CALIBRATE.value:
-        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
+    judge_flags.refuse_calibration()
     if _PROMPTS.value:
         defences.read_prompts(_PROMPTS.value)
     guards: dict[str, str | None] = {}

@@ -58,15 +58,20 @@ def choose(data_dir: str | Path, workdir: str | Path) -> tuple[Any, dict[str, An
     return available.get(name) or judges.get(name, data_dir), available
 
 
+def refuse_calibration() -> None:
+    """For commands whose rates are not corrected for the judge's errors."""
+    from vlm_mu_jax.errors import InputError
+
+    if CALIBRATE.value:
+        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
+
+
 def rater(data_dir: str | Path, out: str | Path) -> Any:
     """The judge whose labels count, for other commands than bin/eval; the verdicts of a model are kept in OUT.judging.
 
     Raises InputError as `choose` does, and for --calibrate.
     """
-    from vlm_mu_jax.errors import InputError
-
-    if CALIBRATE.value:
-        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
+    refuse_calibration()
     out = Path(out)
     return choose(data_dir, out.with_name(f"{out.name}.judging"))[0]
 

@@ -255,9 +255,8 @@ def _gap(runs: list[Run]) -> Claim | None:
     plain = _safety(run, _TEXT)
     seen = {name: found for name in _IMAGES if (found := _safety(run, name))}
     text = f"{run.name} with text only: {_pair(plain)}; the same requests "
-    text += listing(
-        [f"{_CONDITIONS[name]}: {_pair(found)}" for name, found in seen.items()] or ["were not asked with an image"]
-    )
+    shown = [f"{_CONDITIONS[name]}: {_pair(found)}" for name, found in seen.items()]
+    text += "; ".join(shown) or "were not asked with an image"
     leaks = [name for name, found in seen.items() if clearly_above(found.get("asr"), plain.get("asr"))]
     drops = [name for name, found in seen.items() if clearly_above(plain.get("rr"), found.get("rr"))]
     text += f". {_taken(leaks, drops)}"
