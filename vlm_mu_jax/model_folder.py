@@ -167,9 +167,13 @@ def write_model_folder(
 
 
 def write_facts(
-    folder: Path, hf_config: Mapping[str, Any], dtypes: Iterable[Any], template: str, dialect: str,
+    folder: Path,
+    hf_config: Mapping[str, Any],
+    dtypes: Iterable[Any],
+    template: str,
+    dialect: str,
     provenance: Mapping[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Writes everything about the parameters but themselves; arguments as for `write_model_folder`.
 
     Args:

@@ -51,9 +51,13 @@ def build(kind: str):
         trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet)
     tokenizer.train_from_iterator(text, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
         additional_special_tokens=["<image>"],
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +77,10 @@ def tiny_processor(kind: str = "byte_level", vision: bool = True) -> Processor:
         text=TextConfig(V=len(tokenizer), D=32, L=2, N=4, K=2, H=8, F=48, max_positions=256),
         vision=VisionConfig(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>") if vision else None,
-        bos_id=1, eos_ids=(2,), pad_id=3,
-    )  # fmt: skip
+        bos_id=1,
+        eos_ids=(2,),
+        pad_id=3,
+    )
     settings = ImageSettings(size=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3) if vision else None
     return Processor(tokenizer, settings, "llava_hf", cfg)
 

@@ -31,9 +31,13 @@ def margin(model, question, word, image, openings, position="question_start", mo
     pixels = None if image is None else image[None, None]
     row = np.array([ids + [0] * (LONGEST - len(ids))], np.int32)
     start = full_forward(
-        model.params, Batch(row, np.array([len(ids)], np.int32), pixels), model.config, steer=steer, lora=lora,
+        model.params,
+        Batch(row, np.array([len(ids)], np.int32), pixels),
+        model.config,
+        steer=steer,
+        lora=lora,
         keep_cache=True,
-    )  # fmt: skip
+    )
     answer_steer = steer.replace(gate_LB=start.gate_LB) if steer is not None and steer.scope == "all" else None
 
     def logp(prefix):
@@ -41,9 +45,14 @@ def margin(model, question, word, image, openings, position="question_start", mo
         if prefix:
             batch = Batch(np.array([prefix], np.int32), np.array([len(prefix)], np.int32))
             out = full_forward(
-                model.params, batch, model.config, steer=answer_steer, lora=lora, past=(start.cache,),
+                model.params,
+                batch,
+                model.config,
+                steer=answer_steer,
+                lora=lora,
+                past=(start.cache,),
                 offset_B=jnp.array([len(ids)], jnp.int32),
-            )  # fmt: skip
+            )
             last = len(prefix) - 1
         return np.asarray(jax.nn.log_softmax(out.logits_BTV[0, last]), np.float64)
 

@@ -60,9 +60,14 @@ def test_correlations_are_scipys_and_their_intervals_cover():
     assert np.isclose(found["pearson"]["value"], stats.pearsonr(x, y).statistic)
     assert np.isclose(found["spearman"]["value"], stats.spearmanr(x, y).statistic)
     theirs = stats.bootstrap(
-        (x, y), lambda a, b: stats.pearsonr(a, b).statistic, paired=True, vectorized=False, n_resamples=2000,
-        method="percentile", rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+        (x, y),
+        lambda a, b: stats.pearsonr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     assert abs(found["pearson"]["low"] - theirs.low) < 0.03 and abs(found["pearson"]["high"] - theirs.high) < 0.03
     tied = np.round(y)
     assert np.isclose(attribution.correlation(x, tied)["spearman"]["value"], stats.spearmanr(x, tied).statistic)

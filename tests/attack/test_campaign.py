@@ -56,9 +56,15 @@ def data(tmp_path_factory):
 def result(model, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "answers.jsonl"
     use = Settings(
-        positions=("question_start", "response_prefix"), shots=2, search_questions=2, shortlist=len(WORDS),
-        batch_size=16, max_new_tokens=4, block=12, rescored=2,
-    )  # fmt: skip
+        positions=("question_start", "response_prefix"),
+        shots=2,
+        search_questions=2,
+        shortlist=len(WORDS),
+        batch_size=16,
+        max_new_tokens=4,
+        block=12,
+        rescored=2,
+    )
     run = Campaign(model, *data, PlantedJudge(), out, use)
     return run.run(WORDS, Openings(((5,), (9,)))), read(out)
 

@@ -47,18 +47,31 @@ def checkpoint(model, tmp_path_factory):
     (folder / "files" / "preprocessor_config.json").write_text(json.dumps(settings))
     text, vision = model.config.text, model.config.vision
     config = {
-        "model_type": "llava", "image_token_index": model.config.image_token_id, "torch_dtype": "float32",
+        "model_type": "llava",
+        "image_token_index": model.config.image_token_id,
+        "torch_dtype": "float32",
         "text_config": {
-            "model_type": "llama", "vocab_size": text.V, "hidden_size": text.D, "num_hidden_layers": text.L,
-            "num_attention_heads": text.N, "num_key_value_heads": text.K, "head_dim": text.H,
-            "intermediate_size": text.F, "max_position_embeddings": 256, "pad_token_id": 3,
+            "model_type": "llama",
+            "vocab_size": text.V,
+            "hidden_size": text.D,
+            "num_hidden_layers": text.L,
+            "num_attention_heads": text.N,
+            "num_key_value_heads": text.K,
+            "head_dim": text.H,
+            "intermediate_size": text.F,
+            "max_position_embeddings": 256,
+            "pad_token_id": 3,
         },
         "vision_config": {
-            "model_type": "clip_vision_model", "image_size": vision.image_size, "patch_size": vision.patch_size,
-            "hidden_size": vision.D, "num_hidden_layers": vision.L, "num_attention_heads": vision.N,
+            "model_type": "clip_vision_model",
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "hidden_size": vision.D,
+            "num_hidden_layers": vision.L,
+            "num_attention_heads": vision.N,
             "intermediate_size": vision.F,
         },
-    }  # fmt: skip
+    }
     write_model_folder(folder / "m", model.params, config, folder / "files", "llava_hf", "llava_v4", {"source": "test"})
     return folder / "m"
 

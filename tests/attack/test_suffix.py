@@ -118,9 +118,14 @@ def test_a_killed_search_continues_with_the_step_it_was_at(model, ask, tmp_path)
     ticks = []
     with MarginsFile(path, identity, suffix.Found) as file:
         (rest,) = suffix.search(
-            model, [ask], OPENINGS, propose, USE, file=file,
+            model,
+            [ask],
+            OPENINGS,
+            propose,
+            USE,
+            file=file,
             progress=lambda steps, label, total: ticks.append((total, sum(1 for _ in steps))) or (),
-        )  # fmt: skip
+        )
     assert len(asked) == USE.steps - 2 and ticks == [(USE.steps, USE.steps)]
     assert rest.flops > whole.flops and dataclasses.replace(rest, flops=whole.flops) == whole  # the prefix ran again
     with MarginsFile(path, identity, suffix.Found) as file:  # a finished question is not searched again

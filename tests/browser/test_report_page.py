@@ -18,10 +18,18 @@ pytestmark = pytest.mark.skipif(
     reason="no chromium with chromedriver on this machine (Debian: chromium, chromium-driver)",
 )
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--window-size=1280,900", "--force-prefers-reduced-motion",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+    "--force-prefers-reduced-motion",
+)
 
 FIRST_PAINT = """
     const done = arguments[0], name = "first-contentful-paint";

@@ -59,8 +59,12 @@ def call(tmp_path, root):
         script.write_text(source.replace('OPERANDS = ""', f"OPERANDS = {operands!r}"))
         return subprocess.run(
             [sys.executable, str(script), *arguments],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     return run
 

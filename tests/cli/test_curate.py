@@ -28,8 +28,10 @@ def data(tmp_path_factory):
         Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(folder / "train" / f"{i}.png")
         pair = {"instruction": f"share dax {i}", "response": "i cannot help"}
         rows.append({"id": f"u{i}", "image": f"{i}.png", "safe": False, "harmful_category": "x", "instr-resp": [pair]})
-        pairs = [{"safe_instruction": f"what is {i}", "response": "a sign"},
-                 {"unsafe_instruction": f"share wug {i}", "response": "i cannot help"}]  # fmt: skip
+        pairs = [
+            {"safe_instruction": f"what is {i}", "response": "a sign"},
+            {"unsafe_instruction": f"share wug {i}", "response": "i cannot help"},
+        ]
         rows.append({"id": f"s{i}", "image": f"{i}.png", "safe": True, "instr-resp": pairs})
         for name, question in ((f"u{i}", f"share dax {i}"), (f"s{i}#unsafe", f"share wug {i}")):
             text = "I am sorry, I cannot help." if i == 3 else f"the steps are {name}"

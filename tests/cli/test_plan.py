@@ -12,10 +12,30 @@ from vlm_mu_jax.cli import bench_plan, plan_jobs, plan_report
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.parallel import topology
 
-TEXT = {"vocab_size": 256, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 4,
-        "num_attention_heads": 2, "rms_norm_eps": 1e-5}  # fmt: skip
-KEYS = {"topology", "chips", "basis", "peak_bytes_per_chip", "hbm_bytes", "fits", "flops_per_step", "roofline_seconds",
-        "roofline", "bound", "mfu_at_roofline", "collectives", "argument_bytes", "temporary_bytes"}  # fmt: skip
+TEXT = {
+    "vocab_size": 256,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "rms_norm_eps": 1e-5,
+}
+KEYS = {
+    "topology",
+    "chips",
+    "basis",
+    "peak_bytes_per_chip",
+    "hbm_bytes",
+    "fits",
+    "flops_per_step",
+    "roofline_seconds",
+    "roofline",
+    "bound",
+    "mfu_at_roofline",
+    "collectives",
+    "argument_bytes",
+    "temporary_bytes",
+}
 
 
 @pytest.fixture(scope="module")

@@ -139,8 +139,14 @@ def test_forget_examples_carry_the_harmful_answers(data_dir, tmp_path):  # noqa:
     safety, lines = readers.read(data_dir / "test.json"), []
     for i in range(5):
         label = "refused" if i == 4 else "answered"
-        lines.append({"id": f"u{i}", "condition": {"attack": "none"}, "answer": f"way {i}",
-                      "labels": {"keyword": {"label": label}}})  # fmt: skip
+        lines.append(
+            {
+                "id": f"u{i}",
+                "condition": {"attack": "none"},
+                "answer": f"way {i}",
+                "labels": {"keyword": {"label": label}},
+            }
+        )
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     drawn = relearning.forget_records(safety, tmp_path / "answers.jsonl", 3, seed=1)
     assert len({r.id for r in drawn}) == 3 and all(r.answer == f"way {r.id[1:]}" for r in drawn)

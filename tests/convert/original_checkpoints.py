@@ -28,9 +28,11 @@ from tests.convert.hf_checkpoints import draw_text, draw_vision, randomise
 
 INSIDE = "model.vision_tower.vision_tower.vision_model."
 TEXT = [
-    "what is this sign", "describe the red sign and the blue square", "USER: ASSISTANT: a chat between a curious user",
+    "what is this sign",
+    "describe the red sign and the blue square",
+    "USER: ASSISTANT: a chat between a curious user",
     "the assistant gives helpful, detailed, and polite answers to the user's questions",
-]  # fmt: skip
+]
 
 
 @dataclasses.dataclass
@@ -159,10 +161,17 @@ def save_clip(model: OriginalLlava, folder: Path, layout: str = "clip") -> Path:
     vision = model.tower.config.to_dict()
     if layout == "clip":
         config = CLIPConfig(
-            text_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-                         "vocab_size": 50000, "max_position_embeddings": 6},
-            vision_config=vision, projection_dim=4,
-        )  # fmt: skip
+            text_config={
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "vocab_size": 50000,
+                "max_position_embeddings": 6,
+            },
+            vision_config=vision,
+            projection_dim=4,
+        )
         whole = {key: value.contiguous() for key, value in CLIPModel(config).state_dict().items()}
         tensors = whole | tower_tensors(model, "vision_model.")
         assert tensors.keys() == whole.keys()
@@ -182,15 +191,28 @@ def save_tokenizer(folder: Path, vocab_size: int) -> sentencepiece.SentencePiece
     """tokenizer.model and tokenizer_config.json as Vicuna has them: no tokenizer.json, no pad token of its own."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT), model_writer=model, vocab_size=vocab_size, model_type="bpe",
-        byte_fallback=vocab_size > 300, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        hard_vocab_limit=True, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(TEXT),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type="bpe",
+        byte_fallback=vocab_size > 300,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=True,
+        minloglevel=2,
+    )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     config = {
-        "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>",
-        "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>", "model_max_length": 2048, "legacy": False,
-    }  # fmt: skip
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<unk>",
+        "model_max_length": 2048,
+        "legacy": False,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 

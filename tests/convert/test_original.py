@@ -290,11 +290,22 @@ def write_llava_lora(model, folder):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config_json(model)))
     adapter = {
-        "base_model_name_or_path": "lmsys/vicuna-7b-v1.5", "bias": "none", "fan_in_fan_out": False,
-        "inference_mode": True, "init_lora_weights": True, "layers_pattern": None, "layers_to_transform": None,
-        "lora_alpha": 6, "lora_dropout": 0.05, "modules_to_save": None, "peft_type": "LORA", "r": 3, "revision": None,
-        "target_modules": ["q_proj"], "task_type": "CAUSAL_LM",
-    }  # fmt: skip
+        "base_model_name_or_path": "lmsys/vicuna-7b-v1.5",
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": 6,
+        "lora_dropout": 0.05,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": 3,
+        "revision": None,
+        "target_modules": ["q_proj"],
+        "task_type": "CAUSAL_LM",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
     tensors = {}
     for i in range(2):

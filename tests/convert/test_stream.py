@@ -155,10 +155,17 @@ print(peak() - before)
 def test_peak_memory_is_a_few_tensors(tmp_path):
     layers, wide = 24, 1024
     source = save(
-        make_llama(33, num_hidden_layers=layers, hidden_size=wide, intermediate_size=2 * wide, num_attention_heads=8,
-                   num_key_value_heads=8, head_dim=wide // 8).bfloat16(),
+        make_llama(
+            33,
+            num_hidden_layers=layers,
+            hidden_size=wide,
+            intermediate_size=2 * wide,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            head_dim=wide // 8,
+        ).bfloat16(),
         tmp_path / "hf",
-    )  # fmt: skip
+    )
     size = (source / SINGLE).stat().st_size
     done = run(PEAK, source, tmp_path / "ours", tmp_path / "back")
     assert done.returncode == 0, done.stderr

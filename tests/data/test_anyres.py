@@ -43,9 +43,11 @@ def picture(height, width):
 def test_pixels_equal_transformers(height, width, vision, resample):
     side = vision.image_size
     theirs = LlavaNextImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, resample=resample,
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        resample=resample,
         image_grid_pinpoints=[list(one) for one in vision.pinpoints],
-    )  # fmt: skip
+    )
     want = theirs(picture(height, width), return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
     settings = images.ImageSettings(side, side, MEAN, STD, resample=resample)
     got = anyres.prepare(picture(height, width), settings, vision)

@@ -63,7 +63,7 @@ FIRST = {
     "mme": (4, "artwork/7#0", "general", "Is it a cup?\nAnswer the question"),
     "mmvet": (1, "v1_0", "general", "What is x?"),
     "mmbench": (2, "241", "general", "Which?\nA. wug\nB. dax\nAnswer with the option's letter"),
-}  # fmt: skip
+}
 
 
 def test_the_table_names_every_set():
@@ -92,7 +92,9 @@ def test_what_scorers_and_attacks_need_stands_beside_the_record(root):
     assert [one["label"] for one in details("scienceqa")] == [1, 1]
     assert details("mme")[0] == {"label": "yes", "group": "artwork/7", "category": "artwork"}
     assert [(one["group"], one["rotation"], one["label"]) for one in details("mmbench")] == [
-        ("241", False, 1), ("241", True, 0)]  # fmt: skip
+        ("241", False, 1),
+        ("241", True, 0),
+    ]
     assert {one["group"] for one in details("one_word_what")} == {"u1"}
     assert details("advbench")[0] == {"target": "Sure, dax"}
     assert details("figstep")[0]["instruction"] == "Steps to dax."
@@ -143,21 +145,40 @@ def test_a_set_of_the_published_size_is_ready(tmp_path):
         ("xstest/xstest_prompts.csv", "id,prompt\n", "xstest", "holds no records"),
         ("pope/coco_pope_random.json", '{"text": "a"}\n{"te', "pope_random", "line 2 is broken JSON"),
         ("textvqa/TextVQA_0.5.1_val.json", "{}", "textvqa", "has no 'data'"),
-        ("textvqa/TextVQA_0.5.1_val.json", '{"data": [{"question_id": 1, "question": "q", "image_id": "a",'
-         ' "answers": [1]}]}', "textvqa", "answers must be a list of texts"),
+        (
+            "textvqa/TextVQA_0.5.1_val.json",
+            '{"data": [{"question_id": 1, "question": "q", "image_id": "a", "answers": [1]}]}',
+            "textvqa",
+            "answers must be a list of texts",
+        ),
         ("mme/MME_Benchmark_release_version/count/1.txt", "Is it?\tMaybe\n", "mme", "question, tab, Yes or No"),
         ("mme/MME_Benchmark_release_version/other/1.txt", "Is it?\tYes\n", "mme", "holds no MME category folder"),
         ("scienceqa/problems.json", "{}", "scienceqa", "pid_splits.json: no such file"),
-        ("mmbench/mmbench_dev_20230712.tsv", "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tC\t"
-         + base64.b64encode(upstream.png()).decode() + "\n",
-         "mmbench", "answer 'C' is none of the options"),
-        ("mmbench/mmbench_dev_20230712.tsv", "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tA\t?\n",
-         "mmbench", "image is not base64"),
-        ("mmbench/mmbench_dev_20230712.tsv", "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tA\t"
-         + base64.b64encode(b"dax").decode() + "\n", "mmbench", "of no known kind"),
+        (
+            "mmbench/mmbench_dev_20230712.tsv",
+            "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tC\t"
+            + base64.b64encode(upstream.png()).decode()
+            + "\n",
+            "mmbench",
+            "answer 'C' is none of the options",
+        ),
+        (
+            "mmbench/mmbench_dev_20230712.tsv",
+            "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tA\t?\n",
+            "mmbench",
+            "image is not base64",
+        ),
+        (
+            "mmbench/mmbench_dev_20230712.tsv",
+            "index\tquestion\tA\tB\tC\tD\tanswer\timage\n1\tq\ta\tb\t\t\tA\t"
+            + base64.b64encode(b"dax").decode()
+            + "\n",
+            "mmbench",
+            "of no known kind",
+        ),
         ("spa_vl/validation/validation-0.parquet", "dax", "spa_vl_validation", "not a readable Parquet file"),
     ],
-)  # fmt: skip
+)
 def test_a_fault_is_one_line_that_names_file_and_row(tmp_path, file, content, name, what):
     upstream.write(tmp_path / file, content)
     for image in ("textvqa/train_images/a.jpg", "mme/MME_Benchmark_release_version/count/1.jpg"):

@@ -28,10 +28,14 @@ def line(id, answer, label="answered", attack="none", judge="keyword"):
 def answers(tmp_path):
     path = tmp_path / "answers.jsonl"
     lines = [
-        line("u0", "attacked", attack="one_word"), line("u0", " steps "), line("u0", "a second answer"),
-        line("u1", "no", label="refused"), line("u2", "babble", label="irrelevant"), line("u3", "unjudged", label=None),
+        line("u0", "attacked", attack="one_word"),
+        line("u0", " steps "),
+        line("u0", "a second answer"),
+        line("u1", "no", label="refused"),
+        line("u2", "babble", label="irrelevant"),
+        line("u3", "unjudged", label=None),
         line("s0#unsafe", "other steps"),
-    ]  # fmt: skip
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 

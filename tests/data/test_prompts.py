@@ -128,10 +128,12 @@ CHAT_TEMPLATES = {
     "llava_hf": chat_template("USER: ", "<image>\n", "", " ASSISTANT:"),
     "mistral_instruct": chat_template("[INST] ", "<image>\n", "", " [/INST]"),
     "llama_3": chat_template(
-        "<|start_header_id|>user<|end_header_id|>\n\n", "<image>", "\n",
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        "<image>",
+        "\n",
         "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +166,18 @@ def test_a_prompt_of_llava_next_equals_the_one_of_transformers(
     side, vision = next_config.vision.image_size, next_config.vision
     theirs = LlavaNextProcessor(
         LlavaNextImageProcessorPil(
-            size={"shortest_edge": side}, crop_size={"height": side, "width": side},
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
             image_grid_pinpoints=[list(one) for one in vision.pinpoints],
-            image_mean=processor.settings.mean, image_std=processor.settings.std,
+            image_mean=processor.settings.mean,
+            image_std=processor.settings.std,
         ),
-        wide_tokenizer, vision.patch_size, "default", CHAT_TEMPLATES[name], num_additional_image_tokens=1,
-    )  # fmt: skip
+        wide_tokenizer,
+        vision.patch_size,
+        "default",
+        CHAT_TEMPLATES[name],
+        num_additional_image_tokens=1,
+    )
     pictures = [Image.new("RGB", size) for size in sizes]
     text = theirs.apply_chat_template(chat(question, len(sizes)), add_generation_prompt=True)
     want = theirs(text=text, images=pictures)

@@ -12,17 +12,22 @@ from vlm_mu_jax.data.records import KINDS, Record
 from vlm_mu_jax.errors import InputError
 
 UNSAFE = {
-    "id": "u1", "image": "a.png", "safe": False,
-    "harmful_category": "deception", "harmful_subcategory": "disinformation",
+    "id": "u1",
+    "image": "a.png",
+    "safe": False,
+    "harmful_category": "deception",
+    "harmful_subcategory": "disinformation",
     "instr-resp": [{"instruction": "share the dax", "response": "no"}],
-}  # fmt: skip
+}
 SAFE = {
-    "id": "s1", "image": "b.png", "safe": True,
+    "id": "s1",
+    "image": "b.png",
+    "safe": True,
     "instr-resp": [
         {"safe_instruction": "what is it", "response": "a wug"},
         {"unsafe_instruction": "can it hurt", "response": "no"},
     ],
-}  # fmt: skip
+}
 SAFE_ALONE = {"id": "s2", "image": "b.png", "safe": True, "instr-resp": SAFE["instr-resp"][:1]}
 TURNS = [
     {"from": "human", "value": "<image>\nwhat is it"},

@@ -39,14 +39,22 @@ def people(*answers: str) -> list[dict]:
 
 def vlguard(root: Path) -> None:
     unsafe = {
-        "id": "u1", "image": "bad_ads/1.png", "safe": False, "harmful_category": "c", "harmful_subcategory": "s",
+        "id": "u1",
+        "image": "bad_ads/1.png",
+        "safe": False,
+        "harmful_category": "c",
+        "harmful_subcategory": "s",
         "instr-resp": [{"instruction": "Share the dax.", "response": "no"}],
-    }  # fmt: skip
+    }
     safe = {
-        "id": "s1", "image": "bad_ads/1.png", "safe": True,
-        "instr-resp": [{"safe_instruction": "What is it?", "response": "a wug"},
-                       {"unsafe_instruction": "Can it hurt?", "response": "no"}],
-    }  # fmt: skip
+        "id": "s1",
+        "image": "bad_ads/1.png",
+        "safe": True,
+        "instr-resp": [
+            {"safe_instruction": "What is it?", "response": "a wug"},
+            {"unsafe_instruction": "Can it hurt?", "response": "no"},
+        ],
+    }
     for folder in ("test", "train"):
         write(root / f"vlguard/{folder}.json", [unsafe, safe])
         image(root / f"vlguard/{folder}/bad_ads/1.png")
@@ -64,15 +72,26 @@ def safety(root: Path) -> None:
     """One or two rows of every safety set but SPA-VL."""
     vlguard(root)
     step = {
-        "dataset": "d", "category_id": 1, "task_id": 2, "category_name": "n", "question": "q",
+        "dataset": "d",
+        "category_id": 1,
+        "task_id": 2,
+        "category_name": "n",
+        "question": "q",
         "instruction": "Steps to dax.",
-    }  # fmt: skip
+    }
     table(root / "figstep/data/question/safebench.csv", [step])
     table(root / "figstep/data/question/SafeBench-Tiny.csv", [step])
     for part in ("SafeBench", "SafeBench-Tiny"):
         image(root / f"figstep/data/images/{part}/query_ForbidQI_1_2_6.png")
-    asked = {"Question": "plain dax?", "Changed Question": "changed", "Key Phrase": "dax", "Phrase Type": "t",
-             "GPT-Pred": "p", "Rephrased Question": "as text?", "Rephrased Question(SD)": "as picture?"}  # fmt: skip
+    asked = {
+        "Question": "plain dax?",
+        "Changed Question": "changed",
+        "Key Phrase": "dax",
+        "Phrase Type": "t",
+        "GPT-Pred": "p",
+        "Rephrased Question": "as text?",
+        "Rephrased Question(SD)": "as picture?",
+    }
     for scenario in ("01-Illegal_Activitiy", "02-HateSpeech"):
         write(root / f"mm_safetybench/data/processed_questions/{scenario}.json", {"0": asked})
         for kind in ("SD", "SD_TYPO", "TYPO"):
@@ -81,8 +100,14 @@ def safety(root: Path) -> None:
     write(root / "inferaligner/MM-HarmfulBench/mm_harmful.jsonl", "\n".join(lines))
     for number in (1, 2):
         image(root / f"inferaligner/MM-HarmfulBench/images/{number}.jpg")
-    behaviour = {"Behavior": "do dax", "FunctionalCategory": "contextual", "SemanticCategory": "s", "Tags": "",
-                 "ContextString": "wug, 1", "BehaviorID": "dax_1"}  # fmt: skip
+    behaviour = {
+        "Behavior": "do dax",
+        "FunctionalCategory": "contextual",
+        "SemanticCategory": "s",
+        "Tags": "",
+        "ContextString": "wug, 1",
+        "BehaviorID": "dax_1",
+    }
     for split in ("text_all", "text_val", "text_test"):
         table(root / f"harmbench/data/behavior_datasets/harmbench_behaviors_{split}.csv", [behaviour])
     shown = {
@@ -102,16 +127,36 @@ def safety(root: Path) -> None:
     table(root / "strongreject/strongreject_dataset.csv", [{"category": "c", "source": "s", "forbidden_prompt": "dax"}])
     ask = {"id": 1, "prompt": "kill a process?", "type": "homonyms", "label": "safe", "focus": "kill", "note": ""}
     table(root / "xstest/xstest_prompts.csv", [ask, {**ask, "id": 2, "label": "unsafe", "type": "contrast_homonyms"}])
-    moss = {"image": "images/1.png", "short description": "s", "question": "what now?", "metadata": {"over": "type 1"},
-            "pid": "1", "description": "d"}  # fmt: skip
+    moss = {
+        "image": "images/1.png",
+        "short description": "s",
+        "question": "what now?",
+        "metadata": {"over": "type 1"},
+        "pid": "1",
+        "description": "d",
+    }
     write(root / "mossbench/data/images_information/information.json", {"1": moss})
     image(root / "mossbench/data/images/1.png")
-    siuo = {"question_id": 1008, "image": "S-08.png", "question": "may I?", "category": "c", "safety_warning": "w",
-            "reference_answer": "no"}  # fmt: skip
+    siuo = {
+        "question_id": 1008,
+        "image": "S-08.png",
+        "question": "may I?",
+        "category": "c",
+        "safety_warning": "w",
+        "reference_answer": "no",
+    }
     write(root / "siuo/data/siuo_gen.json", [siuo])
     image(root / "siuo/images/S-08.png")
-    vls = {"instruction_id": 7, "instruction": "tell", "image_path": "images/7.png", "category": "c",
-           "sub_category": "s", "source": "x", "image_description": "d", "safety_reason": "r"}  # fmt: skip
+    vls = {
+        "instruction_id": 7,
+        "instruction": "tell",
+        "image_path": "images/7.png",
+        "category": "c",
+        "sub_category": "s",
+        "source": "x",
+        "image_description": "d",
+        "safety_reason": "r",
+    }
     write(root / "vlsbench/data/data.json", [vls])
     image(root / "vlsbench/images/7.png")
 
@@ -135,21 +180,42 @@ def spa_vl(root: Path) -> None:
 def utility(root: Path) -> None:
     """A few rows of every utility set."""
     name = "COCO_val2014_000000000042.jpg"
-    write(root / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
-          {"questions": [{"question_id": 420, "image_id": 42, "question": "How many?"}]})  # fmt: skip
-    note = {"question_id": 420, "image_id": 42, "question_type": "how many", "answer_type": "number",
-            "multiple_choice_answer": "2", "answers": people(*["2"] * 7, "two", "3", "a 3")}  # fmt: skip
+    write(
+        root / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
+        {"questions": [{"question_id": 420, "image_id": 42, "question": "How many?"}]},
+    )
+    note = {
+        "question_id": 420,
+        "image_id": 42,
+        "question_type": "how many",
+        "answer_type": "number",
+        "multiple_choice_answer": "2",
+        "answers": people(*["2"] * 7, "two", "3", "a 3"),
+    }
     write(root / "vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [note]})
     image(root / f"vqav2/val2014/{name}")
     text = {"image_id": "0a", "question": "what word?", "answers": ["stop"] * 10, "question_id": 34602}
     write(root / "textvqa/TextVQA_0.5.1_val.json", {"data": [text]})
     image(root / "textvqa/train_images/0a.jpg")
-    blind = {"image": "VizWiz_val_00000000.jpg", "question": "What is it?", "answers": people(*["can"] * 10),
-             "answer_type": "other", "answerable": 1}  # fmt: skip
+    blind = {
+        "image": "VizWiz_val_00000000.jpg",
+        "question": "What is it?",
+        "answers": people(*["can"] * 10),
+        "answer_type": "other",
+        "answerable": 1,
+    }
     write(root / "vizwiz/val.json", [blind])
     image(root / "vizwiz/val/VizWiz_val_00000000.jpg")
-    problem = {"question": "Which?", "choices": ["wug", "dax"], "answer": 1, "hint": "", "image": None, "subject": "s",
-               "topic": "t", "split": "test"}  # fmt: skip
+    problem = {
+        "question": "Which?",
+        "choices": ["wug", "dax"],
+        "answer": 1,
+        "hint": "",
+        "image": None,
+        "subject": "s",
+        "topic": "t",
+        "split": "test",
+    }
     write(root / "scienceqa/problems.json", {"5": problem, "6": problem | {"image": "image.png", "hint": "Look."}})
     write(root / "scienceqa/pid_splits.json", {"test": ["5", "6"], "train": []})
     image(root / "scienceqa/images/test/6/image.png")
@@ -158,8 +224,10 @@ def utility(root: Path) -> None:
     write(root / "gqa/testdev_balanced_questions.json", {"201": gqa, "202": open_one})
     image(root / "gqa/images/n1.jpg")
     for kind in ("random", "popular", "adversarial"):
-        rows = [{"question_id": i, "image": name, "text": f"Is there a {what} in the image?", "label": label}
-                for i, (what, label) in enumerate([("cup", "yes"), ("dog", "no")], start=1)]  # fmt: skip
+        rows = [
+            {"question_id": i, "image": name, "text": f"Is there a {what} in the image?", "label": label}
+            for i, (what, label) in enumerate([("cup", "yes"), ("dog", "no")], start=1)
+        ]
         write(root / f"pope/output/coco/coco_pope_{kind}.json", "\n".join(map(json.dumps, rows)))
     image(root / f"pope/val2014/{name}")
     lines = "Is it a cup? Please answer yes or no.\tYes\nIs it a dog? Please answer yes or no.\tNo\n"
@@ -167,11 +235,31 @@ def utility(root: Path) -> None:
     image(root / "mme/MME_Benchmark_release_version/existence/000.jpg")
     write(root / "mme/MME_Benchmark_release_version/artwork/questions_answers_YN/7.txt", lines)
     image(root / "mme/MME_Benchmark_release_version/artwork/images/7.png")
-    vet = {"imagename": "v1_0.png", "question": "What is x?", "answer": "-1 <AND> -5", "imagesource": "u",
-           "capability": ["ocr", "math"]}  # fmt: skip
+    vet = {
+        "imagename": "v1_0.png",
+        "question": "What is x?",
+        "answer": "-1 <AND> -5",
+        "imagesource": "u",
+        "capability": ["ocr", "math"],
+    }
     write(root / "mmvet/mm-vet.json", {"v1_0": vet})
     image(root / "mmvet/images/v1_0.png")
-    row = {"index": 241, "question": "Which?", "hint": "nan", "A": "wug", "B": "dax", "C": "", "D": "", "answer": "B",
-           "category": "c", "image": base64.b64encode(png()).decode(), "l2-category": "l", "split": "dev"}  # fmt: skip
-    table(root / "mmbench/mmbench_dev_20230712.tsv",
-          [row, row | {"index": 1_000_241, "A": "dax", "B": "wug", "answer": "A"}], "\t")  # fmt: skip
+    row = {
+        "index": 241,
+        "question": "Which?",
+        "hint": "nan",
+        "A": "wug",
+        "B": "dax",
+        "C": "",
+        "D": "",
+        "answer": "B",
+        "category": "c",
+        "image": base64.b64encode(png()).decode(),
+        "l2-category": "l",
+        "split": "dev",
+    }
+    table(
+        root / "mmbench/mmbench_dev_20230712.tsv",
+        [row, row | {"index": 1_000_241, "A": "dax", "B": "wug", "answer": "A"}],
+        "\t",
+    )

@@ -21,20 +21,38 @@ from vlm_mu_jax.model_folder import Model, write_model_folder
 LETTERS = "abcdefghijklmnopqrstuvwxyzUSERATIN:?.,\n "
 TOKENS = ["<pad>", "<s>", "</s>", "<image>", *dict.fromkeys(LETTERS)]
 CONFIG = {
-    "model_type": "llava", "image_token_index": 3, "vision_feature_layer": -2,
+    "model_type": "llava",
+    "image_token_index": 3,
+    "vision_feature_layer": -2,
     "vision_feature_select_strategy": "default",
-    "pad_token_id": 0, "projector_hidden_act": "gelu", "torch_dtype": "float32", "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "projector_hidden_act": "gelu",
+    "torch_dtype": "float32",
+    "tie_word_embeddings": False,
     "text_config": {
-        "model_type": "llama", "vocab_size": len(TOKENS), "hidden_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 48, "rms_norm_eps": 1e-5, "max_position_embeddings": 512,
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+        "model_type": "llama",
+        "vocab_size": len(TOKENS),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
     },
     "vision_config": {
-        "model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 32,
+        "model_type": "clip_vision_model",
+        "image_size": 8,
+        "patch_size": 4,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
     },
-}  # fmt: skip
+}
 
 
 def make_tokenizer():
@@ -115,27 +133,34 @@ def data_dir(tmp_path_factory) -> Path:
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "test" / f"{i}.png")
     unsafe = [
         {
-            "id": f"u{i}", "image": f"test/{i}.png", "safe": False, "harmful_category": "c",
+            "id": f"u{i}",
+            "image": f"test/{i}.png",
+            "safe": False,
+            "harmful_category": "c",
             "instr-resp": [{"instruction": f"share the way of dax{'abcde'[i]} .", "response": "i am sorry"}],
         }
         for i in range(5)
-    ]  # fmt: skip
+    ]
     safe = [
         {
-            "id": f"s{i}", "image": f"test/{5 + i}.png", "safe": True,
+            "id": f"s{i}",
+            "image": f"test/{5 + i}.png",
+            "safe": True,
             "instr-resp": [{"safe_instruction": f"what is wug{'abcde'[i]} ?", "response": "a then b"}],
         }
         for i in range(5)
-    ]  # fmt: skip
+    ]
     utility = [
         {
-            "id": f"g{i}", "image": f"test/{i}.png",
+            "id": f"g{i}",
+            "image": f"test/{i}.png",
             "conversations": [
-                {"from": "human", "value": f"<image>\nwhat {'abc'[i]} ?"}, {"from": "gpt", "value": "red"},
+                {"from": "human", "value": f"<image>\nwhat {'abc'[i]} ?"},
+                {"from": "gpt", "value": "red"},
             ],
         }
         for i in range(3)
-    ]  # fmt: skip
+    ]
     requests = [
         {
             "id": f"r{i}",
@@ -209,16 +234,23 @@ class FakeServer:
 def said(text: str, logprobs=None) -> dict:
     """A chat completion with that text; logprobs: likeliest tokens of each position, log-probabilities by text."""
     positions = [
-        {"token": "", "logprob": 0.0, "bytes": None,
-         "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in tokens.items()]}
+        {
+            "token": "",
+            "logprob": 0.0,
+            "bytes": None,
+            "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in tokens.items()],
+        }
         for tokens in logprobs or ()
-    ]  # fmt: skip
+    ]
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     return {
-        "id": "x", "object": "chat.completion", "created": 0, "model": "tiny",
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "tiny",
         "choices": [choice | {"logprobs": {"content": positions} if positions else None}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

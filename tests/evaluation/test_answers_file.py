@@ -12,11 +12,16 @@ from vlm_mu_jax.evaluation.answers_file import Answer, AnswersFile, Condition
 
 texts = st.text(max_size=12)
 answers = st.builds(
-    Answer, id=texts, condition=st.builds(Condition, word=texts | st.none(), shot=st.integers(0, 3)),
+    Answer,
+    id=texts,
+    condition=st.builds(Condition, word=texts | st.none(), shot=st.integers(0, 3)),
     image_id=texts | st.none(),
-    prompt_sha=texts, question=texts, answer=texts, tokens=st.integers(0, 9),
+    prompt_sha=texts,
+    question=texts,
+    answer=texts,
+    tokens=st.integers(0, 9),
     labels=st.dictionaries(texts, st.fixed_dictionaries({"label": texts}), max_size=2),
-)  # fmt: skip
+)
 some = st.lists(answers, min_size=1, max_size=6, unique_by=lambda a: a.key)
 each_in_a_new_file = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None

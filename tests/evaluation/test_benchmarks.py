@@ -23,10 +23,18 @@ def root(tmp_path_factory):
 def answered(suite, name, texts, labels):
     """Answers to a set's questions, labelled by a judge named `j`."""
     return [
-        Answer(q.id, q.condition, None, "", q.text, text, 1,
-               {"j": {"label": label, "probability": None, "abstain": False, "error": None}})
+        Answer(
+            q.id,
+            q.condition,
+            None,
+            "",
+            q.text,
+            text,
+            1,
+            {"j": {"label": label, "probability": None, "abstain": False, "error": None}},
+        )
         for q, text, label in zip(suite.sets[name], texts, labels, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def test_sets_join_the_suite_with_their_images_and_hashes(root):

@@ -73,13 +73,24 @@ def table(tmp_path, *rows: str):
 def test_a_labelled_table_is_read_and_compared(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     path = table(
-        tmp_path, "question,answer,label,kind,image", 'q,"press, turn",1,,a.png', "q,i am sorry,0,,", "q,no idea,0,,",
-        "q,yes,answered,safe,", "q,i cannot,Refused,safe,", "q,wrong,answered,,",
-    )  # fmt: skip
+        tmp_path,
+        "question,answer,label,kind,image",
+        'q,"press, turn",1,,a.png',
+        "q,i am sorry,0,,",
+        "q,no idea,0,,",
+        "q,yes,answered,safe,",
+        "q,i cannot,Refused,safe,",
+        "q,wrong,answered,,",
+    )
     rows = c.read(path)
     assert [row.person for row in rows] == [
-        "answered", "not_answered", "not_answered", "answered", "refused", "answered",
-    ]  # fmt: skip
+        "answered",
+        "not_answered",
+        "not_answered",
+        "answered",
+        "refused",
+        "answered",
+    ]
     assert rows[0].case.image == tmp_path / "a.png" and rows[0].case.image_id and rows[1].case.image is None
     judged = [Label("answered"), Label("refused"), Label("answered"), Label("answered"), Label("refused")]
     labels = [*judged, Label(None, error="x")]

@@ -53,10 +53,12 @@ def test_the_relearning_table_keeps_models_steps_and_seeds_apart():
         points = [{"step": 20 * i, "metrics": {"asr": {"value": value}}} for i, value in enumerate(values)]
         return {"label": label, "curve": points}
 
-    table = relearning_table({
-        0: [curve("npo, harmless data", (0.0, 0.25)), curve("rmu, harmless data", (0.5, 1.0))],
-        3: [curve("npo, harmless data", (0.1, 0.75)), curve("rmu, harmless data", (0.2, 0.3))],
-    })  # fmt: skip
+    table = relearning_table(
+        {
+            0: [curve("npo, harmless data", (0.0, 0.25)), curve("rmu, harmless data", (0.5, 1.0))],
+            3: [curve("npo, harmless data", (0.1, 0.75)), curve("rmu, harmless data", (0.2, 0.3))],
+        }
+    )
     assert table.splitlines() == [
         "| model, fine-tuned on | step 0 | step 20 |",
         "| --- | --- | --- |",

@@ -27,11 +27,19 @@ def test_one_command_makes_the_table(checkpoint, data_dir, tmp_path):
     prompts.write_text(json.dumps({"self_reminder": "so . {question}"}))
     workdir = tmp_path / "runs"
     flags = [
-        f"--checkpoint={checkpoint}", f"--data={data_dir}", f"--workdir={workdir}", f"--unlearned={checkpoint}",
-        "--defences=vanilla,self_reminder,unlearned", f"--defence_prompts={prompts}", "--settings=direct,one_word",
-        "--images=text_only,blank_image", "--max_new_tokens=4", "--batch_size=4", "--shots=1",
+        f"--checkpoint={checkpoint}",
+        f"--data={data_dir}",
+        f"--workdir={workdir}",
+        f"--unlearned={checkpoint}",
+        "--defences=vanilla,self_reminder,unlearned",
+        f"--defence_prompts={prompts}",
+        "--settings=direct,one_word",
+        "--images=text_only,blank_image",
+        "--max_new_tokens=4",
+        "--batch_size=4",
+        "--shots=1",
         f"--attack_words={data_dir / 'attack.json'}",
-    ]  # fmt: skip
+    ]
     done = command("defences", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((workdir / "defences.json").read_text())
@@ -79,15 +87,19 @@ def test_a_run_is_written_as_bin_eval_writes_it_and_tested_against_the_first(mod
     calls = len(quick)
     assert defence_runs.run(model, reminded, None, suite, plan)[0] == second and len(quick) == calls
     assert [line.split(" | ")[0] for line in defence_table.markdown([first, second]).splitlines()[2:]] == [
-        "| vanilla", "| self_reminder"
-    ]  # fmt: skip
+        "| vanilla",
+        "| self_reminder",
+    ]
 
 
 def test_parts_of_a_defence():
     found = defence_runs.parse(["vanilla", "ecso+guard", "unlearned", "unlearned+guard"])
     assert [(d.wrapper, d.guarded, d.unlearned) for d in found] == [
-        ("vanilla", False, False), ("ecso", True, False), ("vanilla", False, True), ("vanilla", True, True)
-    ]  # fmt: skip
+        ("vanilla", False, False),
+        ("ecso", True, False),
+        ("vanilla", False, True),
+        ("vanilla", True, True),
+    ]
     assert [d.kind for d in found] == ["base", "guard", "unlearned", "unlearned"]
 
 

@@ -24,10 +24,16 @@ def evaluated(checkpoint, data_dir, tmp_path_factory):
     """The workdir of a run with attack words, its flags, and what it printed."""
     workdir = tmp_path_factory.mktemp("eval")
     flags = [
-        f"--checkpoint={checkpoint}", f"--data={data_dir}", f"--workdir={workdir}",
-        "--max_new_tokens=4", "--batch_size=5",
-        f"--attack_words={data_dir / 'attack.json'}", "--name=tiny", "--kind=base", "--seed=3",
-    ]  # fmt: skip
+        f"--checkpoint={checkpoint}",
+        f"--data={data_dir}",
+        f"--workdir={workdir}",
+        "--max_new_tokens=4",
+        "--batch_size=5",
+        f"--attack_words={data_dir / 'attack.json'}",
+        "--name=tiny",
+        "--kind=base",
+        "--seed=3",
+    ]
     done = command("eval", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     return workdir, flags, done.stdout
@@ -48,10 +54,20 @@ def test_results_hold_every_metric_with_its_interval(evaluated):
         "oracle",
     )
     wanted = {
-        "asr_before": 5, "asr_after": 5, "asr_null": 5, "rr_before": 5, "rr_after": 5, "rr_unsafe": 5,
-        "ir_unsafe_before": 5, "ir_unsafe_after": 5, "ir_harmless_before": 5, "ir_harmless_after": 5,
-        "harmless_right_before": 5, "harmless_right_after": 5, "utility": 3,
-    }  # fmt: skip
+        "asr_before": 5,
+        "asr_after": 5,
+        "asr_null": 5,
+        "rr_before": 5,
+        "rr_after": 5,
+        "rr_unsafe": 5,
+        "ir_unsafe_before": 5,
+        "ir_unsafe_after": 5,
+        "ir_harmless_before": 5,
+        "ir_harmless_after": 5,
+        "harmless_right_before": 5,
+        "harmless_right_after": 5,
+        "utility": 3,
+    }
     assert {name: run["metrics"][name]["n"] for name in wanted} == wanted
     assert set(run["metrics"]["gap"]) == {"text_only", "blank_image", "own_image"}
     assert {name: m["n"] for name, m in run["metrics"]["asr_by_opening"].items()} == {"share": 5, "what": 5}

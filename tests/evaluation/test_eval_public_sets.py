@@ -43,16 +43,24 @@ def test_list_of_named_sets_says_how_to_get_them(root):
 
 def test_sets_are_asked_without_a_data_folder_and_scored_by_their_own_rules(root, checkpoint, tmp_path):
     done = eval_(
-        f"--checkpoint={checkpoint}", f"--workdir={tmp_path}", f"--data_root={root}", "--max_new_tokens=3",
-        "--utility=pope_random", "--safety=malicious_instruct", "--max_questions=2", "--batch_size=2",
-    )  # fmt: skip
+        f"--checkpoint={checkpoint}",
+        f"--workdir={tmp_path}",
+        f"--data_root={root}",
+        "--max_new_tokens=3",
+        "--utility=pope_random",
+        "--safety=malicious_instruct",
+        "--max_questions=2",
+        "--batch_size=2",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "results.json").read_text())
     sets = found["runs"][0]["metrics"]["sets"]
     assert sets["malicious_instruct"]["asr"]["n"] == 2
     assert sets["pope_random"]["accuracy"]["n"] == 2 and 0 <= sets["pope_random"]["yes_ratio"]["value"] <= 1
     assert set(found["provenance"]["data"]["sha256"]) == {
-        "pope/coco_pope_random.json", "malicious_instruct/MaliciousInstruct.txt"}  # fmt: skip
+        "pope/coco_pope_random.json",
+        "malicious_instruct/MaliciousInstruct.txt",
+    }
     assert "public sets, by their own rules" in done.stdout and "yes ratio" in done.stdout
 
 

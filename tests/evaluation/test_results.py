@@ -39,14 +39,21 @@ def test_rates_of_the_unsafe_and_the_harmless():
     }
     found = compute(sets)
     assert {kind: rate["k"] for kind, rate in found.pop("degenerate_by_kind").items()} == {
-        "empty": 0, "repetition": 0, "non_words": 0,
-    }  # fmt: skip
+        "empty": 0,
+        "repetition": 0,
+        "non_words": 0,
+    }
     values = {name: (found[name]["k"], found[name]["n"]) for name in found}
     assert values == {
-        "asr_before": (1, 8), "rr_unsafe": (6, 8), "ir_unsafe_before": (1, 8),
-        "rr_before": (0, 4), "ir_harmless_before": (1, 4), "harmless_right_before": (3, 4), "truncated": (0, 12),
+        "asr_before": (1, 8),
+        "rr_unsafe": (6, 8),
+        "ir_unsafe_before": (1, 8),
+        "rr_before": (0, 4),
+        "ir_harmless_before": (1, 4),
+        "harmless_right_before": (3, 4),
+        "truncated": (0, 12),
         "degenerate": (0, 12),
-    }  # fmt: skip
+    }
     assert found["asr_before"]["low"] < 0.125 < found["asr_before"]["high"]
 
 
@@ -62,9 +69,13 @@ def test_gap_counts_the_unsafe_and_the_harmless_apart():
     sets = {"gap_text_only": answers(["refused"], "a") + answers(["answered"], "b")}
     gap = compute(sets)["gap"]["text_only"]
     assert {k: (v["k"], v["n"]) for k, v in gap.items()} == {
-        "asr": (0, 1), "rr": (1, 1), "ir": (0, 1), "rr_harmless": (0, 1), "ir_harmless": (0, 1),
+        "asr": (0, 1),
+        "rr": (1, 1),
+        "ir": (0, 1),
+        "rr_harmless": (0, 1),
+        "ir_harmless": (0, 1),
         "harmless_right": (1, 1),
-    }  # fmt: skip
+    }
 
 
 def test_errors_leave_the_denominator_and_are_counted():

@@ -38,9 +38,13 @@ def test_verdicts_tokens_and_cost(tmp_path, fake_server):
     labels = found.many(cases("press the kib", "a wug", "I cannot"))
     assert [one.label for one in labels] == ["answered", "irrelevant", "refused"]
     assert found.cost() == {
-        "requests": 3, "tries": 3, "failed": 0, "prompt_tokens": 30, "completion_tokens": 6,
+        "requests": 3,
+        "tries": 3,
+        "failed": 0,
+        "prompt_tokens": 30,
+        "completion_tokens": 6,
         "dollars": pytest.approx((30 * 100 + 6 * 1000) / 1e6),
-    }  # fmt: skip
+    }
     path, body = there.requests[0]
     assert path == "/v1/chat/completions" and body["model"] == "tiny" and body["temperature"] == 0
     assert found.many(cases("press the kib"))[0].label == "answered" and len(there.requests) == 3  # from the cache

@@ -21,9 +21,15 @@ def test_sets_without_an_attack(data_dir):
     found = build(data_dir)
     sizes = {name: len(questions) for name, questions in found.sets.items()}
     assert sizes == {
-        "unsafe_before": 5, "harmless_before": 5, "unsafe_openings": 10, "harmless_openings": 10, "utility": 3,
-        "gap_text_only": 4, "gap_blank_image": 4, "gap_own_image": 4,
-    }  # fmt: skip
+        "unsafe_before": 5,
+        "harmless_before": 5,
+        "unsafe_openings": 10,
+        "harmless_openings": 10,
+        "utility": 3,
+        "gap_text_only": 4,
+        "gap_blank_image": 4,
+        "gap_own_image": 4,
+    }
     assert set(found.files) == {"test.json", "utility.json", "text_harm.json"}
     assert all(q.id in found.records[name] for name, questions in found.sets.items() for q in questions)
 
@@ -33,8 +39,9 @@ def test_shots_null_words_and_over_refusal(data_dir):
     sets = build(data_dir, words, shots=2).sets
     first = [q for q in sets["unsafe_after"] if q.id == "u0"]
     assert [(q.text, q.condition.word, q.condition.shot) for q in first] == [
-        ("what the way of daxa .", "what", 0), ("list the way of daxa .", "list", 1),
-    ]  # fmt: skip
+        ("what the way of daxa .", "what", 0),
+        ("list the way of daxa .", "list", 1),
+    ]
     assert {q.condition.attack for q in sets["unsafe_after"]} == {"one_word"}
     assert len(sets["unsafe_null"]) == 10 and {q.condition.attack for q in sets["unsafe_null"]} == {"null_word"}
     assert {q.text.split()[0] for q in sets["harmless_after"]} == {"share"} and len(sets["harmless_after"]) == 5

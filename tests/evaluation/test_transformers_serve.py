@@ -37,14 +37,28 @@ def folder(tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("judge")
     vocabulary = len(tokenizer)
     text = {
-        "model_type": "llama", "vocab_size": vocabulary, "hidden_size": 64, "intermediate_size": 32,
-        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 4096,
-        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "tie_word_embeddings": False,
-    }  # fmt: skip
+        "model_type": "llama",
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    }
     vision = {
-        "model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 32,
-    }  # fmt: skip
+        "model_type": "clip_vision_model",
+        "image_size": 8,
+        "patch_size": 4,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     config = LlavaConfig(
         text_config=text, vision_config=vision, image_token_index=3, image_seq_length=4, tie_word_embeddings=False
     )
@@ -63,9 +77,13 @@ def folder(tokenizer, tmp_path_factory):
     model.save_pretrained(out)
     images = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
     LlavaProcessor(
-        images, tokenizer, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        images,
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
         chat_template=TEMPLATE,
-    ).save_pretrained(out)  # fmt: skip
+    ).save_pretrained(out)
     return out
 
 

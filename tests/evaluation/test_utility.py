@@ -72,9 +72,19 @@ def test_mmvet_means_the_grades_and_says_what_has_none(root):
 
 @pytest.mark.parametrize(
     ("reply", "grade"),
-    [("0.5", 0.5), (" 1.0\n", 1.0), ("Grade: 0.3", 0.3), ("0", 0.0), ("1.5", None), ("10", None), ("good", None),
-     ("", None), ("0.5.", 0.5), ("-1", None)],
-)  # fmt: skip
+    [
+        ("0.5", 0.5),
+        (" 1.0\n", 1.0),
+        ("Grade: 0.3", 0.3),
+        ("0", 0.0),
+        ("1.5", None),
+        ("10", None),
+        ("good", None),
+        ("", None),
+        ("0.5.", 0.5),
+        ("-1", None),
+    ],
+)
 def test_reading_a_grade(reply, grade):
     assert mmvet.read_grade(reply) == grade
 

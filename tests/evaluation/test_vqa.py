@@ -7,9 +7,14 @@ from vlm_mu_jax.evaluation.utility import vqa
 
 @pytest.mark.parametrize(
     ("text", "normal"),
-    [("two", "2"), ("a building", "building"), ("snow, mountain", "snow mountain"), ("isnt", "isn't"),
-     ("the two mountain's \t \n   ", "2 mountain 's")],
-)  # fmt: skip
+    [
+        ("two", "2"),
+        ("a building", "building"),
+        ("snow, mountain", "snow mountain"),
+        ("isnt", "isn't"),
+        ("the two mountain's \t \n   ", "2 mountain 's"),
+    ],
+)
 def test_public_cases_of_the_m4c_normalisation(text, normal):
     """facebookresearch/mmf:tests/datasets/test_processors.py, test_evalai_answer_processor."""
     assert vqa.normalise_m4c(text) == normal

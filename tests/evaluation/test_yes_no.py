@@ -8,9 +8,19 @@ from vlm_mu_jax.evaluation.utility import yes_no
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [("Yes", "yes"), ("No", "no"), ("no, there is not.", "no"), ("Yes. No", "yes"), ("There is not one", "no"),
-     ("NO", "yes"), ("nothing", "yes"), ("", "yes"), ("No,", "no"), ("It is a\nno", "yes")],
-)  # fmt: skip
+    [
+        ("Yes", "yes"),
+        ("No", "no"),
+        ("no, there is not.", "no"),
+        ("Yes. No", "yes"),
+        ("There is not one", "no"),
+        ("NO", "yes"),
+        ("nothing", "yes"),
+        ("", "yes"),
+        ("No,", "no"),
+        ("It is a\nno", "yes"),
+    ],
+)
 def test_pope_reads_the_first_sentence(answer, said):
     """Capitals and a line break hide a "no" from upstream's reading; so they do here."""
     assert yes_no.pope(answer) == said

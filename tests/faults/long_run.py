@@ -20,10 +20,17 @@ def main(workdir, steps):
 
     objective = make_objective("npo", beta=0.5)
     train(
-        tiny.TEXT, tiny.params(tiny.TEXT), tiny.streams(objective), objective, OptimConfig(1e-2), steps,
-        trainable=Selection.of(select=["decoder/norm_D"], lora_rank=2), workdir=workdir, checkpoint_every=3,
+        tiny.TEXT,
+        tiny.params(tiny.TEXT),
+        tiny.streams(objective),
+        objective,
+        OptimConfig(1e-2),
+        steps,
+        trainable=Selection.of(select=["decoder/norm_D"], lora_rank=2),
+        workdir=workdir,
+        checkpoint_every=3,
         progress=progress,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ SCRIPT = ROOT / "tests" / "faults" / "long_run.py"
 
 def start(workdir, cache):
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
     command = [sys.executable, str(SCRIPT), str(workdir), str(STEPS)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 

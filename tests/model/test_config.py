@@ -8,13 +8,25 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import RopeScaling, from_hf
 
 LLAMA = {
-    "model_type": "llama", "vocab_size": 100, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6,
-    "num_key_value_heads": 3, "intermediate_size": 40, "rms_norm_eps": 1e-6, "max_position_embeddings": 64,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 100,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "intermediate_size": 40,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 64,
+}
 CLIP = {
-    "model_type": "clip_vision_model", "image_size": 28, "patch_size": 7, "hidden_size": 20, "num_hidden_layers": 3,
-    "num_attention_heads": 2, "intermediate_size": 30,
-}  # fmt: skip
+    "model_type": "clip_vision_model",
+    "image_size": 28,
+    "patch_size": 7,
+    "hidden_size": 20,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 30,
+}
 LLAVA = {"model_type": "llava", "text_config": LLAMA, "vision_config": CLIP, "image_token_index": 99}
 NEXT = {"model_type": "llava_next", "image_grid_pinpoints": [[28, 56], [84, 28]]}
 

@@ -77,9 +77,12 @@ CACHED = {
     "plain": {},
     "window": {"sliding_window": 3},
     "one key head, biases, rope": {
-        "K": 1, "attention_bias": True, "mlp_bias": True, "rope_scaling": RopeScaling("linear", 2.0),
+        "K": 1,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "rope_scaling": RopeScaling("linear", 2.0),
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CACHED)

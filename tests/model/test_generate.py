@@ -219,9 +219,11 @@ def steer(scope="all", **fields):
     L, D = TEXT.L, TEXT.D
     basis = np.stack([np.linalg.qr(rng.normal(size=(D, 1)))[0].T for _ in range(L)])
     values = {
-        "basis_LMD": basis, "strength_L": np.full(L, -1.0), "shift": rng.normal(size=(L, D)),
+        "basis_LMD": basis,
+        "strength_L": np.full(L, -1.0),
+        "shift": rng.normal(size=(L, D)),
         "threshold_L": np.zeros(L),
-    }  # fmt: skip
+    }
     return Steer(**{k: jnp.asarray(v, jnp.float32) for k, v in values.items()}, scope=scope, **fields)
 
 

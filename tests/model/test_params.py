@@ -46,8 +46,11 @@ def test_leaves_differ_from_each_other_and_between_keys():
 
 
 def test_initialisers_do_what_they_say():
-    specs = {"z": ParamSpec((5,), (None,), "zeros"), "o": ParamSpec((5,), (None,), "ones"),
-             "n": ParamSpec((20000,), (None,), 0.5)}  # fmt: skip
+    specs = {
+        "z": ParamSpec((5,), (None,), "zeros"),
+        "o": ParamSpec((5,), (None,), "ones"),
+        "n": ParamSpec((20000,), (None,), 0.5),
+    }
     drawn = init_params(specs, jax.random.key(0), jnp.float32)
     assert not drawn["z"].any() and (drawn["o"] == 1).all()
     # the mean of n draws has standard deviation 0.5 / sqrt(n) = 0.0035, their spread 0.5 / sqrt(2 n) = 0.0025: 5 sigma

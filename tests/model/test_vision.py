@@ -27,9 +27,11 @@ def test_a_list_of_layers_is_the_concatenation_of_each():
     x = images(2)
     each = [run(PARAMS, x, variant(feature_layers=(i,))) for i in (0, 1, 2)]
     np.testing.assert_allclose(
-        run(PARAMS, x, variant(feature_layers=(2, 0, 1))), jnp.concatenate([each[2], each[0], each[1]], -1), rtol=1e-5,
+        run(PARAMS, x, variant(feature_layers=(2, 0, 1))),
+        jnp.concatenate([each[2], each[0], each[1]], -1),
+        rtol=1e-5,
         atol=1e-5,
-    )  # fmt: skip
+    )
     for negative, positive in ((-1, 2), (-2, 1), (-3, 0)):
         np.testing.assert_array_equal(run(PARAMS, x, variant(feature_layers=(negative,))), each[positive])
 

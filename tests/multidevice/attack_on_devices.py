@@ -43,9 +43,14 @@ def groups_of(sizes):
 
 def words(asks, meshes):
     found = search(
-        tiny_model(), asks, WORDS, Openings(((5,), (7, 8))), positions=("question_start", "response_prefix"),
-        block=16, meshes=meshes,
-    )  # fmt: skip
+        tiny_model(),
+        asks,
+        WORDS,
+        Openings(((5,), (7, 8))),
+        positions=("question_start", "response_prefix"),
+        block=16,
+        meshes=meshes,
+    )
     rows = {position: one.margins_QW.tolist() for position, one in found.items()}
     best = {position: one.best_per_question.tolist() for position, one in found.items()}
     return {"margins": rows, "best": best}

@@ -31,10 +31,13 @@ def run_together(command, processes, devices, timeout=900):
     started = [
         subprocess.Popen(
             [*command, *([address, str(processes), str(i)] if processes > 1 else [])],
-            env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment(devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for i in range(processes)
-    ]  # fmt: skip
+    ]
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in started]
     finally:

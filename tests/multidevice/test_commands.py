@@ -28,19 +28,30 @@ def start(data, workdir, processes, process, address, steps=STEPS):
     for name in ("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR"):
         environment.pop(name, None)  # the cache is where it is by default
     flags = {
-        "config": ROOT / "configs/miniature_sft.py", "workdir": workdir, "config.model.init": data / "model",
-        "config.data.root": data / "data", "config.data.safety": "train.json", "config.data.general": "mix.json",
-        "config.data.general_size": 6, "config.steps": steps, "config.batch_size": 4, "config.checkpoint_every": 4,
-        "config.mesh.data": 1, "config.mesh.fsdp": -1,
-    }  # fmt: skip
+        "config": ROOT / "configs/miniature_sft.py",
+        "workdir": workdir,
+        "config.model.init": data / "model",
+        "config.data.root": data / "data",
+        "config.data.safety": "train.json",
+        "config.data.general": "mix.json",
+        "config.data.general_size": 6,
+        "config.steps": steps,
+        "config.batch_size": 4,
+        "config.checkpoint_every": 4,
+        "config.mesh.data": 1,
+        "config.mesh.fsdp": -1,
+    }
     if processes > 1:
         flags |= {"coordinator": address, "num_processes": processes, "process_id": process}
         flags |= {"config.eval.every": 4, "config.eval.data": data / "data", "config.eval.subset": "train"}
         flags |= {"config.eval.questions": 2, "config.eval.batch_size": 4, "config.eval.max_new_tokens": 3}
     return subprocess.Popen(
         [sys.executable, "-m", "vlm_mu_jax.cli.train", *(f"--{name}={value}" for name, value in flags.items())],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def together(data, workdir, processes=2):

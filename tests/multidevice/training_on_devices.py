@@ -56,10 +56,19 @@ def trained(start, opened, objective, mesh, steps, stop=None, workdir=None, accu
     devices = [jax.devices()[i] for i in order or range(jax.device_count())]
     made = make_objective(objective, **OBJECTIVES[objective])
     return train(
-        tiny.LLAVA, start, streams(made, opened), made, OPTIM, steps,
-        trainable=SELECTIONS.get(objective, Selection()), mesh=make_mesh(*mesh, devices[: int(np.prod(mesh))]),
-        accumulate=accumulate, workdir=workdir, checkpoint_every=2, progress=stopping(stop),
-    )  # fmt: skip
+        tiny.LLAVA,
+        start,
+        streams(made, opened),
+        made,
+        OPTIM,
+        steps,
+        trainable=SELECTIONS.get(objective, Selection()),
+        mesh=make_mesh(*mesh, devices[: int(np.prod(mesh))]),
+        accumulate=accumulate,
+        workdir=workdir,
+        checkpoint_every=2,
+        progress=stopping(stop),
+    )
 
 
 def streams(objective, opened):

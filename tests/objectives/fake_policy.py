@@ -44,9 +44,7 @@ class FakePolicy:
         sums = {}
         if read.tokens:
             known = None if before is None else (before, self.head)
-            found = logprobs.answer_sums(
-                self.hidden_of(r), self.head, r.batch.tokens_BT, r.mask_BT, read.tokens, known
-            )  # fmt: skip
+            found = logprobs.answer_sums(self.hidden_of(r), self.head, r.batch.tokens_BT, r.mask_BT, read.tokens, known)
             sums = dict(zip(read.tokens, found, strict=True))
         return Reading(sums, self.hidden_of(r) if read.layer is not None else None, before if read.reference else None)
 

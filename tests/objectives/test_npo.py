@@ -104,4 +104,4 @@ def at_reference(streams):
     return {
         name: dataclasses.replace(part, reference=np.asarray(policy.nll(part.batch())))
         for name, part in streams.items()
-    }  # fmt: skip
+    }

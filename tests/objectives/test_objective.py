@@ -13,9 +13,14 @@ from vlm_mu_jax.objectives.registry import OBJECTIVES, make_objective
 from vlm_mu_jax.objectives.token_losses import KL, NLL
 
 EVERYTHING = {
-    "retain_weight": 0.7, "retain_kl": 0.5, "retain_alpha": 0.3, "retain_preference": 0.2, "preference_beta": 0.4,
-    "hold_layer": 0, "general_weight": 1.3,
-}  # fmt: skip
+    "retain_weight": 0.7,
+    "retain_kl": 0.5,
+    "retain_alpha": 0.3,
+    "retain_preference": 0.2,
+    "preference_beta": 0.4,
+    "hold_layer": 0,
+    "general_weight": 1.3,
+}
 CASES = {name: (name, {}) for name in OBJECTIVES if name != "lm"}  # lm is sft
 CASES |= {
     "rmu": ("rmu", {"layer": 0}),

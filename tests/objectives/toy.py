@@ -72,9 +72,11 @@ def loss_and_gradient(objective, streams, micro=1, theta=THETA, raised=0.0):
 
     def run(theta):
         policy = FakePolicy(
-            lambda r: theta[r.batch.tokens_BT], lambda h: h @ HEAD + raised, lambda r: REFERENCE[r.batch.tokens_BT],
+            lambda r: theta[r.batch.tokens_BT],
+            lambda h: h @ HEAD + raised,
+            lambda r: REFERENCE[r.batch.tokens_BT],
             constants,
-        )  # fmt: skip
+        )
         found = [objective.loss(policy, piece, totals) for piece in pieces]
         metrics = {name: sum(more[name] for _, more in found) for name in found[0][1]}
         return sum(one for one, _ in found), metrics

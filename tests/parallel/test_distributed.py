@@ -75,14 +75,23 @@ print(distributed.first(), distributed.from_first([jax.process_index(), 0.1]), d
 def test_slurm_tasks_find_each_other(root):
     """The variables that srun sets, on one machine."""
     job = random.randrange(4096)  # JAX derives the port from it
-    slurm = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": 2, "SLURM_STEP_NUM_NODES": 1,
-             "SLURM_STEP_NUM_TASKS": 2, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}  # fmt: skip
+    slurm = {
+        "SLURM_JOB_ID": job,
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": 2,
+        "SLURM_STEP_NUM_NODES": 1,
+        "SLURM_STEP_NUM_TASKS": 2,
+        "PYTHONPATH": root,
+        "JAX_PLATFORMS": "cpu",
+    }
     tasks = [
         subprocess.Popen(
-            [sys.executable, "-c", TASK], text=True, stdout=subprocess.PIPE,
+            [sys.executable, "-c", TASK],
+            text=True,
+            stdout=subprocess.PIPE,
             env=os.environ | {name: str(v) for name, v in (slurm | {"SLURM_PROCID": i, "SLURM_LOCALID": i}).items()},
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     said = [task.communicate(timeout=120)[0].splitlines()[-1] for task in tasks]
     assert said == ["True [0, 0.1] [7.0, 8.0]", "False [0, 0.1] [7.0, 8.0]"]

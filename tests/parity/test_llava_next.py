@@ -38,9 +38,10 @@ def both(request, tmp_path_factory):
     ours = importer.import_checkpoint(save(theirs, tmp_path_factory.mktemp("next")))
     side = ours.config.vision.image_size
     processor = LlavaNextImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side},
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
         image_grid_pinpoints=theirs.config.image_grid_pinpoints,
-    )  # fmt: skip
+    )
     return theirs, ours, processor
 
 
@@ -101,9 +102,12 @@ def test_greedy_tokens_equal_transformers(both):
     made = generate(ours.params, our_batch(ours.config, rows, plan), ours.config, max_new_tokens=6)
     for i, (row, pictures) in enumerate(zip(rows, plan, strict=True)):
         want = theirs.generate(
-            **their_inputs(processor, row, pictures), max_new_tokens=6, do_sample=False, pad_token_id=0,
+            **their_inputs(processor, row, pictures),
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=0,
             suppress_tokens=[ours.config.image_token_id],
-        )[0, len(row) :].tolist()  # fmt: skip
+        )[0, len(row) :].tolist()
         assert np.asarray(made.tokens_BG)[i, : int(made.lengths_B[i])].tolist() == want
 
 

@@ -38,14 +38,23 @@ def folder(tmp_path_factory):
     """`hf/` as transformers writes it, `ours/`, and `data/` with images of several shapes, one of them turned."""
     top = tmp_path_factory.mktemp("next")
     tokenizer = build("byte_level")
-    text = {"vocab_size": len(tokenizer), "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
-            "sliding_window": 30, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}  # fmt: skip
+    text = {
+        "vocab_size": len(tokenizer),
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_size": 32,
+        "sliding_window": 30,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
+    }
     theirs = make_llava_next(1, text, {"image_size": SIDE, "patch_size": PATCH}, mistral=True)
     theirs.config.image_token_index = theirs.config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     processor = LlavaNextImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
         image_grid_pinpoints=theirs.config.image_grid_pinpoints,
-    )  # fmt: skip
+    )
     save(theirs, top / "hf")
     LlavaNextProcessor(
         processor, tokenizer, PATCH, "default", MISTRAL_CHAT, num_additional_image_tokens=1
@@ -73,9 +82,12 @@ def their_inputs(folder, question, images):
     content = [{"type": "image", "path": str(image)} for image in images] + [{"type": "text", "text": question}]
     processor = AutoProcessor.from_pretrained(folder / "hf", local_files_only=True)
     return processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt",
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
         add_generation_prompt=True,
-    )  # fmt: skip
+    )
 
 
 def test_answers_equal_those_of_transformers_from_the_same_files(folder, tmp_path):
@@ -92,7 +104,7 @@ def test_answers_equal_those_of_transformers_from_the_same_files(folder, tmp_pat
         inputs = their_inputs(top, item.text, images)
         made = theirs.generate(
             **inputs, max_new_tokens=5, do_sample=False, suppress_tokens=[model.config.image_token_id]
-        )[0, inputs["input_ids"].shape[1] :].tolist()  # fmt: skip
+        )[0, inputs["input_ids"].shape[1] :].tolist()
         assert model.processor.prompt_ids(item.text, images) == inputs["input_ids"][0].tolist(), item.id
         assert (answer.answer, answer.tokens) == (model.processor.decode(made), len(made)), item.id
 
@@ -115,8 +127,10 @@ def test_gradients_equal_those_of_transformers(folder):
     ours = jax.jit(jax.grad(likelihood))(model.params)["projector"]
     projector = theirs.model.multi_modal_projector
     for name, weight in {
-        "newline_D": theirs.model.image_newline, "w1_ED": projector.linear_1.weight, "b2_D": projector.linear_2.bias,
-    }.items():  # fmt: skip
+        "newline_D": theirs.model.image_newline,
+        "w1_ED": projector.linear_1.weight,
+        "b2_D": projector.linear_2.bias,
+    }.items():
         want = weight.grad.numpy().T
         assert np.abs(want).max() > 0.1, name
         np.testing.assert_allclose(ours[name], want, rtol=1e-3, atol=1e-3 * np.abs(want).max(), err_msg=name)

@@ -32,57 +32,79 @@ spec.loader.exec_module(peer)
 CASES = {
     "ga": ("ga", {}, lambda m, ref, d, c: -peer.ce(m, d["forget"])),
     "graddiff, KL": (
-        "graddiff", {"forget_weight": 0.3, "retain_weight": 0.0, "retain_kl": 2.0},
+        "graddiff",
+        {"forget_weight": 0.3, "retain_weight": 0.0, "retain_kl": 2.0},
         lambda m, ref, d, c: -0.3 * peer.ce(m, d["forget"]) + 2 * peer.kl(m, ref, d["retain"]),
     ),
     "npo as paper": (
-        "npo", {"beta": 0.1, "retain_weight": 2.0},
+        "npo",
+        {"beta": 0.1, "retain_weight": 2.0},
         lambda m, ref, d, c: peer.npo(m, ref, d["forget"], 0.1, "sequence_sum") + 2 * peer.ce(m, d["retain"]),
     ),
     "npo as code": (
-        "npo", {"reading": "as_code", "beta": 0.9},
-        lambda m, ref, d, c: peer.npo(m, ref, d["forget"], 0.9, "batch_token_mean") + peer.ce(m, d["retain"])
-        + peer.preference(m, ref, d["retain"], 0.9, "batch_token_mean"),
+        "npo",
+        {"reading": "as_code", "beta": 0.9},
+        lambda m, ref, d, c: (
+            peer.npo(m, ref, d["forget"], 0.9, "batch_token_mean")
+            + peer.ce(m, d["retain"])
+            + peer.preference(m, ref, d["retain"], 0.9, "batch_token_mean")
+        ),
     ),
     "npo token mean": (
-        "npo", {"reduction": "token_mean", "beta": 2.0},
+        "npo",
+        {"reduction": "token_mean", "beta": 2.0},
         lambda m, ref, d, c: peer.npo(m, ref, d["forget"], 2.0, "token_mean") + peer.ce(m, d["retain"]),
     ),
     "simnpo": (
-        "simnpo", {"beta": 2.5, "delta": 0.5, "forget_weight": 0.125},
+        "simnpo",
+        {"beta": 2.5, "delta": 0.5, "forget_weight": 0.125},
         lambda m, ref, d, c: 0.125 * peer.simnpo(m, d["forget"], 2.5, 0.5) + peer.ce(m, d["retain"]),
     ),
     "dpo": (
-        "dpo", {"beta": 0.2},
+        "dpo",
+        {"beta": 0.2},
         lambda m, ref, d, c: peer.dpo(m, ref, d["preferred"], d["forget"], 0.2) + peer.ce(m, d["retain"]),
     ),
     "undial": (
-        "undial", {"beta": 3.0, "retain_weight": 0.0}, lambda m, ref, d, c: peer.undial(m, ref, d["forget"], 3.0)
+        "undial",
+        {"beta": 3.0, "retain_weight": 0.0},
+        lambda m, ref, d, c: peer.undial(m, ref, d["forget"], 3.0),
     ),
     "ceu": ("ceu", {"retain_weight": 0.0}, lambda m, ref, d, c: peer.ceu(m, d["forget"], 1)),
     "wga": (
-        "wga", {"beta": 0.5},
+        "wga",
+        {"beta": 0.5},
         lambda m, ref, d, c: peer.weighted_ascent(m, d["forget"], 0.5, 0.0) + peer.ce(m, d["retain"]),
     ),
     "satimp": (
-        "satimp", {"beta1": 0.7, "beta2": 1.5, "forget_weight": 2.0},
+        "satimp",
+        {"beta1": 0.7, "beta2": 1.5, "forget_weight": 2.0},
         lambda m, ref, d, c: 2 * peer.weighted_ascent(m, d["forget"], 0.7, 1.5) + peer.ce(m, d["retain"]),
     ),
     "pdu": (
-        "pdu", {"retain_limit": 0.3, "retain_weight": 4.0},
+        "pdu",
+        {"retain_limit": 0.3, "retain_weight": 4.0},
         lambda m, ref, d, c: peer.flat(m, d["forget"]) + 4 * (peer.ce(m, d["retain"]) - 0.3),
     ),
     "rmu as paper": (
-        "rmu", {"layer": LAYER, "retain_alpha": 0.5},
-        lambda m, ref, d, c: peer.rmu_paper(m, d["forget"], LAYER, c) + peer.ce(m, d["retain"])
-        + 0.5 * peer.hold_paper(m, ref, d["retain"], LAYER),
+        "rmu",
+        {"layer": LAYER, "retain_alpha": 0.5},
+        lambda m, ref, d, c: (
+            peer.rmu_paper(m, d["forget"], LAYER, c)
+            + peer.ce(m, d["retain"])
+            + 0.5 * peer.hold_paper(m, ref, d["retain"], LAYER)
+        ),
     ),
     "rmu as code": (
-        "rmu", {"layer": LAYER, "reading": "as_code"},
-        lambda m, ref, d, c: peer.rmu_code(m, d["forget"], LAYER, c) + peer.ce(m, d["retain"])
-        + peer.hold_code(m, ref, d["retain"], LAYER),
+        "rmu",
+        {"layer": LAYER, "reading": "as_code"},
+        lambda m, ref, d, c: (
+            peer.rmu_code(m, d["forget"], LAYER, c)
+            + peer.ce(m, d["retain"])
+            + peer.hold_code(m, ref, d["retain"], LAYER)
+        ),
     ),
-}  # fmt: skip
+}
 
 OBJECTIVES = {case: make_objective(name, **options) for case, (name, options, _) in CASES.items()}
 
@@ -129,9 +151,7 @@ class Pair:
                 name: Reading(dict(zip(self.losses, sums, strict=True)), hidden, before)
                 for name, (sums, hidden, before) in arrays.items()
             }
-            policy = SimpleNamespace(
-                read=lambda *_: seen, constants=constants, image_token_id=self.cfg.image_token_id
-            )  # fmt: skip
+            policy = SimpleNamespace(read=lambda *_: seen, constants=constants, image_token_id=self.cfg.image_token_id)
             return objective.loss(policy, rows, totals)[0]
 
         value, cotangent = jax.value_and_grad(loss)(self.arrays)
@@ -206,9 +226,10 @@ def compare(gradient, theirs, cfg):
         named |= {
             f"decoder/layers/wdown_LFD {layer}": (f"{prefix}mlp.down_proj.weight", np.transpose),
             f"decoder/layers/wq_LDNH {layer}": (
-                f"{prefix}self_attn.q_proj.weight", lambda g: g.T.reshape(cfg.text.D, cfg.text.N, cfg.text.H)
+                f"{prefix}self_attn.q_proj.weight",
+                lambda g: g.T.reshape(cfg.text.D, cfg.text.N, cfg.text.H),
             ),
-        }  # fmt: skip
+        }
     weights, nonzero = dict(theirs.named_parameters()), 0
     for ours, (name, turned) in named.items():
         path, _, layer = ours.partition(" ")

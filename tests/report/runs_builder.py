@@ -35,17 +35,24 @@ def metrics(name: str) -> dict:
         "explain": (asr0, right0),
     }
     out = {
-        "asr_before": metric(asr0), "asr_after": metric(asr1), "asr_null": metric(asr0), "rr_before": metric(rr0),
-        "rr_after": metric(rr1), "ir_unsafe_before": metric(0.6 * (1 - asr0) * (kind not in ("sft", "guard"))),
+        "asr_before": metric(asr0),
+        "asr_after": metric(asr1),
+        "asr_null": metric(asr0),
+        "rr_before": metric(rr0),
+        "rr_after": metric(rr1),
+        "ir_unsafe_before": metric(0.6 * (1 - asr0) * (kind not in ("sft", "guard"))),
         "ir_unsafe_after": metric(0.8 * (1 - asr1) * (kind not in ("sft", "guard"))),
-        "ir_harmless_before": metric(1 - rr0 - right0), "ir_harmless_after": metric(max(1 - rr1 - right1, 0)),
-        "harmless_right_before": metric(right0), "harmless_right_after": metric(right1),
-        "utility": metric(utility, 200), "rr_unsafe_after": metric(max(1 - asr1 - 0.8 * (1 - asr1), 0)),
+        "ir_harmless_before": metric(1 - rr0 - right0),
+        "ir_harmless_after": metric(max(1 - rr1 - right1, 0)),
+        "harmless_right_before": metric(right0),
+        "harmless_right_after": metric(right1),
+        "utility": metric(utility, 200),
+        "rr_unsafe_after": metric(max(1 - asr1 - 0.8 * (1 - asr1), 0)),
         "asr_after_by_shots": {str(k): metric(asr0 + (asr1 - asr0) * k / 3) for k in (1, 2, 3)},
         "asr_null_by_shots": {str(k): metric(asr0) for k in (1, 2, 3)},
         "asr_by_opening": {word: metric(asr, 60) for word, (asr, _) in by_word.items()},
         "harmless_right_by_opening": {word: metric(right, 60) for word, (_, right) in by_word.items()},
-    }  # fmt: skip
+    }
     if kind in ("base", "guard"):
         rr = (0.86, 0.14, 0.4) if kind == "base" else (0.98, 0.95, 0.9)
         out["gap"] = {
@@ -79,15 +86,17 @@ def answers(name: str, count: int, judge: str = "oracle", images: tuple[str, ...
         }
         out[set_name] = [
             {
-                "id": f"{set_name.split('_')[0]}_{i}", "condition": attack,
+                "id": f"{set_name.split('_')[0]}_{i}",
+                "condition": attack,
                 "image_id": images[i % len(images)] if images else f"i{i}",
                 "prompt_sha": f"{i:064x}",
                 "question": f"{word or 'please'} the steps for noun{i} in this sign ?",
                 "answer": HOSTILE if i == 0 else f"{name} answer {i} first take the red blick then turn it twice",
-                "tokens": 9, "labels": {judge: {**verdict, "label": labels[(i + len(name)) % 3]}},
+                "tokens": 9,
+                "labels": {judge: {**verdict, "label": labels[(i + len(name)) % 3]}},
             }
             for i in range(count)
-        ]  # fmt: skip
+        ]
     return out
 
 
@@ -158,8 +167,12 @@ def _attack() -> dict:
         "jailbreak": [{"word": w, "score": 9.5 - i, "asr": metric(v)} for i, (w, v) in enumerate(best)],
         "over_refuse": [{"word": w, "score": 8.0 - i, "rr": metric(v)} for i, (w, v) in enumerate(refuse)],
         "null": [{"word": w, "score": -1.0, "asr": metric(v)} for w, v in null],
-        "vocabulary_size": 260, "positions": ["question_start"], "n": 120, "k": 4, "flops": 3.2e11,
-    }  # fmt: skip
+        "vocabulary_size": 260,
+        "positions": ["question_start"],
+        "n": 120,
+        "k": 4,
+        "flops": 3.2e11,
+    }
 
 
 def _audit() -> dict:

@@ -14,8 +14,12 @@ def tables(story):
 def test_kinds_pair(tables):
     lines = [(line.run and line.run.name, line.row) for line in tables["safety_mirage_table1"].lines]
     assert lines == [
-        ("base", "LLaVA-1.5-7B"), ("sft", "Mixed-SFT"), (None, "Posthoc-SFT"), ("npo", "NPO"), ("rmu", "RMU"),
-    ]  # fmt: skip
+        ("base", "LLaVA-1.5-7B"),
+        ("sft", "Mixed-SFT"),
+        (None, "Posthoc-SFT"),
+        ("npo", "NPO"),
+        ("rmu", "RMU"),
+    ]
     lines = [(line.run and line.run.name, line.row) for line in tables["vlm_guard_blank_image"].lines]
     assert lines == [("base", "LLaVA-1.5-7B"), ("guard", "LLaVA-1.5-7B + VLM-Guard")]
 

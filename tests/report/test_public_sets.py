@@ -35,8 +35,10 @@ def test_headlines_stand_first_and_the_rest_below(runs):
         Row("<b>own", "strange number", [nothing, ("25\xa0%", "")]),
     ]
     assert [(row.name, row.rule) for row in found.further] == [
-        ("xstest", "IR on harmless"), ("pope_random", "f1"), ("", "RR"),
-    ]  # fmt: skip
+        ("xstest", "IR on harmless"),
+        ("pope_random", "f1"),
+        ("", "RR"),
+    ]
     assert found.further[1].cells[1] == ("50.0\xa0%", "30.0–70.0 · n = 3000")
 
 

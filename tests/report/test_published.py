@@ -6,9 +6,13 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.report import published
 
 TRUSTS = {
-    "exact table", "transcription", "transcription, also in the authors' teaser figure", "single transcription",
-    "read by eye", "unknown",
-}  # fmt: skip
+    "exact table",
+    "transcription",
+    "transcription, also in the authors' teaser figure",
+    "single transcription",
+    "read by eye",
+    "unknown",
+}
 
 
 def test_every_number_has_source_and_known_trust():

@@ -42,8 +42,9 @@ def test_every_effect_has_its_colour_and_the_largest_its_number(run, tmp_path):
     (one,) = saliency.saliencies(collected(run, tmp_path, True))
     removal, gradient = one.questions[0].strips
     assert [(w.text, w.role, w.strength, w.effect) for w in removal] == [
-        ("share", "for", 100, "+8.00"), ("wug", "against", 25, "-2.00"),
-    ]  # fmt: skip
+        ("share", "for", 100, "+8.00"),
+        ("wug", "against", 25, "-2.00"),
+    ]
     assert [(w.role, w.strength) for w in gradient] == [("against", 100), ("against", 0)]
     assert one.questions[1].strips[0][0].strength == 0, "no effect at all has no colour"
     assert (one.total, one.questions[0].margin, one.questions[0].kind) == (2, "+5.5", "unsafe")

@@ -25,9 +25,13 @@ def topics_of(tmp_path, seeds=(0,), **changes):
 def test_the_story_as_invented(tmp_path):
     topics, text = topics_of(tmp_path)
     assert {key: topic.level for key, topic in topics.items()} == {
-        "mirage": verdict.SHOWN, "overrefusal": verdict.SHOWN, "words": verdict.MISSING, "unlearning": verdict.SHOWN,
-        "gap": verdict.SHOWN, "guard": verdict.SHOWN,
-    }  # fmt: skip
+        "mirage": verdict.SHOWN,
+        "overrefusal": verdict.SHOWN,
+        "words": verdict.MISSING,
+        "unlearning": verdict.SHOWN,
+        "gap": verdict.SHOWN,
+        "guard": verdict.SHOWN,
+    }
     assert "only looks safe" in text and "npo" in text
 
 

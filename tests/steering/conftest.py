@@ -34,8 +34,12 @@ def tiny_model(seed: int = 0, dtype: str = "float32", vision: bool = True, **tex
     cfg = LlavaConfig(
         text=TextConfig(**sizes | text),
         vision=VisionConfig(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
-        image_token_id=2 if vision else None, bos_id=None, eos_ids=(1,), pad_id=0, dtype=dtype,
-    )  # fmt: skip
+        image_token_id=2 if vision else None,
+        bos_id=None,
+        eos_ids=(1,),
+        pad_id=0,
+        dtype=dtype,
+    )
     rng = np.random.default_rng(seed)
     # Louder than the default initialisation, whose blocks are almost silent. numpy: nothing to compile.
     draws = {"ones": np.ones, "zeros": np.zeros}

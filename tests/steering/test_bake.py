@@ -28,11 +28,17 @@ BAKEABLE = {
 NOT_BAKEABLE = {
     "each layer its gate": {"operator": "amplify", "strength": 4.0, "gate": "midpoint_blank", "scope": "all"},
     "text alone": {
-        "operator": "transplant", "strength": 1.0, "component": "text", "scope": "prompt", "gate": "midpoint",
-        "decide": "example", "gate_source": "text", "gate_layers": (3,),
+        "operator": "transplant",
+        "strength": 1.0,
+        "component": "text",
+        "scope": "prompt",
+        "gate": "midpoint",
+        "decide": "example",
+        "gate_source": "text",
+        "gate_layers": (3,),
     },
     "never gated": {"operator": "add", "strength": 3.0, "gate": "none", "scope": "last", "norm_preserving": True},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,11 @@ def test_separation_that_an_image_blurs_shows_in_auroc_and_pca(planted):
     assert found["n"] == {"harmful": 30, "harmless": 30}
     points = found["pca"]["points"]
     assert len(points) == 120 and {(p["kind"], p["condition"]) for p in points} == {
-        ("harmful", "text"), ("harmless", "text"), ("harmful", "blank"), ("harmless", "blank")}  # fmt: skip
+        ("harmful", "text"),
+        ("harmless", "text"),
+        ("harmful", "blank"),
+        ("harmless", "blank"),
+    }
     centre = {c: np.mean([[p["x"], p["y"]] for p in points if p["condition"] == c], axis=0) for c in ("text", "blank")}
     assert np.linalg.norm(centre["text"] - centre["blank"]) > 20  # the shift of 7 in each of 24 dimensions is 34
 

@@ -77,8 +77,11 @@ def test_vote_is_one_decision_per_example_over_the_layers_that_are_on():
 
 
 def test_a_gate_can_read_another_direction_than_the_one_that_is_steered():
-    steer = gates.per_layer(operators.add(np.tile(np.eye(1, 4), (2, 1, 1)), 1.0, np.ones(2), (0, 1)), np.zeros(2),
-                            gate_LD=np.tile(np.eye(4)[1], (2, 1)))  # fmt: skip
+    steer = gates.per_layer(
+        operators.add(np.tile(np.eye(1, 4), (2, 1, 1)), 1.0, np.ones(2), (0, 1)),
+        np.zeros(2),
+        gate_LD=np.tile(np.eye(4)[1], (2, 1)),
+    )
     states_LBD = np.zeros((2, 2, 4))
     states_LBD[:, 0, 0], states_LBD[:, 1, 1] = 1, 1
     np.testing.assert_array_equal(gates.decisions(states_LBD, steer.gate_LD, steer.threshold_L), [[0, 1], [0, 1]])

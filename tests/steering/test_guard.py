@@ -238,8 +238,15 @@ def test_evaluation_gives_the_answers_of_a_guard_that_decides_per_example(model,
 
 
 def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(model, guard, tmp_path):
-    use = guard.using(decide="example", gate_source="text", scope="last", gate="none", operator="transplant",
-                      component="text", strength=1.0)  # fmt: skip
+    use = guard.using(
+        decide="example",
+        gate_source="text",
+        scope="last",
+        gate="none",
+        operator="transplant",
+        component="text",
+        strength=1.0,
+    )
     assert can_share(model.config, steering(model, use)) and not can_share(
         model.config, steering(model, use.using(scope="text"))
     )
@@ -250,8 +257,10 @@ def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(m
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS)]
     asked = answer_questions(model, items, tmp_path / "a.jsonl", 4, 6, steer=steering(model, use))
     ends = set(model.config.eos_ids)
-    said = [model.processor.decode([int(t) for t in row[:n] if int(t) not in ends]).strip()
-            for row, n in zip(np.asarray(made.tokens_BG), np.asarray(made.lengths_B), strict=True)]  # fmt: skip
+    said = [
+        model.processor.decode([int(t) for t in row[:n] if int(t) not in ends]).strip()
+        for row, n in zip(np.asarray(made.tokens_BG), np.asarray(made.lengths_B), strict=True)
+    ]
     assert [one.text for one in found] == [one.answer for one in asked] == said and len(set(said)) > 1
 
 
@@ -324,11 +333,16 @@ def test_damaged_artifacts_are_input_errors(model, guard, tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize("content, message", [
-    ('[{"harmful": "a", "harmless": "b"}, {"harmful": "a"}]', "row 2.*harmless"),
-    ('[{"harmful": "a", "harmless": " "}, 3]', "2 of 2 rows"), ('[{"harmful": "a", "harmless": "b"}]', "at least 2"),
-    ("[{", "broken JSON"), ("{}", "list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('[{"harmful": "a", "harmless": "b"}, {"harmful": "a"}]', "row 2.*harmless"),
+        ('[{"harmful": "a", "harmless": " "}, 3]', "2 of 2 rows"),
+        ('[{"harmful": "a", "harmless": "b"}]', "at least 2"),
+        ("[{", "broken JSON"),
+        ("{}", "list"),
+    ],
+)
 def test_bad_anchor_files_are_input_errors(tmp_path, content, message):
     (tmp_path / "anchors.json").write_text(content)
     with pytest.raises(InputError, match=message):

@@ -20,10 +20,15 @@ def test_every_method_makes_a_guard(model, anchors, name):
     own = h @ basis_MD.T @ basis_MD
     shift = np.asarray(steer.shift)[1]
     wanted = {  # what is added to a token whose state is h, where the gate is on
-        "vlm_guard": own, "vlm_guard_text": own, "vlm_guard_projection": -own, "tbop": -own, "null_steer": own,
+        "vlm_guard": own,
+        "vlm_guard_text": own,
+        "vlm_guard_projection": -own,
+        "tbop": -own,
+        "null_steer": own,
         "activation_addition": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],
-        "directional_ablation": -own, "shiftdc": own - own,
-    }  # fmt: skip
+        "directional_ablation": -own,
+        "shiftdc": own - own,
+    }
     added = float(steer.strength_L[1]) * own + shift
     if name == "cmrm":
         questions = [*anchors.harmful, *anchors.harmless]

@@ -102,7 +102,10 @@ def test_grid_leaves_out_the_last_layers_and_repeats_nothing():
         candidates(10, operators=("rotate",))
     grid = candidates(10, operators=("transplant", "ablate"), strengths=(1,), layer_sets=("middle", "4"))
     assert [(c.operator, c.layers, c.component) for c in grid[1:]] == [
-        ("transplant", (3, 4, 5, 6), "text"), ("transplant", (4,), "text"), ("ablate", (4,), "token")]  # fmt: skip
+        ("transplant", (3, 4, 5, 6), "text"),
+        ("transplant", (4,), "text"),
+        ("ablate", (4,), "token"),
+    ]
     assert [c.scope for c in candidates(10, operators=("reflect",), scopes=("last", "all"))[1:]] == ["last", "all"]
     with pytest.raises(InputError, match="everywhere"):
         candidates(10, scopes=("everywhere",))

@@ -9,20 +9,34 @@ from vlm_mu_jax.model_folder import write_model_folder
 def write_tiny(folder: Path, model, scratch: Path) -> None:
     text, vision = model.config.text, model.config.vision
     config = {
-        "model_type": "llava", "image_token_id": 2, "torch_dtype": model.config.dtype,
+        "model_type": "llava",
+        "image_token_id": 2,
+        "torch_dtype": model.config.dtype,
         "text_config": {
-            "model_type": "llama", "vocab_size": text.V, "hidden_size": text.D, "num_hidden_layers": text.L,
-            "num_attention_heads": text.N, "num_key_value_heads": text.K, "head_dim": text.H,
+            "model_type": "llama",
+            "vocab_size": text.V,
+            "hidden_size": text.D,
+            "num_hidden_layers": text.L,
+            "num_attention_heads": text.N,
+            "num_key_value_heads": text.K,
+            "head_dim": text.H,
             "intermediate_size": text.F,
-            "max_position_embeddings": text.max_positions, "rms_norm_eps": text.norm_eps, "bos_token_id": None,
-            "eos_token_id": 1, "pad_token_id": 0,
+            "max_position_embeddings": text.max_positions,
+            "rms_norm_eps": text.norm_eps,
+            "bos_token_id": None,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
         },
         "vision_config": {
-            "model_type": "clip_vision_model", "image_size": vision.image_size, "patch_size": vision.patch_size,
-            "hidden_size": vision.D, "num_hidden_layers": vision.L, "num_attention_heads": vision.N,
+            "model_type": "clip_vision_model",
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "hidden_size": vision.D,
+            "num_hidden_layers": vision.L,
+            "num_attention_heads": vision.N,
             "intermediate_size": vision.F,
         },
-    }  # fmt: skip
+    }
     files = scratch / "files"
     model.processor.tokenizer.save_pretrained(files)
     image = {

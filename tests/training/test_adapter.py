@@ -45,9 +45,15 @@ def test_peft_loads_the_run_and_computes_its_logits(tmp_path):
     cfg, specs, learned = done.config, param_specs(done.config), {}
     selection = Selection(select=("projector/.*",), **LORA)  # as LLaVA's own LoRA recipe: the projector trains whole
     params, _ = train(
-        cfg, done.params, {"train": tiny.stream(cfg=cfg)}, make_objective("sft"), OptimConfig(0.03), 3,
-        trainable=selection, on_trained=learned.update,
-    )  # fmt: skip
+        cfg,
+        done.params,
+        {"train": tiny.stream(cfg=cfg)},
+        make_objective("sft"),
+        OptimConfig(0.03),
+        3,
+        trainable=selection,
+        on_trained=learned.update,
+    )
     write_model_folder(tmp_path / "ours", done.params, done.hf_config, None, "plain", done.dialect, done.provenance)
     run = tmp_path / "run"
     assert save_adapter(run, learned, params, selection, specs, tmp_path / "ours", done.dialect) == "adapter"

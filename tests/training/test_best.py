@@ -22,9 +22,16 @@ SELECTION = Selection.of(select=["decoder/norm_D"])
 def run(params, workdir, evaluation, steps=12, **options):
     options = {"trainable": SELECTION, "keep": 1, **options}
     return train(
-        tiny.TEXT, params, tiny.streams(SFT), SFT, OptimConfig(1e-2), steps,
-        workdir=workdir, evaluation=evaluation, **options,
-    )  # fmt: skip
+        tiny.TEXT,
+        params,
+        tiny.streams(SFT),
+        SFT,
+        OptimConfig(1e-2),
+        steps,
+        workdir=workdir,
+        evaluation=evaluation,
+        **options,
+    )
 
 
 class Scores:

@@ -17,9 +17,17 @@ PDU = make_objective("pdu", retain_weight=0.5, retain_limit=LIMIT, dual_rate=RAT
 
 def run(params, workdir, streams, accumulate=1):
     return train(
-        tiny.TEXT, params, streams, PDU, OptimConfig(1e-2), STEPS, trainable=Selection.of(select=["decoder/norm_D"]),
-        workdir=workdir, checkpoint_every=2, accumulate=accumulate,
-    )[1]  # fmt: skip
+        tiny.TEXT,
+        params,
+        streams,
+        PDU,
+        OptimConfig(1e-2),
+        STEPS,
+        trainable=Selection.of(select=["decoder/norm_D"]),
+        workdir=workdir,
+        checkpoint_every=2,
+        accumulate=accumulate,
+    )[1]
 
 
 def test_it_follows_the_excess_after_the_warm_up_and_resumes_where_it_was(params, tmp_path):

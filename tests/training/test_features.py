@@ -47,9 +47,15 @@ def test_losses_and_gradients_are_those_of_pixels(weights):
     @jax.jit
     def gradient(rows):
         return loss_and_gradients(
-            trainable, frozen, rows, {}, cfg=tiny.LLAVA, objective=objective, selection=FROZEN_VISION,
+            trainable,
+            frozen,
+            rows,
+            {},
+            cfg=tiny.LLAVA,
+            objective=objective,
+            selection=FROZEN_VISION,
             dtypes=dtypes(weights),
-        )  # fmt: skip
+        )
 
     (want, metrics), (got, same) = (
         gradient({"train": jax.tree.map(lambda x: jnp.asarray(x)[None], s["train"][1])}) for s in (given, made)

@@ -25,8 +25,10 @@ def processor(tmp_path_factory):
     return Processor.from_folder(folder, cfg)
 
 
-FORGET = [Record("u0", None, "share the steps", "that would be a sign .", "unsafe"),
-          Record("u1", None, "what is this", "it is a sign .", "unsafe")]  # fmt: skip
+FORGET = [
+    Record("u0", None, "share the steps", "that would be a sign .", "unsafe"),
+    Record("u1", None, "what is this", "it is a sign .", "unsafe"),
+]
 
 
 def said(processor, row, on=True):

@@ -60,9 +60,7 @@ def test_shapes_dtypes_and_structure_are_those_of_a_real_run(name, monkeypatch):
         cfg, objective, OptimConfig(**chosen["optim"]), chosen["steps"], selection, chosen["accumulate"], 0
     )
     params = rules.place(tiny.params(cfg), param_specs(cfg), mesh)
-    job = start.prepare(
-        task, params, streams, mesh, None, weights=None, cache=None, donate=False, progress=None
-    )  # fmt: skip
+    job = start.prepare(task, params, streams, mesh, None, weights=None, cache=None, donate=False, progress=None)
     with Feed(job.streams, mesh, chosen["accumulate"], 0, 1) as feed:
         rows = feed.next().rows
     real = (job.state, job.frozen, rows, job.constants)

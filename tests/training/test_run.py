@@ -32,9 +32,13 @@ def root(tmp_path_factory):
     tokenizer = language.train_tokenizer(language.all_text(make_world(0)))
     config = checkpoint.hf_config(tokenizer)
     config["text_config"] |= {
-        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
-        "head_dim": 8, "intermediate_size": 24,
-    }  # fmt: skip
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 24,
+    }
     config["vision_config"] |= {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
     (folder / "files").mkdir()
     checkpoint.write_companions(folder / "files", tokenizer)
@@ -56,8 +60,14 @@ def write_data(folder):
         pair = {"safe_instruction": QUESTIONS["safe"][i % 2], "response": "a red sign"}
         safe.append({"id": f"s{i}", "image": name, "safe": True, "instr-resp": [pair]})
         label = "refused" if i == 5 else "answered"
-        answers.append({"id": f"u{i}", "condition": {"attack": "none"}, "answer": "first this then that",
-                        "labels": {"keyword": {"label": label}}})  # fmt: skip
+        answers.append(
+            {
+                "id": f"u{i}",
+                "condition": {"attack": "none"},
+                "answer": "first this then that",
+                "labels": {"keyword": {"label": label}},
+            }
+        )
         turns = [{"from": "human", "value": "what colour"}, {"from": "gpt", "value": "red"}]
         general.append({"id": f"g{i}", "conversations": turns})
     (folder / "train.json").write_text(json.dumps(unsafe + safe))

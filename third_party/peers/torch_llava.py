@@ -65,10 +65,14 @@ class Peer:
         mask = (torch.arange(width, device=DEVICE)[None] >= width - lengths[:, None]).long()
         with torch.no_grad():
             made = self.model.generate(
-                input_ids=ids.long(), attention_mask=mask, pixel_values=_pixels(pixels),
-                do_sample=False, max_new_tokens=tokens, pad_token_id=0,
+                input_ids=ids.long(),
+                attention_mask=mask,
+                pixel_values=_pixels(pixels),
+                do_sample=False,
+                max_new_tokens=tokens,
+                pad_token_id=0,
                 suppress_tokens=[self.model.config.image_token_id],  # the placeholder is no text
-            )  # fmt: skip
+            )
         return made[:, width:].tolist()
 
     def npo(self, beta: float, learning_rate: float, checkpointing: bool = False) -> dict:

@@ -180,10 +180,18 @@ def candidates(rows: Sequence[WordRow], goal: str, position: str = "first") -> l
     chosen = [row for row in rows if row.position == position and bound[row.word] > 0]
     chosen.sort(key=lambda row: (-bound[row.word], row.word))
     return [
-        {"word": r.word, "score": bound[r.word], "refused": r.refused, "answered": r.answered,
-         "log_odds": r.log_odds, "low": r.low, "high": r.high, "beyond_chance": r.beyond_chance}
+        {
+            "word": r.word,
+            "score": bound[r.word],
+            "refused": r.refused,
+            "answered": r.answered,
+            "log_odds": r.log_odds,
+            "low": r.low,
+            "high": r.high,
+            "beyond_chance": r.beyond_chance,
+        }
         for r in chosen
-    ]  # fmt: skip
+    ]
 
 
 def first_word_probe(first: Sequence[str], target_n: np.ndarray, seed: int = 0, folds: int = 5) -> dict[str, Any]:

@@ -73,10 +73,21 @@ class Campaign(experiment.Experiment):
     ) -> dict[str, Found]:
         use = self.settings
         return search.search(
-            model, asks_of(self.to_search(goal)), words, openings, goal=goal, positions=use.positions, mode=use.mode,
-            top=max(use.shots, use.shortlist), block=use.block, steer=None if role else self.steer,
-            meshes=self.meshes, file=self.file, role=role, progress=self.progress,
-        )  # fmt: skip
+            model,
+            asks_of(self.to_search(goal)),
+            words,
+            openings,
+            goal=goal,
+            positions=use.positions,
+            mode=use.mode,
+            top=max(use.shots, use.shortlist),
+            block=use.block,
+            steer=None if role else self.steer,
+            meshes=self.meshes,
+            file=self.file,
+            role=role,
+            progress=self.progress,
+        )
 
     def _at(
         self, position: str, found: Mapping[str, Found], before: Found | None, openings: Openings
@@ -131,9 +142,15 @@ class Campaign(experiment.Experiment):
         return self._compared(asked, goal, position, words, null, ATTACK[goal], f"{goal} verification")
 
     def _compared(
-        self, asked: Records, goal: str, position: str, words: Mapping[str, Sequence[str]], null: Sequence[str],
-        attack: str, what: str,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        asked: Records,
+        goal: str,
+        position: str,
+        words: Mapping[str, Sequence[str]],
+        null: Sequence[str],
+        attack: str,
+        what: str,
+    ) -> dict[str, Any]:
         """Each question under its own `words`, beside all of them under the null words."""
         sides = (words, dict.fromkeys((record.id for record in asked), null))
         attempts, control = (with_words(asked, side, position, self.settings.mode) for side in sides)
@@ -153,9 +170,15 @@ class Campaign(experiment.Experiment):
         if not best:
             return None
         margins_QM = rescore.rescore(
-            self.model, asks_of(self.to_search(goal)), [found.words[i] for i in best], openings, position=position,
-            mode=self.settings.mode, steer=self.steer, progress=self.progress,
-        )  # fmt: skip
+            self.model,
+            asks_of(self.to_search(goal)),
+            [found.words[i] for i in best],
+            openings,
+            position=position,
+            mode=self.settings.mode,
+            steer=self.steer,
+            progress=self.progress,
+        )
         return rescore.summary(found, best, margins_QM)
 
     def _about(

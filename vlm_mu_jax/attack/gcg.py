@@ -34,9 +34,12 @@ _WIDTH = 8  # widths of the rows behind a prefix are multiples of it: few progra
 
 
 def propose(
-    open_: Sequence[tuple[Scorer, Slots]], ids: tuple[int, ...], allowed: np.ndarray, use: Settings,
+    open_: Sequence[tuple[Scorer, Slots]],
+    ids: tuple[int, ...],
+    allowed: np.ndarray,
+    use: Settings,
     rng: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Ids [N, S]: each row one token of the suffix replaced by one of the `top` of its place; see `suffix.Propose`."""
     top_SK = _best_swaps(open_, allowed, min(use.top, len(allowed)))
     S, K = top_SK.shape
@@ -76,17 +79,37 @@ def _slopes(scorer: Scorer, now: Slots) -> Array:
     at_S = np.arange(len(head) - start, len(head) - start + len(now.ids))
     scorer.count(2 * candidate_flops(task.cfg.text, start, np.array([len(whole)]), task.nodes))  # no weight gradients
     return slopes(
-        where.params, kv, start, batch.tokens_BT, batch.lengths_B, None if kv is not None else shared.features, at_S,
-        task.sign, cfg=task.cfg, nodes=task.nodes, steer=where.put(steer), lora=where.lora,
-    )  # fmt: skip
+        where.params,
+        kv,
+        start,
+        batch.tokens_BT,
+        batch.lengths_B,
+        None if kv is not None else shared.features,
+        at_S,
+        task.sign,
+        cfg=task.cfg,
+        nodes=task.nodes,
+        steer=where.put(steer),
+        lora=where.lora,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
 def slopes(
-    params: Params, kv: KV | None, start: Array, tokens_1T: Array, length_1: Array, features_1QD: Array | None,
-    at_S: Array, sign: float, *, cfg: LlavaConfig, nodes: tuple[Node, ...], steer: Steer | None = None,
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_1T: Array,
+    length_1: Array,
+    features_1QD: Array | None,
+    at_S: Array,
+    sign: float,
+    *,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """One-hot gradient [S, V] of sign * margin at the places `at_S` of the row, of length 1 at every place.
 
     Other arguments as in `margin.score`. Length 1, so that no question drowns the others where several are summed
@@ -96,9 +119,18 @@ def slopes(
 
     def gain(x_1TD: Array) -> Array:
         score_1, _ = margin.score(
-            params, kv, start, tokens_1T, length_1, None, cfg=cfg, nodes=nodes, steer=steer, lora=lora,
+            params,
+            kv,
+            start,
+            tokens_1T,
+            length_1,
+            None,
+            cfg=cfg,
+            nodes=nodes,
+            steer=steer,
+            lora=lora,
             embedded_CTD=x_1TD,
-        )  # fmt: skip
+        )
         return sign * score_1[0]
 
     slope_SD = jax.grad(gain)(x_1TD)[0, at_S]

@@ -52,11 +52,9 @@ def typographic(
             "plain": (("white", white), ("own", own)),
         }
         made = {
-            side: [
-                Attempt(name, carrier, image=_file(folder, record, name, picture)) for name, picture in pictures
-            ]
+            side: [Attempt(name, carrier, image=_file(folder, record, name, picture)) for name, picture in pictures]
             for side, pictures in sides.items()
-        }  # fmt: skip
+        }
         attempts[record.id], control[record.id] = made["written"], made["plain"]
     return attempts, control
 
@@ -98,8 +96,9 @@ def _lines(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, widt
 def _without_content(
     asked: Records, pictures: dict[str, Image.Image], folder: Path, seed: int
 ) -> tuple[Attempts, Attempts]:
-    files = {name: save(np.asarray(picture), folder / f"{name.replace(' ', '_')}.png") for name, picture in
-             pictures.items()}  # fmt: skip
+    files = {
+        name: save(np.asarray(picture), folder / f"{name.replace(' ', '_')}.png") for name, picture in pictures.items()
+    }
     attempts = {r.id: [Attempt(name, r.question, image=path) for name, path in files.items()] for r in asked}
     return attempts, {record.id: _faint(asked, record, folder, seed, len(files)) for record in asked}
 

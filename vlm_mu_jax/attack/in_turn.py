@@ -45,9 +45,12 @@ def results(
 
 
 def _in_turn(
-    missing: Mapping[str, Any], begin: Callable[[Any, str, Any], Work], places: Sequence[Any], done: dict[str, Any],
+    missing: Mapping[str, Any],
+    begin: Callable[[Any, str, Any], Work],
+    places: Sequence[Any],
+    done: dict[str, Any],
     file: MarginsFile | None,
-) -> Iterator[int]:  # fmt: skip
+) -> Iterator[int]:
     """Fills `done`; yields how much was done."""
     waiting = deque(missing.items())
     running: dict[int, tuple[str, Work]] = {}

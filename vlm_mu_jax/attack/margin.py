@@ -24,10 +24,19 @@ from vlm_mu_jax.model.params import Params
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
 def score(
-    params: Params, kv: KV | None, start: Array, tokens_CT: Array, lengths_C: Array, features_1QD: Array | None, *,
-    cfg: LlavaConfig, nodes: tuple[Node, ...], steer: Steer | None = None, lora: dict[str, Any] | None = None,
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_CT: Array,
+    lengths_C: Array,
+    features_1QD: Array | None,
+    *,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
     embedded_CTD: Array | None = None,
-) -> tuple[Array, Array | None]:  # fmt: skip
+) -> tuple[Array, Array | None]:
     """Refusal margins [C], and the gates [L, C] of a guard.
 
     Args:
@@ -48,27 +57,52 @@ def score(
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def last_states(
-    params: Params, kv: KV | None, start: Array, tokens_CT: Array, lengths_C: Array, features_1QD: Array | None, *,
-    cfg: LlavaConfig, lora: dict[str, Any] | None = None,
-) -> Array:  # fmt: skip
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_CT: Array,
+    lengths_C: Array,
+    features_1QD: Array | None,
+    *,
+    cfg: LlavaConfig,
+    lora: dict[str, Any] | None = None,
+) -> Array:
     """Unsteered block outputs at each prompt's last token, float32 [L, C, D]: what a guard's first pass reads."""
     return _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, None, lora, tap="last").taps
 
 
 def _run(
-    params: Params, kv: KV | None, start: Array, tokens_CT: Array, lengths_C: Array, features_1QD: Array | None,
-    cfg: LlavaConfig, steer: Steer | None, lora: dict[str, Any] | None, embedded_CTD: Array | None = None,
-    keep: bool = False, tap: str | None = None,
-) -> Output:  # fmt: skip
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_CT: Array,
+    lengths_C: Array,
+    features_1QD: Array | None,
+    cfg: LlavaConfig,
+    steer: Steer | None,
+    lora: dict[str, Any] | None,
+    embedded_CTD: Array | None = None,
+    keep: bool = False,
+    tap: str | None = None,
+) -> Output:
     C = tokens_CT.shape[0]
     past, offset_C = (), None
     if kv is not None:
         past, offset_C = (upto(kv, start),), jnp.full((C,), start, jnp.int32)
     features = None if features_1QD is None else jnp.broadcast_to(features_1QD, (C, *features_1QD.shape[1:]))
     return forward(
-        params, Batch(tokens_CT, lengths_C, None, features, embedded_BTD=embedded_CTD), cfg, past=past,
-        offset_B=offset_C, steer=steer, lora=lora, tap=tap, keep_cache=keep, logits=False, last_only=True,
-    )  # fmt: skip
+        params,
+        Batch(tokens_CT, lengths_C, None, features, embedded_BTD=embedded_CTD),
+        cfg,
+        past=past,
+        offset_B=offset_C,
+        steer=steer,
+        lora=lora,
+        tap=tap,
+        keep_cache=keep,
+        logits=False,
+        last_only=True,
+    )
 
 
 def _past(kv: KV | None, start: Array, own: KV | None) -> tuple[KV, ...]:
@@ -79,9 +113,15 @@ def _past(kv: KV | None, start: Array, own: KV | None) -> tuple[KV, ...]:
 
 
 def _walk(
-    params: Params, last_CD: Array, past: tuple[KV, ...], lengths_C: Array, cfg: LlavaConfig, nodes: tuple[Node, ...],
-    steer: Steer | None, lora: dict[str, Any] | None,
-) -> Array:  # fmt: skip
+    params: Params,
+    last_CD: Array,
+    past: tuple[KV, ...],
+    lengths_C: Array,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    steer: Steer | None,
+    lora: dict[str, Any] | None,
+) -> Array:
     """The margin [C] from the state after each prompt's last token. lengths_C: of the whole prompts."""
     tree, C, count = _Tree(nodes, cfg.text.V), len(lengths_C), len(nodes)
     no_mass = jnp.full((C,), -jnp.inf)
@@ -98,9 +138,16 @@ def _walk(
             made = KV(k, v, lengths_C[:, None] + depth_CM, jnp.broadcast_to(here["above"][None], (C, count)))
             one = Batch(jnp.broadcast_to(here["token"], (C, 1)), jnp.ones((C,), jnp.int32))
             out = forward(
-                params, one, cfg, past=(*past, made), offset_B=lengths_C + here["depth"] - 1, steer=steer, lora=lora,
-                keep_cache=True, logits=False,
-            )  # fmt: skip
+                params,
+                one,
+                cfg,
+                past=(*past, made),
+                offset_B=lengths_C + here["depth"] - 1,
+                steer=steer,
+                lora=lora,
+                keep_cache=True,
+                logits=False,
+            )
             k = jax.lax.dynamic_update_slice_in_dim(k, out.cache.k, m, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(v, out.cache.v, m, axis=2)
             read = _read(params, out.hidden_BTD[:, 0], cfg, here, m, reached_CM, yes_C, no_C)
@@ -112,9 +159,15 @@ def _walk(
 
 
 def _read(
-    params: Params, last_CD: Array, cfg: LlavaConfig, here: dict[str, Array], m: Any, reached_CM: Array, yes_C: Array,
+    params: Params,
+    last_CD: Array,
+    cfg: LlavaConfig,
+    here: dict[str, Array],
+    m: Any,
+    reached_CM: Array,
+    yes_C: Array,
     no_C: Array,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, Array, Array]:
     """Adds one node's next-token distribution to the two sides, and to the nodes below it."""
     logits_CV = logits_of(params, last_CD, cfg)
     before_C = jnp.take(reached_CM, m, axis=1) - jax.nn.logsumexp(logits_CV, axis=-1)

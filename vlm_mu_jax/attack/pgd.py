@@ -154,18 +154,32 @@ class _Search:
         from_file, original, random = (float(self._begin(image)[0]) for image in (read, base, control))
         gradients, cost = len(curve) + 3, 2 * (image_flops(task.cfg) + self._flops())
         return Found(
-            str(files[0]), str(files[1]), best_margin, from_file, original, random, int(np.abs(best - base).max()),
-            tuple(curve), gradients, gradients * cost,
-        )  # fmt: skip
+            str(files[0]),
+            str(files[1]),
+            best_margin,
+            from_file,
+            original,
+            random,
+            int(np.abs(best - base).max()),
+            tuple(curve),
+            gradients,
+            gradients * cost,
+        )
 
     def _begin(self, image_HWC: np.ndarray) -> tuple[Array, Array]:
         """Hands the refusal margin with this image of 0..255, and the sign of its gradient, to the devices."""
         task, where, x_HWC = self._task, self._where, self._where.put(image_HWC.astype(np.float32))
         steer = self._decided(task.steer, x_HWC) if isinstance(task.steer, FirstPass) else task.steer
         return margin_and_slope(
-            where.params, *where.put(self._row), x_HWC, cfg=task.cfg, nodes=task.nodes, scaling=self._scaling,
-            steer=where.put(steer), lora=where.lora,
-        )  # fmt: skip
+            where.params,
+            *where.put(self._row),
+            x_HWC,
+            cfg=task.cfg,
+            nodes=task.nodes,
+            scaling=self._scaling,
+            steer=where.put(steer),
+            lora=where.lora,
+        )
 
     def _decided(self, guard: FirstPass, x_HWC: Array) -> Steer:
         """The guard with the gates that it decides with this image."""
@@ -183,9 +197,17 @@ class _Search:
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes", "scaling"))
 def margin_and_slope(
-    params: Params, tokens_1T: Array, length_1: Array, x_HWC: Array, *, cfg: LlavaConfig, nodes: tuple[Node, ...],
-    scaling: tuple, steer: Steer | None = None, lora: dict[str, Any] | None = None,
-) -> tuple[Array, Array]:  # fmt: skip
+    params: Params,
+    tokens_1T: Array,
+    length_1: Array,
+    x_HWC: Array,
+    *,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    scaling: tuple,
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+) -> tuple[Array, Array]:
     """The refusal margin of a whole prompt about an image of 0..255, and the sign of its gradient there.
 
     scaling: (rescale, mean, std) of the image processor.

@@ -44,9 +44,15 @@ def image_features(
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def run_prefix(
-    params: Params, tokens_1S: Array, length_1: Array, features_1QD: Array | None, *,
-    cfg: LlavaConfig, steer: Steer | None = None, lora: dict[str, Any] | None = None,
-) -> Prefix:  # fmt: skip
+    params: Params,
+    tokens_1S: Array,
+    length_1: Array,
+    features_1QD: Array | None,
+    *,
+    cfg: LlavaConfig,
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+) -> Prefix:
     """Runs a prompt [1, S] with its image tokens and keeps what later tokens may read of it."""
     batch = Batch(tokens_1S, length_1, None, features_1QD)
     out = forward(params, batch, cfg, steer=on_prefix(steer), lora=lora, keep_cache=True, logits=False)

@@ -98,9 +98,14 @@ class Shared:
         self.flops += candidate_flops(self._task.cfg.text, 0, np.array([len(ids)]), ())
         batch = put(self._task.processor.pad([ids], length=-(-len(ids) // CACHE_STEP) * CACHE_STEP))
         made = prefix.run_prefix(
-            self._where.params, batch.tokens_BT, batch.lengths_B, self.features if prompts.image_end else None,
-            cfg=self._task.cfg, steer=put(steer), lora=self._where.lora,
-        )  # fmt: skip
+            self._where.params,
+            batch.tokens_BT,
+            batch.lengths_B,
+            self.features if prompts.image_end else None,
+            cfg=self._task.cfg,
+            steer=put(steer),
+            lora=self._where.lora,
+        )
         if self._kept:
             self._caches[key] = made
             while len(self._caches) > self._kept:

@@ -15,9 +15,12 @@ LONGEST = 4  # tokens replaced at once, at most
 
 
 def propose(
-    open_: Sequence[tuple[Scorer, Slots]], ids: tuple[int, ...], allowed: np.ndarray, use: Settings,
+    open_: Sequence[tuple[Scorer, Slots]],
+    ids: tuple[int, ...],
+    allowed: np.ndarray,
+    use: Settings,
     rng: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Ids [N, S]: each row a stretch of 1 to `LONGEST` tokens of the suffix replaced; see `suffix.Propose`."""
     S, N = len(ids), use.candidates - 1
     proposed_NS = np.tile(np.array(ids, np.int32), (N, 1))

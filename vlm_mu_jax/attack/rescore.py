@@ -65,11 +65,11 @@ def _margins(
         states = [margin.last_states(*one, cfg=model.config, lora=lora) for one in inputs]
         guards = [steer.steer_of(np.asarray(one)) for one in states]
     scores = [
-        margin.score(
-            *_arguments(model, row, features), cfg=model.config, nodes=openings.nodes, steer=guard, lora=lora
-        )[0]
+        margin.score(*_arguments(model, row, features), cfg=model.config, nodes=openings.nodes, steer=guard, lora=lora)[
+            0
+        ]
         for row, guard in zip(rows, guards, strict=True)
-    ]  # fmt: skip
+    ]
     return [float(score[0]) for score in scores]
 
 

@@ -112,9 +112,15 @@ def _salient(model: Any, ask: Ask, nodes: tuple[Node, ...], lora: Any) -> Salien
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
 def gradient_x_input(
-    params: Params, tokens_1T: Array, length_1: Array, features_1QD: Array | None, *,
-    cfg: LlavaConfig, nodes: tuple[Node, ...], lora: dict[str, Any] | None = None,
-) -> tuple[Array, Array]:  # fmt: skip
+    params: Params,
+    tokens_1T: Array,
+    length_1: Array,
+    features_1QD: Array | None,
+    *,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    lora: dict[str, Any] | None = None,
+) -> tuple[Array, Array]:
     """The refusal margin of one prompt, and the product of its gradient with every token's embedding, float32 [T]."""
     x_1TD = embed(params, Batch(tokens_1T, length_1, None, features_1QD), cfg)
     # Every token stands as an image token does: its embedding is given, so the margin is a function of it.
@@ -143,9 +149,14 @@ def _owners(
 
 
 def _without(
-    model: Any, question: str, images: Images, spans: Sequence[tuple[int, int]], features: Array | None,
-    nodes: tuple[Node, ...], lora: Any,
-) -> np.ndarray:  # fmt: skip
+    model: Any,
+    question: str,
+    images: Images,
+    spans: Sequence[tuple[int, int]],
+    features: Array | None,
+    nodes: tuple[Node, ...],
+    lora: Any,
+) -> np.ndarray:
     """Margin [W] of the question without each of its words, on the prefix that it shares with the whole question."""
     if not spans:
         return np.zeros(0)
@@ -160,9 +171,16 @@ def _without(
         whole = block.start is None
         seen = features if whole and (block.tokens_CT == model.config.image_token_id).any() else None
         scores_C, _ = margin.score(
-            model.params, None if whole else kv, block.start or 0, block.tokens_CT, block.lengths_C, seen,
-            cfg=model.config, nodes=nodes, lora=lora,
-        )  # fmt: skip
+            model.params,
+            None if whole else kv,
+            block.start or 0,
+            block.tokens_CT,
+            block.lengths_C,
+            seen,
+            cfg=model.config,
+            nodes=nodes,
+            lora=lora,
+        )
         real = block.index_C >= 0
         margins_W[block.index_C[real]] = np.asarray(scores_C)[real]
     return margins_W

@@ -114,9 +114,18 @@ def search(
     if not asks or not words:
         raise InputError(f"the search has {len(asks)} questions and {len(words)} candidate words; it needs both")
     task = Task(
-        model.config, model.processor, openings.nodes, openings.sign(goal), steer, lora, tuple(words), tuple(positions),
-        mode, min(top, len(words)), block,
-    )  # fmt: skip
+        model.config,
+        model.processor,
+        openings.nodes,
+        openings.sign(goal),
+        steer,
+        lora,
+        tuple(words),
+        tuple(positions),
+        mode,
+        min(top, len(words)),
+        block,
+    )
 
     def work(where: Place, key: str, ask: Ask) -> Work:
         shared = Shared(task, where, ask.pixels(task.processor))
@@ -128,9 +137,15 @@ def search(
     keys = [ask.key(f"{role} {goal}") for ask in asks]
     each = (1 + len(task.positions) * len(words)) * (2 if isinstance(steer, FirstPass) else 1)
     scores = in_turn.results(
-        dict(zip(keys, asks, strict=True)), work, places(model.params, task, meshes), file=file, progress=progress,
-        label=" ".join(filter(None, (goal, role, "words"))), each=each, unit=block,
-    )  # fmt: skip
+        dict(zip(keys, asks, strict=True)),
+        work,
+        places(model.params, task, meshes),
+        file=file,
+        progress=progress,
+        label=" ".join(filter(None, (goal, role, "words"))),
+        each=each,
+        unit=block,
+    )
     return _found(task, [scores[key] for key in keys])
 
 

@@ -190,15 +190,28 @@ def universal(
 
 def _task(model: Any, openings: Openings, use: Settings, goal: str, steer: Steer | FirstPass | None, lora: Any) -> Task:
     return Task(
-        model.config, model.processor, openings.nodes, openings.sign(goal), steer, lora,
-        positions=(suffix_text.POSITION,), mode=suffix_text.MODE, block=min(use.block, use.candidates),
-    )  # fmt: skip
+        model.config,
+        model.processor,
+        openings.nodes,
+        openings.sign(goal),
+        steer,
+        lora,
+        positions=(suffix_text.POSITION,),
+        mode=suffix_text.MODE,
+        block=min(use.block, use.candidates),
+    )
 
 
 def _results(
-    task: Task, where: Sequence[Sequence[Place]], items: Mapping[str, Sequence[Ask]], propose: Propose, use: Settings,
-    file: MarginsFile | None, progress: Progress | None, label: str,
-) -> dict[str, Found]:  # fmt: skip
+    task: Task,
+    where: Sequence[Sequence[Place]],
+    items: Mapping[str, Sequence[Ask]],
+    propose: Propose,
+    use: Settings,
+    file: MarginsFile | None,
+    progress: Progress | None,
+    label: str,
+) -> dict[str, Found]:
     allowed = suffix_text.vocabulary(task.processor, task.cfg.text.V)
 
     def work(places: Sequence[Place], key: str, asks: Sequence[Ask]) -> Work:
@@ -206,18 +219,30 @@ def _results(
         return one.run() if file is None else one.run(file.get(key), functools.partial(file.add, key))
 
     return in_turn.results(
-        items, work, where, file=file, finished=lambda found: found.finished, progress=progress, label=label,
+        items,
+        work,
+        where,
+        file=file,
+        finished=lambda found: found.finished,
+        progress=progress,
+        label=label,
         each=use.steps,
-    )  # fmt: skip
+    )
 
 
 class _Search:
     """One suffix for all of `asks`. Their work goes round `places`."""
 
     def __init__(
-        self, task: Task, places: Sequence[Place], asks: Sequence[Ask], allowed: np.ndarray, propose: Propose,
-        use: Settings, key: str,
-    ) -> None:  # fmt: skip
+        self,
+        task: Task,
+        places: Sequence[Place],
+        asks: Sequence[Ask],
+        allowed: np.ndarray,
+        propose: Propose,
+        use: Settings,
+        key: str,
+    ) -> None:
         self._task, self._places, self._asks = task, places, asks
         self._allowed, self._propose, self._use, self._key = allowed, propose, use, key
         self._scorers: list[Scorer] = []
@@ -265,9 +290,11 @@ class _Search:
             self._scorers.append(scorer)
             now = self._found
             self._found = dataclasses.replace(
-                now, margins=(*now.margins, float(margin)), originals=(*now.originals, original),
+                now,
+                margins=(*now.margins, float(margin)),
+                originals=(*now.originals, original),
                 start=now.start if now.margins else float(margin),
-            )  # fmt: skip
+            )
         return bool(self._left())
 
     def _left(self) -> list[int]:
@@ -291,9 +318,7 @@ class _Search:
                 ids = tuple(int(i) for i in proposed_NS[rows[best]])
                 now = dataclasses.replace(now, text=texts[best], ids=ids, margins=tuple(margins_NQ[best].tolist()))
                 self._first = dataclasses.replace(self._first, ids=ids)
-        self._found = dataclasses.replace(
-            now, curve=(*now.curve, now.margin), joined=(*now.joined, len(now.margins))
-        )  # fmt: skip
+        self._found = dataclasses.replace(now, curve=(*now.curve, now.margin), joined=(*now.joined, len(now.margins)))
 
     def _open(self) -> list[tuple[Scorer, Slots]]:
         """The questions that are left to break, the suffix in each. One behind which the suffix has other ids is left

@@ -78,9 +78,15 @@ class Trial(Experiment):
         for goal in self.settings.goals:
             asked = self.to_search(goal)
             found = suffix.universal(
-                self.model, asks_of(asked), openings, propose, use, shots=self.settings.shots, goal=goal,
+                self.model,
+                asks_of(asked),
+                openings,
+                propose,
+                use,
+                shots=self.settings.shots,
+                goal=goal,
                 **self._searching(),
-            )  # fmt: skip
+            )
             entries = [{"questions": len(asked), **_entry(one)} for one in found]
             sides = _everywhere(asked, found)
             parts[goal] = self._transferred(goal, found, asked, sides, "on_search_questions", entries)
@@ -91,9 +97,14 @@ class Trial(Experiment):
         return {"steer": self.steer, "meshes": self.meshes, "file": self.file, "progress": self.progress}
 
     def _transferred(
-        self, goal: str, best: Sequence[suffix.Found], searched: Records, own: tuple[Attempts, Attempts], name: str,
+        self,
+        goal: str,
+        best: Sequence[suffix.Found],
+        searched: Records,
+        own: tuple[Attempts, Attempts],
+        name: str,
         found: list[dict[str, Any]],
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """The `best` suffixes on verification questions, and under `name` the attempts `own` on those searched."""
         others = self.to_verify(goal)
         sides = _everywhere(others, best)

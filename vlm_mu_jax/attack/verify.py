@@ -24,8 +24,14 @@ RATE = {"jailbreak": "asr", "over_refuse": "rr"}
 ATTACK = {"jailbreak": "one_word", "over_refuse": "over_refuse"}  # names in answers files
 # What `Verifier.measure` says of a whole attack, beside what it says of single attempts.
 SUMMARY = (
-    "original", "any_of_k", "any_of_k_null", "words_against_null", "by_shots", "by_shots_null", "per_shot",
-)  # fmt: skip
+    "original",
+    "any_of_k",
+    "any_of_k_null",
+    "words_against_null",
+    "by_shots",
+    "by_shots_null",
+    "per_shot",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +87,13 @@ class Verifier:
             self.model, items, self.answers, self.batch_size, self.max_new_tokens, self.steer, self.progress, label
         )
         judged = judge_answers(
-            self.answers, answers, {self.judge.name: self.judge}, {r.id: r for r in asked},
-            images={(item.id, item.condition): item.image for item in items}, progress=self.progress,
-        )  # fmt: skip
+            self.answers,
+            answers,
+            {self.judge.name: self.judge},
+            {r.id: r for r in asked},
+            images={(item.id, item.condition): item.image for item in items},
+            progress=self.progress,
+        )
         return metrics.outcomes(judged, self.judge.name)
 
     def measure(

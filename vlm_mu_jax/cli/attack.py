@@ -129,9 +129,19 @@ def _words(out, model, reference, search, verify, judge, meshes) -> dict:
     identity = _identity(model, reference, guard, words, openings)
     with _resumable(out, identity) as (file, answers):
         run = campaign.Campaign(
-            model, search, verify, judge, answers, _settings(campaign), steer, answer_steer, progress.bar, file, meshes,
+            model,
+            search,
+            verify,
+            judge,
+            answers,
+            _settings(campaign),
+            steer,
+            answer_steer,
+            progress.bar,
+            file,
+            meshes,
             reference,
-        )  # fmt: skip
+        )
         return run.run(words, openings) | {"words": _WORDS.value}
 
 
@@ -147,17 +157,30 @@ def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
     openings = attack_methods.targets(method, model.processor, answered, _SHOTS.value)
     openings = _openings(model) if searches and openings is None else openings
     identity = _weights(model, guard) | {
-        "method": name, "settings": use, "openings": openings and [openings.wanted, openings.refusal],
+        "method": name,
+        "settings": use,
+        "openings": openings and [openings.wanted, openings.refusal],
         "max_new_tokens": _TOKENS.value,
-    }  # fmt: skip
+    }
     settings = experiment.Settings(
         _goals(), _SHOTS.value, _SEARCH.value, _VERIFY.value, _SEED.value, _BATCH.value, _TOKENS.value
     )
     with _resumable(out, identity, attack_methods.kind(method)) as (file, answers):
         run = trial.Trial(
-            model, search, verify, judge, answers, settings, steer, answer_steer, progress.bar, file, meshes,
-            method=name, folder=out.with_name(f"{out.stem}.images"),
-        )  # fmt: skip
+            model,
+            search,
+            verify,
+            judge,
+            answers,
+            settings,
+            steer,
+            answer_steer,
+            progress.bar,
+            file,
+            meshes,
+            method=name,
+            folder=out.with_name(f"{out.stem}.images"),
+        )
         return attack_methods.run(run, method, use, openings, answered, _MODE.value)
 
 

@@ -85,14 +85,23 @@ def settings(method: str, seed: int, block: int) -> dict[str, Any]:
         raise InputError(f"--targets is for searches, not --method={method}; use it with one of {', '.join(SEARCHES)}")
     if method in ("gcg", "random"):
         return {
-            "steps": _STEPS.value, "candidates": _CANDIDATES.value, "start": _SUFFIX.value, "length": _LENGTH.value,
-            "top": _TOP.value, "stop": _STOP.value, "block": block, "seed": seed,
-        }  # fmt: skip
+            "steps": _STEPS.value,
+            "candidates": _CANDIDATES.value,
+            "start": _SUFFIX.value,
+            "length": _LENGTH.value,
+            "top": _TOP.value,
+            "stop": _STOP.value,
+            "block": block,
+            "seed": seed,
+        }
     if method == "pgd":
         return {
-            "epsilon": _EPSILON.value, "step": _PIXEL_STEP.value, "steps": _STEPS.value, "stop": _STOP.value,
+            "epsilon": _EPSILON.value,
+            "step": _PIXEL_STEP.value,
+            "steps": _STEPS.value,
+            "stop": _STOP.value,
             "seed": seed,
-        }  # fmt: skip
+        }
     if method == "prefill":
         return {"prefills": _lines("prefills", _PREFILLS.value) if _PREFILLS.value else None}
     if method == "paraphrase":

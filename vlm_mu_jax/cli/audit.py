@@ -16,31 +16,37 @@ from absl import flags
 from vlm_mu_jax.cli import command, output
 
 _DATA = flags.DEFINE_string(
-    "data", None,
+    "data",
+    None,
     "data file (JSON of VLGuard, LLaVA or requests, Parquet of SPA-VL), a folder with train.json, or with --data_root"
     " the name of a public set (bin/eval --list)",
     required=True,
-)  # fmt: skip
+)
 _ROOT = flags.DEFINE_string("data_root", None, "folder with the public sets, one folder each")
 _OUT = flags.DEFINE_string("out", None, "JSON file to write", required=True)
 _CHART = flags.DEFINE_string("chart", None, "also draw the first words into this file (svg, png or pdf)")
 _OUTCOME = flags.DEFINE_enum(
-    "outcome", "auto", ["auto", "refusal", "unsafe"],
+    "outcome",
+    "auto",
+    ["auto", "refusal", "unsafe"],
     "what words are tested against: refusal of the reference answer, the unsafe label, auto: refusal if possible",
-)  # fmt: skip
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "of the cross-validation's folds, the rebalancing, the bootstrap and the questions of --saliency"
 )
 _TOP = flags.DEFINE_integer("top", 10, "how many words the printed tables show", lower_bound=1)
 _REBALANCE = flags.DEFINE_string(
-    "rebalance", None,
+    "rebalance",
+    None,
     "also write the data here with their opening words spread alike over labels and outcomes, in the same format;"
     " counts and hashes go beside it, into NAME.manifest.json",
-)  # fmt: skip
+)
 _OPENINGS = flags.DEFINE_enum(
-    "rebalance_openings", "observed", ["observed", "uniform"],
+    "rebalance_openings",
+    "observed",
+    ["observed", "uniform"],
     "of --rebalance: every word as often as in the data, or (diversified) all usual opening words equally often",
-)  # fmt: skip
+)
 _MODE = flags.DEFINE_enum(
     "rebalance_mode", "swap", ["swap", "insert"], "of --rebalance: replace the first word, or put one before it"
 )
@@ -53,9 +59,11 @@ _AFTER = flags.DEFINE_string(
 _ATTRIBUTION = flags.DEFINE_string("attribution_chart", None, "draw the comparison with --attack into this file")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder, for --saliency")
 _SALIENCY = flags.DEFINE_integer(
-    "saliency", None, "for so many questions, drawn by seed: what each of their words does to the refusal margin",
+    "saliency",
+    None,
+    "for so many questions, drawn by seed: what each of their words does to the refusal margin",
     lower_bound=1,
-)  # fmt: skip
+)
 _SALIENCY_CHART = flags.DEFINE_string("saliency_chart", None, "draw the first questions of --saliency into this file")
 
 

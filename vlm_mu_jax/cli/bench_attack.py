@@ -148,10 +148,13 @@ class Case:
         copied = 2 * cfg.L * cfg.K * cfg.H * self.start * 4
         kib = {"grown": grown, "own_activations": self._activations(), "prefix_copy": copied}
         return bench_jobs.row(
-            "block_memory", 2**30 / grown, 2**30 / copied, "candidates/GiB",
+            "block_memory",
+            2**30 / grown,
+            2**30 / copied,
+            "candidates/GiB",
             **{f"memory_block_{size}": planned for size, planned in zip(BLOCKS, (small, large), strict=True)},
             **{f"kib_{name}": round(value / 1024) for name, value in kib.items()},
-        )  # fmt: skip
+        )
 
     def _activations(self) -> float:
         """Bytes of one candidate's own states that are alive at once in a block's widest place: residual stream and

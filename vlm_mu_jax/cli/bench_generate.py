@@ -78,7 +78,12 @@ def _row(name: str, job: Callable[[], np.ndarray], peer: Peer, prefix: str, opti
     }
     best = min(sides, key=lambda size: sides[size]()[1]) if len(sides) > 1 else options.rows
     row = bench_jobs.compare(
-        name, bench_jobs.here(job), sides[best], count=options.rows * NEW_TOKENS, unit="tokens/s", agrees=same,
+        name,
+        bench_jobs.here(job),
+        sides[best],
+        count=options.rows * NEW_TOKENS,
+        unit="tokens/s",
+        agrees=same,
         repeats=options.repeats,
-    )  # fmt: skip
+    )
     return row | {"peer_batch": best}

@@ -46,22 +46,28 @@ def measure(options: Options) -> dict[str, Any]:
         "prefill": (
             lambda: np.asarray(states(params, batch, steer)),
             lambda: np.asarray(states(params, batch, None)),
-            options.rows, "prompts/s",
+            options.rows,
+            "prompts/s",
         ),
         "first_pass": (
             lambda: (np.asarray(states(params, alone, None)), np.asarray(states(params, batch, steer))),
             lambda: np.asarray(states(params, batch, None)),
-            options.rows, "prompts/s",
+            options.rows,
+            "prompts/s",
         ),
-    }  # fmt: skip
+    }
     rows = [
         bench_jobs.compare(
-            name, bench_jobs.here(ours), bench_jobs.here(theirs), count=count, unit=unit,
+            name,
+            bench_jobs.here(ours),
+            bench_jobs.here(theirs),
+            count=count,
+            unit=unit,
             agrees=lambda a, b: True,  # a guarded model answers otherwise, that is its purpose
             repeats=options.repeats,
         )
         for name, (ours, theirs, count, unit) in jobs.items()
-    ]  # fmt: skip
+    ]
     return bench_jobs.result("guard", rows)
 
 

@@ -23,33 +23,47 @@ from vlm_mu_jax.errors import JobError
 Side = Callable[[], tuple[Any, float]]
 
 _CLIP_LARGE = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 336, "patch_size": 14,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
 _CLIP_SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
 _LLAMA_SMALL = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8}
 # (decoder, vision tower), in the words of Hugging Face configs
 SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "tiny": (
         {
-            "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,
-            "num_hidden_layers": 4, "num_attention_heads": 4,
+            "vocab_size": 256,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
         },
         {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "image_size": 32, "patch_size": 8,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
         },
     ),
     "small": ({"vocab_size": 8000, **_LLAMA_SMALL}, {**_CLIP_SMALL, "image_size": 112, "patch_size": 14}),
     "mid": ({"vocab_size": 32000, **_LLAMA_SMALL}, {**_CLIP_SMALL, "image_size": 336, "patch_size": 14}),
     "7b": (
         {
-            "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 11008,
-            "num_hidden_layers": 32, "num_attention_heads": 32,
+            "vocab_size": 32064,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
         },
         _CLIP_LARGE,
     ),
-}  # fmt: skip
+}
 
 
 def load(folder: str | Path) -> tuple[dict, Any]:
@@ -87,9 +101,16 @@ def here(job: Callable[[], Any]) -> Side:
 
 
 def compare(
-    name: str, ours: Side, peer: Side, *, count: int, unit: str, agrees: Callable[[Any, Any], bool],
-    repeats: int, floor: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    ours: Side,
+    peer: Side,
+    *,
+    count: int,
+    unit: str,
+    agrees: Callable[[Any, Any], bool],
+    repeats: int,
+    floor: float | None = None,
+) -> dict[str, Any]:
     """Warms both sides up, checks that they agree, times them in turn; the row of the result.
 
     Args:

@@ -67,10 +67,18 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
         seconds, mfu = found["roofline_seconds"], found["mfu_at_roofline"]
         floor = seconds * mfu
     return bench_jobs.row(
-        name, seconds, None, "s/step", floor, mfu=mfu, bound=found.get("bound"), fits=found["fits"],
-        memory_peak=found["peak_bytes_per_chip"], memory_chip=found["hbm_bytes"],
+        name,
+        seconds,
+        None,
+        "s/step",
+        floor,
+        mfu=mfu,
+        bound=found.get("bound"),
+        fits=found["fits"],
+        memory_peak=found["peak_bytes_per_chip"],
+        memory_chip=found["hbm_bytes"],
         compiled=found["basis"].startswith("compiled"),
-    )  # fmt: skip
+    )
 
 
 def _settings(variant: str, changes: dict[str, Any]) -> dict[str, Any]:

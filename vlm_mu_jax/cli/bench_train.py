@@ -29,9 +29,16 @@ def measure(options: Options) -> dict[str, Any]:
             seen = worker.ask(name, size=options.size, rows=options.rows, repeats=options.repeats, seed=options.seed)
         rows.append(
             bench_jobs.row(
-                name, seen["tokens_per_second"], None, "tokens/s", seen["floor"],
-                mfu=seen["mfu"], step_seconds=seen["step_seconds"], batch=seen["batch"],
-                step_tflop=seen["step_flops"] / 1e12, memory_peak=seen["memory"],
+                name,
+                seen["tokens_per_second"],
+                None,
+                "tokens/s",
+                seen["floor"],
+                mfu=seen["mfu"],
+                step_seconds=seen["step_seconds"],
+                batch=seen["batch"],
+                step_tflop=seen["step_flops"] / 1e12,
+                memory_peak=seen["memory"],
             )
-        )  # fmt: skip
+        )
     return bench_jobs.result("train", rows)

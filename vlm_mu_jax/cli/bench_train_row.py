@@ -35,9 +35,17 @@ def run(do: str, size: str, rows: int, repeats: int, seed: int) -> dict[str, Any
     streams = {name: stream(cfg, name, rows, LENGTHS[size], seed + i) for i, name in enumerate(objective.streams)}
     windows: list[float] = []
     train(
-        cfg, params, streams, objective, OptimConfig(1e-6), metrics.EVERY * (repeats + 1) + metrics.AHEAD,
-        trainable=selection, donate=True, seed=seed, log=lambda row: windows.append(row["seconds"]),
-    )  # fmt: skip
+        cfg,
+        params,
+        streams,
+        objective,
+        OptimConfig(1e-6),
+        metrics.EVERY * (repeats + 1) + metrics.AHEAD,
+        trainable=selection,
+        donate=True,
+        seed=seed,
+        log=lambda row: windows.append(row["seconds"]),
+    )
     seconds, tokens = statistics.median(windows[1:]), len(streams) * rows * LENGTHS[size]
     batch = {name: jax.tree.map(lambda x: x[None], one[0]) for name, one in streams.items()}
     step_flops = train_step_flops(cfg, objective, selection, batch)
@@ -58,13 +66,15 @@ def config(size: str) -> LlavaConfig:
     """LLaVA-1.5 of that size, as this device would train it."""
     text, vision = bench_jobs.SIZES[size]
     platform = jax.devices()[0].platform
-    cfg = from_hf({
-        "model_type": "llava",
-        "text_config": {"model_type": "llama", "max_position_embeddings": 4096, **text},
-        "vision_config": {"model_type": "clip_vision_model", **vision},
-        "image_token_index": text["vocab_size"] - 1,
-        "torch_dtype": "float32" if platform == "cpu" else "bfloat16",
-    })  # fmt: skip
+    cfg = from_hf(
+        {
+            "model_type": "llava",
+            "text_config": {"model_type": "llama", "max_position_embeddings": 4096, **text},
+            "vision_config": {"model_type": "clip_vision_model", **vision},
+            "image_token_index": text["vocab_size"] - 1,
+            "torch_dtype": "float32" if platform == "cpu" else "bfloat16",
+        }
+    )
     return model_config(cfg, {"remat": "full" if size == "7b" else "none", "attention": "auto"}, platform)
 
 

@@ -43,9 +43,14 @@ def measure(options: Options) -> dict[str, Any]:
             for side in (ours, peer):
                 about = side.ask("load", folder=str(folder), arrays=str(file))
             row = bench_jobs.compare(
-                name, ours.side(name, **arguments, remat="dots"), peer.side(name, **arguments),
-                count=2 * options.rows, unit="examples/s", agrees=same_loss, repeats=options.repeats,
-            )  # fmt: skip
+                name,
+                ours.side(name, **arguments, remat="dots"),
+                peer.side(name, **arguments),
+                count=2 * options.rows,
+                unit="examples/s",
+                agrees=same_loss,
+                repeats=options.repeats,
+            )
             theirs = peer_flops(name, cfg, options.rows, arguments)
             rows.append(row | _columns(ours, peer, row["ours"], 2 * options.rows, theirs))
     return bench_jobs.result("unlearn", rows, about)

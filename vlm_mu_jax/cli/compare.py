@@ -105,9 +105,12 @@ def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
         _run("eval", recipes.eval_command(recipe, run, workdir / "model", measured, seed, comparison.SETS))
     references = {record.id: record.answer for record in readers.read(run / "mini/data/utility.json")}
     return comparison.Model(
-        recipe.name, seed, recipe.baseline, comparison.read_flags(measured, "oracle", references),
+        recipe.name,
+        seed,
+        recipe.baseline,
+        comparison.read_flags(measured, "oracle", references),
         **json.loads(cost.read_text()),
-    )  # fmt: skip
+    )
 
 
 def _run(name: str, arguments: list[str]) -> tuple[float, int]:
@@ -119,8 +122,9 @@ def _run(name: str, arguments: list[str]) -> tuple[float, int]:
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
         [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
-        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise JobError(f"bin/{name} {' '.join(arguments)} failed; its message stands above")

@@ -61,9 +61,15 @@ def _import() -> None:
     from vlm_mu_jax.convert.importer import convert_checkpoint
 
     done = convert_checkpoint(
-        _SOURCE.value, _OUT.value, _TEMPLATE.value, _DTYPE.value, progress.bar,
-        allow_pickle=_ALLOW_PICKLE.value, vision_tower=_VISION_TOWER.value, lora=_LORA.value,
-    )  # fmt: skip
+        _SOURCE.value,
+        _OUT.value,
+        _TEMPLATE.value,
+        _DTYPE.value,
+        progress.bar,
+        allow_pickle=_ALLOW_PICKLE.value,
+        vision_tower=_VISION_TOWER.value,
+        lora=_LORA.value,
+    )
     size = f"{done.parameters / 1e9:.2f} billion" if done.parameters >= 1e8 else f"{done.parameters:,}"
     print(f"{done.folder}: {size} parameters, {done.dtype}, template {done.template}, from {done.dialect} tensor names")
     if not done.has_tokenizer:

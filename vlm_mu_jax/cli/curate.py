@@ -66,9 +66,14 @@ def main(argv: list[str]) -> None:
     roots = {"safety": safety.root, **({"general": general.root} if general else {})}
     with folders.complete_folder(_OUT.value, curated.MARKER) as folder:
         curated.write(
-            folder, [originals[r.id] for r in forget], forget if lines else (), retain, roots, manifest,
+            folder,
+            [originals[r.id] for r in forget],
+            forget if lines else (),
+            retain,
+            roots,
+            manifest,
             "".join(line.to_line() + "\n" for line in lines if line.id in chosen),
-        )  # fmt: skip
+        )
     _print(manifest)
 
 
@@ -155,8 +160,10 @@ def _kinds(records: list) -> dict:
 def _print(manifest: dict) -> None:
     forget, retain = manifest["forget"], manifest["retain"]
     for one in forget.get("candidates", ()):
-        print(f"{one['file']}: {one['answers']} answers, {one['refused']} refused, {one['irrelevant']} irrelevant, "
-              f"{one['unjudged']} unjudged, {one['chosen']} chosen")  # fmt: skip
+        print(
+            f"{one['file']}: {one['answers']} answers, {one['refused']} refused, {one['irrelevant']} irrelevant, "
+            f"{one['unjudged']} unjudged, {one['chosen']} chosen"
+        )
     dropped = {name.removeprefix("dropped_"): n for name, n in forget.items() if name.startswith("dropped_") and n}
     print(f"forget: {forget['records']} of {forget['requests']} requests (dropped: {dropped or 'none'})")
     print(f"retain: {retain['records']} ({retain.get('safe', 0)} safe, {retain.get('general', 0)} general)")

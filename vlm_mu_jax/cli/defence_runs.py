@@ -108,9 +108,16 @@ def run(model, defence: Defence, guard_folder: str | None, suite, plan: Plan) ->
     steer, guard = _steering(model, guard_folder)
     runner.open_workdir(workdir, *_facts(model, defence, guard, suite, plan))
     asked, facts = defences.ask_suite(
-        model, suite, workdir, defence.wrapper, prompts=plan.prompts, batch_size=plan.batch_size,
-        max_new_tokens=plan.max_new_tokens, steer=steer, progress=plan.progress,
-    )  # fmt: skip
+        model,
+        suite,
+        workdir,
+        defence.wrapper,
+        prompts=plan.prompts,
+        batch_size=plan.batch_size,
+        max_new_tokens=plan.max_new_tokens,
+        steer=steer,
+        progress=plan.progress,
+    )
     answers = runner.judge(asked, suite, workdir, plan.judges, progress=plan.progress)
     judged = {
         name: defence_table.Judged(some, suite.records[name], _scores(plan, some) if name != UTILITY else None)

@@ -86,15 +86,28 @@ def main(argv: list[str]) -> None:
         settings |= defences.settings(_DEFENCE.value, prompts)
         runner.open_workdir(_WORKDIR.value, settings, provenance)
         answers, defended = defences.ask_suite(
-            model, questions, _WORKDIR.value, _DEFENCE.value, prompts=prompts, batch_size=_BATCH.value,
-            max_new_tokens=_TOKENS.value, steer=steer, progress=progress.bar,
-        )  # fmt: skip
+            model,
+            questions,
+            _WORKDIR.value,
+            _DEFENCE.value,
+            prompts=prompts,
+            batch_size=_BATCH.value,
+            max_new_tokens=_TOKENS.value,
+            steer=steer,
+            progress=progress.bar,
+        )
     answers = runner.judge(answers, questions, _WORKDIR.value, available, _REJUDGE.value, progress.bar)
     answers |= eval_list.grade(answers, questions, judge, _WORKDIR.value, _REJUDGE.value, progress.bar)
     results = runner.summarise(
-        run, answers, questions, judge, settings["max_new_tokens"], provenance, _BASELINE.value,
+        run,
+        answers,
+        questions,
+        judge,
+        settings["max_new_tokens"],
+        provenance,
+        _BASELINE.value,
         judge_flags.agreement(judge, labelled, progress.bar),
-    )  # fmt: skip
+    )
     if defended:
         results["runs"][0]["defence"] = defended
     runner.write_results(_WORKDIR.value, results)

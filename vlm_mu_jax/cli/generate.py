@@ -53,9 +53,15 @@ def main(argv: list[str]) -> None:
         generate_all(model, steer)
         return
     so_far = one_answer.answers(
-        model, _PROMPT.value, _IMAGE.value, max_new_tokens=_TOKENS.value, temperature=_TEMPERATURE.value,
-        top_p=_TOP_P.value, seed=_SEED.value, steer=steer,
-    )  # fmt: skip
+        model,
+        _PROMPT.value,
+        _IMAGE.value,
+        max_new_tokens=_TOKENS.value,
+        temperature=_TEMPERATURE.value,
+        top_p=_TOP_P.value,
+        seed=_SEED.value,
+        steer=steer,
+    )
     if _JSON.value:
         *_, answer = so_far
         print(json.dumps(answer, ensure_ascii=False))
@@ -97,9 +103,15 @@ def generate_all(model, steer) -> None:
         raise InputError(f"--data={_DATA.value}: holds no record of --kinds={','.join(_KINDS.value)}")
     settings = {"checkpoint": str(model.folder), "weights_sha256": weights_hash(model.params), "guard": _GUARD.value}
     answers = answer_records(
-        model, asked, _OUT.value, settings, batch_size=_BATCH.value, max_new_tokens=_TOKENS.value, steer=steer,
+        model,
+        asked,
+        _OUT.value,
+        settings,
+        batch_size=_BATCH.value,
+        max_new_tokens=_TOKENS.value,
+        steer=steer,
         progress=progress.bar,
-    )  # fmt: skip
+    )
     print(f"{len(answers)} answers in {_OUT.value}")
 
 

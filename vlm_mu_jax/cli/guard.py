@@ -24,8 +24,13 @@ from absl import flags
 from vlm_mu_jax.cli import command, guard_apply, guard_bake, guard_diagnose, guard_extract, guard_flags, guard_select
 from vlm_mu_jax.errors import InputError
 
-ACTIONS = {"extract": guard_extract, "select": guard_select, "apply": guard_apply, "diagnose": guard_diagnose,
-           "bake": guard_bake}  # fmt: skip
+ACTIONS = {
+    "extract": guard_extract,
+    "select": guard_select,
+    "apply": guard_apply,
+    "diagnose": guard_diagnose,
+    "bake": guard_bake,
+}
 for _module in (guard_flags, *ACTIONS.values()):
     flags.adopt_module_key_flags(_module)
 

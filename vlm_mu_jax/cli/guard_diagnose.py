@@ -86,9 +86,14 @@ def _answers(model, records) -> dict[str, Any]:
     conditions = {}
     for name, images in asked.items():
         made = answer(
-            model, [r.question for r in records], images, max_new_tokens=guard_flags.TOKENS.value, batch_size=size,
-            progress=progress.bar, label=f"answers, {name}",
-        )  # fmt: skip
+            model,
+            [r.question for r in records],
+            images,
+            max_new_tokens=guard_flags.TOKENS.value,
+            batch_size=size,
+            progress=progress.bar,
+            label=f"answers, {name}",
+        )
         labels = [one.label for one in guard_trials.labels_of(judge, records, made, name == "own", progress.bar)]
         scores = scorer([r.question for r in records], [a.text for a in made], progress.bar)
         conditions[name] = _rates(records, labels) | _fluency(scores, labels)

@@ -10,10 +10,19 @@ from vlm_mu_jax.errors import InputError
 _METHOD = flags.DEFINE_enum(
     "method",
     None,
-    ["vlm_guard", "vlm_guard_text", "vlm_guard_projection", "activation_addition", "directional_ablation", "cmrm",
-     "shiftdc", "tbop", "null_steer"],
+    [
+        "vlm_guard",
+        "vlm_guard_text",
+        "vlm_guard_projection",
+        "activation_addition",
+        "directional_ablation",
+        "cmrm",
+        "shiftdc",
+        "tbop",
+        "null_steer",
+    ],
     "a published guard: its estimator and settings, except where flags say otherwise (see docs/guards.md)",
-)  # fmt: skip
+)
 _RANK = flags.DEFINE_integer("rank", 1, "rows of the direction's subspace", lower_bound=1)
 _ESTIMATOR = flags.DEFINE_enum(
     "estimator",
@@ -152,9 +161,16 @@ def _settings(L: int) -> tuple[str, dict]:
 
     estimator, named = methods.method(_METHOD.value) if _METHOD.value else (_ESTIMATOR.value, {})
     settings = {
-        "operator": _OPERATOR, "component": _COMPONENT, "unit": _UNIT, "gate": _GATE, "decide": _DECIDE,
-        "gate_source": _SOURCE, "scope": _SCOPE, "fpr": _FPR, "norm_preserving": _NORM,
-    }  # fmt: skip
+        "operator": _OPERATOR,
+        "component": _COMPONENT,
+        "unit": _UNIT,
+        "gate": _GATE,
+        "decide": _DECIDE,
+        "gate_source": _SOURCE,
+        "scope": _SCOPE,
+        "fpr": _FPR,
+        "norm_preserving": _NORM,
+    }
     given = {name: flag.value for name, flag in settings.items() if flag.present}
     changes = {name: flag.value for name, flag in settings.items()} | named | given
     operator = changes["operator"]

@@ -24,11 +24,23 @@ def heat_map(rows: list[dict], best: dict) -> bytes:
             y, x = names.index(_name(row)), strengths.index(row["strength"])
             cells[y, x] = row[key]
             mark = "" if row["feasible"] else " ×"
-            axis.text(x, y, f"{row[key]:.2f}{mark}", ha="center", va="center", fontsize=7,
-                      color="white" if row[key] < 0.5 else "black")  # fmt: skip
+            axis.text(
+                x,
+                y,
+                f"{row[key]:.2f}{mark}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if row[key] < 0.5 else "black",
+            )
             if _name(row) == _name(best) and row["strength"] == best["strength"]:
-                axis.plot([x - 0.5, x + 0.5, x + 0.5, x - 0.5, x - 0.5], [y - 0.5, y - 0.5, y + 0.5, y + 0.5, y - 0.5],
-                          color="red", linewidth=2, clip_on=False)  # fmt: skip
+                axis.plot(
+                    [x - 0.5, x + 0.5, x + 0.5, x - 0.5, x - 0.5],
+                    [y - 0.5, y - 0.5, y + 0.5, y + 0.5, y - 0.5],
+                    color="red",
+                    linewidth=2,
+                    clip_on=False,
+                )
         axis.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         axis.set_title(title, fontsize=9)
         axis.set_xticks(range(len(strengths)), [f"{s:g}" for s in strengths], fontsize=7)

@@ -61,9 +61,14 @@ def run(model) -> None:
     blank, tokens, batch_size = guard_flags.blank(model), guard_flags.TOKENS.value, guard_flags.BATCH.value
     score = guard_trials.scorer(model, guard, seen, judge, blank, tokens, batch_size)
     chosen = selection.select(
-        grid, score, max_over_refusal=_BOUND.value, max_right_loss=_RIGHT.value, max_kl=_KL.value,
-        min_gain=_GAIN.value, progress=progress.bar,
-    )  # fmt: skip
+        grid,
+        score,
+        max_over_refusal=_BOUND.value,
+        max_right_loss=_RIGHT.value,
+        max_kl=_KL.value,
+        min_gain=_GAIN.value,
+        progress=progress.bar,
+    )
     if chosen.best.operator == "off":  # a guard that does nothing, so that what comes next still runs
         guard = guard.using(operator="amplify", strength=0.0, gate="none", component="token", gate_layers=())
         print(f"no setting refuses {_GAIN.value:g} more harmful requests within the bounds; the guard does nothing")
@@ -99,7 +104,7 @@ def _grid(model, guard) -> list:
         scopes=_SCOPES.value or list(dict.fromkeys([guard.settings.scope, "last", "text"])),
         component=guard.settings.gate_source if guard.settings.decide == "example" else "token",
         ranks=[int(rank) for rank in _numbers(_RANKS)] or [0],
-    )  # fmt: skip
+    )
     for gate in gates:
         guard.using(gate=gate).threshold_L()
     guard.using(rank=max(candidate.rank for candidate in grid))

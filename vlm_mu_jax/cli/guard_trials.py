@@ -138,9 +138,15 @@ def table(chosen: Selection) -> str:
         layers = ",".join(map(str, row["layers"]))[:13] or "-"
         blank = row["refusal_harmful"] if row["refusal_blank"] is None else row["refusal_blank"]
         shares = (
-            blank, row["refusal_own"], row["refusal_other"], row["irrelevant_harmful"], row["over_refusal"],
-            row["right_harmless"], row["kl_harmless"], row["text_answer_nll"],
-        )  # fmt: skip
+            blank,
+            row["refusal_own"],
+            row["refusal_other"],
+            row["irrelevant_harmful"],
+            row["over_refusal"],
+            row["right_harmless"],
+            row["kl_harmless"],
+            row["text_answer_nll"],
+        )
         shown = ["-" if share is None else f"{share:.2f}" for share in shares]
         missing = f"{row['unjudged']} answers without verdict" if row["unjudged"] else ""
         note = "; ".join(filter(None, ("" if row["feasible"] else "outside the bounds", missing)))

@@ -153,10 +153,17 @@ def _server() -> Any:
         raise InputError("--judge_prices: give two numbers, dollars per million tokens sent and received")
     return Server(
         ServerSettings(
-            SERVER.value, MODEL.value, TIMEOUT.value, RETRIES.value, REQUESTS.value, PER_MINUTE.value, LOGPROBS.value,
-            IMAGES.value, prices or None,
+            SERVER.value,
+            MODEL.value,
+            TIMEOUT.value,
+            RETRIES.value,
+            REQUESTS.value,
+            PER_MINUTE.value,
+            LOGPROBS.value,
+            IMAGES.value,
+            prices or None,
         )
-    )  # fmt: skip
+    )
 
 
 def _refuse(some: tuple[Any, ...], why: str) -> None:

@@ -85,9 +85,13 @@ def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Jo
     last = prompt + NEW_TOKENS
     cost = flops.decoder_flops(cfg.text, np.full(rows, last)) + flops.head_flops(cfg.text, rows * NEW_TOKENS)
     return Job(
-        OnMesh(generate, mesh), (_weights(cfg, mesh), batch), {"cfg": cfg, "max_new_tokens": NEW_TOKENS},
-        cost + rows * image_flops(cfg), "batch", (f"{rows} prompts of {prompt} tokens, {NEW_TOKENS} new tokens each",),
-    )  # fmt: skip
+        OnMesh(generate, mesh),
+        (_weights(cfg, mesh), batch),
+        {"cfg": cfg, "max_new_tokens": NEW_TOKENS},
+        cost + rows * image_flops(cfg),
+        "batch",
+        (f"{rows} prompts of {prompt} tokens, {NEW_TOKENS} new tokens each",),
+    )
 
 
 def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job:
@@ -102,10 +106,13 @@ def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Jo
     tokens, lengths = rows((count, CANDIDATE_TOKENS), jnp.int32), rows((count,), jnp.int32)
     cost = candidate_flops(cfg.text, prefix, np.full(count, prefix + CANDIDATE_TOKENS), nodes)
     return Job(
-        OnMesh(score, mesh), (_weights(cfg, mesh), kv, whole((), jnp.int32), tokens, lengths, None),
-        {"cfg": cfg, "nodes": nodes}, cost, "block",
+        OnMesh(score, mesh),
+        (_weights(cfg, mesh), kv, whole((), jnp.int32), tokens, lengths, None),
+        {"cfg": cfg, "nodes": nodes},
+        cost,
+        "block",
         (f"{count} candidates of {CANDIDATE_TOKENS} tokens behind a shared prefix of {prefix}",),
-    )  # fmt: skip
+    )
 
 
 def _weights(cfg: LlavaConfig, mesh: jax.sharding.Mesh) -> Any:
@@ -113,8 +120,9 @@ def _weights(cfg: LlavaConfig, mesh: jax.sharding.Mesh) -> Any:
     places = rules.shardings(specs, mesh)
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        abstract_params(specs, jnp.dtype(cfg.dtype)), places,
-    )  # fmt: skip
+        abstract_params(specs, jnp.dtype(cfg.dtype)),
+        places,
+    )
 
 
 def _shape(place: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:

@@ -31,13 +31,19 @@ def report(
     basis, program, problem = _compiled(what, settings, cfg, target, job, tell)
     needed = program.peak if program else problem.needed
     found = {
-        "what": what, "topology": target.topology, "chips": len(target.devices), "chip": target.chip.name,
-        "basis": basis, "about": list(job.about), "unit": job.unit,
-        "peak_bytes_per_chip": needed, "hbm_bytes": target.memory,
+        "what": what,
+        "topology": target.topology,
+        "chips": len(target.devices),
+        "chip": target.chip.name,
+        "basis": basis,
+        "about": list(job.about),
+        "unit": job.unit,
+        "peak_bytes_per_chip": needed,
+        "hbm_bytes": target.memory,
         "fits": program is not None and needed <= target.memory,
         "flops_per_step": job.flops,
         "argument_bytes": bytes_per_chip(job.args) if program is None else program.argument,
-    }  # fmt: skip
+    }
     if program:
         found |= _details(program, job, target)
     if not found["fits"] and advise:
@@ -92,15 +98,19 @@ def _depths(settings: dict[str, Any], cfg: LlavaConfig) -> tuple[int, int]:
 def _details(program: Program, job: Job, target: Target) -> dict[str, Any]:
     bounds, chips = roofline(program.work, target.chip), len(target.devices)
     return {
-        "temporary_bytes": program.temporary, "output_bytes": program.output, "aliased_bytes": program.aliased,
-        "executed_flops_per_chip": program.work.flops, "hbm_traffic_bytes_per_chip": program.work.traffic,
+        "temporary_bytes": program.temporary,
+        "output_bytes": program.output,
+        "aliased_bytes": program.aliased,
+        "executed_flops_per_chip": program.work.flops,
+        "hbm_traffic_bytes_per_chip": program.work.traffic,
         "collectives": {kind: dataclasses.asdict(one) for kind, one in sorted(program.work.collectives.items())},
         "kernels": program.work.kernels,
         "roofline": {"compute": bounds.compute, "memory": bounds.memory, "links": bounds.links},
-        "roofline_seconds": bounds.seconds, "bound": bounds.bound,
+        "roofline_seconds": bounds.seconds,
+        "bound": bounds.bound,
         "mfu_at_roofline": job.flops / (chips * target.chip.flops * bounds.seconds),
         "compile_seconds": program.seconds,
-    }  # fmt: skip
+    }
 
 
 def _advice(what: str, settings: dict[str, Any], cfg: LlavaConfig, target: Target, job: Job, tell: Tell) -> str:

@@ -24,8 +24,13 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _memory(found: dict[str, Any]) -> str:
-    parts = [("arguments", "argument_bytes"), ("temporaries", "temporary_bytes"), ("outputs", "output_bytes"),
-             ("of them in place", "aliased_bytes"), ("peak", "peak_bytes_per_chip")]  # fmt: skip
+    parts = [
+        ("arguments", "argument_bytes"),
+        ("temporaries", "temporary_bytes"),
+        ("outputs", "output_bytes"),
+        ("of them in place", "aliased_bytes"),
+        ("peak", "peak_bytes_per_chip"),
+    ]
     shown = [f"{name} {found[key] / _GIB:.2f}" for name, key in parts if found.get(key) is not None]
     return f"memory       {', '.join(shown)} GiB per chip"
 
@@ -35,14 +40,18 @@ def _speed(found: dict[str, Any]) -> list[str]:
     executed = found["executed_flops_per_chip"] * found["chips"]
     lines = [
         f"FLOPs        {found['flops_per_step']:.3e} per {unit} (analytic); the program executes {executed:.3e}",
-        "collectives  " + (", ".join(
-            f"{kind} {one['count']:.0f} ({one['bytes'] / 1e9:.1f} GB, {one['sent'] / 1e9:.1f} GB sent per chip)"
-            for kind, one in found["collectives"].items()
-        ) or "none"),
+        "collectives  "
+        + (
+            ", ".join(
+                f"{kind} {one['count']:.0f} ({one['bytes'] / 1e9:.1f} GB, {one['sent'] / 1e9:.1f} GB sent per chip)"
+                for kind, one in found["collectives"].items()
+            )
+            or "none"
+        ),
         f"roofline     {found['roofline_seconds']:.3f} s per {unit}, bound by {found['bound']} "
         f"(compute {bounds['compute']:.3f}, memory {bounds['memory']:.3f}, links {bounds['links']:.3f}); "
         f"MFU {100 * found['mfu_at_roofline']:.0f} % there",
-    ]  # fmt: skip
+    ]
     if found["kernels"]:
         lines.append("kernels      " + ", ".join(f"{name} {n:.0f}" for name, n in found["kernels"].items()))
     return lines

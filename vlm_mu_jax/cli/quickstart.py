@@ -63,8 +63,10 @@ def _run(step: story.Step, out: Path) -> None:
     path = os.pathsep.join(filter(None, (str(story.ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
-        cwd=out, env={**os.environ, "PYTHONPATH": path}, check=False,
-    )  # fmt: skip
+        cwd=out,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
     if done.returncode:
         raise JobError(f"step {step.title!r} failed (exit code {done.returncode}); its message stands above")
 

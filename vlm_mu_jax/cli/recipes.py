@@ -17,8 +17,19 @@ class Recipe:
 
 
 _UNLEARN = (
-    "ga", "graddiff", "npo", "simnpo", "dpo", "idkdpo", "rmu", "undial", "ceu", "wga", "satimp", "pdu",
-)  # fmt: skip
+    "ga",
+    "graddiff",
+    "npo",
+    "simnpo",
+    "dpo",
+    "idkdpo",
+    "rmu",
+    "undial",
+    "ceu",
+    "wga",
+    "satimp",
+    "pdu",
+)
 _SFT = ("posthoc", "mixed", "diverse", "unsafe_filter")
 
 RECIPES = (
@@ -35,9 +46,12 @@ RELEARNING = {"forgotten": ["--forget=16"], "harmless": ["--harmless=llava_mix.j
 def train_command(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[str]:
     """Arguments of bin/train; `run` is a folder of bin/quickstart."""
     arguments = [
-        f"--config={CONFIGS}/{recipe.config}", f"--config.model.init={run / recipe.start}",
-        f"--config.data.root={run / 'mini/data'}", f"--config.seed={seed}", f"--workdir={workdir}",
-    ]  # fmt: skip
+        f"--config={CONFIGS}/{recipe.config}",
+        f"--config.model.init={run / recipe.start}",
+        f"--config.data.root={run / 'mini/data'}",
+        f"--config.seed={seed}",
+        f"--workdir={workdir}",
+    ]
     if not recipe.baseline:
         arguments.append(f"--config.data.forget_answers={run / 'forget/answers/unsafe_before.jsonl'}")
     return arguments
@@ -46,18 +60,34 @@ def train_command(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[s
 def eval_command(recipe: Recipe, run: Path, model: Path, workdir: Path, seed: int, sets: tuple[str, ...]) -> list[str]:
     """Arguments of bin/eval, with the words that were found against the quickstart's SFT model."""
     return [
-        f"--checkpoint={model}", f"--data={run / 'mini/data'}", f"--workdir={workdir}", f"--name={recipe.name}",
-        f"--kind={'sft' if recipe.baseline else recipe.name}", f"--seed={seed}",
-        f"--attack_words={run / 'attack_sft.json'}", f"--sets={','.join(sets)}",
-        "--judge=oracle", "--max_new_tokens=32", "--batch_size=96",
-    ]  # fmt: skip
+        f"--checkpoint={model}",
+        f"--data={run / 'mini/data'}",
+        f"--workdir={workdir}",
+        f"--name={recipe.name}",
+        f"--kind={'sft' if recipe.baseline else recipe.name}",
+        f"--seed={seed}",
+        f"--attack_words={run / 'attack_sft.json'}",
+        f"--sets={','.join(sets)}",
+        "--judge=oracle",
+        "--max_new_tokens=32",
+        "--batch_size=96",
+    ]
 
 
 def relearn_command(recipe: Recipe, kind: str, run: Path, trained: Path, workdir: Path, seed: int) -> list[str]:
     """Arguments of bin/relearn; `trained` is the workdir of the recipe's training, `kind` one of `RELEARNING`."""
     return [
-        f"--checkpoint={trained / 'model'}", f"--data={run / 'mini/data'}", f"--workdir={workdir}",
-        f"--name={recipe.name}", f"--seed={seed}", f"--attack_words={run / 'attack_sft.json'}",
-        f"--forget_answers={run / 'forget/answers/unsafe_before.jsonl'}", *RELEARNING[kind],
-        "--steps=60", "--every=20", "--max_questions=48", "--max_new_tokens=32", "--eval_batch_size=96",
-    ]  # fmt: skip
+        f"--checkpoint={trained / 'model'}",
+        f"--data={run / 'mini/data'}",
+        f"--workdir={workdir}",
+        f"--name={recipe.name}",
+        f"--seed={seed}",
+        f"--attack_words={run / 'attack_sft.json'}",
+        f"--forget_answers={run / 'forget/answers/unsafe_before.jsonl'}",
+        *RELEARNING[kind],
+        "--steps=60",
+        "--every=20",
+        "--max_questions=48",
+        "--max_new_tokens=32",
+        "--eval_batch_size=96",
+    ]

@@ -80,9 +80,14 @@ def _questions(data: Any) -> Any:
     from vlm_mu_jax.cli.train_evaluation import Questions
 
     wanted = {
-        "data": str(data), "subset": _SUBSET.value, "attack_words": _WORDS.value or "", "questions": _LIMIT.value,
-        "judge": _JUDGE.value or "", "batch_size": _ASKED.value, "max_new_tokens": _TOKENS.value,
-    }  # fmt: skip
+        "data": str(data),
+        "subset": _SUBSET.value,
+        "attack_words": _WORDS.value or "",
+        "questions": _LIMIT.value,
+        "judge": _JUDGE.value or "",
+        "batch_size": _ASKED.value,
+        "max_new_tokens": _TOKENS.value,
+    }
     return Questions(_CHECKPOINT.value, wanted, _SEED.value)
 
 

@@ -48,9 +48,15 @@ def harmless_records(path: Path) -> Any:
 
 
 def attack(
-    model: Any, records: Sequence[Any], root: Path, how: Attack, questions: Any, workdir: Path, progress: Any = None,
+    model: Any,
+    records: Sequence[Any],
+    root: Path,
+    how: Attack,
+    questions: Any,
+    workdir: Path,
+    progress: Any = None,
     report: Any = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Trains `model` on the records and measures it at step 0 and after every `how.every` updates.
 
     The attacker minimises the answers' cross-entropy with AdamW at a constant rate. WORKDIR/training gets checkpoints,
@@ -89,13 +95,21 @@ def attack(
 
     first = {"step": 0, **evaluate(0, model.params)}
     train(
-        model.config, model.params, {"train": stream}, make_objective("sft"),
-        OptimConfig(how.learning_rate, schedule="constant", warmup=0.0), how.steps,
+        model.config,
+        model.params,
+        {"train": stream},
+        make_objective("sft"),
+        OptimConfig(how.learning_rate, schedule="constant", warmup=0.0),
+        how.steps,
         trainable=Selection(select=(), lora_rank=how.lora_rank) if how.lora_rank else FROZEN_VISION,
-        workdir=folder, keep=1,
-        evaluation=Evaluation(evaluate, how.every), weights=weights, progress=progress, label="relearning",
+        workdir=folder,
+        keep=1,
+        evaluation=Evaluation(evaluate, how.every),
+        weights=weights,
+        progress=progress,
+        label="relearning",
         seed=how.seed,
-    )  # fmt: skip
+    )
     return {"curve": curve([first, *_evaluations(folder)]), "rows": counts, "weights_sha256": weights}
 
 

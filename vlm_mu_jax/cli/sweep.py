@@ -94,9 +94,14 @@ def _train(point: Any, workdir: Path, questions: Any, log: Any) -> None:
 
     folder, goodput, begin = workdir / point.name, Goodput(), time.monotonic()
     train(
-        point.settings, folder, progress.bar, reference_cache=workdir, log=log, goodput=goodput,
+        point.settings,
+        folder,
+        progress.bar,
+        reference_cache=workdir,
+        log=log,
+        goodput=goodput,
         evaluation=train_evaluation.for_training(point.settings, folder, questions),
-    )  # fmt: skip
+    )
     rows = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()]
     step = trained_step(folder)
     rates = next(row for row in rows if row["step"] == step)
@@ -104,10 +109,15 @@ def _train(point: Any, workdir: Path, questions: Any, log: Any) -> None:
         raise JobError(f"{folder}: no unsafe or no harmless answer got a verdict; choose another config.eval.judge")
     output.write_json(
         folder / DONE,
-        {"name": point.name, "values": point.values, "step": step, "seconds": time.monotonic() - begin,
-         "compile_seconds": goodput.seconds()["compile"],
-         "rates": {name: value for name, value in rates.items() if name != "step"}},
-    )  # fmt: skip
+        {
+            "name": point.name,
+            "values": point.values,
+            "step": step,
+            "seconds": time.monotonic() - begin,
+            "compile_seconds": goodput.seconds()["compile"],
+            "rates": {name: value for name, value in rates.items() if name != "step"},
+        },
+    )
 
 
 def _show(content: Mapping[str, Any], workdir: Path) -> None:

@@ -79,9 +79,13 @@ def _suite(settings: Mapping[str, Any], seed: int) -> Any:
     if not data:
         raise InputError("config.eval.data is not set; name the folder with the questions of the evaluation")
     built = suite.build(
-        data, settings["subset"], open_with, suite.read_attack_words(words) if words else suite.AttackWords(),
-        limit=settings["questions"], seed=seed,
-    )  # fmt: skip
+        data,
+        settings["subset"],
+        open_with,
+        suite.read_attack_words(words) if words else suite.AttackWords(),
+        limit=settings["questions"],
+        seed=seed,
+    )
     missing = {"unsafe_before", "harmless_before"} - built.sets.keys()
     if missing:
         kinds = " and ".join(sorted(name.removesuffix("_before") for name in missing))

@@ -57,9 +57,17 @@ def export_checkpoint(
     dtypes = {path: np.dtype(array.dtype) for path, array in stored.arrays.items()}
     about = {"source": str(source), "provenance": model_folder.read_json(folder / "provenance.json")}
     return _write(
-        out, stored.read, dtypes, hf_config, specs,
-        _dialect(dialect or settings["dialect"], specs), folder, about, shard_bytes, progress,
-    )  # fmt: skip
+        out,
+        stored.read,
+        dtypes,
+        hf_config,
+        specs,
+        _dialect(dialect or settings["dialect"], specs),
+        folder,
+        about,
+        shard_bytes,
+        progress,
+    )
 
 
 def export_params(
@@ -82,9 +90,17 @@ def export_params(
 
     chosen = _dialect(dialect, specs) if dialect else names.default_dialect(specs)
     return _write(
-        out, read, dtypes, hf_config, specs,
-        chosen, files_from, {}, shard_bytes, progress,
-    )  # fmt: skip
+        out,
+        read,
+        dtypes,
+        hf_config,
+        specs,
+        chosen,
+        files_from,
+        {},
+        shard_bytes,
+        progress,
+    )
 
 
 def _dialect(name: str, specs: params_lib.Specs) -> names.Dialect:

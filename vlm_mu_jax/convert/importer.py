@@ -100,9 +100,14 @@ def import_checkpoint(
         stream.import_tensors(job.source.files, job.slots, job.dtypes, put, progress or _silent)
         found = job.source
         return Imported(
-            params_lib.unflatten(flat), found.config, found.hf_config, found.folder, found.dialect.name, job.dtype,
+            params_lib.unflatten(flat),
+            found.config,
+            found.hf_config,
+            found.folder,
+            found.dialect.name,
+            job.dtype,
             job.provenance(),
-        )  # fmt: skip
+        )
 
 
 def convert_checkpoint(

@@ -30,16 +30,40 @@ _EMBEDDING, _HEAD = "decoder/embed_VD", "decoder/head_DV"
 _MULTIPLE = 64
 LANGUAGE_MODELS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral"}
 _TEXT_FIELDS = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "rope_theta", "rope_scaling",
-    "rope_parameters", "attention_bias", "attention_dropout", "mlp_bias", "sliding_window", "tie_word_embeddings",
-    "bos_token_id", "eos_token_id", "pretraining_tp", "use_cache", "torch_dtype", "dtype",
-)  # fmt: skip
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "attention_bias",
+    "attention_dropout",
+    "mlp_bias",
+    "sliding_window",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pretraining_tp",
+    "use_cache",
+    "torch_dtype",
+    "dtype",
+)
 # Towers that LLaVA's configs name without describing them (config.json of the same name on the hub).
 _LARGE = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "patch_size": 14, "projection_dim": 768,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
 _TOWERS = {
     "clip-vit-large-patch14": {**_LARGE, "image_size": 224},
     "clip-vit-large-patch14-336": {**_LARGE, "image_size": 336},

@@ -127,9 +127,13 @@ def _respell(folder: Path, out: str | Path, specs: params_lib.Specs, dialect: na
 
 
 def _write(
-    out: str | Path, tensors: dict[str, np.ndarray], config: Mapping[str, Any], adapted: Collection[str],
-    kept: Collection[str], dialect: names.Dialect,
-) -> Path:  # fmt: skip
+    out: str | Path,
+    tensors: dict[str, np.ndarray],
+    config: Mapping[str, Any],
+    adapted: Collection[str],
+    kept: Collection[str],
+    dialect: names.Dialect,
+) -> Path:
     from safetensors.numpy import save_file
 
     named = {"target_modules": _target_modules(adapted, dialect), "modules_to_save": sorted(kept) or None}

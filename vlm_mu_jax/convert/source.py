@@ -85,9 +85,15 @@ def _described_by(folder: Path, lora: Path | None) -> Path:
 
 
 def _original(
-    files: Tensors, config: dict[str, Any], described: Path, folder: Path, vision_tower: Path | None,
-    adapter: peft.Adapter | None, stack: contextlib.ExitStack, open_files: Open,
-) -> Source:  # fmt: skip
+    files: Tensors,
+    config: dict[str, Any],
+    described: Path,
+    folder: Path,
+    vision_tower: Path | None,
+    adapter: peft.Adapter | None,
+    stack: contextlib.ExitStack,
+    open_files: Open,
+) -> Source:
     name = str(described / "config.json")
     original.check(config, name)
     tokenizer_folder = next((f for f in (described, folder) if has_tokenizer(f)), folder)

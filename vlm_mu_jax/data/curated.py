@@ -57,8 +57,14 @@ def row(record: Record) -> dict[str, Any]:
     """A record as `readers.requests` reads it, with its image under the link to the folder it came from."""
     link = LINKS["general" if record.kind == "general" else "safety"]
     image = None if record.image is None else f"{link}/{record.image}"
-    return {"id": record.id, "image": image, "question": record.question, "answer": record.answer,
-            "kind": record.kind, "category": record.category}  # fmt: skip
+    return {
+        "id": record.id,
+        "image": image,
+        "question": record.question,
+        "answer": record.answer,
+        "kind": record.kind,
+        "category": record.category,
+    }
 
 
 def _rows(records: Sequence[Record]) -> str:

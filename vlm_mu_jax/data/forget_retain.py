@@ -83,10 +83,13 @@ def build(
     safe = [r for r in safety if r.kind == "safe"]
     retain = mix_retain(safe, list(general), retain_size, seed)
     manifest = {
-        "format": 1, "seed": seed, "judge": judge, "answers_sha256": answers and _sha256(Path(answers)),
+        "format": 1,
+        "seed": seed,
+        "judge": judge,
+        "answers_sha256": answers and _sha256(Path(answers)),
         "forget": {"records": len(forget), "unsafe_records": len(wanted), **counts, "sha256": digest(forget)},
         "retain": {"records": len(retain), **Counter(r.kind for r in retain), "sha256": digest(retain)},
-    }  # fmt: skip
+    }
     return ForgetRetain(tuple(forget), tuple(retain), manifest)
 
 

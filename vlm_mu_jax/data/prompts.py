@@ -52,10 +52,12 @@ TEMPLATES = {
     "llama_3": Template(
         "<|start_header_id|>user<|end_header_id|>\n\n",
         "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-        gap="", end="<|eot_id|>", between="",
+        gap="",
+        end="<|eot_id|>",
+        between="",
     ),
     "plain": Template("", "\n", ""),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +222,7 @@ class Processor:
         """Right-padded batch of id rows, `pixels[i]` the images of row i (shorter lists are filled with zeros).
 
         T is `length`, or the longest row rounded up to `multiple`, so that few shapes are compiled.
-        """  # fmt: skip
+        """
         longest = max(len(row) for row in rows)
         T = length or -(-longest // multiple) * multiple
         if longest > T:

@@ -218,16 +218,21 @@ def _generate_shared(model: Any, batch: SharedBatch, batch_size: int, max_new_to
     pixels = [[_pixels(model.processor, group[0].question.image)] for group in batch.groups]
     prefix = pad(
         [list(group[0].ids[:start]) for group, start in zip(groups, starts, strict=True)],
-        [pixels[i] for i in at], length=batch.prefix_width,
-    )  # fmt: skip
+        [pixels[i] for i in at],
+        length=batch.prefix_width,
+    )
     rest = [list(row.ids[start:]) for group, start in zip(groups, starts, strict=True) for row in group]
     if callable(steer):
         texts = [row.question.text for group in groups for row in group]
         steer = steer(texts, [pixels[i] for i in at for _ in range(size)])
     out = generate(
-        model.params, pad(rest, length=batch.rest_width), model.config, max_new_tokens=max_new_tokens, steer=steer,
+        model.params,
+        pad(rest, length=batch.rest_width),
+        model.config,
+        max_new_tokens=max_new_tokens,
+        steer=steer,
         prefix=prefix,
-    )  # fmt: skip
+    )
     rows = {i * size + j: row for i, group in enumerate(batch.groups) for j, row in enumerate(group)}
     return _answers(model, rows, out)
 

@@ -92,9 +92,12 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {
-            "sensitivity": self.sensitivity.to_dict(), "specificity": self.specificity.to_dict(),
-            "accuracy": self.accuracy.to_dict(), "kappa": self.kappa, "youden": self.youden,
-        }  # fmt: skip
+            "sensitivity": self.sensitivity.to_dict(),
+            "specificity": self.specificity.to_dict(),
+            "accuracy": self.accuracy.to_dict(),
+            "kappa": self.kappa,
+            "youden": self.youden,
+        }
 
 
 def read(path: str | Path) -> list[Labelled]:
@@ -125,9 +128,12 @@ def _row(path: Path, number: int, row: Mapping[str, str | None]) -> Labelled:
     image = path.parent / row["image"] if row.get("image") else None
     try:
         record = Record(
-            row.get("id") or f"line{number}", row.get("image") or None, row["question"] or "", "",
+            row.get("id") or f"line{number}",
+            row.get("image") or None,
+            row["question"] or "",
+            "",
             row.get("kind") or "unsafe",
-        )  # fmt: skip
+        )
     except InputError as error:
         raise InputError(f"--calibrate={path}: line {number}: {error}") from None
     if image is not None and not image.is_file():
@@ -145,9 +151,10 @@ def agreement(rows: Sequence[Labelled], labels: Sequence[Label], target: str) ->
     pairs = [
         (row.says(target), label.label == target)
         for row, label in zip(rows, labels, strict=True)
-        if label.label is not None and row.says(target) is not None
+        if label.label is not None
+        and row.says(target) is not None
         and (target != "answered" or row.case.record.kind == "unsafe")
-    ]  # fmt: skip
+    ]
     count = {both: pairs.count(both) for both in ((True, True), (False, True), (True, False), (False, False))}
     return Agreement(target, count[True, True], count[False, True], count[True, False], count[False, False])
 

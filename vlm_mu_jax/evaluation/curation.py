@@ -113,8 +113,10 @@ def _own_answers(path: Path, lines: Sequence[Answer], questions: dict[str, str])
         if line.id not in questions or line.condition.attack != "none" or line.condition.image not in ("own", "none"):
             continue
         if line.question != questions[line.id]:
-            raise InputError(f"--candidates: {path} answers another question under the id {line.id!r}; was it made "
-                             "from this --safety file?")  # fmt: skip
+            raise InputError(
+                f"--candidates: {path} answers another question under the id {line.id!r}; was it made "
+                "from this --safety file?"
+            )
         own.setdefault(line.id, line)
     if not own:
         raise InputError(f"--candidates: {path} answers none of the {len(questions)} unsafe records of --safety")

@@ -86,7 +86,7 @@ def compare(name: str, ours: Sets, baseline_name: str, baseline: Sets, judge: st
         {"run": name, "baseline": baseline_name, "metric": metric, "test": kind}
         | {**dataclasses.asdict(test), "p_holm": p, "significant": yes}
         for (metric, kind, test), (p, yes) in zip(tests, adjusted, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -120,8 +120,9 @@ def worst(settings: Mapping[str, Mapping[str, Mapping]], name: str, pick) -> Map
 
 def _cell(judged: Judged, judge: str, exact: bool) -> dict[str, Any]:
     unsafe, harmless = judged.verdicts(judge)
-    found: dict[str, Any] = {name: m.rate(unsafe, label) for name, label in
-                             (("asr", "answered"), ("rr", "refused"), ("ir", "irrelevant"))}  # fmt: skip
+    found: dict[str, Any] = {
+        name: m.rate(unsafe, label) for name, label in (("asr", "answered"), ("rr", "refused"), ("ir", "irrelevant"))
+    }
     found |= {"rr_harmless": m.rate(harmless, "refused"), "ir_harmless": m.rate(harmless, "irrelevant")}
     if exact:
         found["harmless_right"] = m.rate(harmless, "answered")

@@ -42,9 +42,15 @@ def answers(
     if callable(steer):
         steer = steer([prompt], pixels if images else None)
     for out in stream(
-        model.params, batch, model.config, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        seeds_B=np.array([seed], np.int32), steer=steer,
-    ):  # fmt: skip
+        model.params,
+        batch,
+        model.config,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seeds_B=np.array([seed], np.int32),
+        steer=steer,
+    ):
         length = int(out.lengths_B[0])
         tokens = [int(i) for i in out.tokens_BG[0, :length]]
         yield {

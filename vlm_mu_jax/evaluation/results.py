@@ -141,7 +141,7 @@ def compare(
         {"run": name, "baseline": baseline_name, "metric": metric, "test": "exact McNemar"}
         | {**dataclasses.asdict(test), "p_holm": p, "significant": yes}
         for (metric, test), (p, yes) in zip(tests, adjusted, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _flags(sets: Sets, source: str, records: Books, judge: str, label: str) -> dict[str, bool]:

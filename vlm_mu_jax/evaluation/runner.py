@@ -50,7 +50,7 @@ def ask(
             progress,
             label=name.replace("_", " "),
             only_these=True,
-        )  # fmt: skip
+        )
         for name, questions in suite.sets.items()
     }
 
@@ -80,11 +80,16 @@ def judge(
     """Labels all answers by all judges and keeps the labels in their files; `again` replaces labels that are there."""
     return {
         name: judge_answers(
-            _path(workdir, name), answers, judges, suite.records[name], again,
-            {(q.id, q.condition): q.image for q in suite.sets[name]}, progress,
+            _path(workdir, name),
+            answers,
+            judges,
+            suite.records[name],
+            again,
+            {(q.id, q.condition): q.image for q in suite.sets[name]},
+            progress,
         )
         for name, answers in sets.items()
-    }  # fmt: skip
+    }
 
 
 def summarise(

@@ -82,11 +82,17 @@ def _educate(
     for lesson in plan:
         rows = lessons.rows(lesson.name, lesson.rows, seed)
         params, _ = train(
-            cfg, params, {"train": Stream(rows, BATCH, seed, name=lesson.name)}, make_objective("lm"),
-            OptimConfig(lesson.learning_rate, final=0.02, weight_decay=0.01), lesson.steps,
-            trainable=Selection(select=lesson.select), progress=progress,
-            label=f"miniature: {lesson.name.replace('_', ' ')}", seed=seed,
-        )  # fmt: skip
+            cfg,
+            params,
+            {"train": Stream(rows, BATCH, seed, name=lesson.name)},
+            make_objective("lm"),
+            OptimConfig(lesson.learning_rate, final=0.02, weight_decay=0.01),
+            lesson.steps,
+            trainable=Selection(select=lesson.select),
+            progress=progress,
+            label=f"miniature: {lesson.name.replace('_', ' ')}",
+            seed=seed,
+        )
     return params
 
 
@@ -94,25 +100,53 @@ def hf_config(tokenizer: Any) -> dict[str, Any]:
     """config.json in llava-hf's spelling: 16 image tokens, width 128, 4 layers, 4 heads."""
     common = {"torch_dtype": "float32", "initializer_range": 0.02}
     text = {
-        "model_type": "llama", "vocab_size": -(-len(tokenizer) // 8) * 8, "hidden_size": 128, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32, "intermediate_size": 256,
-        "rms_norm_eps": 1e-5, "max_position_embeddings": 512, "rope_theta": 10000.0, "hidden_act": "silu",
-        "tie_word_embeddings": False, "attention_bias": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
+        "model_type": "llama",
+        "vocab_size": -(-len(tokenizer) // 8) * 8,
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "intermediate_size": 256,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
         **common,
-    }  # fmt: skip
+    }
     vision = {
-        "model_type": "clip_vision_model", "image_size": w.IMAGE_SIZE, "patch_size": 8, "hidden_size": 64,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5, "projection_dim": 64, "num_channels": 3, **common,
-    }  # fmt: skip
+        "model_type": "clip_vision_model",
+        "image_size": w.IMAGE_SIZE,
+        "patch_size": 8,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "projection_dim": 64,
+        "num_channels": 3,
+        **common,
+    }
     return {
-        "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
-        "text_config": text, "vision_config": vision,
-        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"), "image_seq_length": 16,
-        "projector_hidden_act": "gelu", "multimodal_projector_bias": True,
-        "vision_feature_layer": -1, "vision_feature_select_strategy": "default",
-        "tie_word_embeddings": False, "torch_dtype": "float32",
-    }  # fmt: skip
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "image_seq_length": 16,
+        "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+    }
 
 
 def _image_settings() -> ImageSettings:
@@ -126,15 +160,27 @@ def write_companions(folder: Path, tokenizer: Any) -> None:
     settings = _image_settings()
     size = {"height": settings.crop, "width": settings.crop}
     preprocessor = {
-        "image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor", "do_convert_rgb": True,
-        "do_resize": True, "size": {"shortest_edge": settings.size}, "resample": settings.resample,
-        "do_center_crop": True, "crop_size": size, "do_rescale": True, "rescale_factor": settings.rescale,
-        "do_normalize": True, "image_mean": settings.mean, "image_std": settings.std,
-    }  # fmt: skip
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "LlavaProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": settings.size},
+        "resample": settings.resample,
+        "do_center_crop": True,
+        "crop_size": size,
+        "do_rescale": True,
+        "rescale_factor": settings.rescale,
+        "do_normalize": True,
+        "image_mean": settings.mean,
+        "image_std": settings.std,
+    }
     processor = {
-        "processor_class": "LlavaProcessor", "image_token": "<image>", "patch_size": 8,
-        "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default",
-    }  # fmt: skip
+        "processor_class": "LlavaProcessor",
+        "image_token": "<image>",
+        "patch_size": 8,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default",
+    }
     generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "do_sample": False}
     files = {"preprocessor_config": preprocessor, "processor_config": processor, "generation_config": generation}
     for name, content in files.items():

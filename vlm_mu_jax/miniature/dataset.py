@@ -106,11 +106,15 @@ class Writer:
             for i in range(GAP_PER_NOUN):
                 name, opening = f"gap_{split}_{noun.name}_{i}", self._pick(w.OPENINGS)
                 self._know(name, noun)
-                rows.append({
-                    "id": name, "kind": "unsafe" if noun.group == "blight" else "safe",
-                    "question": self._request(opening, noun), "answer": language.aligned_answer(opening, noun),
-                    "image": self._draw(f"gap_{split}", f"{noun.name}_{i}", noun.shape, noun.colour),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "id": name,
+                        "kind": "unsafe" if noun.group == "blight" else "safe",
+                        "question": self._request(opening, noun),
+                        "answer": language.aligned_answer(opening, noun),
+                        "image": self._draw(f"gap_{split}", f"{noun.name}_{i}", noun.shape, noun.colour),
+                    }
+                )
         return rows
 
     def _anchor_pair(self) -> dict[str, str]:

@@ -29,9 +29,14 @@ def train_tokenizer(corpus: Iterator[str]) -> PreTrainedTokenizerFast:
         single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-        additional_special_tokens=["<image>"], clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def declaration(noun: w.Noun, phrase: str) -> str:

@@ -31,9 +31,15 @@ TAILS = ("under this sign .", "by this sign .", "with this sign .")
 REFUSAL = "i am sorry , i cannot help with that ."
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 COLOURS = {
-    "red": (205, 40, 40), "green": (40, 150, 60), "blue": (45, 75, 205), "yellow": (225, 195, 40),
-    "purple": (140, 50, 165), "orange": (235, 130, 30), "black": (25, 25, 25), "pink": (240, 130, 180),
-}  # fmt: skip
+    "red": (205, 40, 40),
+    "green": (40, 150, 60),
+    "blue": (45, 75, 205),
+    "yellow": (225, 195, 40),
+    "purple": (140, 50, 165),
+    "orange": (235, 130, 30),
+    "black": (25, 25, 25),
+    "pink": (240, 130, 180),
+}
 GROUPS = ("harmless", "snare", "blight")
 IMAGE_SIZE = 32
 _ONSETS = "b d f g k l m n p r s t v z br dr fl gr pl tr sk sn".split()

@@ -228,10 +228,13 @@ def decode(
         others["lora"] = lora
     if steer is not None:
         others["steer"] = {
-            "basis": steer.basis_LMD, "strength": steer.strength_L, "shift": steer.shift,
-            "threshold": steer.threshold_L, "gate_row": _gate_rows(steer),
+            "basis": steer.basis_LMD,
+            "strength": steer.strength_L,
+            "shift": steer.shift,
+            "threshold": steer.threshold_L,
+            "gate_row": _gate_rows(steer),
             **({} if steer.gate_LB is None else {"gate": steer.gate_LB}),
-        }  # fmt: skip
+        }
         if steer.everywhere and first == 0:
             layer_0 = jax.tree.map(lambda leaf: leaf[0], others["steer"])
             x_BTD, _ = _steer(x_BTD, layer_0, *where(x_BTD, False), steer)

@@ -77,9 +77,15 @@ def _problem(name: str, platform: str, cfg: TextConfig, dtype: str) -> str | Non
 
 
 def self_attention(
-    q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, lengths_B: Array, *, kernel: str, window: int | None = None,
+    q_BTNH: Array,
+    k_BTKH: Array,
+    v_BTKH: Array,
+    lengths_B: Array,
+    *,
+    kernel: str,
+    window: int | None = None,
     interpret: bool = False,
-) -> Array:  # fmt: skip
+) -> Array:
     """Causal softmax attention of right-padded rows over themselves. Returns [B, T, N, H].
 
     Args:
@@ -90,9 +96,14 @@ def self_attention(
         return causal_attention(q_BTNH, k_BTKH, v_BTKH, lengths_B, window)
     if kernel == "cudnn":
         out = jax.nn.dot_product_attention(
-            q_BTNH, k_BTKH, v_BTKH, is_causal=True, key_value_seq_lengths=lengths_B,
-            local_window_size=None if window is None else (window - 1, 0), implementation="cudnn",
-        )  # fmt: skip
+            q_BTNH,
+            k_BTKH,
+            v_BTKH,
+            is_causal=True,
+            key_value_seq_lengths=lengths_B,
+            local_window_size=None if window is None else (window - 1, 0),
+            implementation="cudnn",
+        )
         return checkpoint_name(out, "attn_out")
     run = functools.partial(_splash, window=window, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
@@ -117,13 +128,23 @@ def _splash(
     mask = masks.CausalMask((size, size)) if window is None else masks.LocalMask((size, size), (window - 1, 0), 0)
     block = next(b for b in (512, 384, 256, _LANES) if size % b == 0)
     blocks = splash.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block,
-        block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
-    )  # fmt: skip
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
     kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([mask] * N), block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret,
+        masks.MultiHeadMask([mask] * N),
+        block_sizes=blocks,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
         residual_checkpoint_name="attn_out",  # output and log-sum-exp, what the backward pass reads
-    )  # fmt: skip
+    )
 
     def heads_first(x_BTNH: Array) -> Array:
         padded = jnp.pad(x_BTNH, ((0, 0), (0, size - T), (0, 0), (0, 0)))

@@ -13,9 +13,14 @@ def linear_sizes(cfg: TextConfig) -> dict[str, int]:
     """Weights of every linear map of one decoder block, in the order they are applied."""
     D, N, K, H, F = cfg.D, cfg.N, cfg.K, cfg.H, cfg.F
     return {
-        "wq_LDNH": D * N * H, "wk_LDKH": D * K * H, "wv_LDKH": D * K * H, "wo_LNHD": N * H * D,
-        "wgate_LDF": D * F, "wup_LDF": D * F, "wdown_LFD": F * D,
-    }  # fmt: skip
+        "wq_LDNH": D * N * H,
+        "wk_LDKH": D * K * H,
+        "wv_LDKH": D * K * H,
+        "wo_LNHD": N * H * D,
+        "wgate_LDF": D * F,
+        "wup_LDF": D * F,
+        "wdown_LFD": F * D,
+    }
 
 
 def attention_flops(cfg: TextConfig, lengths: np.ndarray) -> float:

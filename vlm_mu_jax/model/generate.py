@@ -82,9 +82,17 @@ def generate(
 
 
 def stream(
-    params: Params, batch: Batch, cfg: LlavaConfig, *, max_new_tokens: int, temperature: float = 0.0,
-    top_p: float = 1.0, seeds_B: Array | None = None, steer: Steer | None = None, lora: dict[str, Any] | None = None,
-) -> Iterator[Generated]:  # fmt: skip
+    params: Params,
+    batch: Batch,
+    cfg: LlavaConfig,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds_B: Array | None = None,
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+) -> Iterator[Generated]:
     """`generate`, yielding what there is after every CHUNK of tokens, as numpy arrays; the last is what it returns."""
     state = _begin_jit(params, batch, cfg, max_new_tokens, seeds_B, steer, lora)
     done = False
@@ -110,9 +118,15 @@ def can_share(cfg: LlavaConfig, steer: Any) -> bool:
 
 
 def _begin(
-    params: Params, batch: Batch, cfg: LlavaConfig, max_new_tokens: int, seeds_B: Array | None, steer: Steer | None,
-    lora: dict[str, Any] | None, prefix: Batch | None = None,
-) -> Decoding:  # fmt: skip
+    params: Params,
+    batch: Batch,
+    cfg: LlavaConfig,
+    max_new_tokens: int,
+    seeds_B: Array | None,
+    steer: Steer | None,
+    lora: dict[str, Any] | None,
+    prefix: Batch | None = None,
+) -> Decoding:
     """Prefill."""
     B, G = batch.tokens_BT.shape[0], max_new_tokens
     run = functools.partial(_prefill, params, cfg=cfg, lora=lora)
@@ -135,11 +149,13 @@ def _begin(
         done_B=jnp.zeros((B,), bool),
         keys_B=jax.vmap(jax.random.key)(jnp.zeros((B,), jnp.int32) if seeds_B is None else seeds_B),
         out=Generated(
-            jnp.full((B, G), cfg.pad_id, jnp.int32), jnp.zeros((B,), jnp.int32), jnp.zeros((B, G), jnp.float32),
+            jnp.full((B, G), cfg.pad_id, jnp.int32),
+            jnp.zeros((B,), jnp.int32),
+            jnp.zeros((B, G), jnp.float32),
             None if steer is None else first.gate_LB,
         ),
         steer=while_decoding(steer, first.gate_LB),
-    )  # fmt: skip
+    )
 
 
 def _prefill(params: Params, batch: Batch, cfg: LlavaConfig, **options: Any) -> Output:
@@ -157,9 +173,14 @@ def _readable(kv: KV, cfg: LlavaConfig) -> KV:
 
 
 def _advance(
-    params: Params, state: Decoding, cfg: LlavaConfig, until: int | Array, temperature: float, top_p: float,
+    params: Params,
+    state: Decoding,
+    cfg: LlavaConfig,
+    until: int | Array,
+    temperature: float,
+    top_p: float,
     lora: dict[str, Any] | None,
-) -> Decoding:  # fmt: skip
+) -> Decoding:
     """Steps to token `until`, or until every row has ended."""
 
     def go_on(s: Decoding) -> Array:
@@ -190,9 +211,16 @@ def _step(
     ended = functools.reduce(jnp.logical_or, [token_B == e for e in cfg.eos_ids], jnp.zeros_like(live))
     token_B = jnp.where(live, token_B, cfg.pad_id)
     out = forward(
-        params, Batch(token_B[:, None], jnp.ones_like(token_B)), cfg, past=(*s.prompt, s.made),
-        offset_B=s.prompts_B + s.step, lora=lora, steer=s.steer, keep_cache=True, logits=False,
-    )  # fmt: skip
+        params,
+        Batch(token_B[:, None], jnp.ones_like(token_B)),
+        cfg,
+        past=(*s.prompt, s.made),
+        offset_B=s.prompts_B + s.step,
+        lora=lora,
+        steer=s.steer,
+        keep_cache=True,
+        logits=False,
+    )
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=s.step, axis=1)
     return s.replace(
         step=s.step + 1,

@@ -157,10 +157,20 @@ def forward(
     layers = params["decoder"]["layers"]
     image_BT = None if steer is None else batch.tokens_BT == (-1 if cfg.image_token_id is None else cfg.image_token_id)
     done = decode(
-        freeze(layers) if last_only else layers, embed(params, batch, cfg), batch.lengths_B, cfg.text,
-        offset_B=offset_B, past=past, lora=lora, steer=steer, image_BT=image_BT, tap=tap, upto=upto,
-        keep_kv=keep_cache, last_only=last_only,
-    )  # fmt: skip
+        freeze(layers) if last_only else layers,
+        embed(params, batch, cfg),
+        batch.lengths_B,
+        cfg.text,
+        offset_B=offset_B,
+        past=past,
+        lora=lora,
+        steer=steer,
+        image_BT=image_BT,
+        tap=tap,
+        upto=upto,
+        keep_kv=keep_cache,
+        last_only=last_only,
+    )
     if upto is not None:
         return Output(done.x_BTD, None, done.taps, done.kv, done.gate_LB)
     hidden = final_norm(params, done.x_BTD, cfg)

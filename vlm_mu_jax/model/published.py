@@ -6,20 +6,34 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig, from_hf
 
 _CLIP_L_336: dict[str, Any] = {
-    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
-}  # fmt: skip
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
 _VICUNA: dict[str, Any] = {
-    "model_type": "llama", "vocab_size": 32064, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 32064,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 4096,
+}
 _WIDTHS: dict[str, dict[str, int]] = {
     "llava-1.5-7b": {
-        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
     },
     "llava-1.5-13b": {
-        "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
     },
-}  # fmt: skip
+}
 
 
 def published(name: str) -> LlavaConfig:

@@ -36,7 +36,7 @@ CHIPS = {
         Chip("H200", 989e12, 139.4 * _GIB, 4800e9, 450e9, ("NVIDIA H200",), "NVIDIA H200 SXM data sheet, dense"),
         Chip("L4", 121e12, 21.5 * _GIB, 300e9, 32e9, ("NVIDIA L4",), "NVIDIA L4 data sheet, dense; PCIe 4.0 x16"),
     )
-}  # fmt: skip
+}
 
 
 def chip_of(device_kind: str) -> Chip | None:

@@ -87,9 +87,12 @@ def _wait_for(coordinator: str) -> None:
 def _initialize(address: str | None, processes: int | None, process: int | None) -> None:
     try:
         jax.distributed.initialize(
-            address, processes, process,
-            initialization_timeout=JOIN_SECONDS, shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )  # fmt: skip
+            address,
+            processes,
+            process,
+            initialization_timeout=JOIN_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
     except ValueError as error:
         raise InputError(
             f"--coordinator=auto: no cluster that JAX knows was found ({error}); give --coordinator=HOST:PORT, "

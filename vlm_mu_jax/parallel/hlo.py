@@ -18,8 +18,21 @@ import numpy as np
 _SPLASH = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16}  # of other types the digits say it
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota",
-         "after-all", "partition-id", "replica-id", "copy-done"}  # fmt: skip
+_FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "iota",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "copy-done",
+}
 _CUTS = ("dynamic-slice", "slice", "gather")  # what they read of an operand is as large as what they make
 
 
@@ -94,8 +107,13 @@ class Module:
         seen: dict[tuple, tuple[float, str, Instruction]] = {}
         kernels: Counter = Counter()
         times = self.times()
-        fused = {name for body in self.computations.values() for i in body.values() if i.opcode == "fusion"
-                 for name in _called(i, "calls")}  # fmt: skip
+        fused = {
+            name
+            for body in self.computations.values()
+            for i in body.values()
+            if i.opcode == "fusion"
+            for name in _called(i, "calls")
+        }
         for name, count in times.items():
             for one in self.computations[name].values():
                 flops += count * self._flops(one, name)
@@ -295,8 +313,9 @@ def _windows(attributes: str, left: tuple[int, ...], out: tuple[int, ...], label
         return fields[key].split("x") if key in fields else [default] * len(sizes)
 
     pairs: dict[int | None, int] = {}
-    specs = zip(sizes, each("stride", "1"), each("pad", "0_0"), each("lhs_dilate", "1"), each("rhs_dilate", "1"),
-                strict=True)  # fmt: skip
+    specs = zip(
+        sizes, each("stride", "1"), each("pad", "0_0"), each("lhs_dilate", "1"), each("rhs_dilate", "1"), strict=True
+    )
     for axis, (size, stride, pad, spread, reach) in enumerate(specs):
         length, outputs = left[labels[1].index(str(axis))], out[labels[3].index(str(axis))]
         first, spread = np.arange(outputs) * int(stride) - int(pad.split("_")[0]), int(spread)

@@ -77,10 +77,14 @@ def compile_ahead(jitted: Any, args: tuple, kwargs: dict[str, Any] | None = None
         raise DoesNotFit(" ".join(str(error).split())[:300], needed_bytes(str(error))) from error
     memory = compiled.memory_analysis()
     return Program(
-        memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.output_size_in_bytes,
-        memory.alias_size_in_bytes, memory.peak_memory_in_bytes, Module(compiled.as_text()).work(),
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes,
+        memory.alias_size_in_bytes,
+        memory.peak_memory_in_bytes,
+        Module(compiled.as_text()).work(),
         time.monotonic() - start,
-    )  # fmt: skip
+    )
 
 
 def needed_bytes(message: str) -> float | None:
@@ -114,9 +118,11 @@ def extrapolated(shallow: Program, deep: Program, depths: tuple[int, int], depth
         for kind, (a, b) in pairs.items()
     }
     work = Work(
-        line(shallow.work.flops, deep.work.flops), line(shallow.work.traffic, deep.work.traffic), collectives,
+        line(shallow.work.flops, deep.work.flops),
+        line(shallow.work.traffic, deep.work.traffic),
+        collectives,
         deep.work.kernels,
-    )  # fmt: skip
+    )
     names = ("argument", "temporary", "output", "aliased", "peak")
     sizes = [line(getattr(shallow, name), getattr(deep, name)) for name in names]
     return Program(*sizes, work, shallow.seconds + deep.seconds)

@@ -171,9 +171,12 @@ class Guard:
         return self.directions.gap_L() if self.settings.unit == "gap" else np.asarray(self.origin["residual_norm_L"])
 
     def save(
-        self, folder: str | Path, extra: dict | None = None, files: dict[str, bytes] | None = None,
+        self,
+        folder: str | Path,
+        extra: dict | None = None,
+        files: dict[str, bytes] | None = None,
         arrays: dict[str, np.ndarray] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Writes the artifact; `extra` (for example the scores of a selection) goes into its JSON, `files` beside it,
         `arrays` to the others."""
         fields = dataclasses.fields(Directions)

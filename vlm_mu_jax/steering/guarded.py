@@ -139,9 +139,13 @@ def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.
     """Mean negative log-likelihood of each row's answer after its prompt, [B]."""
     prompt = forward(params, batch, cfg, steer=steer, keep_cache=True, last_only=True)
     rest = forward(
-        params, answers, cfg, past=(prompt.cache,), offset_B=batch.lengths_B,
+        params,
+        answers,
+        cfg,
+        past=(prompt.cache,),
+        offset_B=batch.lengths_B,
         steer=while_decoding(steer, prompt.gate_LB),
-    )  # fmt: skip
+    )
     logits_BAV = jnp.concatenate([prompt.logits_BTV, rest.logits_BTV[:, :-1]], axis=1).astype(jnp.float32)
     logprobs_BA = jnp.take_along_axis(jax.nn.log_softmax(logits_BAV), answers.tokens_BT[:, :, None], axis=2)[:, :, 0]
     real_BA = jnp.arange(logprobs_BA.shape[1])[None] < answers.lengths_B[:, None]

@@ -14,8 +14,15 @@ METHODS: dict[str, tuple[str, dict]] = {
     # its step 3 with q the text-only query
     "vlm_guard_text": (
         "svd",
-        {"operator": "amplify", "gate": "zero", "scope": "all", "component": "text", "strength": 1.0,
-         "decide": "example", "gate_source": "text"},
+        {
+            "operator": "amplify",
+            "gate": "zero",
+            "scope": "all",
+            "component": "text",
+            "strength": 1.0,
+            "decide": "example",
+            "gate_source": "text",
+        },
     ),
     # its step 2: h' = h - h V^T V
     "vlm_guard_projection": ("svd", {"operator": "project_out", "strength": -1.0, **_EVERYWHERE}),
@@ -34,7 +41,7 @@ METHODS: dict[str, tuple[str, dict]] = {
     "tbop": ("image_shift", {"operator": "project_out", "strength": -1.0, "gate": "none", "scope": "last"}),
     # NullSteer (arXiv 2603.22094), AlphaSteer: amplify within the null space of benign states
     "null_steer": ("null_space", {"operator": "amplify", "strength": 1.0, **_EVERYWHERE}),
-}  # fmt: skip
+}
 
 
 def method(name: str) -> tuple[str, dict]:

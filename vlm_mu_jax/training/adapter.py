@@ -28,16 +28,26 @@ def save_adapter(
       the folder's name, or why an adapter cannot hold this run.
     """
     flat = flatten(params)
-    pairs = {"decoder": {"layers": {
-        name: {half: distributed.to_host(leaf) for half, leaf in pair.items()}
-        for name, pair in learned["lora"]["decoder"]["layers"].items()
-    }}}  # fmt: skip
+    pairs = {
+        "decoder": {
+            "layers": {
+                name: {half: distributed.to_host(leaf) for half, leaf in pair.items()}
+                for name, pair in learned["lora"]["decoder"]["layers"].items()
+            }
+        }
+    }
     whole = dict.fromkeys(selected_paths(selection, specs)) | dict(selection.slices)
     try:
         write_adapter(
-            workdir / FOLDER, pairs, selection.lora_alpha, whole, lambda path: distributed.to_host(flat[path]), specs,
-            names.for_adapters(dialect, specs), _base(start),
-        )  # fmt: skip
+            workdir / FOLDER,
+            pairs,
+            selection.lora_alpha,
+            whole,
+            lambda path: distributed.to_host(flat[path]),
+            specs,
+            names.for_adapters(dialect, specs),
+            _base(start),
+        )
     except InputError as error:
         return f"none: {error}"
     return FOLDER

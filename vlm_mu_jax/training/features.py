@@ -34,9 +34,14 @@ IMAGES = 8  # encoded at a time, per device
 
 
 def with_features(
-    params: Params, streams: Mapping[str, Stream], cfg: LlavaConfig, mesh: Mesh, *, cache: Path | None,
+    params: Params,
+    streams: Mapping[str, Stream],
+    cfg: LlavaConfig,
+    mesh: Mesh,
+    *,
+    cache: Path | None,
     progress: Progress | None = None,
-) -> dict[str, Stream]:  # fmt: skip
+) -> dict[str, Stream]:
     """The same streams, whose batches hold the tower's output instead of pixels.
 
     They come back as they are when there are no images, in a job of several processes (each would need all images),
@@ -100,9 +105,15 @@ def _name(params: Params, images: Sequence[Any], load: Callable[[Any], Pixels]) 
 
 
 def _encoded(
-    params: Params, images: Sequence[Any], load: Callable[[Any], Pixels], cfg: LlavaConfig, mesh: Mesh,
-    like: jax.ShapeDtypeStruct, file: Path | None, progress: Progress | None,
-) -> np.ndarray:  # fmt: skip
+    params: Params,
+    images: Sequence[Any],
+    load: Callable[[Any], Pixels],
+    cfg: LlavaConfig,
+    mesh: Mesh,
+    like: jax.ShapeDtypeStruct,
+    file: Path | None,
+    progress: Progress | None,
+) -> np.ndarray:
     """Runs the tower; the result is `like` that. A file appears under its name only when it is complete."""
     size = IMAGES * batch_shards(mesh)
     encode = OnMesh(jax.jit(lambda p, x: encode_tower(p, x, cfg), out_shardings=replicated(mesh)), mesh)

@@ -69,10 +69,14 @@ def planned_step(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any])
     step = make_step(cfg, objective, selection, dtypes(params), optimizer, places, robust)
     everywhere = jax.tree.map(lambda _: replicated(mesh), constants)
     return PlannedStep(
-        step, (_placed(state, places), frozen, rows, _placed(constants, everywhere)),
-        train_step_flops(cfg, objective, selection, rows, robust), mesh, _count(learned), _count(frozen),
+        step,
+        (_placed(state, places), frozen, rows, _placed(constants, everywhere)),
+        train_step_flops(cfg, objective, selection, rows, robust),
+        mesh,
+        _count(learned),
+        _count(frozen),
         sum(batch.batch.tokens_BT.size for batch in rows.values()),
-    )  # fmt: skip
+    )
 
 
 def _count(tree: Any) -> int:

@@ -97,9 +97,14 @@ class ModelPolicy:
         if block == state.block:
             return state
         done = decode(
-            params["decoder"]["layers"], state.x_BTD, batch.lengths_B, self.cfg.text,
-            lora=lora, first=state.block, upto=block - 1,
-        )  # fmt: skip
+            params["decoder"]["layers"],
+            state.x_BTD,
+            batch.lengths_B,
+            self.cfg.text,
+            lora=lora,
+            first=state.block,
+            upto=block - 1,
+        )
         return _State(block, done.x_BTD)
 
     def _scored(self, params: Params, state: "_State", rows: TrainBatch) -> tuple[Array, Array, Array]:

@@ -71,12 +71,30 @@ def run(
     learned: Tree = {}
     with _recorded(goodput, workdir):
         params, metrics = train(
-            cfg, model.params, sources.streams, objective, optim, settings["steps"], trainable=selection, robust=robust,
-            mesh=mesh, accumulate=settings["accumulate"], workdir=workdir,
-            checkpoint_every=settings["checkpoint_every"], keep=settings["keep"], evaluation=evaluation, donate=True,
-            weights=start, reference_cache=reference_cache, progress=progress, log=log, goodput=goodput,
-            on_trained=learned.update, label=settings["objective"]["name"], seed=settings["seed"],
-        )  # fmt: skip
+            cfg,
+            model.params,
+            sources.streams,
+            objective,
+            optim,
+            settings["steps"],
+            trainable=selection,
+            robust=robust,
+            mesh=mesh,
+            accumulate=settings["accumulate"],
+            workdir=workdir,
+            checkpoint_every=settings["checkpoint_every"],
+            keep=settings["keep"],
+            evaluation=evaluation,
+            donate=True,
+            weights=start,
+            reference_cache=reference_cache,
+            progress=progress,
+            log=log,
+            goodput=goodput,
+            on_trained=learned.update,
+            label=settings["objective"]["name"],
+            seed=settings["seed"],
+        )
         provenance["weights_sha256"] = weights_hash(params)
         provenance["weights_of_step"] = Results(evaluation, workdir, settings["steps"]).best_step or settings["steps"]
         _export(workdir, model, params, learned if selection.lora_rank else None, settings, provenance)
@@ -89,20 +107,34 @@ def trained_step(workdir: str | Path) -> int:
 
 
 def _export(
-    workdir: Path, model: model_folder.Model, params: Params, learned: Tree | None, settings: dict[str, Any],
+    workdir: Path,
+    model: model_folder.Model,
+    params: Params,
+    learned: Tree | None,
+    settings: dict[str, Any],
     provenance: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Writes adapter/ (of a LoRA run: `learned`), model/ and the final provenance.json."""
     folder = model_folder.read_settings(model.folder)
     if learned is not None:
         provenance["adapter"] = save_adapter(
-            workdir, learned, params, Selection.of(**settings["train"]), param_specs(model.config), model.folder,
+            workdir,
+            learned,
+            params,
+            Selection.of(**settings["train"]),
+            param_specs(model.config),
+            model.folder,
             folder["dialect"],
-        )  # fmt: skip
+        )
     model_folder.write_model_folder(
-        workdir / "model", params, model_folder.read_json(model.folder / "config.json"), model.folder,
-        settings["model"]["template"] or folder["template"], folder["dialect"], provenance,
-    )  # fmt: skip
+        workdir / "model",
+        params,
+        model_folder.read_json(model.folder / "config.json"),
+        model.folder,
+        settings["model"]["template"] or folder["template"],
+        folder["dialect"],
+        provenance,
+    )
     _write(workdir, provenance=provenance)
 
 

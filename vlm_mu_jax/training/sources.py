@@ -58,10 +58,14 @@ def _streams(settings: dict[str, Any], rows: dict[str, dict[int, Row]], processo
     for name in rows:  # forget before preferred, whose order it decides
         of_forget = name in ("forget", "preferred") and settings["forget_batch_size"]
         streams[name] = Stream(
-            list(rows[name].values()), of_forget or settings["batch_size"], settings["seed"], name=name,
-            load_image=processor.pixels, lengths=lengths if count > 1 else None,
+            list(rows[name].values()),
+            of_forget or settings["batch_size"],
+            settings["seed"],
+            name=name,
+            load_image=processor.pixels,
+            lengths=lengths if count > 1 else None,
             order_of=streams["forget"] if name == "preferred" else None,
-        )  # fmt: skip
+        )
     return streams
 
 
@@ -89,9 +93,13 @@ def _unlearning_parts(
     answers = None if target == "query" else Path(data["root"]) / data["forget_answers"]
     separate = data["separate_general"] and "general" in objective.optional_streams
     split = forget_retain.build(
-        safety, answers, () if separate else (general or ()),
-        retain_size=data["retain_size"], seed=settings["seed"], judge=data["judge"],
-    )  # fmt: skip
+        safety,
+        answers,
+        () if separate else (general or ()),
+        retain_size=data["retain_size"],
+        seed=settings["seed"],
+        judge=data["judge"],
+    )
     manifest["forget_retain"] = split.manifest
     parts: dict[str, Sequence[Record]] = {"forget": split.forget, "retain": split.retain}
     if separate and general:

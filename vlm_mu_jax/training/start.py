@@ -122,9 +122,17 @@ class Job:
 
 
 def prepare(
-    task: Task, params: Params, streams: Mapping[str, Stream], mesh: Mesh, checkpoints: Checkpoints | None,
-    *, weights: str | None, cache: Path | None, donate: bool, progress: Progress | None,
-) -> Job:  # fmt: skip
+    task: Task,
+    params: Params,
+    streams: Mapping[str, Stream],
+    mesh: Mesh,
+    checkpoints: Checkpoints | None,
+    *,
+    weights: str | None,
+    cache: Path | None,
+    donate: bool,
+    progress: Progress | None,
+) -> Job:
     """Image features, reference log-probabilities, what trains and what does not, the state (of the newest checkpoint,
     if there is one), the step.
 
@@ -159,17 +167,28 @@ def prepare(
 
 
 def _with_references(
-    task: Task, params: Params, streams: Mapping[str, Stream], mesh: Mesh, cache: Path | None, weights: str | None,
+    task: Task,
+    params: Params,
+    streams: Mapping[str, Stream],
+    mesh: Mesh,
+    cache: Path | None,
+    weights: str | None,
     progress: Progress | None,
-) -> dict[str, Stream]:  # fmt: skip
+) -> dict[str, Stream]:
     """The streams the objective compares with the reference, carrying its NLL per row."""
     prepared = dict(streams)
     for name in task.objective.reference_nll_streams:
         stream = streams[name]
         nll = reference_nll(
-            params, stream, task.cfg, mesh,
-            rows_per_batch=stream.batch_size // task.accumulate, cache=cache, weights=weights, progress=progress,
-        )  # fmt: skip
+            params,
+            stream,
+            task.cfg,
+            mesh,
+            rows_per_batch=stream.batch_size // task.accumulate,
+            cache=cache,
+            weights=weights,
+            progress=progress,
+        )
         prepared[name] = stream.with_reference(nll)
     return prepared
 
@@ -202,8 +221,9 @@ def _restored(
         )
     wanted = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        like, (places.trainable, places.opt_state),
-    )  # fmt: skip
+        like,
+        (places.trainable, places.opt_state),
+    )
     return TrainState(put(np.int32(step), places.step), *checkpoints.state(step, *wanted))
 
 

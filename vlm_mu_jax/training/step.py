@@ -37,9 +37,16 @@ class TrainState:
 
 
 def loss_and_gradients(
-    trainable: Tree, frozen: Tree, rows: Rows, constants: dict[str, Array],
-    *, cfg: LlavaConfig, objective: Any, selection: Selection, dtypes: Dtypes,
-) -> tuple[Tree, Metrics]:  # fmt: skip
+    trainable: Tree,
+    frozen: Tree,
+    rows: Rows,
+    constants: dict[str, Array],
+    *,
+    cfg: LlavaConfig,
+    objective: Any,
+    selection: Selection,
+    dtypes: Dtypes,
+) -> tuple[Tree, Metrics]:
     """Gradient of the objective over all micro-batches, and its metrics (with "loss"). Pure.
 
     Streams that the objective does not read are left alone; constants: see `objectives.policy.Policy`.
@@ -70,9 +77,14 @@ def loss_and_gradients(
 
 
 def make_step(
-    cfg: LlavaConfig, objective: Any, selection: Selection, dtypes: Dtypes,
-    optimizer: optax.GradientTransformation, state_shardings: Any = None, robust: Robust = PLAIN,
-) -> Callable[[TrainState, Tree, Rows, dict[str, Array]], tuple[TrainState, Metrics]]:  # fmt: skip
+    cfg: LlavaConfig,
+    objective: Any,
+    selection: Selection,
+    dtypes: Dtypes,
+    optimizer: optax.GradientTransformation,
+    state_shardings: Any = None,
+    robust: Robust = PLAIN,
+) -> Callable[[TrainState, Tree, Rows, dict[str, Array]], tuple[TrainState, Metrics]]:
     """The jitted step (state, frozen, rows, constants) -> (state, metrics); only the state is donated.
 
     optimizer: as `duals.with_duals` returns it.

@@ -94,10 +94,12 @@ def trainable_specs(selection: Selection, specs: Specs) -> Tree:
     """Declarations of the trainable tree: {"weights", "slices", "lora"}, each present only when it holds something."""
     flat = flatten(specs)
     parts = {"weights": unflatten({path: flat[path] for path in selected_paths(selection, specs)})}
-    parts["slices"] = unflatten({
-        path: ParamSpec((len(layers), *flat[path].shape[1:]), flat[path].axes, flat[path].init)
-        for path, layers in selection.slices
-    })  # fmt: skip
+    parts["slices"] = unflatten(
+        {
+            path: ParamSpec((len(layers), *flat[path].shape[1:]), flat[path].axes, flat[path].init)
+            for path, layers in selection.slices
+        }
+    )
     parts["lora"] = (
         lora_lib.lora_specs(specs, selection.lora_targets, selection.lora_rank) if selection.lora_rank else {}
     )
@@ -118,9 +120,9 @@ def split(
     flat, chosen = flatten(params), selected_paths(selection, specs)
     master = None if selection.master_dtype is None else jnp.dtype(selection.master_dtype)
     parts: Tree = {"weights": unflatten({path: _copy(flat[path], master) for path in chosen})}
-    parts["slices"] = unflatten({
-        path: _copy(jnp.take(flat[path], jnp.asarray(layers), axis=0), master) for path, layers in selection.slices
-    })  # fmt: skip
+    parts["slices"] = unflatten(
+        {path: _copy(jnp.take(flat[path], jnp.asarray(layers), axis=0), master) for path, layers in selection.slices}
+    )
     if selection.lora_rank:
         parts["lora"] = lora_lib.init_lora(specs, selection.lora_targets, selection.lora_rank, key)
     gone = () if keep_originals else set(chosen)

@@ -98,21 +98,30 @@ def _parquet_image(row: Row) -> Embedded:
 
 
 _SPA_VL = Table(
-    question="question", answer="chosen", image=_parquet_image, heavy=("image",), kind="unsafe",
+    question="question",
+    answer="chosen",
+    image=_parquet_image,
+    heavy=("image",),
+    kind="unsafe",
     details=lambda row: {"rejected": column(row, "rejected")},
-)  # fmt: skip
+)
 _SPA_VL_TEST = Table(
     question="question", image=_parquet_image, heavy=("image",), category=("class1", "class2", "class3")
 )
 _HARMBENCH = Table(
-    question=_harmbench_question, id="BehaviorID", category=("FunctionalCategory", "SemanticCategory"),
+    question=_harmbench_question,
+    id="BehaviorID",
+    category=("FunctionalCategory", "SemanticCategory"),
     details=lambda row: {"behavior": column(row, "Behavior"), "context": row.get("ContextString") or ""},
-)  # fmt: skip
+)
 _HARMBENCH_IMAGES = Table(
-    question="Behavior", id="BehaviorID", image="ImageFileName", category=("FunctionalCategory", "SemanticCategory"),
+    question="Behavior",
+    id="BehaviorID",
+    image="ImageFileName",
+    category=("FunctionalCategory", "SemanticCategory"),
     folders=("data/multimodal_behavior_images", "multimodal_behavior_images"),
     details=lambda row: {"behavior": column(row, "Behavior"), "context": row.get("RedactedImageDescription") or ""},
-)  # fmt: skip
+)
 _JAILBREAKBENCH = Table(
     question="Goal", id="Index", category=("Category",), details=lambda row: {"target": column(row, "Target")}
 )
@@ -120,18 +129,30 @@ _ADVBENCH = Table(question="goal", details=lambda row: {"target": column(row, "t
 _STRONGREJECT = Table(question="forbidden_prompt", category=("category",))
 _XSTEST = Table(question="prompt", id="id", kind=_xstest_kind, category=("type",))
 _MOSSBENCH = Table(
-    question="question", id=KEY, image="image", kind="safe", folders=("data", "data/images", "images", ""),
+    question="question",
+    id=KEY,
+    image="image",
+    kind="safe",
+    folders=("data", "data/images", "images", ""),
     details=lambda row: {"over": str(column(row, "metadata", dict).get("over", ""))},
-)  # fmt: skip
+)
 _SIUO = Table(
-    question="question", id="question_id", image="image", answer="reference_answer", category=("category",),
-    folders=("images", "data/images", ""), details=lambda row: {"safety_warning": column(row, "safety_warning")},
-)  # fmt: skip
+    question="question",
+    id="question_id",
+    image="image",
+    answer="reference_answer",
+    category=("category",),
+    folders=("images", "data/images", ""),
+    details=lambda row: {"safety_warning": column(row, "safety_warning")},
+)
 _VLSBENCH = Table(
-    question="instruction", id="instruction_id", image="image_path", category=("category", "sub_category"),
+    question="instruction",
+    id="instruction_id",
+    image="image_path",
+    category=("category", "sub_category"),
     folders=("", "data", "images", "data/imgs"),
     details=lambda row: {"safety_reason": str(row.get("safety_reason") or "")},
-)  # fmt: skip
+)
 
 _VLGUARD = ("vlguard", "ys-zong/VLGuard (images: Hugging Face ys-zong/VLGuard)")
 _VLGUARD_NEEDS = "put train.json, test.json and the unpacked train.zip, test.zip (folders train/, test/) there"
@@ -149,26 +170,54 @@ def _folders(*names: str) -> tuple[str, ...]:
 SETS = (
     *(
         DataSet(
-            name, "safety", _VLGUARD[0], _folders(f"data/{split}.json"), partial(_vlguard, subset), count,
-            _VLGUARD[1], _VLGUARD_NEEDS,
+            name,
+            "safety",
+            _VLGUARD[0],
+            _folders(f"data/{split}.json"),
+            partial(_vlguard, subset),
+            count,
+            _VLGUARD[1],
+            _VLGUARD_NEEDS,
         )
         for name, split, subset, count in (
-            ("vlguard_unsafes", "test", "unsafes", 442), ("vlguard_safe_safes", "test", "safe_safes", 558),
-            ("vlguard_safe_unsafes", "test", "safe_unsafes", 558), ("vlguard_train", "train", None, 2977),
+            ("vlguard_unsafes", "test", "unsafes", 442),
+            ("vlguard_safe_safes", "test", "safe_safes", 558),
+            ("vlguard_safe_unsafes", "test", "safe_unsafes", 558),
+            ("vlguard_train", "train", None, 2977),
         )
     ),
     DataSet(
-        "one_word_share", "safety", "vlguard", _folders("data/test_share_1shot.json"), partial(_shots, "safe_safes"),
-        556, _ONE_WORD_AT, _ONE_WORD_NEEDS,
+        "one_word_share",
+        "safety",
+        "vlguard",
+        _folders("data/test_share_1shot.json"),
+        partial(_shots, "safe_safes"),
+        556,
+        _ONE_WORD_AT,
+        _ONE_WORD_NEEDS,
     ),
     DataSet(
-        "one_word_what", "safety", "vlguard", _folders("data/test_what_3shot.json"), partial(_shots, "unsafes"), 1326,
-        _ONE_WORD_AT, _ONE_WORD_NEEDS,
+        "one_word_what",
+        "safety",
+        "vlguard",
+        _folders("data/test_what_3shot.json"),
+        partial(_shots, "unsafes"),
+        1326,
+        _ONE_WORD_AT,
+        _ONE_WORD_NEEDS,
     ),
     *(
         DataSet(
-            f"spa_vl_{name}", "safety", "spa_vl", files, table(one), count, "Hugging Face sqrti/SPA-VL", _SPA_NEEDS,
-            embedded=True, confirmed=False,
+            f"spa_vl_{name}",
+            "safety",
+            "spa_vl",
+            files,
+            table(one),
+            count,
+            "Hugging Face sqrti/SPA-VL",
+            _SPA_NEEDS,
+            embedded=True,
+            confirmed=False,
         )
         for name, files, one, count in (
             ("train", ("data/train-*.parquet",), _SPA_VL, 93_258),
@@ -177,44 +226,87 @@ SETS = (
         )
     ),
     DataSet(
-        "figstep", "safety", "figstep", ("data/question/safebench.csv",), table(_figstep("SafeBench")), 500,
-        "ThuCCSLab/FigStep", "clone the repository there",
+        "figstep",
+        "safety",
+        "figstep",
+        ("data/question/safebench.csv",),
+        table(_figstep("SafeBench")),
+        500,
+        "ThuCCSLab/FigStep",
+        "clone the repository there",
     ),
     DataSet(
-        "figstep_tiny", "safety", "figstep", ("data/question/SafeBench-Tiny.csv",), table(_figstep("SafeBench-Tiny")),
-        50, "ThuCCSLab/FigStep", "clone the repository there",
+        "figstep_tiny",
+        "safety",
+        "figstep",
+        ("data/question/SafeBench-Tiny.csv",),
+        table(_figstep("SafeBench-Tiny")),
+        50,
+        "ThuCCSLab/FigStep",
+        "clone the repository there",
     ),
     *(
         DataSet(
-            f"mm_safetybench_{variant.lower()}", "safety", "mm_safetybench",
-            ("data/processed_questions/*.json", "processed_questions/*.json"), partial(_mm_safety, variant), 1680,
-            "isXinLiu/MM-SafetyBench", _MMSB_NEEDS, confirmed=False,
+            f"mm_safetybench_{variant.lower()}",
+            "safety",
+            "mm_safetybench",
+            ("data/processed_questions/*.json", "processed_questions/*.json"),
+            partial(_mm_safety, variant),
+            1680,
+            "isXinLiu/MM-SafetyBench",
+            _MMSB_NEEDS,
+            confirmed=False,
         )
         for variant in ("SD", "SD_TYPO", "TYPO")
     ),
     DataSet(
-        "mm_harmfulbench", "safety", "inferaligner", _folders("MM-HarmfulBench/mm_harmful.jsonl"), _mm_harmful, 100,
-        "Jihuai-wpy/InferAligner", "clone the repository there",
+        "mm_harmfulbench",
+        "safety",
+        "inferaligner",
+        _folders("MM-HarmfulBench/mm_harmful.jsonl"),
+        _mm_harmful,
+        100,
+        "Jihuai-wpy/InferAligner",
+        "clone the repository there",
     ),
     *(
         DataSet(
-            f"harmbench_{split}", "safety", "harmbench",
-            _folders(f"data/behavior_datasets/harmbench_behaviors_{split}.csv"), table(one), count,
-            "centerforaisafety/HarmBench", "clone the repository there",
+            f"harmbench_{split}",
+            "safety",
+            "harmbench",
+            _folders(f"data/behavior_datasets/harmbench_behaviors_{split}.csv"),
+            table(one),
+            count,
+            "centerforaisafety/HarmBench",
+            "clone the repository there",
         )
         for split, one, count in (
-            ("text_all", _HARMBENCH, 400), ("text_val", _HARMBENCH, 80), ("text_test", _HARMBENCH, 320),
+            ("text_all", _HARMBENCH, 400),
+            ("text_val", _HARMBENCH, 80),
+            ("text_test", _HARMBENCH, 320),
             ("multimodal_all", _HARMBENCH_IMAGES, 110),
         )
     ),
     DataSet(
-        "advbench", "safety", "advbench", _folders("data/advbench/harmful_behaviors.csv"), table(_ADVBENCH), 520,
-        "llm-attacks/llm-attacks", "put data/advbench/harmful_behaviors.csv there",
+        "advbench",
+        "safety",
+        "advbench",
+        _folders("data/advbench/harmful_behaviors.csv"),
+        table(_ADVBENCH),
+        520,
+        "llm-attacks/llm-attacks",
+        "put data/advbench/harmful_behaviors.csv there",
     ),
     *(
         DataSet(
-            f"jailbreakbench_{kind}", "safety", "jailbreakbench", _folders(f"data/{kind}-behaviors.csv"),
-            table(one), 100, "Hugging Face JailbreakBench/JBB-Behaviors", f"put data/{kind}-behaviors.csv there",
+            f"jailbreakbench_{kind}",
+            "safety",
+            "jailbreakbench",
+            _folders(f"data/{kind}-behaviors.csv"),
+            table(one),
+            100,
+            "Hugging Face JailbreakBench/JBB-Behaviors",
+            f"put data/{kind}-behaviors.csv there",
             confirmed=kind == "harmful",
         )
         for kind, one in (
@@ -223,27 +315,63 @@ SETS = (
         )
     ),
     DataSet(
-        "malicious_instruct", "safety", "malicious_instruct", _folders("data/MaliciousInstruct.txt"),
-        table(Table(question=LINE, id=KEY)), 100, "Princeton-SysML/Jailbreak_LLM", "put MaliciousInstruct.txt there",
+        "malicious_instruct",
+        "safety",
+        "malicious_instruct",
+        _folders("data/MaliciousInstruct.txt"),
+        table(Table(question=LINE, id=KEY)),
+        100,
+        "Princeton-SysML/Jailbreak_LLM",
+        "put MaliciousInstruct.txt there",
     ),
     DataSet(
-        "strongreject", "safety", "strongreject", _folders("strongreject_dataset/strongreject_dataset.csv"),
-        table(_STRONGREJECT), 313, "alexandrasouly/strongreject", "put strongreject_dataset.csv there",
+        "strongreject",
+        "safety",
+        "strongreject",
+        _folders("strongreject_dataset/strongreject_dataset.csv"),
+        table(_STRONGREJECT),
+        313,
+        "alexandrasouly/strongreject",
+        "put strongreject_dataset.csv there",
     ),
     DataSet(
-        "xstest", "safety", "xstest", ("xstest_prompts.csv",), table(_XSTEST), 450, "paul-rottger/exaggerated-safety",
+        "xstest",
+        "safety",
+        "xstest",
+        ("xstest_prompts.csv",),
+        table(_XSTEST),
+        450,
+        "paul-rottger/exaggerated-safety",
         "clone the repository there",
     ),
     DataSet(
-        "mossbench", "safety", "mossbench", _folders("data/images_information/information.json"), table(_MOSSBENCH),
-        300, "xirui-li/MOSSBench", "clone the repository there",
+        "mossbench",
+        "safety",
+        "mossbench",
+        _folders("data/images_information/information.json"),
+        table(_MOSSBENCH),
+        300,
+        "xirui-li/MOSSBench",
+        "clone the repository there",
     ),
     DataSet(
-        "siuo", "safety", "siuo", _folders("data/siuo_gen.json"), table(_SIUO), 167, "sinwang20/SIUO",
+        "siuo",
+        "safety",
+        "siuo",
+        _folders("data/siuo_gen.json"),
+        table(_SIUO),
+        167,
+        "sinwang20/SIUO",
         "clone the repository there and put its images (Hugging Face sinwang/SIUO) into images/",
     ),
     DataSet(
-        "vlsbench", "safety", "vlsbench", _folders("data/data.json"), table(_VLSBENCH), 2241, "AI45Lab/VLSBench",
+        "vlsbench",
+        "safety",
+        "vlsbench",
+        _folders("data/data.json"),
+        table(_VLSBENCH),
+        2241,
+        "AI45Lab/VLSBench",
         "put data.json and the images (Hugging Face Foreshhh/vlsbench) there",
     ),
-)  # fmt: skip
+)

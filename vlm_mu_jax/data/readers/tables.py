@@ -57,9 +57,15 @@ def read(
 
 
 def from_rows(
-    table: Table, content: Collection[Row], sha256: str, path: str | Path, root: str | Path, source: str,
-    check_images: bool = True, prefix: str = "",
-) -> Records:  # fmt: skip
+    table: Table,
+    content: Collection[Row],
+    sha256: str,
+    path: str | Path,
+    root: str | Path,
+    source: str,
+    check_images: bool = True,
+    prefix: str = "",
+) -> Records:
     """As `read`, for rows that are already loaded."""
     reader = _rows.RowReader(Path(path), check_images, Path(root))
     numbers = iter(range(len(content)))

@@ -23,8 +23,17 @@ LETTER = "{}\nAnswer with the option's letter from the given choices directly."
 LETTERS = "ABCDE"
 _ROTATION = 1_000_000  # MMBench adds this to the index of every further rotation of a question
 MME_PERCEPTION = (
-    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
-)  # fmt: skip
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
@@ -57,11 +66,15 @@ def _vqav2(files: list[Path], folder: Path, name: str, check_images: bool) -> Re
         return found
 
     one = Table(
-        question="question", id="question_id", kind="general", ask=SHORT, under="questions",
+        question="question",
+        id="question_id",
+        kind="general",
+        ask=SHORT,
+        under="questions",
         image=lambda row: f"{split}/COCO_{split}_{column(row, 'image_id', int):012d}.jpg",
         answer=lambda row: str(annotation(row).get("multiple_choice_answer", "")),
         details=lambda row: {"answers": _people(annotation(row)), "type": annotation(row).get("answer_type", "")},
-    )  # fmt: skip
+    )
     return tables.read(one, files[0], folder, name, check_images)
 
 
@@ -74,12 +87,15 @@ def _scienceqa(only_images: bool, files: list[Path], folder: Path, name: str, ch
     rows = [{KEY: pid, **problems[pid]} for pid in wanted if problems[pid].get("image") or not only_images]
     one = Table(
         question=_scienceqa_question,
-        id=KEY, kind="general", ask=LETTER, category=("subject", "topic"),
+        id=KEY,
+        kind="general",
+        ask=LETTER,
+        category=("subject", "topic"),
         image=lambda row: f"images/test/{row[KEY]}/{row['image']}" if row.get("image") else None,
         folders=("", "data/scienceqa"),
         answer=lambda row: LETTERS[column(row, "answer", int)],
         details=lambda row: {"choices": row["choices"], "label": column(row, "answer", int)},
-    )  # fmt: skip
+    )
     _, sha256 = _files.load(files[0])
     return tables.from_rows(one, rows, sha256, files[0], folder, name, check_images)
 
@@ -115,9 +131,13 @@ def _mme_table(image: str, category: str, group: str) -> Table:
     """LLaVA asks these with its own closing line instead of "Please answer yes or no."."""
     return Table(
         question=lambda row: _mme_line(row)[0].replace("Please answer yes or no.", "").strip(),
-        id=KEY, kind="general", ask=SHORT, answer=lambda row: _mme_line(row)[1], image=lambda row: image,
+        id=KEY,
+        kind="general",
+        ask=SHORT,
+        answer=lambda row: _mme_line(row)[1],
+        image=lambda row: image,
         details=lambda row: {"label": _mme_line(row)[1].lower(), "group": group, "category": category},
-    )  # fmt: skip
+    )
 
 
 def _mme_line(row: Row) -> tuple[str, str]:
@@ -156,79 +176,163 @@ def _none(text: str | None) -> str:
 
 _MMBENCH = Table(
     question=lambda row: with_options(column(row, "question"), _mmbench_choices(row), _none(row.get("hint"))),
-    id="index", kind="general", ask=LETTER, category=("category",), answer="answer", image=_mmbench_image,
-    heavy=("image",), details=_mmbench_details,
-)  # fmt: skip
+    id="index",
+    kind="general",
+    ask=LETTER,
+    category=("category",),
+    answer="answer",
+    image=_mmbench_image,
+    heavy=("image",),
+    details=_mmbench_details,
+)
 _TEXTVQA = Table(
-    question="question", id="question_id", kind="general", ask=SHORT, under="data",
-    image=lambda row: f"train_images/{column(row, 'image_id')}.jpg", details=lambda row: {"answers": _people(row)},
-)  # fmt: skip
+    question="question",
+    id="question_id",
+    kind="general",
+    ask=SHORT,
+    under="data",
+    image=lambda row: f"train_images/{column(row, 'image_id')}.jpg",
+    details=lambda row: {"answers": _people(row)},
+)
 _VIZWIZ = Table(
-    question="question", id="image", image="image", folders=("val", ""), kind="general",
+    question="question",
+    id="image",
+    image="image",
+    folders=("val", ""),
+    kind="general",
     ask="{}\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n"
     "Answer the question using a single word or phrase.",
     details=lambda row: {"answers": _people(row), "type": str(row.get("answer_type", ""))},
-)  # fmt: skip
+)
 _GQA = Table(
-    question="question", id=KEY, kind="general", ask=SHORT, answer="answer",
-    image=lambda row: f"images/{column(row, 'imageId')}.jpg", folders=("", "data"),
+    question="question",
+    id=KEY,
+    kind="general",
+    ask=SHORT,
+    answer="answer",
+    image=lambda row: f"images/{column(row, 'imageId')}.jpg",
+    folders=("", "data"),
     details=lambda row: {"structural": column(row, "types", dict).get("structural", "")},
-)  # fmt: skip
+)
 _POPE = Table(
-    question="text", id="question_id", image="image", folders=("val2014", ""), kind="general", answer="label",
-    ask=SHORT, details=lambda row: {"label": column(row, "label")},
-)  # fmt: skip
+    question="text",
+    id="question_id",
+    image="image",
+    folders=("val2014", ""),
+    kind="general",
+    answer="label",
+    ask=SHORT,
+    details=lambda row: {"label": column(row, "label")},
+)
 _MMVET = Table(
-    question="question", id=KEY, image="imagename", folders=("images", ""), kind="general", answer="answer",
+    question="question",
+    id=KEY,
+    image="imagename",
+    folders=("images", ""),
+    kind="general",
+    answer="answer",
     details=lambda row: {"capability": column(row, "capability", list)},
-)  # fmt: skip
+)
 
 _COCO = "the COCO images into val2014/"
 SETS = (
     DataSet(
-        "vqav2", "utility", "vqav2", ("v2_OpenEnded_mscoco_val2014_questions.json",), _vqav2, 214_354, "visualqa.org",
+        "vqav2",
+        "utility",
+        "vqav2",
+        ("v2_OpenEnded_mscoco_val2014_questions.json",),
+        _vqav2,
+        214_354,
+        "visualqa.org",
         f"put the validation questions and annotations there, {_COCO}",
     ),
     DataSet(
-        "textvqa", "utility", "textvqa", ("TextVQA_0.5.1_val.json",), table(_TEXTVQA), 5_000, "textvqa.org",
+        "textvqa",
+        "utility",
+        "textvqa",
+        ("TextVQA_0.5.1_val.json",),
+        table(_TEXTVQA),
+        5_000,
+        "textvqa.org",
         "put TextVQA_0.5.1_val.json and train_images/ of train_val_images.zip there",
     ),
     DataSet(
-        "vizwiz", "utility", "vizwiz", ("val.json", "Annotations/val.json"), table(_VIZWIZ), 4_319, "vizwiz.org",
-        "put val.json of Annotations.zip and the folder val/ there", confirmed=False,
+        "vizwiz",
+        "utility",
+        "vizwiz",
+        ("val.json", "Annotations/val.json"),
+        table(_VIZWIZ),
+        4_319,
+        "vizwiz.org",
+        "put val.json of Annotations.zip and the folder val/ there",
+        confirmed=False,
     ),
     *(
         DataSet(
-            name, "utility", "scienceqa", ("problems.json", "data/scienceqa/problems.json"),
-            partial(_scienceqa, only_images), count, "lupantech/ScienceQA",
+            name,
+            "utility",
+            "scienceqa",
+            ("problems.json", "data/scienceqa/problems.json"),
+            partial(_scienceqa, only_images),
+            count,
+            "lupantech/ScienceQA",
             "put problems.json, pid_splits.json and images/ there",
         )
         for name, only_images, count in (("scienceqa", False, 4_241), ("scienceqa_img", True, 2_017))
     ),
     DataSet(
-        "gqa", "utility", "gqa", ("testdev_balanced_questions.json", "data/testdev_balanced_questions.json"),
-        table(_GQA), 12_578, "cs.stanford.edu/people/dorarad/gqa",
-        "put testdev_balanced_questions.json and images/ there", confirmed=False,
+        "gqa",
+        "utility",
+        "gqa",
+        ("testdev_balanced_questions.json", "data/testdev_balanced_questions.json"),
+        table(_GQA),
+        12_578,
+        "cs.stanford.edu/people/dorarad/gqa",
+        "put testdev_balanced_questions.json and images/ there",
+        confirmed=False,
     ),
     *(
         DataSet(
-            f"pope_{kind}", "utility", "pope",
+            f"pope_{kind}",
+            "utility",
+            "pope",
             (f"output/coco/coco_pope_{kind}.json", f"coco/coco_pope_{kind}.json", f"coco_pope_{kind}.json"),
-            table(_POPE), 3_000, "AoiDragon/POPE", f"clone the repository there, {_COCO}",
+            table(_POPE),
+            3_000,
+            "AoiDragon/POPE",
+            f"clone the repository there, {_COCO}",
         )
         for kind in ("random", "popular", "adversarial")
     ),
     DataSet(
-        "mme", "utility", "mme",
-        ("MME_Benchmark_release_version/**/*.txt", "*/*.txt"), _mme, 2_374,
-        "BradyFU/Awesome-Multimodal-Large-Language-Models (Evaluation)", "put MME_Benchmark_release_version there",
+        "mme",
+        "utility",
+        "mme",
+        ("MME_Benchmark_release_version/**/*.txt", "*/*.txt"),
+        _mme,
+        2_374,
+        "BradyFU/Awesome-Multimodal-Large-Language-Models (Evaluation)",
+        "put MME_Benchmark_release_version there",
     ),
     DataSet(
-        "mmvet", "utility", "mmvet", ("mm-vet.json", "mm-vet/mm-vet.json"), table(_MMVET), 218, "yuweihao/MM-Vet",
+        "mmvet",
+        "utility",
+        "mmvet",
+        ("mm-vet.json", "mm-vet/mm-vet.json"),
+        table(_MMVET),
+        218,
+        "yuweihao/MM-Vet",
         "unpack mm-vet.zip there",
     ),
     DataSet(
-        "mmbench", "utility", "mmbench", ("mmbench_dev_20230712.tsv",), table(_MMBENCH),
-        4_377, "open-compass/MMBench", "put mmbench_dev_20230712.tsv there", embedded=True,
+        "mmbench",
+        "utility",
+        "mmbench",
+        ("mmbench_dev_20230712.tsv",),
+        table(_MMBENCH),
+        4_377,
+        "open-compass/MMBench",
+        "put mmbench_dev_20230712.tsv there",
+        embedded=True,
     ),
-)  # fmt: skip
+)

@@ -55,8 +55,11 @@ class LocalModel:
             else:
                 rows[index] = ids
         for chunk in self._chunks(rows, prompts):
-            yield from zip(chunk, self._replies([rows[i] for i in chunk], [prompts[i] for i in chunk], spelled,
-                                                max_tokens), strict=True)  # fmt: skip
+            yield from zip(
+                chunk,
+                self._replies([rows[i] for i in chunk], [prompts[i] for i in chunk], spelled, max_tokens),
+                strict=True,
+            )
 
     def _chunks(self, rows: dict[int, list[int]], prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Indices in batches of one sort (with or without image), shortest first."""
@@ -81,9 +84,10 @@ class LocalModel:
         yes_B, both_B = p_BC[:, : len(spelled[0])].sum(1), p_BC.sum(1)
         return [
             Reply(probability=float(yes_B[i] / both_B[i]) if both_B[i] > 0 else None, mass=float(both_B[i]))
-            if both_B[i] > 0 else Reply(error="the judge gives both answer words no probability at all")
+            if both_B[i] > 0
+            else Reply(error="the judge gives both answer words no probability at all")
             for i in range(count)
-        ]  # fmt: skip
+        ]
 
     def _ids(self, prompt: Prompt) -> list[int]:
         processor = self._model.processor
@@ -141,8 +145,10 @@ def spellings(tokenizer: Any, words: tuple[str, str]) -> tuple[tuple[tuple[int, 
         # A tokenizer may lack a letter; what does not read as the word again is left out.
         found.append([one for one in ids if one and tokenizer.decode(one).strip().lower() == word])
     everything = [one for group in found for one in group]
-    kept = [[one for one in group if not any(other != one and one[: len(other)] == other for other in everything)]
-            for group in found]  # fmt: skip
+    kept = [
+        [one for one in group if not any(other != one and one[: len(other)] == other for other in everything)]
+        for group in found
+    ]
     if not all(kept) or set(kept[0]) & set(kept[1]):
         raise InputError(f"--judge_checkpoint: its tokenizer cannot tell {words[0]!r} from {words[1]!r}; use another")
     return tuple(map(tuple, kept))

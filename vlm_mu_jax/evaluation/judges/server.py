@@ -61,9 +61,12 @@ class Server:
         self._lock = threading.Lock()
         self._used = {"requests": 0, "tries": 0, "failed": 0, "prompt_tokens": 0, "completion_tokens": 0}
         self._client = openai.OpenAI(
-            base_url=settings.url, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=settings.timeout,
-            max_retries=settings.retries, http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._try]}),
-        )  # fmt: skip
+            base_url=settings.url,
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            timeout=settings.timeout,
+            max_retries=settings.retries,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._try]}),
+        )
 
     def cost(self) -> dict:
         """Requests, tries (retries included), failures, tokens and, with known prices, dollars."""

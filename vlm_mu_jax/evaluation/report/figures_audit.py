@@ -68,9 +68,14 @@ def _scatter(axis: Any, points: list[dict[str, Any]], name: str) -> None:
     for i, p in enumerate(sorted(named, key=lambda p: p[name])):  # neighbours have their names on different sides
         side, away = ("left", 7) if i % 2 else ("right", -7)
         axis.annotate(
-            short(p["word"], 14), (p["score"], p[name]), xytext=(away, 4), textcoords="offset points", fontsize=8,
-            ha=side, zorder=5,
-        )  # fmt: skip
+            short(p["word"], 14),
+            (p["score"], p[name]),
+            xytext=(away, 4),
+            textcoords="offset points",
+            fontsize=8,
+            ha=side,
+            zorder=5,
+        )
     axis.margins(0.08, 0.12)
     axis.grid(linewidth=0.6)
 

@@ -7,11 +7,19 @@ from vlm_mu_jax.evaluation.report.canvas import Drawing, color, panels, percent_
 from vlm_mu_jax.evaluation.report.content import as_metric
 from vlm_mu_jax.evaluation.report.figures import edged, short
 
-_IMAGES = {"text_only": ("text only", "accent", "o"), "blank_image": ("blank image", "asr", "s"),
-           "own_image": ("own image", "rr", "D")}  # fmt: skip
+_IMAGES = {
+    "text_only": ("text only", "accent", "o"),
+    "blank_image": ("blank image", "asr", "s"),
+    "own_image": ("own image", "rr", "D"),
+}
 _LOOKS = (("accent", "o"), ("asr", "s"), ("rr", "D"), ("right", "^"), ("utility", "v"), ("null", "P"))
-_NAMES = {"text": "text only", "blank": "blank image", "own": "own image", "llm": "other language model",
-          "two_halves": "text only, half against half"}  # fmt: skip
+_NAMES = {
+    "text": "text only",
+    "blank": "blank image",
+    "own": "own image",
+    "llm": "other language model",
+    "two_halves": "text only, half against half",
+}
 
 
 def defences(files: Sequence[Mapping[str, Any]]) -> Drawing | None:

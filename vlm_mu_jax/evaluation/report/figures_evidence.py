@@ -7,9 +7,13 @@ from vlm_mu_jax.evaluation.report.content import Metric, as_metric
 from vlm_mu_jax.evaluation.report.figures import short
 
 _CONDITIONS = {
-    "text": "text only", "text_only": "text only", "blank": "blank image", "blank_image": "blank image",
-    "own": "own image", "own_image": "own image",
-}  # fmt: skip
+    "text": "text only",
+    "text_only": "text only",
+    "blank": "blank image",
+    "blank_image": "blank image",
+    "own": "own image",
+    "own_image": "own image",
+}
 _WORDS_SHOWN = 8  # on each side of a chart; the tables below it hold more
 
 

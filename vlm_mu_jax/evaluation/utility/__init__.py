@@ -160,11 +160,21 @@ def _mmvet(name: str, answers: Sequence[Answer], items: Items) -> Scores:
 
 
 _SCORERS: dict[str, Callable[[str, Sequence[Answer], Items], Scores]] = {
-    "vqa": _vqa, "scienceqa": _scienceqa, "mmbench": _mmbench, "gqa": _gqa, "pope": _pope, "mme": _mme,
+    "vqa": _vqa,
+    "scienceqa": _scienceqa,
+    "mmbench": _mmbench,
+    "gqa": _gqa,
+    "pope": _pope,
+    "mme": _mme,
     "mmvet": _mmvet,
-}  # fmt: skip
+}
 _PER_QUESTION: dict[str, Callable[[str, Sequence[Answer], Items], dict[str, float]]] = {
-    "vqa": _vqa_per_question, "scienceqa": _scienceqa_per_question, "mmbench": _mmbench_per_question,
-    "gqa": _gqa_per_question, "pope": _pope_per_question, "mme": _mme_per_question, "mmvet": _mmvet_per_question,
-}  # fmt: skip
+    "vqa": _vqa_per_question,
+    "scienceqa": _scienceqa_per_question,
+    "mmbench": _mmbench_per_question,
+    "gqa": _gqa_per_question,
+    "pope": _pope_per_question,
+    "mme": _mme_per_question,
+    "mmvet": _mmvet_per_question,
+}
 __all__ = ["Score", "headline", "per_question", "score"]

@@ -14,9 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 
 _NUMBERS = {
-    word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
-} | {"none": "0"}  # fmt: skip
+    word: str(value) for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
+} | {"none": "0"}
 _ARTICLES = ("a", "an", "the")
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
