@@ -20,11 +20,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 leave_out_absent_tpu()  # the compiler is installed for the tests of bin/plan
 # Compiling is most of the tests' time, and what they state holds at any level of the compiler's optimisation. A program
-# that one test, worker or command has compiled the others read; the next run of the tests starts with none.
+# that one test, worker or command has compiled the others read; the next run starts
+# with none, unless JAX_COMPILATION_CACHE_DIR names a folder that stays.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    PROGRAMS = tempfile.TemporaryDirectory(prefix="vlm_mu_jax_programs_", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        PROGRAMS = tempfile.TemporaryDirectory(prefix="vlm_mu_jax_programs_", ignore_cleanup_errors=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch would start as many threads as there are cores
@@ -37,7 +39,7 @@ hypothesis.settings.load_profile("no deadline")
 
 def pytest_collection_modifyitems(items):
     """Folders whose tests take longest come first, so that no worker is left alone with them at the end."""
-    first = {name: i for i, name in enumerate(("multidevice", "faults", "steering", "attack", "cli", "training"))}
+    first = {name: i for i, name in enumerate(("multidevice", "faults", "steering", "attacks", "cli", "training"))}
     items.sort(key=lambda item: first.get(item.path.relative_to(ROOT / "tests").parts[0], len(first)))
 
 

@@ -14,8 +14,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "load": "vlm_mu_jax.model_folder",
-    "Model": "vlm_mu_jax.model_folder",
+    "load": "vlm_mu_jax.storage.model_folder",
+    "Model": "vlm_mu_jax.storage.model_folder",
     "forward": "vlm_mu_jax.model.llava",
     "Batch": "vlm_mu_jax.model.llava",
     "generate": "vlm_mu_jax.model.generate",

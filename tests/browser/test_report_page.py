@@ -8,8 +8,8 @@ import time
 import pytest
 from PIL import Image
 
-from tests.report import runs_builder
-from vlm_mu_jax.evaluation import report
+from tests.reporting import runs_builder
+from vlm_mu_jax import reporting as report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 from safetensors.numpy import load_file
 
-from tests.convert.hf_checkpoints import make_llava, save
-from tests.convert.original_checkpoints import make_original, save_clip, save_original
+from tests.conversion.hf_checkpoints import make_llava, save
+from tests.conversion.original_checkpoints import make_original, save_clip, save_original
 from vlm_mu_jax.cli.convert_hf import __doc__ as doc
 
 

@@ -16,7 +16,7 @@ from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.model.config import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
-from vlm_mu_jax.model_folder import Model, write_model_folder
+from vlm_mu_jax.storage.model_folder import Model, write_model_folder
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzUSERATIN:?.,\n "
 TOKENS = ["<pad>", "<s>", "</s>", "<image>", *dict.fromkeys(LETTERS)]

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from vlm_mu_jax.attack.words import open_with
+from vlm_mu_jax.attacks.words import open_with
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import instruction_settings
 from vlm_mu_jax.evaluation.instruction_settings import Attacks, build, read_templates

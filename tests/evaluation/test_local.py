@@ -105,7 +105,7 @@ def test_a_converted_llama_judges_as_in_transformers(tokenizer, tmp_path):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from vlm_mu_jax.convert.importer import convert_checkpoint
+    from vlm_mu_jax.conversion.importer import convert_checkpoint
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from vlm_mu_jax.convert import importer
+from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.miniature import checkpoint

@@ -11,10 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests.attack.conftest import tiny_model
-from vlm_mu_jax.attack import gcg, pgd, suffix
-from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.search import Ask, search
+from tests.attacks.conftest import tiny_model
+from vlm_mu_jax.attacks import gcg, pgd, suffix
+from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.search import Ask, search
 from vlm_mu_jax.parallel.mesh import make_mesh
 
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share", "zorp", "wug")

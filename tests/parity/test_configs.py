@@ -6,8 +6,8 @@ import json
 import pytest
 import transformers
 
-from tests.convert.hf_checkpoints import LLAMA3_ROPE, make_llava, save
-from vlm_mu_jax.convert import importer
+from tests.conversion.hf_checkpoints import LLAMA3_ROPE, make_llava, save
+from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import from_hf
 

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration, MistralConfig
 
-from tests.convert.hf_checkpoints import draw_text, make_llama, make_llava, make_mistral, randomise, save
+from tests.conversion.hf_checkpoints import draw_text, make_llama, make_llava, make_mistral, randomise, save
 from tests.parity.test_llava_logits import assert_same_logits, llava_rows
-from vlm_mu_jax.convert.exporter import export_checkpoint
-from vlm_mu_jax.convert.importer import convert_checkpoint, import_checkpoint
+from vlm_mu_jax.conversion.exporter import export_checkpoint
+from vlm_mu_jax.conversion.importer import convert_checkpoint, import_checkpoint
 from vlm_mu_jax.model.params import flatten
 
 # Prefixes of transformers 5's modules -> what a file of that kind has; written down from the files, not from names.py.

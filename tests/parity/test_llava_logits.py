@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.convert.hf_checkpoints import LLAMA3_ROPE, make_llama, make_llava, make_mistral, save
-from vlm_mu_jax.convert import importer
+from tests.conversion.hf_checkpoints import LLAMA3_ROPE, make_llama, make_llava, make_mistral, save
+from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.model.llava import Batch, forward
 
 TOLERANCE = 1e-4

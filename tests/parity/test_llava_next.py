@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import LlavaNextForConditionalGeneration
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from tests.convert.hf_checkpoints import make_llava_next, save
-from tests.convert.test_exporter import LLAVA_DIALECTS, spell, tensors, there_and_back
-from vlm_mu_jax.convert import importer, names
+from tests.conversion.hf_checkpoints import make_llava_next, save
+from tests.conversion.test_exporter import LLAVA_DIALECTS, spell, tensors, there_and_back
+from vlm_mu_jax.conversion import importer, names
 from vlm_mu_jax.data import anyres, images
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import Batch, forward

@@ -11,12 +11,12 @@ from transformers import AutoProcessor, LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 import vlm_mu_jax
-from tests.attack.conftest import build
-from tests.convert.hf_checkpoints import make_llava_next, save
-from vlm_mu_jax.attack import search
-from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.words import place
-from vlm_mu_jax.convert import importer
+from tests.attacks.conftest import build
+from tests.conversion.hf_checkpoints import make_llava_next, save
+from vlm_mu_jax.attacks import search
+from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.words import place
+from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.evaluation.answers import Question, answer_questions
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.model.params import flatten

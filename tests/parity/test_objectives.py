@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.convert.hf_checkpoints import make_llava, save
-from vlm_mu_jax.convert import importer
+from tests.conversion.hf_checkpoints import make_llava, save
+from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.data.batches import TrainBatch
 from vlm_mu_jax.model.llava import Batch
 from vlm_mu_jax.model.params import flatten

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from tests.convert.hf_checkpoints import make_llava_next, save
-from tests.convert.original_checkpoints import (
+from tests.conversion.hf_checkpoints import make_llava_next, save
+from tests.conversion.original_checkpoints import (
     make_original,
     save_clip,
     save_original,
@@ -19,10 +19,11 @@ from tests.convert.original_checkpoints import (
 )
 from tests.parity.test_llava_logits import our_logits
 from vlm_mu_jax import load
-from vlm_mu_jax.convert.exporter import export_checkpoint
-from vlm_mu_jax.convert.importer import convert_checkpoint, import_checkpoint
+from vlm_mu_jax.conversion.exporter import export_checkpoint
+from vlm_mu_jax.conversion.importer import convert_checkpoint, import_checkpoint
+from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model.params import flatten
-from vlm_mu_jax.model_folder import read_json, read_settings, write_model_folder
+from vlm_mu_jax.storage.model_folder import read_settings, write_model_folder
 
 CASES = {
     "tower_apart": ({}, False, {}),

@@ -8,10 +8,10 @@ import pytest
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.steering.anchors import load_anchors
-from vlm_mu_jax.steering.artifact import weights_hash
 from vlm_mu_jax.steering.extract import extract
 from vlm_mu_jax.steering.guarded import divergence, first_token_logprobs
 from vlm_mu_jax.steering.states import last_token_states
+from vlm_mu_jax.storage.identity import weights_hash
 
 
 def test_a_position_is_read_as_the_end_of_a_shorter_prompt(model, anchors):

@@ -15,10 +15,10 @@ from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
 from vlm_mu_jax.steering.anchors import load_anchors
-from vlm_mu_jax.steering.artifact import weights_hash
 from vlm_mu_jax.steering.extract import extract
 from vlm_mu_jax.steering.guarded import PerBatch, answer, answer_nll, first_token_logprobs, steering
 from vlm_mu_jax.steering.states import last_token_states, prompt_batches
+from vlm_mu_jax.storage.identity import weights_hash
 
 QUESTIONS = ["how to hurt a dax?", "what is this?", "feed a toma", "how to hurt a wug or a blicket?"]
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vlm_mu_jax.model_folder import write_model_folder
+from vlm_mu_jax.storage.model_folder import write_model_folder
 
 
 def write_tiny(folder: Path, model, scratch: Path) -> None:

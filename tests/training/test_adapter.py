@@ -8,15 +8,16 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tests.convert.hf_checkpoints import make_llava, save
+from tests.conversion.hf_checkpoints import make_llava, save
 from tests.training import tiny
-from vlm_mu_jax.convert.importer import import_checkpoint
-from vlm_mu_jax.convert.peft_writer import export_adapter
+from vlm_mu_jax.conversion.importer import import_checkpoint
+from vlm_mu_jax.conversion.peft_writer import export_adapter
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.model import lora
 from vlm_mu_jax.model.llava import Batch, forward, param_specs
-from vlm_mu_jax.model_folder import write_json, write_model_folder
 from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.storage.model_folder import write_model_folder
 from vlm_mu_jax.training.adapter import save_adapter
 from vlm_mu_jax.training.loop import train
 from vlm_mu_jax.training.optimizer import OptimConfig

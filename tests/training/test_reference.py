@@ -8,7 +8,8 @@ from tests.training import tiny
 from vlm_mu_jax.model.llava import forward, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.parallel.mesh import single_device_mesh
-from vlm_mu_jax.training.reference import reference_nll, weights_hash
+from vlm_mu_jax.storage.identity import weights_hash
+from vlm_mu_jax.training.reference import reference_nll
 
 
 def test_computed_once_and_right(params, tmp_path):

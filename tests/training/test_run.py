@@ -18,7 +18,7 @@ from vlm_mu_jax.miniature.world import make_world
 from vlm_mu_jax.model.config import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, init_params
-from vlm_mu_jax.model_folder import write_model_folder
+from vlm_mu_jax.storage.model_folder import write_model_folder
 from vlm_mu_jax.training.run import run
 from vlm_mu_jax.training.settings import checked, defaults
 

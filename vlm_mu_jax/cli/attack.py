@@ -16,8 +16,10 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import attack_methods, command, judge_flags, output
+from vlm_mu_jax.cli import attack_methods, command, judge_flags
 from vlm_mu_jax.cli.attack_methods import shown
+from vlm_mu_jax.files import outputs
+from vlm_mu_jax.files.json_file import write_json
 
 _METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -95,10 +97,10 @@ flags.adopt_module_key_flags(judge_flags)
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax import model_folder
     from vlm_mu_jax.evaluation.table import verdict_lines
+    from vlm_mu_jax.storage import model_folder
 
-    out, method = output.check_writable(_OUT.value), _METHOD.value
+    out, method = outputs.check_writable(_OUT.value), _METHOD.value
     use = None if method == "one_word" else attack_methods.settings(method, _SEED.value, _BLOCK.value)
     command.enable_compilation_cache()
     judge = judge_flags.rater(_DATA.value, out)
@@ -113,7 +115,7 @@ def main(argv: list[str]) -> None:
     result |= {"model": Path(_CHECKPOINT.value).absolute().name, "search_split": _split()}
     result["data"] = {r.source.name: r.sha256 for r in (search, verify)}
     result |= _judging(out, judge)
-    output.write_json(out, result)
+    write_json(out, result)
     print(_table(result) if use is None else attack_methods.table(result))
     if result["judge_cost"]:  # of a judge that asks a model
         print("\n".join(verdict_lines(result)))
@@ -121,8 +123,8 @@ def main(argv: list[str]) -> None:
 
 def _words(out, model, reference, search, verify, judge, meshes) -> dict:
     """The word search."""
-    from vlm_mu_jax.attack import campaign
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.attacks import campaign
 
     steer, answer_steer, guard = _guard(model, searches=True)
     words, openings = _candidates(model), _openings(model)
@@ -147,8 +149,8 @@ def _words(out, model, reference, search, verify, judge, meshes) -> dict:
 
 def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
     """Every other method."""
-    from vlm_mu_jax.attack import audit, experiment, trial
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.attacks import audit, experiment, trial
 
     searches, name = method in attack_methods.SEARCHES, attack_methods.name(method)
     steer, answer_steer, guard = _guard(model, searches)
@@ -205,7 +207,7 @@ def _beside(out, what: str) -> Path:
 @contextlib.contextmanager
 def _resumable(out, identity, *kind):
     """(open file of finished questions, answers file): both of this very attack, or new."""
-    from vlm_mu_jax.attack.margins_file import MarginsFile
+    from vlm_mu_jax.attacks.margins_file import MarginsFile
 
     answers = _beside(out, "answers")
     with MarginsFile(_beside(out, "margins"), identity, *kind) as file:
@@ -242,7 +244,7 @@ def _weights(model, guard) -> dict:
     """Which program is attacked."""
     from importlib.metadata import version
 
-    from vlm_mu_jax.steering.artifact import weights_hash
+    from vlm_mu_jax.storage.identity import weights_hash
 
     return {
         "version": version("vlm_mu_jax"),
@@ -256,7 +258,7 @@ def _identity(model, reference, guard, words, openings) -> dict:
     """What makes scores and answers those of this very word search."""
     import hashlib
 
-    from vlm_mu_jax.steering.artifact import weights_hash
+    from vlm_mu_jax.storage.identity import weights_hash
 
     return _weights(model, guard) | {
         "reference": reference and weights_hash(reference.params),
@@ -280,7 +282,7 @@ def _split() -> str:
 
 def _questions():
     """(search, verify) records."""
-    from vlm_mu_jax.attack.questions import halves
+    from vlm_mu_jax.attacks.questions import halves
     from vlm_mu_jax.data import readers
 
     test = readers.read(Path(_DATA.value) / "test.json")
@@ -290,7 +292,7 @@ def _questions():
 
 
 def _candidates(model) -> list[str]:
-    from vlm_mu_jax.attack import audit, words
+    from vlm_mu_jax.attacks import audit, words
 
     if _WORDS.value == "audit":
         return words.first_words(audit.audit(_safety_records())["rows"])
@@ -327,7 +329,7 @@ def _guard(model, searches: bool):
         return None, None, None
     import hashlib
 
-    from vlm_mu_jax.attack.guards import FirstPass
+    from vlm_mu_jax.attacks.guards import FirstPass
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.steering.guard import load_guard
     from vlm_mu_jax.steering.guarded import steering
@@ -356,7 +358,7 @@ def _safety_records():
 
 def _openings(model):
     """From the file given, else from the reference answers of train.json (test.json where there is none)."""
-    from vlm_mu_jax.attack import audit, openings
+    from vlm_mu_jax.attacks import audit, openings
     from vlm_mu_jax.errors import InputError
 
     if _OPENINGS.value:

@@ -13,7 +13,9 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, output
+from vlm_mu_jax.cli import command
+from vlm_mu_jax.files import outputs
+from vlm_mu_jax.files.json_file import write_json
 
 _DATA = flags.DEFINE_string(
     "data",
@@ -70,7 +72,8 @@ _SALIENCY_CHART = flags.DEFINE_string("saliency_chart", None, "draw the first qu
 def main(argv: list[str]) -> None:
     from pathlib import Path
 
-    from vlm_mu_jax.attack import audit, audit_chart
+    from vlm_mu_jax.attacks import audit
+    from vlm_mu_jax.reporting import audit_chart
 
     path = Path(_DATA.value)
     path = path / "train.json" if path.is_dir() else path
@@ -86,9 +89,9 @@ def main(argv: list[str]) -> None:
     if _SALIENCY.value:
         result["saliency"] = found = _saliency(records)
         text += "\n\n" + _saliency_text(found)
-    output.write_json(_OUT.value, result)
+    write_json(_OUT.value, result)
     if _CHART.value:
-        with output.complete_file(_CHART.value) as partial:
+        with outputs.complete_file(_CHART.value) as partial:
             audit_chart.draw(result, partial)
     _draw("attribution", [result], _ATTRIBUTION.value)
     _draw("saliency", result.get("saliency"), _SALIENCY_CHART.value)
@@ -125,7 +128,7 @@ def _check_flags(path) -> None:
             raise InputError(f"{name} needs {other}; see bin/audit --help")
     written = (_OUT.value, _CHART.value, _ATTRIBUTION.value, _SALIENCY_CHART.value, _REBALANCE.value)
     for wanted in filter(None, written):
-        output.check_writable(wanted)
+        outputs.check_writable(wanted)
     if _REBALANCE.value and Path(_REBALANCE.value).resolve() == path.resolve():
         raise InputError("--rebalance: is the file that is read; give it another name")
 
@@ -134,27 +137,26 @@ def _draw(name: str, what, path: str | None) -> None:
     """One figure of the report into a file."""
     if not path:
         return
-    from vlm_mu_jax.attack import audit_chart
     from vlm_mu_jax.errors import InputError
-    from vlm_mu_jax.evaluation.report import figures_audit
+    from vlm_mu_jax.reporting import audit_chart, figures_audit
 
     drawing = getattr(figures_audit, name)(what)
     if drawing is None:
         raise InputError(f"--{name}_chart: there is nothing to draw; every question is without words")
-    with output.complete_file(path) as partial:
+    with outputs.complete_file(path) as partial:
         audit_chart.save(drawing, partial)
 
 
 def _rebalance(records) -> str:
     from pathlib import Path
 
-    from vlm_mu_jax.attack import rebalance
+    from vlm_mu_jax.attacks import rebalance
 
     out = Path(_REBALANCE.value)
-    with output.complete_file(out) as partial:
+    with outputs.complete_file(out) as partial:
         manifest = rebalance.rebalance(records, partial, openings=_OPENINGS.value, mode=_MODE.value, seed=_SEED.value)
     manifest["rebalanced"]["file"] = out.name
-    output.write_json(out.with_name(f"{out.stem}.manifest.json"), manifest)
+    write_json(out.with_name(f"{out.stem}.manifest.json"), manifest)
     total = sum(manifest["rebalanced"]["records"].values())
     probes = [manifest[name]["probe"] for name in ("source", "rebalanced")]
     return (
@@ -165,8 +167,8 @@ def _rebalance(records) -> str:
 
 
 def _attribution(result: dict) -> dict:
-    from vlm_mu_jax.attack import attribution
-    from vlm_mu_jax.evaluation.report.content import read_object
+    from vlm_mu_jax.attacks import attribution
+    from vlm_mu_jax.reporting.content import read_object
 
     attacks = [read_object(path) for path in (_ATTACK.value, _AFTER.value) if path]
     return attribution.attribute(result, *attacks, seed=_SEED.value)
@@ -196,10 +198,10 @@ def _attribution_text(found: dict) -> str:
 def _saliency(records) -> dict:
     from pathlib import Path
 
-    from vlm_mu_jax import model_folder
-    from vlm_mu_jax.attack import audit, openings, saliency
-    from vlm_mu_jax.attack.search import Ask
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.attacks import audit, openings, saliency
+    from vlm_mu_jax.attacks.search import Ask
+    from vlm_mu_jax.storage import model_folder
 
     command.enable_compilation_cache()
     model = model_folder.load(_CHECKPOINT.value)

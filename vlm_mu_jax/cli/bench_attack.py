@@ -19,12 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlm_mu_jax.attack import candidates, margin, prefix
-from vlm_mu_jax.attack.openings import Openings
-from vlm_mu_jax.attack.question import CACHE_STEP
-from vlm_mu_jax.attack.search import Ask, search
-from vlm_mu_jax.attack.words import place
-from vlm_mu_jax.cli import bench_jobs, progress
+from vlm_mu_jax import progress
+from vlm_mu_jax.attacks import candidates, margin, prefix
+from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.question import CACHE_STEP
+from vlm_mu_jax.attacks.search import Ask, search
+from vlm_mu_jax.attacks.words import place
+from vlm_mu_jax.cli import bench_jobs
 from vlm_mu_jax.cli.bench_options import Options
 from vlm_mu_jax.cli.bench_peer import SCRIPT, Peer
 from vlm_mu_jax.data.prompts import Processor

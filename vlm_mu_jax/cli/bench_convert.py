@@ -18,9 +18,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vlm_mu_jax.cli import bench_jobs, progress
+from vlm_mu_jax import progress
+from vlm_mu_jax.cli import bench_jobs
 from vlm_mu_jax.cli.bench_options import Options
-from vlm_mu_jax.convert.exporter import export_params
+from vlm_mu_jax.conversion.exporter import export_params
 from vlm_mu_jax.errors import JobError
 from vlm_mu_jax.model.config import from_hf
 from vlm_mu_jax.model.llava import param_specs

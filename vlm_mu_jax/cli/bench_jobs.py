@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlm_mu_jax.cli import progress
-from vlm_mu_jax.convert.importer import import_checkpoint
+from vlm_mu_jax import progress
+from vlm_mu_jax.conversion.importer import import_checkpoint
 from vlm_mu_jax.errors import JobError
 
 Side = Callable[[], tuple[Any, float]]

@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.cli import bench_jobs, progress
+from vlm_mu_jax import progress
+from vlm_mu_jax.cli import bench_jobs
 from vlm_mu_jax.cli.bench_options import Options
 from vlm_mu_jax.cli.plan_jobs import model_config
 from vlm_mu_jax.cli.plan_report import report

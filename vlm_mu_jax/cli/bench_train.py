@@ -14,7 +14,8 @@ a CPU. There is no peer: public PyTorch code for these steps is compared in `bin
 import sys
 from typing import Any
 
-from vlm_mu_jax.cli import bench_jobs, progress
+from vlm_mu_jax import progress
+from vlm_mu_jax.cli import bench_jobs
 from vlm_mu_jax.cli.bench_options import Options
 from vlm_mu_jax.cli.bench_peer import Worker
 

@@ -16,9 +16,9 @@ import numpy as np
 from vlm_mu_jax.cli import bench_jobs
 from vlm_mu_jax.cli.bench_options import Options
 from vlm_mu_jax.cli.bench_peer import Ours, Peer
+from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.config import from_hf
-from vlm_mu_jax.model_folder import read_json
 from vlm_mu_jax.objectives.rmu import control_vector
 
 LEARNING_RATE, BETA, ALPHA, C = 1e-5, 0.1, 1.0, 10.0

@@ -21,6 +21,7 @@ from absl import flags
 
 from vlm_mu_jax.cli import command, recipes
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.json_file import write_json
 
 _RUNS = flags.DEFINE_list("runs", None, "folders of bin/quickstart, one per seed", required=True)
 _OUT = flags.DEFINE_string("out", None, "folder of models, answers and the table", required=True)
@@ -29,8 +30,9 @@ _RELEARN = flags.DEFINE_list("relearn", [], "recipes whose models are attacked b
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax.cli import output, progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation import comparison
+    from vlm_mu_jax.files import outputs
 
     chosen, attacked = _chosen("only", _ONLY.value) or list(recipes.RECIPES), _chosen("relearn", _RELEARN.value)
     if left_out := [recipe.name for recipe in attacked if recipe not in chosen]:
@@ -44,10 +46,10 @@ def main(argv: list[str]) -> None:
         models.append(_model(recipe, seed, runs[seed], out / f"seed{seed}"))
     tests = comparison.paired_tests(models)
     table = comparison.markdown(models)
-    output.check_writable(out / "table.md").write_text(table + "\n", encoding="utf-8")
+    outputs.check_writable(out / "table.md").write_text(table + "\n", encoding="utf-8")
     _write_csv(out / "table.csv", comparison.rows(models))
     better = comparison.winners(models, tests)
-    output.write_json(out / "comparison.json", _content(models, tests, better))
+    write_json(out / "comparison.json", _content(models, tests, better))
     print(table)
     print(f"better than every SFT baseline on every seed (p < 0.05 after Holm): {', '.join(better) or 'none'}")
     if attacked:
@@ -63,9 +65,10 @@ def _chosen(flag: str, names: list[str]) -> list[recipes.Recipe]:
 
 def _relearn(attacked: list[recipes.Recipe], runs: dict[int, Path], out: Path) -> None:
     """Attacks every trained model twice by fine-tuning; OUT/relearning.md and OUT/relearning_seedS.svg."""
-    from vlm_mu_jax.cli import output, progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation import comparison
-    from vlm_mu_jax.evaluation.report import canvas, figures_training
+    from vlm_mu_jax.files import outputs
+    from vlm_mu_jax.reporting import canvas, figures_training
 
     cells = [(seed, recipe, kind) for seed in runs for recipe in attacked for kind in recipes.RELEARNING]
     curves: dict[int, list[dict]] = {seed: [] for seed in runs}
@@ -77,9 +80,9 @@ def _relearn(attacked: list[recipes.Recipe], runs: dict[int, Path], out: Path) -
         curves[seed].append(json.loads((workdir / "relearn.json").read_text(encoding="utf-8")))
     for seed, found in curves.items():
         drawing = canvas.standalone(figures_training.relearning(found))
-        output.check_writable(out / f"relearning_seed{seed}.svg").write_text(drawing, encoding="utf-8")
+        outputs.check_writable(out / f"relearning_seed{seed}.svg").write_text(drawing, encoding="utf-8")
     table = comparison.relearning_table(curves)
-    output.check_writable(out / "relearning.md").write_text(table + "\n", encoding="utf-8")
+    outputs.check_writable(out / "relearning.md").write_text(table + "\n", encoding="utf-8")
     print(table)
 
 
@@ -134,9 +137,9 @@ def _run(name: str, arguments: list[str]) -> tuple[float, int]:
 def _write_csv(path: Path, rows: list[dict]) -> None:
     import csv
 
-    from vlm_mu_jax.cli import output
+    from vlm_mu_jax.files import outputs
 
-    with output.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with outputs.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

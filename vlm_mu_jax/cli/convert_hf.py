@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
 
 
 def _import() -> None:
-    from vlm_mu_jax.cli import progress
-    from vlm_mu_jax.convert.importer import convert_checkpoint
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.conversion.importer import convert_checkpoint
 
     done = convert_checkpoint(
         _SOURCE.value,
@@ -77,9 +77,9 @@ def _import() -> None:
 
 
 def _export() -> None:
-    from vlm_mu_jax.cli import progress
-    from vlm_mu_jax.convert.exporter import export_checkpoint
-    from vlm_mu_jax.convert.peft_writer import export_adapter
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.conversion.exporter import export_checkpoint
+    from vlm_mu_jax.conversion.peft_writer import export_adapter
 
     if _AS.value == "adapter":
         export_adapter(_SOURCE.value, _OUT.value, _DIALECT.value)

@@ -42,8 +42,8 @@ for _flag in vars(judge_flags).values():
 def main(argv: list[str]) -> None:
     import dataclasses
 
-    from vlm_mu_jax import folders
     from vlm_mu_jax.data import curated, forget_retain, readers
+    from vlm_mu_jax.files import folders
 
     _check_flags()
     folders.check_replaceable(_OUT.value, curated.MARKER)
@@ -105,7 +105,7 @@ def _forget(requests: Any) -> tuple[tuple, tuple, dict]:
     """(forget records, their answers lines, counts). InputError when nothing is left."""
     import dataclasses
 
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.evaluation import curation
 
@@ -141,8 +141,8 @@ def _coreset(forget: tuple, root: Path) -> tuple[tuple, dict | None]:
 
     scores = None
     if _CHECKPOINT.value:
-        from vlm_mu_jax import model_folder
-        from vlm_mu_jax.cli import progress
+        from vlm_mu_jax import progress
+        from vlm_mu_jax.storage import model_folder
         from vlm_mu_jax.training import forget_scores
 
         command.enable_compilation_cache(_OUT.value)

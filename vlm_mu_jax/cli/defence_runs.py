@@ -162,7 +162,7 @@ def _steering(model, folder: str | None) -> tuple[Any, dict | None]:
 def _facts(model, defence: Defence, guard: dict | None, suite, plan: Plan) -> tuple[dict, dict]:
     """(config.json, provenance.json) of the run's folder."""
     from vlm_mu_jax.evaluation import defences, provenance
-    from vlm_mu_jax.steering.artifact import weights_hash
+    from vlm_mu_jax.storage.identity import weights_hash
 
     weights = weights_hash(model.params)
     settings = {

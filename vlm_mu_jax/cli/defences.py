@@ -20,8 +20,10 @@ from typing import Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags, output
+from vlm_mu_jax.cli import command, judge_flags
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import outputs
+from vlm_mu_jax.files.json_file import write_json
 
 flags.adopt_module_key_flags(judge_flags)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -98,16 +100,16 @@ def main(argv: list[str]) -> None:
         "perplexity_model": plan.perplexity.name if plan.perplexity else None,
     }
     content = {"schema": 1, **about, "rows": rows, "comparisons": tests}
-    output.write_json(plan.workdir / "defences.json", content)
-    output.check_writable(plan.workdir / "defences.md").write_text(table + "\n", encoding="utf-8")
+    write_json(plan.workdir / "defences.json", content)
+    outputs.check_writable(plan.workdir / "defences.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     print(f"judge: {plan.judge.name}; percent of questions; perplexity under {about['perplexity_model'] or 'no model'}")
 
 
 def _check(chosen) -> dict[str, str | None]:
     """Everything that can be wrong before a model is loaded; the guard folder of each defence."""
-    from vlm_mu_jax import model_folder
     from vlm_mu_jax.evaluation import defences
+    from vlm_mu_jax.storage import model_folder
 
     judge_flags.refuse_calibration()
     if _PROMPTS.value:
@@ -129,10 +131,10 @@ def _check(chosen) -> dict[str, str | None]:
 
 def _suites(chosen, guards) -> dict[str, Any]:
     """The questions of each defence: the same for all but for the words of a one-word attack."""
-    from vlm_mu_jax import model_folder
-    from vlm_mu_jax.attack.words import open_with
+    from vlm_mu_jax.attacks.words import open_with
     from vlm_mu_jax.cli import defence_runs
     from vlm_mu_jax.evaluation import instruction_settings, suite
+    from vlm_mu_jax.storage import model_folder
 
     words = defence_runs.words_of(_WORDS.value, [defence.name for defence in chosen])
     default = Path(_DATA.value) / instruction_settings.TEMPLATES
@@ -160,7 +162,8 @@ def _suites(chosen, guards) -> dict[str, Any]:
 
 
 def _plan(models: "_Models") -> Any:
-    from vlm_mu_jax.cli import defence_runs, progress
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.cli import defence_runs
     from vlm_mu_jax.evaluation import defences
     from vlm_mu_jax.evaluation.perplexity import Perplexity
 
@@ -187,7 +190,7 @@ class _Models:
         self._loaded: dict[str, Any] = {}
 
     def get(self, folder: str) -> Any:
-        from vlm_mu_jax import model_folder
+        from vlm_mu_jax.storage import model_folder
 
         path = str(model_folder.find(folder))
         if path not in self._loaded:

@@ -61,9 +61,9 @@ _SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_befor
 def main(argv: list[str]) -> None:
     if eval_list.LIST.value:
         return eval_list.print_sets()
-    from vlm_mu_jax import model_folder
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation import defences, runner, suite, table
+    from vlm_mu_jax.storage import model_folder
 
     eval_list.names()  # a wrong name is an error before anything long begins
     command.enable_compilation_cache(_WORKDIR.value)
@@ -119,9 +119,9 @@ def main(argv: list[str]) -> None:
 
 def _questions(folder, words) -> Any:
     """The suite; a text-only model is asked the text-only questions."""
-    from vlm_mu_jax import model_folder
-    from vlm_mu_jax.attack.words import open_with
+    from vlm_mu_jax.attacks.words import open_with
     from vlm_mu_jax.evaluation import suite
+    from vlm_mu_jax.storage import model_folder
 
     has_vision = model_folder.read_config(folder).vision is not None
     if not _DATA.value:
@@ -168,7 +168,7 @@ def _describe(model, guard, questions, words) -> tuple[dict, dict]:
     from pathlib import Path
 
     from vlm_mu_jax.evaluation import provenance
-    from vlm_mu_jax.steering.artifact import weights_hash
+    from vlm_mu_jax.storage.identity import weights_hash
 
     weights = weights_hash(model.params)
     flag_values = {

@@ -71,7 +71,7 @@ def grade(answers: dict, questions: Any, judge: Any, workdir: str, again: bool, 
 
 def print_sets() -> None:
     """The table of --list: all public sets, or those named by --utility and --safety with every missing image."""
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.data.readers import catalogue
     from vlm_mu_jax.errors import InputError
 

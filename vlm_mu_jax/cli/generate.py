@@ -87,12 +87,12 @@ def _check_flags() -> None:
 
 def generate_all(model, steer) -> None:
     """Answers to the records of --data, in --out. Raises InputError for kinds that do not exist or are not there."""
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.data import readers
     from vlm_mu_jax.data.records import KINDS
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.evaluation.record_answers import answer_records
-    from vlm_mu_jax.steering.artifact import weights_hash
+    from vlm_mu_jax.storage.identity import weights_hash
 
     records = readers.read(_DATA.value)
     unknown = [kind for kind in _KINDS.value if kind not in KINDS]

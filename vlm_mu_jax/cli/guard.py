@@ -36,7 +36,7 @@ for _module in (guard_flags, *ACTIONS.values()):
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax import model_folder
+    from vlm_mu_jax.storage import model_folder
 
     action = ACTIONS[argv[1]]
     for flag in action.NEEDS:

@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from vlm_mu_jax.cli import guard_flags, output
+from vlm_mu_jax.cli import guard_flags
+from vlm_mu_jax.files import outputs
 
 _IMAGE = flags.DEFINE_multi_enum(
     "image", ["blank"], ["own", "blank", "none"], "apply: image of every question; may be given several times"
@@ -13,14 +14,15 @@ NEEDS = (guard_flags.DATA, guard_flags.GUARD)
 
 def check() -> None:
     """What can be wrong before the model is loaded."""
-    output.check_writable(guard_flags.OUT.value)
+    outputs.check_writable(guard_flags.OUT.value)
     guard_flags.requests()
     guard_flags.judge()
 
 
 def run(model) -> None:
     """Writes an answers line per request and condition; prints refusals among requests that selection did not see."""
-    from vlm_mu_jax.cli import guard_trials, progress
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.cli import guard_trials
     from vlm_mu_jax.evaluation.answers_file import rewrite
     from vlm_mu_jax.steering import artifact
     from vlm_mu_jax.steering.guard import load_guard
@@ -49,7 +51,7 @@ def run(model) -> None:
         ]
         lines += made
         rows += _summary(records, made, answers, condition, judge, seen)
-    with output.complete_file(guard_flags.OUT.value) as partial:
+    with outputs.complete_file(guard_flags.OUT.value) as partial:
         rewrite(partial, lines)
     print(f"by judge {judge.name}" + (", on the requests that selection did not see" if seen else ""))
     print("\n".join(rows))

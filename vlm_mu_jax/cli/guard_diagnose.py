@@ -4,8 +4,10 @@ from typing import Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import guard_extract, guard_flags, output
+from vlm_mu_jax.cli import guard_extract, guard_flags
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import outputs
+from vlm_mu_jax.files.json_file import write_json
 
 _LAYER = flags.DEFINE_integer("layer", None, "diagnose: layer of the PCA; the middle one without it", lower_bound=0)
 _ANSWERS = flags.DEFINE_bool(
@@ -20,9 +22,9 @@ NEEDS = (guard_flags.DATA,)
 
 def check() -> None:
     """What can be wrong before the model is loaded."""
-    from vlm_mu_jax import model_folder
+    from vlm_mu_jax.storage import model_folder
 
-    output.check_writable(guard_flags.OUT.value)
+    outputs.check_writable(guard_flags.OUT.value)
     guard_flags.requests()
     for folder in filter(None, (guard_extract.LLM.value, _PERPLEXITY_MODEL.value)):
         model_folder.find(folder)
@@ -33,7 +35,7 @@ def check() -> None:
 
 
 def run(model) -> None:
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.steering import diagnostics
     from vlm_mu_jax.steering.states import POSITION
 
@@ -54,14 +56,14 @@ def run(model) -> None:
     if _ANSWERS.value:
         found["answers"] = _answers(model, records)
     about = {"direction": guard.origin, "blank": kind, "llm": guard_extract.LLM.value, "data_sha256": records.sha256}
-    output.write_json(guard_flags.OUT.value, found | about)
+    write_json(guard_flags.OUT.value, found | about)
     _show(found)
 
 
 def _with_llm(states, records, how: dict[str, Any]) -> dict[str, list[float]]:
-    from vlm_mu_jax import model_folder
     from vlm_mu_jax.steering import diagnostics
     from vlm_mu_jax.steering.states import last_token_states
+    from vlm_mu_jax.storage import model_folder
 
     llm = model_folder.load(guard_extract.LLM.value)
     llm_LND = last_token_states(llm, [r.question for r in records], **how, label="states, other language model")
@@ -70,11 +72,12 @@ def _with_llm(states, records, how: dict[str, Any]) -> dict[str, list[float]]:
 
 def _answers(model, records) -> dict[str, Any]:
     """{"judge", "perplexity_model", "conditions": {condition: {harmful, harmless: rates; perplexity, tokens}}}."""
-    from vlm_mu_jax import model_folder
-    from vlm_mu_jax.cli import guard_trials, progress
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.cli import guard_trials
     from vlm_mu_jax.evaluation.perplexity import Perplexity
     from vlm_mu_jax.steering.diagnostics import BLANKS
     from vlm_mu_jax.steering.guarded import answer
+    from vlm_mu_jax.storage import model_folder
 
     judge, size = guard_flags.judge(), guard_flags.BATCH.value
     scorer = Perplexity(model_folder.load(_PERPLEXITY_MODEL.value) if _PERPLEXITY_MODEL.value else model, size)

@@ -92,7 +92,7 @@ NEEDS = (guard_flags.ANCHORS,)
 
 def check() -> None:
     """What can be wrong before the model is loaded, which may take minutes."""
-    from vlm_mu_jax.folders import check_replaceable
+    from vlm_mu_jax.files.folders import check_replaceable
     from vlm_mu_jax.steering.anchors import load_anchors
     from vlm_mu_jax.steering.artifact import META
 
@@ -115,11 +115,11 @@ def run(model) -> None:
 
 def new_guard(model, anchors: str | Path):
     """Extraction with the settings of the flags; checks them by building what they can build without a prompt."""
-    from vlm_mu_jax import model_folder
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.steering.anchors import load_anchors
     from vlm_mu_jax.steering.extract import extract
     from vlm_mu_jax.steering.guard import Settings
+    from vlm_mu_jax.storage import model_folder
 
     estimator, changes = _settings(model.config.text.L)
     Settings(**changes)  # a clash of flags is told before the states are read

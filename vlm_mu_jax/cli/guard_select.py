@@ -41,7 +41,7 @@ NEEDS = (guard_flags.DATA,)
 
 def check() -> None:
     """What can be wrong before the model is loaded."""
-    from vlm_mu_jax.folders import check_replaceable
+    from vlm_mu_jax.files.folders import check_replaceable
     from vlm_mu_jax.steering.artifact import META
 
     guard_extract.check_settings()
@@ -51,7 +51,8 @@ def check() -> None:
 
 
 def run(model) -> None:
-    from vlm_mu_jax.cli import guard_heatmap, guard_trials, progress
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.cli import guard_heatmap, guard_trials
     from vlm_mu_jax.steering import selection
 
     records, judge = guard_flags.requests(), guard_flags.judge()

@@ -16,7 +16,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "decides words, signs, data, weights and
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax.cli import progress
+    from vlm_mu_jax import progress
     from vlm_mu_jax.miniature import checkpoint
 
     command.enable_compilation_cache()

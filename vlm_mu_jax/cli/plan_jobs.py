@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlm_mu_jax import model_folder
-from vlm_mu_jax.attack.flops import candidate_flops, image_flops
-from vlm_mu_jax.attack.margin import score
-from vlm_mu_jax.attack.openings import Node
+from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
+from vlm_mu_jax.attacks.margin import score
+from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.config import LlavaConfig, from_hf
 from vlm_mu_jax.model.decoder import KV
@@ -49,7 +49,7 @@ def model_config(settings: dict[str, Any]) -> LlavaConfig:
     init, like = settings["model"]["init"], settings["model"]["like"]
     file = Path(init) / "config.json"
     if init and file.is_file():
-        cfg = from_hf(model_folder.read_json(file), str(file))
+        cfg = from_hf(read_json(file), str(file))
     elif like:
         cfg = published(like)
     else:

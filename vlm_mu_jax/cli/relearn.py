@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from vlm_mu_jax.cli import command
+from vlm_mu_jax.files.json_file import write_json
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder of the unlearned model", required=True)
 _DATA = flags.DEFINE_string("data", None, "folder of the training data and of the questions", required=True)
@@ -42,17 +43,19 @@ _ASKED = flags.DEFINE_integer("eval_batch_size", 16, "questions answered at a ti
 def main(argv: list[str]) -> None:
     from pathlib import Path
 
-    from vlm_mu_jax.cli import output, progress, relearning
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.cli import relearning
     from vlm_mu_jax.errors import InputError
+    from vlm_mu_jax.files import outputs
 
     if (_FORGET.value is None) == (_HARMLESS.value is None):
         raise InputError("give either --forget=K or --harmless=FILE, the data to fine-tune on")
     if _FORGET.value is not None and not _ANSWERS.value:
         raise InputError("--forget needs --forget_answers, the harmful answers of the base model (bin/eval wrote them)")
     workdir, data = Path(_WORKDIR.value).expanduser(), Path(_DATA.value).expanduser()
-    output.check_writable(workdir / "relearn.json")
+    outputs.check_writable(workdir / "relearn.json")
     command.enable_compilation_cache(workdir)
-    from vlm_mu_jax import model_folder
+    from vlm_mu_jax.storage import model_folder
 
     questions = _questions(data)
     records, root, what = _examples(data)
@@ -106,10 +109,9 @@ def _say(step: int, values: dict[str, float]) -> None:
 
 
 def _write(workdir: Any, content: dict[str, Any]) -> None:
-    from vlm_mu_jax.cli import output
-    from vlm_mu_jax.evaluation.report import canvas, figures_training
+    from vlm_mu_jax.reporting import canvas, figures_training
 
-    output.write_json(workdir / "relearn.json", content)
+    write_json(workdir / "relearn.json", content)
     (workdir / "relearn.svg").write_text(canvas.standalone(figures_training.relearning([content])), encoding="utf-8")
     print(f"{'step':>6} {'ASR':>18} {'harmless right':>18}")
     for point in content["curve"]:

@@ -73,10 +73,10 @@ def attack(
     """
     from vlm_mu_jax.data.batches import Stream
     from vlm_mu_jax.objectives.registry import make_objective
+    from vlm_mu_jax.storage.identity import weights_hash
     from vlm_mu_jax.training.best import Evaluation
     from vlm_mu_jax.training.loop import train
     from vlm_mu_jax.training.optimizer import OptimConfig
-    from vlm_mu_jax.training.reference import weights_hash
     from vlm_mu_jax.training.sources import tokenised
     from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection
 

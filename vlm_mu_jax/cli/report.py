@@ -11,8 +11,9 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, output
-from vlm_mu_jax.evaluation.report.evidence import EVIDENCE
+from vlm_mu_jax.cli import command
+from vlm_mu_jax.files import outputs
+from vlm_mu_jax.reporting.evidence import EVIDENCE
 
 _OUT = flags.DEFINE_string("out", "report.html", "HTML file to write; results.json and results.csv appear beside it")
 _ATTACK = flags.DEFINE_string("attack", None, "attack.json of bin/attack: the one-word search")
@@ -36,9 +37,9 @@ _FIGURES = flags.DEFINE_string("figures", None, "folder to write every figure to
 def main(argv: list[str]) -> None:
     from pathlib import Path
 
-    from vlm_mu_jax.evaluation import report
+    from vlm_mu_jax import reporting as report
 
-    out = output.check_writable(_OUT.value)
+    out = outputs.check_writable(_OUT.value)
     written = report.build(
         [Path(name).expanduser() for name in argv[1:]],
         out,

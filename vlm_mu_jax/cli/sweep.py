@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.cli import output, progress, train_evaluation
+from vlm_mu_jax import progress
+from vlm_mu_jax.cli import train_evaluation
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files import outputs
+from vlm_mu_jax.files.json_file import write_json
 
 DONE = "point.json"
 
@@ -41,7 +44,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, log: Any = None) -> dict
             _train(point, workdir, questions, log)
         rows.append(json.loads((workdir / point.name / DONE).read_text(encoding="utf-8")))
         content = summary(config["objective"]["name"], rows, len(points))
-        output.write_json(workdir / "sweep.json", content)
+        write_json(workdir / "sweep.json", content)
     _show(content, workdir)
     return content
 
@@ -107,7 +110,7 @@ def _train(point: Any, workdir: Path, questions: Any, log: Any) -> None:
     rates = next(row for row in rows if row["step"] == step)
     if "frontier" not in rates:
         raise JobError(f"{folder}: no unsafe or no harmless answer got a verdict; choose another config.eval.judge")
-    output.write_json(
+    write_json(
         folder / DONE,
         {
             "name": point.name,
@@ -121,10 +124,10 @@ def _train(point: Any, workdir: Path, questions: Any, log: Any) -> None:
 
 
 def _show(content: Mapping[str, Any], workdir: Path) -> None:
-    from vlm_mu_jax.evaluation.report import canvas, figures_training
+    from vlm_mu_jax.reporting import canvas, figures_training
 
     table = markdown(content)
-    output.check_writable(workdir / "table.md").write_text(table + "\n", encoding="utf-8")
+    outputs.check_writable(workdir / "table.md").write_text(table + "\n", encoding="utf-8")
     drawn = figures_training.sweep_frontier(content)
     (workdir / "frontier.svg").write_text(canvas.standalone(drawn), encoding="utf-8")
     print(table)

@@ -53,7 +53,8 @@ def main(argv: list[str]) -> None:
 
 
 def _train(config: dict, log: Any) -> None:
-    from vlm_mu_jax.cli import progress, train_evaluation
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.cli import train_evaluation
     from vlm_mu_jax.cli.step_log import SPEED
     from vlm_mu_jax.training.goodput import Goodput, summary
     from vlm_mu_jax.training.run import run, trained_step

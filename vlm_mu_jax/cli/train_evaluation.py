@@ -29,9 +29,9 @@ class Questions:
 
         Raises InputError when a file is missing or bad, or holds no unsafe or no harmless questions.
         """
-        from vlm_mu_jax import model_folder
         from vlm_mu_jax.data.prompts import Processor
         from vlm_mu_jax.evaluation import judges
+        from vlm_mu_jax.storage import model_folder
 
         self._path, self._settings = model_folder.find(checkpoint), settings
         self._cfg = model_folder.read_config(self._path)
@@ -43,7 +43,7 @@ class Questions:
 
     def __call__(self, step: int, params: Mapping[str, Any], folder: Path) -> dict[str, float]:
         from vlm_mu_jax.evaluation import frontier, runner
-        from vlm_mu_jax.model_folder import Model
+        from vlm_mu_jax.storage.model_folder import Model
 
         model = Model(params, self._cfg, self._processor, self._path)
         sizes = self._settings["batch_size"], self._settings["max_new_tokens"]
@@ -72,7 +72,7 @@ def _empty(folder: Path) -> Iterator[Path]:
 
 def _suite(settings: Mapping[str, Any], seed: int) -> Any:
     """The questions that `frontier.rates` counts."""
-    from vlm_mu_jax.attack.words import open_with
+    from vlm_mu_jax.attacks.words import open_with
     from vlm_mu_jax.evaluation import frontier, suite
 
     data, words = settings["data"], settings["attack_words"]

@@ -9,7 +9,7 @@ judging again never generates again.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from vlm_mu_jax.evaluation.answers_file import Answer, AnswersFile, Condition
 from vlm_mu_jax.evaluation.batches import SharedBatch, plan_batches, plan_shared, split_shared
 from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, judge_many
 from vlm_mu_jax.parallel.distributed import to_host
+from vlm_mu_jax.progress import Progress
 
-Progress = Callable[..., Iterable]  # (iterable, label, total=None), as `cli.progress.bar`
 BLANK = "blank:"
 
 

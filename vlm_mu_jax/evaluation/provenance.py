@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.model_folder import package_versions
+from vlm_mu_jax.storage.model_folder import package_versions
 
 
 def collect(

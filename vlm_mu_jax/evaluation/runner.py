@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from vlm_mu_jax.evaluation.answers_file import Answer
 from vlm_mu_jax.evaluation.calibration import Agreement
 from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, judge_many
 from vlm_mu_jax.evaluation.suite import Suite
+from vlm_mu_jax.files.json_file import write_json
 
 ANSWERS = "answers"
 # What an answer depends on besides its own prompt and image: a workdir holds answers of one such setting only.
@@ -157,14 +157,6 @@ def read_workdir(workdir: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def write_results(workdir: str | Path, content: Mapping[str, Any]) -> None:
     """Writes `results.json`."""
     write_json(Path(workdir) / "results.json", content)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON under its final name only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 _WORDS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from vlm_mu_jax.convert.exporter import export_params
+from vlm_mu_jax.conversion.exporter import export_params
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor

@@ -4,8 +4,6 @@ The JSON holds the hash of the weights the directions were taken from. Direction
 residual stream: on other weights they are noise with a safety label, so loading them there is refused.
 """
 
-import concurrent.futures
-import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
@@ -15,26 +13,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.folders import complete_folder
-from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.files.folders import complete_folder
 
 FORMAT = 1
 ARRAYS, META = "guard.safetensors", "guard.json"
-
-
-def weights_hash(params) -> str:
-    """SHA-256 over the path, dtype, shape and bytes of every leaf (leaves are hashed in parallel)."""
-    leaves = sorted(flatten(params).items())
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda item: _leaf_digest(*item), leaves)
-        return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _leaf_digest(path: str, leaf) -> bytes:
-    array = np.ascontiguousarray(leaf)
-    digest = hashlib.sha256(f"{path} {array.dtype} {array.shape} ".encode())
-    digest.update(array.reshape(-1).view(np.uint8))
-    return digest.digest()
 
 
 def versions() -> dict[str, str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm_mu_jax import model_folder
-from vlm_mu_jax.convert import exporter
+from vlm_mu_jax.conversion import exporter
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.folders import complete_folder
+from vlm_mu_jax.files.folders import complete_folder
+from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.steering import operators
 from vlm_mu_jax.steering.guard import Guard, Settings
 
@@ -95,7 +95,7 @@ def _with_bias(params: dict, shift_LD: np.ndarray, hf_config: dict) -> tuple[dic
 def export_baked(guard: Guard, model, out: str | Path, progress=None) -> Path:
     """`model` with `guard` in its weights, as an ordinary Hugging Face folder. Raises InputError as `bake` does."""
     folder = Path(model.folder)
-    params, hf_config = bake(guard, model.params, model_folder.read_json(folder / "config.json"))
+    params, hf_config = bake(guard, model.params, read_json(folder / "config.json"))
     return exporter.export_params(out, params, hf_config, files_from=folder, progress=progress)
 
 
@@ -106,7 +106,7 @@ def export_with_module(guard: Guard, model, out: str | Path, progress=None) -> P
     LLaVA and for the operator ablate, which is baked or not exported at all.
     """
     folder = Path(model.folder)
-    hf_config = model_folder.read_json(folder / "config.json")
+    hf_config = read_json(folder / "config.json")
     if hf_config.get("model_type") != "llava":
         kind = hf_config.get("model_type")
         raise InputError(f"the module is for LLaVA, {folder} is {kind!r}; use the guard with bin/generate --guard")

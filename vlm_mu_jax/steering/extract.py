@@ -12,6 +12,7 @@ from vlm_mu_jax.steering.directions import Directions, auroc_per_layer, differen
 from vlm_mu_jax.steering.estimators import PAIRED, estimate
 from vlm_mu_jax.steering.guard import Guard, Settings
 from vlm_mu_jax.steering.states import LOCATION, POSITION, Progress, last_token_states
+from vlm_mu_jax.storage.identity import weights_hash
 
 
 def extract(
@@ -107,8 +108,8 @@ def _anchor_scores(gate_LD: np.ndarray, text_LND, blank_LND, count: int) -> gate
 
 def _origin(model, anchors: Anchors, rank: int, estimator: str, llm, position: int) -> dict:
     return {
-        "weights_sha256": artifact.weights_hash(model.params),
-        "direction_weights_sha256": artifact.weights_hash((llm or model).params),
+        "weights_sha256": weights_hash(model.params),
+        "direction_weights_sha256": weights_hash((llm or model).params),
         "anchors_sha256": anchors.sha256,
         "anchors": {"harmful": len(anchors.harmful), "harmless": len(anchors.harmless), "paired": anchors.paired},
         "estimator": estimator,

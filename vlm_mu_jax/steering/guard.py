@@ -18,6 +18,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.decoder import SCOPES, Steer
 from vlm_mu_jax.steering import artifact, gates, operators
 from vlm_mu_jax.steering.directions import Directions
+from vlm_mu_jax.storage.identity import weights_hash
 
 DECIDERS = ("layer", "example")
 SOURCES = ("self", "text")
@@ -223,7 +224,7 @@ def _same_model(folder, model, weights: str, template: str) -> None:
             f"{folder} was made with conversation template {template!r}, the model uses "
             f"{model.processor.template!r}; extract again, or give --allow_other_model"
         )
-    if weights != artifact.weights_hash(model.params):
+    if weights != weights_hash(model.params):
         raise InputError(
             f"{folder} was extracted from other weights than {model.folder}; extract a guard from this "
             "model, or give --allow_other_model to use it all the same"

@@ -6,7 +6,7 @@ off by one layer, or a position before the template's closing tokens, gives anot
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +14,10 @@ import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.progress import Progress
 
 LOCATION = "block_output"
 POSITION = "last_prompt_token"
-Progress = Callable[[Iterable, str, int | None], Iterable]
 
 
 def prompt_batches(

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from vlm_mu_jax.convert import names
-from vlm_mu_jax.convert.peft_writer import FOLDER, write_adapter
+from vlm_mu_jax.conversion import names
+from vlm_mu_jax.conversion.peft_writer import FOLDER, write_adapter
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model.params import Params, Specs, flatten
-from vlm_mu_jax.model_folder import read_json
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.training.trainable import Selection, Tree, selected_paths
 

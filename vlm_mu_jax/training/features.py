@@ -8,7 +8,7 @@ is kept in memory.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from vlm_mu_jax.model.llava import encode_tower
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.parallel.mesh import batch_shards, put_batch, replicated
-from vlm_mu_jax.training.reference import weights_hash
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage.identity import weights_hash
 
-Progress = Callable[..., Iterable]
 Pixels = np.ndarray | Tiles
 
 MOST_BYTES = {"memory": 4 << 30, "disk": 64 << 30}  # more is not kept; the tower then runs in every step

@@ -1,6 +1,6 @@
 """How much each forget record says to the model: its loss, or the norm of its gradient (GraNd, arXiv 2107.07075)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ from vlm_mu_jax.data.batches import Stream, TrainBatch, bucket_lengths
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training.policy import ModelPolicy
 from vlm_mu_jax.training.sources import tokenised
-
-Progress = Callable[..., Iterable]
 
 
 def score(

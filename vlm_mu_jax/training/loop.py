@@ -26,6 +26,7 @@ from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.mesh import batch_shards, make_mesh, single_device_mesh
+from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.training.best import Evaluation, Results
 from vlm_mu_jax.training.checkpoint import Checkpoints
 from vlm_mu_jax.training.feed import Feed, StepBatch
@@ -33,7 +34,6 @@ from vlm_mu_jax.training.goodput import Goodput
 from vlm_mu_jax.training.metrics import Log, Recorder
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.preemption import notices
-from vlm_mu_jax.training.reference import weights_hash
 from vlm_mu_jax.training.robust import PLAIN, Robust
 from vlm_mu_jax.training.start import Job, Progress, Task, prepare, store_constants
 from vlm_mu_jax.training.step import TrainState

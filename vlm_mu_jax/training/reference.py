@@ -5,9 +5,8 @@ and found again by a hash of the weights and of the example (token ids, so templ
 pixels). No second copy of the weights exists and no step runs a reference forward.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,13 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.params import Params, flatten
+from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.parallel.mesh import process_rows, put_batch, replicated
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.training.policy import ModelPolicy
-
-Progress = Callable[..., Iterable]
-
-
-def weights_hash(params: Params) -> str:
-    """sha256 over names, dtypes, shapes and values of all parameters."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(flatten(params).items()):
-        digest.update(f"{path}/{leaf.dtype}/{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(distributed.to_host(leaf)).tobytes())
-    return digest.hexdigest()
 
 
 def reference_nll(

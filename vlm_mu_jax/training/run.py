@@ -9,20 +9,21 @@ from typing import Any
 
 import jax
 
-from vlm_mu_jax import model_folder
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.parallel.mesh import make_mesh
+from vlm_mu_jax.storage import model_folder
+from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.training.adapter import save_adapter
 from vlm_mu_jax.training.best import Evaluation, Results
 from vlm_mu_jax.training.goodput import Goodput
 from vlm_mu_jax.training.loop import train
 from vlm_mu_jax.training.metrics import Log
 from vlm_mu_jax.training.optimizer import OptimConfig
-from vlm_mu_jax.training.reference import weights_hash
 from vlm_mu_jax.training.robust import Robust
 from vlm_mu_jax.training.settings import model_config
 from vlm_mu_jax.training.sources import read_sources
@@ -103,7 +104,7 @@ def run(
 
 def trained_step(workdir: str | Path) -> int:
     """After which update the weights in a finished run's model/ were taken."""
-    return model_folder.read_json(Path(workdir) / "provenance.json")["weights_of_step"]
+    return read_json(Path(workdir) / "provenance.json")["weights_of_step"]
 
 
 def _export(
@@ -129,7 +130,7 @@ def _export(
     model_folder.write_model_folder(
         workdir / "model",
         params,
-        model_folder.read_json(model.folder / "config.json"),
+        read_json(model.folder / "config.json"),
         model.folder,
         settings["model"]["template"] or folder["template"],
         folder["dialect"],
@@ -142,7 +143,7 @@ def _write(workdir: Path, **files: Mapping[str, Any]) -> None:
     if distributed.first():
         workdir.mkdir(parents=True, exist_ok=True)
         for name, value in files.items():
-            model_folder.write_json(workdir / f"{name}.json", value)
+            write_json(workdir / f"{name}.json", value)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, flatten
 from vlm_mu_jax.parallel import distributed, rules
 from vlm_mu_jax.parallel.mesh import put, replicated
+from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training.checkpoint import Checkpoints
 from vlm_mu_jax.training.duals import with_duals
 from vlm_mu_jax.training.features import with_features
@@ -28,8 +29,6 @@ from vlm_mu_jax.training.reference import reference_nll
 from vlm_mu_jax.training.robust import PLAIN, Robust
 from vlm_mu_jax.training.step import TrainState, make_step
 from vlm_mu_jax.training.trainable import Dtypes, Selection, Tree, dtypes, finished, rests, split, trainable_specs
-
-Progress = Callable[..., Iterable]
 
 
 @dataclasses.dataclass(frozen=True)

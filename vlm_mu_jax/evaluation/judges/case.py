@@ -1,14 +1,13 @@
 """What a judge is shown, and how many answers are judged at once."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.judges.label import Label
-
-Progress = Callable[..., Iterable]  # (iterable, label, total=None), as `cli.progress.bar`
+from vlm_mu_jax.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vlm_mu_jax import model_folder
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges.rubrics import Prompt, Reply
@@ -20,6 +19,7 @@ from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import Batch, forward, logits_of
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.storage import model_folder
 
 _LEADS = ("", " ", "\n\n")  # what may stand between the prompt and the answer word
 

@@ -1,0 +1,86 @@
+"""Scores on disk: what was added is there again, a torn line is not, and another search's file is started anew."""
+
+import numpy as np
+import pytest
+
+from vlm_mu_jax.attacks.margins_file import MarginsFile, Scores
+from vlm_mu_jax.errors import InputError, JobError
+
+ONE = {"weights": "abc", "openings": ((5,), (7, 8))}
+
+
+def scores(seed=0):
+    margins = np.random.default_rng(seed).normal(size=(2, 5)).astype(np.float32)
+    return Scores(0.1 + seed, margins, np.array([[1, 0], [4, -1]]), np.array([0, 3]), 1e12)
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.margins_PW, b.margins_PW)
+    np.testing.assert_array_equal(a.best_PK, b.best_PK)
+    np.testing.assert_array_equal(a.in_full_P, b.in_full_P)
+    assert (a.original, a.flops) == (b.original, b.flops)
+
+
+def test_scores_come_back_bit_by_bit(tmp_path):
+    path = tmp_path / "new" / "margins.jsonl"
+    with MarginsFile(path, ONE) as file:
+        assert not file.resumed and file.get("q1") is None
+        file.add("q1", scores(1))
+        file.add("q2", scores(2))
+        same(file.get("q1"), scores(1))
+    with MarginsFile(path, ONE) as file:
+        assert file.resumed
+        same(file.get("q1"), scores(1))
+        same(file.get("q2"), scores(2))
+
+
+@pytest.mark.parametrize("cut", [1, 40, 100])
+def test_a_torn_last_line_is_cut_off(tmp_path, cut):
+    path = tmp_path / "margins.jsonl"
+    with MarginsFile(path, ONE) as file:
+        file.add("q1", scores(1))
+        whole = path.stat().st_size
+        file.add("q2", scores(2))
+    path.write_bytes(path.read_bytes()[:-cut])
+    with MarginsFile(path, ONE) as file:
+        same(file.get("q1"), scores(1))
+        assert file.get("q2") is None and path.stat().st_size == whole
+        file.add("q2", scores(2))
+    with MarginsFile(path, ONE) as file:
+        same(file.get("q2"), scores(2))
+
+
+def test_a_torn_first_line_is_started_anew(tmp_path):
+    path = tmp_path / "margins.jsonl"
+    path.write_bytes(b'{"schema": 1, "sea')
+    with MarginsFile(path, ONE) as file:
+        assert not file.resumed
+        file.add("q1", scores(1))
+    with MarginsFile(path, ONE) as file:
+        assert file.resumed and file.get("q1") is not None
+
+
+def test_another_search_starts_anew(tmp_path):
+    path = tmp_path / "margins.jsonl"
+    with MarginsFile(path, ONE) as file:
+        file.add("q1", scores(1))
+    with MarginsFile(path, ONE | {"weights": "other"}) as file:
+        assert not file.resumed and file.get("q1") is None
+    with MarginsFile(path, ONE) as file:
+        assert not file.resumed
+
+
+def test_one_process_at_a_time(tmp_path):
+    path = tmp_path / "margins.jsonl"
+    with MarginsFile(path, ONE), pytest.raises(JobError, match="another attack"):
+        MarginsFile(path, ONE)
+
+
+def test_damage_is_named(tmp_path):
+    path = tmp_path / "margins.jsonl"
+    with MarginsFile(path, ONE) as file:
+        file.add("q1", scores(1))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b'{"key": "q1"}\n')
+    with pytest.raises(InputError, match="margins.jsonl: damaged"):
+        MarginsFile(path, ONE)

@@ -1,0 +1,35 @@
+"""A search killed with SIGKILL continues with the question it was at and gives the same scores."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+
+def start(root, path, *more):
+    command = [sys.executable, str(root / "tests/attacks/killed_search.py"), str(path), *more]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+
+
+def result(process):
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(out.splitlines()[-1])
+
+
+def test_killed_and_continued_equals_uninterrupted(root, tmp_path):
+    whole = result(start(root, tmp_path / "whole.jsonl"))
+    assert whole["ticks"] == 3 * 9  # the unchanged question and eight words
+    path = tmp_path / "killed.jsonl"
+    victim, until = start(root, path, "0.3"), time.monotonic() + 200
+    while not path.exists() or path.read_bytes().count(b"\n") < 2:  # the header and one question
+        assert victim.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate(timeout=60)
+    done = path.read_bytes().count(b"\n") - 1
+    assert done in (1, 2)
+    rest = result(start(root, path))
+    assert rest == whole | {"ticks": (3 - done) * 9}

@@ -1,0 +1,81 @@
+"""The name table: complete, one-to-one, and every layout reversible."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_mu_jax.conversion import names
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.params import flatten
+
+TEXT = TextConfig(V=11, D=12, L=2, N=4, K=2, H=3, F=7, attention_bias=True, mlp_bias=True)
+LLAVA = param_specs(LlavaConfig(text=TEXT, vision=VisionConfig(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
+LLAMA = param_specs(LlavaConfig(text=TEXT))
+
+
+@pytest.mark.parametrize("dialect", names.DIALECTS.values(), ids=lambda d: d.name)
+def test_every_parameter_entry_comes_from_exactly_one_tensor(dialect):
+    specs = LLAVA if dialect.vision else LLAMA
+    slots = list(names.slots(specs, dialect))
+    assert len({slot.key for slot in slots}) == len(slots)
+    filled = {path: np.zeros(spec.shape, int) for path, spec in flatten(specs).items()}
+    for slot in slots:
+        filled[slot.path][slot.index()] += 1
+    assert all((count == 1).all() for count in filled.values())
+
+
+@given(
+    layout=st.sampled_from([names.SAME, names.FLAT, names.LINEAR, names.MERGE]),
+    shape=st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple),
+)
+def test_layouts_are_exactly_reversible(layout, shape):
+    ours = np.arange(math.prod(shape)).reshape(shape)
+    stored = layout.to_file(ours)
+    assert stored.shape == layout.file_shape(shape)
+    assert stored.flags.c_contiguous
+    np.testing.assert_array_equal(layout.to_ours(stored, shape), ours)
+
+
+def test_patch_convolution_is_flattened_channel_row_column():
+    stored = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+    ours = names.CONV.to_ours(stored, (48, 2))
+    assert ours[1 * 16 + 2 * 4 + 3, 1] == stored[1, 1, 2, 3]
+    np.testing.assert_array_equal(names.CONV.to_file(ours), stored)
+
+
+def test_each_dialect_is_recognised_by_its_own_keys():
+    for dialect in names.DIALECTS.values():
+        specs = LLAVA if dialect.vision else LLAMA
+        keys = [slot.key for slot in names.slots(specs, dialect)]
+        assert names.find_dialect(keys, specs, "x") == dialect
+        assert names.find_dialect(keys[:-3], specs, "x") == dialect  # also of an incomplete file
+
+
+def test_foreign_keys_are_bad_input():
+    with pytest.raises(InputError, match="no tensor has such a name"):
+        names.find_dialect(["transformer.h.0.attn.c_attn.weight"], LLAMA, "folder")
+
+
+def test_only_recomputed_buffers_are_ignored():
+    assert names.is_ignored("language_model.model.layers.0.self_attn.rotary_emb.inv_freq")
+    assert names.is_ignored("vision_tower.vision_model.embeddings.position_ids")
+    assert not names.is_ignored("vision_tower.vision_model.embeddings.position_embedding.weight")
+
+
+def test_the_text_half_of_clip_is_told_from_the_tower():
+    text = ("text_model.embeddings.position_ids", "text_projection.weight", "visual_projection.weight", "logit_scale")
+    assert all(names.is_clip_text(key) for key in text)
+    dialect = names.DIALECTS["llava_v5"]
+    tower = [slot.key.removeprefix(dialect.vision) for slot in names.slots(LLAVA, dialect) if "vision" in slot.path]
+    assert tower and not any(names.is_clip_text(prefix + key) for key in tower for prefix in ("", "vision_model."))
+
+
+def test_adapters_have_the_module_names_of_the_class_that_loads_the_base():
+    assert names.for_adapters("llava_v4", LLAVA).name == "llava_modules_v5"
+    assert names.for_adapters("llava_original_split", LLAVA).name == "llava_original"
+    assert names.for_adapters("text", LLAMA).name == "text"

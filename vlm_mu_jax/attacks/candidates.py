@@ -1,0 +1,128 @@
+"""Candidates as token ids: what a user's text with the word in it really becomes, and how it is cut into blocks.
+
+A candidate is tokenised as the whole string it is, never as "prefix ids + word ids": pieces may merge across the place
+where the word was put. What a candidate has in common with the unchanged prompt is then read off the ids. Most share
+everything before the word; the few that do not are run in full, and counted.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vlm_mu_jax.attacks.words import Placed
+from vlm_mu_jax.data.prompts import Images, Processor, bucket
+
+# Widths of blocks are multiples of it. A compiled program costs seconds, so few blocks share a wide step.
+WIDTH, FINE_WIDTH, MANY_BLOCKS = 8, 1, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Prompts of one question. head: ids all of them start with (up to the end of the image). tails: the rest of each.
+
+    original: the rest of the unchanged prompt. image_end: tokens up to the end of the last image, 0 without one.
+    """
+
+    head: tuple[int, ...]
+    tails: tuple[tuple[int, ...], ...]
+    original: tuple[int, ...]
+    image_end: int
+
+    @property
+    def original_ids(self) -> tuple[int, ...]:
+        return self.head + self.original
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each whole prompt."""
+        return len(self.head) + np.array([len(tail) for tail in self.tails], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Candidates of one program. index_C: their numbers, -1 for rows that only fill the block.
+
+    start: tokens taken from the question's prefix cache; None = the rows are whole prompts. tokens_CT and lengths_C
+    hold the tokens after them.
+    """
+
+    index_C: np.ndarray
+    start: int | None
+    tokens_CT: np.ndarray
+    lengths_C: np.ndarray
+
+
+def tokenise(processor: Processor, question: str, images: Images, placed: Sequence[Placed]) -> Prompts:
+    """The prompts of all candidates of one question about at most one image (`images`: as `Processor` takes them).
+
+    Texts are tokenised whole, with one placeholder for the image, which is a token of its own. Where a word stands
+    before the image, the prompts have no head in common.
+    """
+    number = images if isinstance(images, int) else len(images)
+    whole = tuple(processor.prompt_ids(question, images))
+    rows = processor.short_ids([(question, ""), *((one.question, one.answer_start) for one in placed)], number)
+    image = processor.cfg.image_token_id
+    tokens = whole.count(image) if number else 0
+    ends = [len(row) - row[::-1].index(image) if tokens else 0 for row in rows]
+    first = rows[0][: ends[0]]
+    image_end = ends[0] and ends[0] + tokens - 1
+    if all(row[:end] == first for row, end in zip(rows, ends, strict=True)):
+        original, *tails = [row[end:] for row, end in zip(rows, ends, strict=True)]
+        return Prompts(whole[:image_end], tuple(tails), original, image_end)
+    original, *tails = [(*row[: end - 1], *(image,) * tokens, *row[end:]) for row, end in zip(rows, ends, strict=True)]
+    return Prompts((), tuple(tails), original, image_end)
+
+
+def shared_start(prompts: Prompts, index: np.ndarray) -> tuple[int, np.ndarray]:
+    """(tokens to take from the unchanged prompt's cache, which of the candidates `index` share that many).
+
+    Of the starts that at least half of them share, the one with the fewest tokens left to run is taken: a few
+    candidates that share less (their first piece merges with what stands before it) are run in full rather than shorten
+    everyone's start. A candidate keeps at least its last token, whose state is read. Nothing is shared before the
+    image's end: then no candidate shares.
+    """
+    tails = [prompts.tails[i] for i in index]
+    common = np.array([_common(tail, prompts.original) for tail in tails])
+    length = np.array([len(tail) for tail in tails])
+    starts = np.unique(common)
+    starts = starts[starts <= np.median(common)]
+    left = [np.where(common >= n, length - n, len(prompts.head) + length).sum() for n in starts]
+    best = int(starts[int(np.argmin(left))])
+    if len(prompts.head) + best < max(prompts.image_end, 1):
+        return 0, np.zeros(len(index), bool)
+    return len(prompts.head) + best, common >= best
+
+
+def _common(tail: tuple[int, ...], original: tuple[int, ...]) -> int:
+    """Tokens both start with, at most all but the last of `tail`."""
+    most = min(len(tail) - 1, len(original))
+    return next((i for i in range(most) if tail[i] != original[i]), most)
+
+
+def blocks(prompts: Prompts, index: np.ndarray, start: int | None, size: int, multiple: int = 1) -> Iterator[Block]:
+    """Cuts the candidates `index` into blocks of one width each, short ones first. start as in `Block`.
+
+    `size` candidates share a block; whole prompts, which are longer, come in blocks of about as many tokens. The number
+    of rows is rounded up to a multiple of `multiple` (the devices they are spread over).
+    """
+    skip = 0 if start is None else start - len(prompts.head)
+    head = prompts.head if start is None else ()
+    length = np.array([len(prompts.tails[i]) - skip + len(head) for i in index])
+    if start is None:
+        size = max(1, int(size * 32 / max(length.max(initial=1), 32)))
+    size = -(-size // multiple) * multiple
+    step = FINE_WIDTH if len(index) >= MANY_BLOCKS * size else WIDTH
+    order = np.argsort(length, kind="stable")
+    for at in range(0, len(order), size):
+        chosen = order[at : at + size]
+        longest = int(length[chosen[-1]])
+        width = bucket(longest) if start is None else -(-longest // step) * step
+        tokens, lengths, numbers = (
+            np.zeros((size, width), np.int32),
+            np.ones(size, np.int32),
+            np.full(size, -1, np.int32),
+        )
+        for row, i in enumerate(chosen):
+            ids = head + prompts.tails[index[i]][skip:]
+            tokens[row, : len(ids)], lengths[row], numbers[row] = ids, len(ids), index[i]
+        yield Block(numbers, start, tokens, lengths)

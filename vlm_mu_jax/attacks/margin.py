@@ -1,0 +1,219 @@
+"""The refusal margin of candidate prompts: log-odds that the answer starts with a refusal opening, in nats.
+
+The openings form a tree of token prefixes. Every node needs the model's next-token distribution after the prompt plus
+the node's tokens; each node costs one token per candidate, which reads the prompt's cached keys and its ancestors'.
+Leaving the tree at any node means no refusal, so both sides of the odds are sums over nodes, and the margin keeps its
+precision near probabilities 0 and 1.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vlm_mu_jax.attacks.openings import Node
+from vlm_mu_jax.attacks.prefix import upto
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.decoder import KV, Steer, while_decoding
+from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
+from vlm_mu_jax.model.params import Params
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
+def score(
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_CT: Array,
+    lengths_C: Array,
+    features_1QD: Array | None,
+    *,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+    embedded_CTD: Array | None = None,
+) -> tuple[Array, Array | None]:
+    """Refusal margins [C], and the gates [L, C] of a guard.
+
+    Args:
+      kv: prefix cache of the candidates' question, of which they share `start` tokens; None = the rows are whole
+        prompts.
+      tokens_CT, lengths_C: the candidates' own tokens, right-padded.
+      features_1QD: the question's image tokens, where the rows hold them.
+      steer: the guard; gates that are not given are decided at each prompt's last token.
+      embedded_CTD: the rows' embeddings, instead of the tokens' own and the image tokens.
+    """
+    keep = len(nodes) > 1
+    out = _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, steer, lora, embedded_CTD, keep=keep)
+    steer = while_decoding(steer, out.gate_LB)
+    prompt_C = lengths_C if kv is None else start + lengths_C
+    margin_C = _walk(params, out.hidden_BTD[:, 0], _past(kv, start, out.cache), prompt_C, cfg, nodes, steer, lora)
+    return margin_C, out.gate_LB
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def last_states(
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_CT: Array,
+    lengths_C: Array,
+    features_1QD: Array | None,
+    *,
+    cfg: LlavaConfig,
+    lora: dict[str, Any] | None = None,
+) -> Array:
+    """Unsteered block outputs at each prompt's last token, float32 [L, C, D]: what a guard's first pass reads."""
+    return _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, None, lora, tap="last").taps
+
+
+def _run(
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_CT: Array,
+    lengths_C: Array,
+    features_1QD: Array | None,
+    cfg: LlavaConfig,
+    steer: Steer | None,
+    lora: dict[str, Any] | None,
+    embedded_CTD: Array | None = None,
+    keep: bool = False,
+    tap: str | None = None,
+) -> Output:
+    C = tokens_CT.shape[0]
+    past, offset_C = (), None
+    if kv is not None:
+        past, offset_C = (upto(kv, start),), jnp.full((C,), start, jnp.int32)
+    features = None if features_1QD is None else jnp.broadcast_to(features_1QD, (C, *features_1QD.shape[1:]))
+    return forward(
+        params,
+        Batch(tokens_CT, lengths_C, None, features, embedded_BTD=embedded_CTD),
+        cfg,
+        past=past,
+        offset_B=offset_C,
+        steer=steer,
+        lora=lora,
+        tap=tap,
+        keep_cache=keep,
+        logits=False,
+        last_only=True,
+    )
+
+
+def _past(kv: KV | None, start: Array, own: KV | None) -> tuple[KV, ...]:
+    """What the openings' tokens read: the shared prefix and the candidates' own tokens."""
+    if own is None:
+        return ()
+    return (own,) if kv is None else (upto(kv, start), own)
+
+
+def _walk(
+    params: Params,
+    last_CD: Array,
+    past: tuple[KV, ...],
+    lengths_C: Array,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    steer: Steer | None,
+    lora: dict[str, Any] | None,
+) -> Array:
+    """The margin [C] from the state after each prompt's last token. lengths_C: of the whole prompts."""
+    tree, C, count = _Tree(nodes, cfg.text.V), len(lengths_C), len(nodes)
+    no_mass = jnp.full((C,), -jnp.inf)
+    reached_CM = jnp.full((C, count), -jnp.inf).at[:, 0].set(0.0)  # log-probability of each node's tokens
+    reached_CM, yes_C, no_C = _read(params, last_CD, cfg, tree.row(0), 0, reached_CM, no_mass, no_mass)
+    if count > 1:
+        shape = (cfg.text.L, C, count, *past[-1].k.shape[-2:])
+        empty = jnp.zeros(shape, past[-1].k.dtype)
+        depth_CM = jnp.broadcast_to(jnp.asarray(tree.depth)[None] - 1, (C, count))
+
+        def visit(carry: tuple, m: Array) -> tuple[tuple, None]:
+            reached_CM, yes_C, no_C, k, v = carry
+            here = tree.row(m)
+            made = KV(k, v, lengths_C[:, None] + depth_CM, jnp.broadcast_to(here["above"][None], (C, count)))
+            one = Batch(jnp.broadcast_to(here["token"], (C, 1)), jnp.ones((C,), jnp.int32))
+            out = forward(
+                params,
+                one,
+                cfg,
+                past=(*past, made),
+                offset_B=lengths_C + here["depth"] - 1,
+                steer=steer,
+                lora=lora,
+                keep_cache=True,
+                logits=False,
+            )
+            k = jax.lax.dynamic_update_slice_in_dim(k, out.cache.k, m, axis=2)
+            v = jax.lax.dynamic_update_slice_in_dim(v, out.cache.v, m, axis=2)
+            read = _read(params, out.hidden_BTD[:, 0], cfg, here, m, reached_CM, yes_C, no_C)
+            return (*read, k, v), None
+
+        carry = (reached_CM, yes_C, no_C, empty, empty)
+        (_, yes_C, no_C, *_), _ = jax.lax.scan(visit, carry, jnp.arange(1, count))
+    return yes_C - no_C
+
+
+def _read(
+    params: Params,
+    last_CD: Array,
+    cfg: LlavaConfig,
+    here: dict[str, Array],
+    m: Any,
+    reached_CM: Array,
+    yes_C: Array,
+    no_C: Array,
+) -> tuple[Array, Array, Array]:
+    """Adds one node's next-token distribution to the two sides, and to the nodes below it."""
+    logits_CV = logits_of(params, last_CD, cfg)
+    before_C = jnp.take(reached_CM, m, axis=1) - jax.nn.logsumexp(logits_CV, axis=-1)
+
+    def mass(tokens: Array) -> Array:
+        """Log-probabilities of the node's tokens followed by each of these; filling (V) has none."""
+        return logits_CV.at[:, tokens].get(mode="fill", fill_value=-jnp.inf) + before_C[:, None]
+
+    reached_CM = reached_CM.at[:, here["deeper_node"]].set(mass(here["deeper"]), mode="drop")
+    inside_V = jnp.zeros((cfg.text.V,), bool).at[here["refusal"]].set(True, mode="drop")
+    inside_V = inside_V.at[here["deeper"]].set(True, mode="drop")
+    outside_CV = jnp.where(inside_V[None], -jnp.inf, logits_CV)
+    yes_C = _add(yes_C, mass(here["refusal"]))
+    no_C = _add(no_C, (jax.nn.logsumexp(outside_CV, axis=-1) + before_C)[:, None])
+    return reached_CM, yes_C, no_C
+
+
+def _add(total_C: Array, logs_CN: Array) -> Array:
+    """log(exp(total) + sum of exp(logs)); its gradient is 0, not NaN, where nothing has any mass yet."""
+    logs = jnp.concatenate([total_C[:, None], logs_CN], axis=1)
+    empty_C = jnp.isneginf(logs).all(axis=1)
+    return jnp.where(empty_C, -jnp.inf, jax.nn.logsumexp(jnp.where(empty_C[:, None], 0.0, logs), axis=1))
+
+
+class _Tree:
+    """The openings' nodes as arrays of one shape: lists of tokens are filled up with V, lists of nodes with M."""
+
+    def __init__(self, nodes: tuple[Node, ...], V: int) -> None:
+        M, index = len(nodes), {node.prefix: m for m, node in enumerate(nodes)}
+        self.depth = np.array([len(node.prefix) for node in nodes])
+        above = [[index[node.prefix[:i]] for i in range(1, len(node.prefix))] for node in nodes]
+        self.arrays = {
+            "token": np.array([node.prefix[-1] if node.prefix else 0 for node in nodes]),
+            "depth": self.depth,
+            "above": np.array([[m in some for m in range(M)] for some in above]),
+            "refusal": _filled([node.refusal for node in nodes], V),
+            "deeper": _filled([node.deeper for node in nodes], V),
+            "deeper_node": _filled([[index[(*n.prefix, token)] for token in n.deeper] for n in nodes], M),
+        }
+
+    def row(self, m: Any) -> dict[str, Array]:
+        return {name: jnp.asarray(array)[m] for name, array in self.arrays.items()}
+
+
+def _filled(rows: list[Any], value: int) -> np.ndarray:
+    out = np.full((len(rows), max(map(len, rows))), value, np.int32)
+    for row, items in zip(out, rows, strict=True):
+        row[: len(items)] = items
+    return out

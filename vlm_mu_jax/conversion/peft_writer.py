@@ -1,0 +1,181 @@
+"""Our LoRA pairs as a PEFT adapter folder (see peft.py), which `peft` loads over the base model."""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_mu_jax.conversion import names
+from vlm_mu_jax.conversion.overlay import Tensors
+from vlm_mu_jax.conversion.peft import CONFIG, PREFIX, WEIGHTS, Adapter, spellings
+from vlm_mu_jax.conversion.tensor_files import open_tensors
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.folders import complete_folder
+from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.model import config as config_lib
+from vlm_mu_jax.model import llava
+from vlm_mu_jax.model import lora as lora_lib
+from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.storage import model_folder
+
+FOLDER = "adapter"  # in the workdir of a LoRA run
+
+
+def write_adapter(
+    out: str | Path,
+    pairs: params_lib.Params,
+    alpha: float,
+    whole: Mapping[str, tuple[int, ...] | None],
+    read_leaf: Callable[[str], np.ndarray],
+    specs: params_lib.Specs,
+    dialect: names.Dialect,
+    base: str | None,
+) -> Path:
+    """Writes LoRA pairs as an adapter folder that `peft` loads over the base model.
+
+    In a job of several processes all must call it; process 0 writes.
+
+    Args:
+      out: the folder; an earlier adapter there is replaced.
+      pairs: {"decoder": {"layers": {name: {"a", "b"}}}}, shapes as in `model/lora.py`.
+      alpha: the pairs are scaled by alpha / rank.
+      whole: parameters that were trained without LoRA, and which layers of a stack (None: all). Their modules are
+        stored whole, as modules_to_save.
+      read_leaf: path of a parameter -> its trained value; asked for modules in `whole` only.
+      specs: parameters of the model.
+      dialect: whose module names to use: those of the class that the adapter shall be loaded into.
+      base: name of the base model, for adapter_config.json.
+
+    Raises:
+      InputError: a module is trained both ways, or a trained tensor belongs to no module of its own.
+    """
+    slots = list(names.slots(specs, dialect))
+    tensors, adapted = _pair_tensors(pairs, slots)
+    kept = _kept_modules(slots, whole)
+    both = sorted(kept & adapted)
+    if both:
+        raise InputError(f"{both[0]} was trained whole and with LoRA; an adapter holds one of them, export it merged")
+    for path, layers in itertools.groupby(
+        (slot for slot in slots if _module(slot.key) in kept), lambda slot: slot.path
+    ):
+        leaf = read_leaf(path)
+        tensors |= {PREFIX + slot.key: slot.layout.to_file(leaf[slot.index()]) for slot in layers}
+    rank = next(iter(params_lib.flatten(pairs).values())).shape[-1]
+    config = {
+        "peft_type": "LORA",
+        "task_type": None if "vision" in specs else "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_rslora": False,
+    }
+    return _write(out, tensors, config, adapted, kept, dialect) if distributed.first() else Path(out)
+
+
+def export_adapter(source: str | Path, out: str | Path, dialect: str | None = None) -> Path:
+    """Writes the adapter of a LoRA run for another reader.
+
+    Args:
+      source: workdir of the run.
+      out: the folder to write; an earlier adapter there is replaced.
+      dialect: whose module names to use (`names.DIALECTS`); None = see `names.for_adapters`.
+
+    Raises:
+      InputError: the run has no adapter, or `out` is somebody else's.
+    """
+    folder = Path(source).expanduser() / FOLDER
+    model = model_folder.find(source)
+    if not (folder / CONFIG).is_file():
+        reason = read_json(model / "provenance.json").get("adapter", "it trained no LoRA")
+        raise InputError(f"{source}: has no adapter ({reason}); export the model itself")
+    config = config_lib.from_hf(read_json(model / "config.json"), str(model / "config.json"))
+    specs = llava.param_specs(config)
+    fitting = {known.name: known for known in names.fitting(specs)}
+    if dialect is not None and dialect not in fitting:
+        raise InputError(f"dialect {dialect!r} does not fit this model; use one of {', '.join(fitting)}")
+    chosen = fitting.get(dialect or "", names.for_adapters(model_folder.read_settings(model)["dialect"], specs))
+    return _respell(folder, out, specs, chosen)
+
+
+def _respell(folder: Path, out: str | Path, specs: params_lib.Specs, dialect: names.Dialect) -> Path:
+    with contextlib.ExitStack() as stack:
+
+        def open_one(where: Path, stem: str) -> Tensors | None:
+            files = open_tensors(where, stem)
+            return None if files is None else stack.enter_context(files)
+
+        adapter = Adapter(folder, open_one)
+        spelled = spellings(specs, dialect)
+        tensors, adapted = {}, set()
+        for weight, pair in adapter.pairs.items():
+            module = _module(spelled[weight])
+            adapted.add(module)
+            for half, key in (("A", pair.a), ("B", pair.b)):
+                tensors[f"{PREFIX}{module}.lora_{half}.weight"] = adapter.read(key)
+        tensors |= {PREFIX + spelled[weight]: adapter.read(key) for weight, key in adapter.whole.items()}
+        kept = {_module(spelled[weight]) for weight in adapter.whole}
+        return _write(out, tensors, adapter.config, adapted, kept, dialect)
+
+
+def _write(
+    out: str | Path,
+    tensors: dict[str, np.ndarray],
+    config: Mapping[str, Any],
+    adapted: Collection[str],
+    kept: Collection[str],
+    dialect: names.Dialect,
+) -> Path:
+    from safetensors.numpy import save_file
+
+    named = {"target_modules": _target_modules(adapted, dialect), "modules_to_save": sorted(kept) or None}
+    with complete_folder(out, marker=CONFIG) as folder:
+        save_file(tensors, folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+        write_json(folder / CONFIG, {**config, **named})
+    return Path(out)
+
+
+def _pair_tensors(pairs: params_lib.Params, slots: list[names.Slot]) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Tensors of the adapter's file, and the modules they belong to."""
+    ours = {lora_lib.PREFIX + name: pair for name, pair in pairs["decoder"]["layers"].items()}
+    tensors, adapted = {}, set()
+    for slot in (slot for slot in slots if slot.path in ours):
+        a_IR, b = (np.asarray(ours[slot.path][half][slot.layer]) for half in ("a", "b"))
+        module = _module(slot.key)
+        adapted.add(module)
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(a_IR.T)
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(b.reshape(len(b), -1).T)
+    return tensors, adapted
+
+
+def _module(key: str) -> str:
+    return key.rsplit(".", 1)[0]
+
+
+def _kept_modules(slots: list[names.Slot], whole: Mapping[str, tuple[int, ...] | None]) -> set[str]:
+    """Modules that hold a tensor trained without LoRA."""
+    kept = set()
+    for slot in slots:
+        if slot.path not in whole or (whole[slot.path] is not None and slot.layer not in whole[slot.path]):
+            continue
+        if not slot.key.endswith((".weight", ".bias")):
+            raise InputError(f"{slot.path} was trained beside LoRA and has no module of its own; export it merged")
+        kept.add(_module(slot.key))
+    return kept
+
+
+def _target_modules(adapted: Collection[str], dialect: names.Dialect) -> str | list[str]:
+    """The adapted linears by name; in a LLaVA by an expression, because the vision tower has linears of these names."""
+    linears = sorted({module.rsplit(".", 1)[1] for module in adapted})
+    if dialect.vision is None:
+        return linears
+    return rf"{re.escape(dialect.text)}layers\.\d+\.(self_attn|mlp)\.({'|'.join(linears)})"

@@ -1,0 +1,217 @@
+"""Our model folder: what `bin/convert_hf` and `bin/train` write and every other command reads.
+
+- config.json: the Hugging Face config, unchanged
+- tokenizer*, preprocessor_config.json ...: tokenizer and image processor files, unchanged
+- params/: Orbax, the parameters alone, uncompressed (see stored_params.py)
+- original/: of an original LLaVA checkpoint, its own config and tokenizer files (see convert/original.py)
+- vlm_mu_jax.json: {"format", "template", "dialect", "dtype"}
+- provenance.json: where the weights come from
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.folders import complete_folder, partial_folder
+from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.model import config as config_lib
+from vlm_mu_jax.model import llava
+from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.storage import stored_params
+
+FORMAT = 1
+SETTINGS = "vlm_mu_jax.json"
+PARAMS = "params"
+ORIGINAL = "original"
+# Everything that travels with the weights. Patterns, because tokenizers differ in the files they need.
+COMPANION_FILES = (
+    "tokenizer*.json",
+    "tokenizer.model*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "orbax-checkpoint",
+    "numpy",
+    "ml_dtypes",
+    "safetensors",
+    "transformers",
+    "vlm_mu_jax",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model ready to use. processor is None only if `load` was told to do without."""
+
+    params: params_lib.Params
+    config: config_lib.LlavaConfig
+    processor: Any  # vlm_mu_jax.data.prompts.Processor
+    folder: Path
+
+
+def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_processor: bool = True) -> Model:
+    """Loads a model folder, or the final model of a training run.
+
+    Args:
+      folder: a model folder, or a workdir that holds one in `model/`.
+      mesh: where the parameters go; None = the first device.
+      with_processor: False skips the tokenizer and image settings (a checkpoint may have none).
+
+    Raises:
+      InputError: no such model, weights of another model, unreadable files.
+    """
+    folder = find(folder)
+    cfg = read_config(folder)
+    template = read_settings(folder)["template"]
+    processor = None
+    if with_processor:
+        from vlm_mu_jax.data.prompts import Processor  # brings in transformers
+
+        processor = Processor.from_folder(folder, cfg, template=template)
+    params = stored_params.load(folder / PARAMS, llava.param_specs(cfg), mesh)
+    return Model(params, cfg, processor, folder)
+
+
+def find(folder: str | Path) -> Path:
+    """The model folder itself, given it or a run's workdir.
+
+    Raises:
+      InputError: there is none.
+    """
+    folder = Path(folder).expanduser()
+    for candidate in (folder, folder / "model"):
+        if (candidate / SETTINGS).is_file():
+            return candidate.absolute()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a model folder made by bin/convert_hf or bin/train")
+    if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: a Hugging Face checkpoint; convert it first (bin/convert_hf --source={folder})")
+    raise InputError(f"{folder}: holds no model ({SETTINGS} is missing); give one made by bin/convert_hf or bin/train")
+
+
+def read_config(folder: Path) -> config_lib.LlavaConfig:
+    return config_lib.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The content of vlm_mu_jax.json: template, dialect, dtype.
+
+    Raises:
+      InputError: it is broken or of a later format.
+    """
+    settings = read_json(folder / SETTINGS)
+    missing = {"format", "template", "dialect", "dtype"} - settings.keys()
+    if missing:
+        raise InputError(f"{folder / SETTINGS}: {', '.join(sorted(missing))} is missing; convert the model again")
+    if settings["format"] != FORMAT:
+        raise InputError(f"{folder / SETTINGS}: format {settings['format']!r} is not {FORMAT}; update vlm_mu_jax")
+    return settings
+
+
+def write_model_folder(
+    out: str | Path,
+    params: Mapping[str, Any],
+    hf_config: Mapping[str, Any],
+    files_from: str | Path | None,
+    template: str,
+    dialect: str,
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Writes a model folder; it appears under its name only when it is complete.
+
+    In a job of several processes all must call it, with their shards of `params`; process 0 writes the rest.
+
+    Args:
+      out: the folder; an earlier model folder there is replaced.
+      params: nested dict of arrays (numpy or jax) that fits `hf_config`.
+      hf_config: content of config.json.
+      files_from: folder whose tokenizer and processor files are copied.
+      template: name of the conversation template (`data.prompts.TEMPLATES`).
+      dialect: spelling of the file keys to use on export (`convert.names.DIALECTS`).
+      provenance: content of provenance.json.
+    """
+    cfg = config_lib.from_hf(dict(hf_config))
+    specs = llava.param_specs(cfg)
+    params_lib.check_params(dict(params), specs, str(out))
+    dtypes = [leaf.dtype for leaf in params_lib.flatten(params).values()]
+    one = complete_folder(out, marker=SETTINGS) if distributed.first() else contextlib.nullcontext(partial_folder(out))
+    with one as folder:
+        if distributed.first():
+            if files_from is not None:
+                copy_companions(files_from, folder)
+            write_facts(folder, hf_config, dtypes, template, dialect, provenance)
+        distributed.sync("model folder begun")
+        stored_params.save(folder / PARAMS, params, specs)
+    distributed.sync("model folder complete")
+    return Path(out)
+
+
+def write_facts(
+    folder: Path,
+    hf_config: Mapping[str, Any],
+    dtypes: Iterable[Any],
+    template: str,
+    dialect: str,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes everything about the parameters but themselves; arguments as for `write_model_folder`.
+
+    Args:
+      dtypes: of the parameters.
+    """
+    kinds = {str(dtype) for dtype in dtypes}
+    settings = {
+        "format": FORMAT,
+        "template": template,
+        "dialect": dialect,
+        "dtype": kinds.pop() if len(kinds) == 1 else "mixed",
+    }
+    write_json(folder / "config.json", hf_config)
+    write_json(folder / "provenance.json", provenance)
+    write_json(folder / SETTINGS, settings)
+
+
+def copy_companions(source: str | Path, out: Path, original: bool = True) -> list[str]:
+    """Copies tokenizer and processor files, and `original/` if there is one and it is wanted; returns their names."""
+    found = sorted({path for pattern in COMPANION_FILES for path in Path(source).glob(pattern) if path.is_file()})
+    for path in found:
+        shutil.copyfile(path, out / path.name)
+    if original and (Path(source) / ORIGINAL).is_dir():
+        shutil.copytree(Path(source) / ORIGINAL, out / ORIGINAL)
+    return [path.name for path in found]
+
+
+def has_tokenizer(folder: str | Path) -> bool:
+    files = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    return any((Path(folder) / name).is_file() for name in files)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions that decide what a run computes."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
