@@ -92,7 +92,8 @@ import jax
 source, out, address, processes, process = sys.argv[1:]
 jax.distributed.initialize(address, int(processes), int(process))
 from tests.storage.test_model_folder import HF
-from vlm_mu_jax import load, model_folder
+from vlm_mu_jax import load
+from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.parallel.mesh import make_mesh
 model = load(source, mesh=make_mesh(2, 2, 2), with_processor=False)
 for _ in range(2):  # the second replaces the first
