@@ -34,7 +34,7 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
     """
     name = _command_name()
     if any(word in sys.argv[1:] for word in _HELP_WORDS):
-        _finish(0, lambda: print(_help_text(doc)))
+        _finish(0, lambda: print(as_called(_help_text(doc))))
     _quiet_environment()
     try:
         argv = _parse(sys.argv, actions, name, operands)
@@ -232,6 +232,12 @@ def _command_name() -> str:
     return f"bin/{Path(sys.argv[0]).stem}"
 
 
+def as_called(text: str) -> str:
+    """The text with every `bin/NAME` spelled as this command was called: `vlm-mu NAME` in an installed package."""
+    program = os.environ.get("VLM_MU_PROGRAM")
+    return re.sub(r"(?<![\w/.])bin/(?=\w)", f"{program} ", text) if program else text
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -239,7 +245,7 @@ def _one_line(error: BaseException) -> str:
 def _report(name: str, message: str, traceback_wanted: bool, prefix: str = "error: ") -> None:
     if traceback_wanted:
         traceback.print_exc()
-    print(f"{prefix}{message}" if prefix else f"{name}: {message}", file=sys.stderr)
+    print(as_called(f"{prefix}{message}" if prefix else f"{name}: {message}"), file=sys.stderr)
 
 
 def _finish(code: int, last: Callable[[], None] | None = None) -> None:
