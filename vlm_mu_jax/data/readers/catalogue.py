@@ -5,43 +5,26 @@ spellings: a clone of the repository, or its archives unpacked. Nothing is downl
 """
 
 import dataclasses
-import hashlib
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vlm_mu_jax.data.readers import tables
+from vlm_mu_jax.data.readers import safety_sets, utility_sets
+from vlm_mu_jax.data.readers.dataset import DataSet
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
-
-Read = Callable[[list[Path], Path, str, bool], Records]  # (files, the set's folder, its name, check_images) -> records
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """One public set.
-
-    task: "safety" or "utility". folder: under the data root. files: alternatives, tried in turn; a pattern with `*`
-    takes all files that match. count: questions as published. at: where upstream is. needs: what to put into the
-    folder. embedded: images lie inside the data file. confirmed: names were read in upstream's own files, or copies.
-    """
-
-    name: str
-    task: str
-    folder: str
-    files: tuple[str, ...]
-    read: Read
-    count: int
-    at: str
-    needs: str
-    embedded: bool = False
-    confirmed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What is on this disk of one set. state: ready, absent, incomplete (missing images or another count than the
-    published one) or unreadable (`problem` says why). missing: image files that are not there, under the set's folder.
+    """What this disk has of one set.
+
+    Attributes:
+      dataset: the set.
+      state: "ready", "absent", "incomplete" (images are missing, or the count is not the published one) or
+        "unreadable" (`problem` says why).
+      count: the number of records.
+      missing: image files that are not there, as paths under the set's folder.
+      problem: the reader's error.
     """
 
     dataset: DataSet
@@ -53,8 +36,6 @@ class Status:
 
 def all_sets() -> dict[str, DataSet]:
     """Every known set by name, safety first."""
-    from vlm_mu_jax.data.readers import safety_sets, utility_sets
-
     return {one.name: one for one in (*safety_sets.SETS, *utility_sets.SETS)}
 
 
@@ -103,25 +84,3 @@ def missing_images(records: Records) -> tuple[str, ...]:
     """Image paths of the records that are no files, each once, in their order."""
     paths = dict.fromkeys(record.image for record in records if record.image is not None)
     return tuple(path for path in paths if not os.path.isfile(records.root / path))
-
-
-def table(one: tables.Table) -> Read:
-    """The reader of a set of one file, or of several whose rows are numbered apart."""
-
-    def read(files: list[Path], folder: Path, name: str, check_images: bool) -> Records:
-        prefixes = [""] if len(files) == 1 else [f"{file.stem}:" for file in files]
-        parts = [
-            tables.read(one, file, folder, name, check_images, prefix)
-            for file, prefix in zip(files, prefixes, strict=True)
-        ]
-        return joined(parts, folder)
-
-    return read
-
-
-def joined(parts: Sequence[Records], folder: Path) -> Records:
-    """The records of several files of one set as one; its sha256 is that of the files' sha256s."""
-    if len(parts) == 1:
-        return parts[0]
-    sha256 = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
-    return Records(tuple(item for part in parts for item in part), folder, folder, sha256)

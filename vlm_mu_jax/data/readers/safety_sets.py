@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from vlm_mu_jax.data.readers import tables, vlguard
-from vlm_mu_jax.data.readers.catalogue import DataSet, joined, table
+from vlm_mu_jax.data.readers.dataset import DataSet, anywhere, joined, table
 from vlm_mu_jax.data.readers.embedded import Embedded, from_parquet
 from vlm_mu_jax.data.readers.files import KEY, LINE, Row
 from vlm_mu_jax.data.readers.tables import Table, column
@@ -154,224 +154,150 @@ _VLSBENCH = Table(
     details=lambda row: {"safety_reason": str(row.get("safety_reason") or "")},
 )
 
-_VLGUARD = ("vlguard", "ys-zong/VLGuard (images: Hugging Face ys-zong/VLGuard)")
-_VLGUARD_NEEDS = "put train.json, test.json and the unpacked train.zip, test.zip (folders train/, test/) there"
-_ONE_WORD_AT = "OPTML-Group/VLM-Safety-Unlearn, eval/safety_data"
-_ONE_WORD_NEEDS = "put this file beside VLGuard's test.json; its images are VLGuard's test/"
-_SPA_NEEDS = "download the Parquet files there; they hold the images, which are unpacked beside them when first read"
-_MMSB_NEEDS = "put data/processed_questions/ and the images data/imgs/SCENARIO/{SD,SD_TYPO,TYPO}/ there"
+# One line per set. Each source says once where its files come from and what to put into its folder.
+_vlguard_set = partial(
+    DataSet,
+    task="safety",
+    folder="vlguard",
+    at="ys-zong/VLGuard (images: Hugging Face ys-zong/VLGuard)",
+    needs="put train.json, test.json and the unpacked train.zip, test.zip (folders train/, test/) there",
+)
+_one_word_set = partial(
+    DataSet,
+    task="safety",
+    folder="vlguard",
+    at="OPTML-Group/VLM-Safety-Unlearn, eval/safety_data",
+    needs="put this file beside VLGuard's test.json; its images are VLGuard's test/",
+)
+_spa_vl_set = partial(
+    DataSet,
+    task="safety",
+    folder="spa_vl",
+    at="Hugging Face sqrti/SPA-VL",
+    needs="download the Parquet files there; they hold the images, which are unpacked beside them when first read",
+    embedded=True,
+    confirmed=False,
+)
+_figstep_set = partial(DataSet, task="safety", folder="figstep", at="ThuCCSLab/FigStep")
+_mm_safety_set = partial(
+    DataSet,
+    task="safety",
+    folder="mm_safetybench",
+    files=("data/processed_questions/*.json", "processed_questions/*.json"),
+    count=1680,
+    at="isXinLiu/MM-SafetyBench",
+    needs="put data/processed_questions/ and the images data/imgs/SCENARIO/{SD,SD_TYPO,TYPO}/ there",
+    confirmed=False,
+)
+_harmbench_set = partial(DataSet, task="safety", folder="harmbench", at="centerforaisafety/HarmBench")
+_jailbreakbench_set = partial(
+    DataSet, task="safety", folder="jailbreakbench", count=100, at="Hugging Face JailbreakBench/JBB-Behaviors"
+)
 
 
-def _folders(*names: str) -> tuple[str, ...]:
-    """A data file may lie in the set's folder itself or where a clone of the repository has it."""
-    return tuple(dict.fromkeys(part for name in names for part in (name, name.rpartition("/")[2])))
+def _single(name: str, file: str, one: Table, count: int, at: str, needs: str = DataSet.needs) -> DataSet:
+    """A set of one table in a folder of its own."""
+    read = table(one)
+    return DataSet(
+        name=name, task="safety", folder=name, files=anywhere(file), read=read, count=count, at=at, needs=needs
+    )
+
+
+_VLGUARD_TEST = anywhere("data/test.json")
+_VLGUARD_TRAIN = anywhere("data/train.json")
+_SHARE, _WHAT = anywhere("data/test_share_1shot.json"), anywhere("data/test_what_3shot.json")
+_SPA_TRAIN, _SPA_VALIDATION = ("data/train-*.parquet",), ("validation/validation-*.parquet",)
+_SAFEBENCH, _SAFEBENCH_TINY = ("data/question/safebench.csv",), ("data/question/SafeBench-Tiny.csv",)
+
+
+def _behaviors(split: str) -> tuple[str, ...]:
+    """The CSV of a split of HarmBench."""
+    return anywhere(f"data/behavior_datasets/harmbench_behaviors_{split}.csv")
 
 
 SETS = (
-    *(
-        DataSet(
-            name,
-            "safety",
-            _VLGUARD[0],
-            _folders(f"data/{split}.json"),
-            partial(_vlguard, subset),
-            count,
-            _VLGUARD[1],
-            _VLGUARD_NEEDS,
-        )
-        for name, split, subset, count in (
-            ("vlguard_unsafes", "test", "unsafes", 442),
-            ("vlguard_safe_safes", "test", "safe_safes", 558),
-            ("vlguard_safe_unsafes", "test", "safe_unsafes", 558),
-            ("vlguard_train", "train", None, 2977),
-        )
-    ),
+    _vlguard_set(name="vlguard_unsafes", files=_VLGUARD_TEST, read=partial(_vlguard, "unsafes"), count=442),
+    _vlguard_set(name="vlguard_safe_safes", files=_VLGUARD_TEST, read=partial(_vlguard, "safe_safes"), count=558),
+    _vlguard_set(name="vlguard_safe_unsafes", files=_VLGUARD_TEST, read=partial(_vlguard, "safe_unsafes"), count=558),
+    _vlguard_set(name="vlguard_train", files=_VLGUARD_TRAIN, read=partial(_vlguard, None), count=2977),
+    _one_word_set(name="one_word_share", files=_SHARE, read=partial(_shots, "safe_safes"), count=556),
+    _one_word_set(name="one_word_what", files=_WHAT, read=partial(_shots, "unsafes"), count=1326),
+    _spa_vl_set(name="spa_vl_train", files=_SPA_TRAIN, read=table(_SPA_VL), count=93_258),
+    _spa_vl_set(name="spa_vl_validation", files=_SPA_VALIDATION, read=table(_SPA_VL), count=7_000),
+    _spa_vl_set(name="spa_vl_harm", files=("test/harm-*.parquet",), read=table(_SPA_VL_TEST), count=265),
+    _figstep_set(name="figstep", files=_SAFEBENCH, read=table(_figstep("SafeBench")), count=500),
+    _figstep_set(name="figstep_tiny", files=_SAFEBENCH_TINY, read=table(_figstep("SafeBench-Tiny")), count=50),
+    _mm_safety_set(name="mm_safetybench_sd", read=partial(_mm_safety, "SD")),
+    _mm_safety_set(name="mm_safetybench_sd_typo", read=partial(_mm_safety, "SD_TYPO")),
+    _mm_safety_set(name="mm_safetybench_typo", read=partial(_mm_safety, "TYPO")),
     DataSet(
-        "one_word_share",
-        "safety",
-        "vlguard",
-        _folders("data/test_share_1shot.json"),
-        partial(_shots, "safe_safes"),
-        556,
-        _ONE_WORD_AT,
-        _ONE_WORD_NEEDS,
+        name="mm_harmfulbench",
+        task="safety",
+        folder="inferaligner",
+        files=anywhere("MM-HarmfulBench/mm_harmful.jsonl"),
+        read=_mm_harmful,
+        count=100,
+        at="Jihuai-wpy/InferAligner",
     ),
-    DataSet(
-        "one_word_what",
-        "safety",
-        "vlguard",
-        _folders("data/test_what_3shot.json"),
-        partial(_shots, "unsafes"),
-        1326,
-        _ONE_WORD_AT,
-        _ONE_WORD_NEEDS,
+    _harmbench_set(name="harmbench_text_all", files=_behaviors("text_all"), read=table(_HARMBENCH), count=400),
+    _harmbench_set(name="harmbench_text_val", files=_behaviors("text_val"), read=table(_HARMBENCH), count=80),
+    _harmbench_set(name="harmbench_text_test", files=_behaviors("text_test"), read=table(_HARMBENCH), count=320),
+    _harmbench_set(
+        name="harmbench_multimodal_all", files=_behaviors("multimodal_all"), read=table(_HARMBENCH_IMAGES), count=110
     ),
-    *(
-        DataSet(
-            f"spa_vl_{name}",
-            "safety",
-            "spa_vl",
-            files,
-            table(one),
-            count,
-            "Hugging Face sqrti/SPA-VL",
-            _SPA_NEEDS,
-            embedded=True,
-            confirmed=False,
-        )
-        for name, files, one, count in (
-            ("train", ("data/train-*.parquet",), _SPA_VL, 93_258),
-            ("validation", ("validation/validation-*.parquet",), _SPA_VL, 7_000),
-            ("harm", ("test/harm-*.parquet",), _SPA_VL_TEST, 265),
-        )
-    ),
-    DataSet(
-        "figstep",
-        "safety",
-        "figstep",
-        ("data/question/safebench.csv",),
-        table(_figstep("SafeBench")),
-        500,
-        "ThuCCSLab/FigStep",
-        "clone the repository there",
-    ),
-    DataSet(
-        "figstep_tiny",
-        "safety",
-        "figstep",
-        ("data/question/SafeBench-Tiny.csv",),
-        table(_figstep("SafeBench-Tiny")),
-        50,
-        "ThuCCSLab/FigStep",
-        "clone the repository there",
-    ),
-    *(
-        DataSet(
-            f"mm_safetybench_{variant.lower()}",
-            "safety",
-            "mm_safetybench",
-            ("data/processed_questions/*.json", "processed_questions/*.json"),
-            partial(_mm_safety, variant),
-            1680,
-            "isXinLiu/MM-SafetyBench",
-            _MMSB_NEEDS,
-            confirmed=False,
-        )
-        for variant in ("SD", "SD_TYPO", "TYPO")
-    ),
-    DataSet(
-        "mm_harmfulbench",
-        "safety",
-        "inferaligner",
-        _folders("MM-HarmfulBench/mm_harmful.jsonl"),
-        _mm_harmful,
-        100,
-        "Jihuai-wpy/InferAligner",
-        "clone the repository there",
-    ),
-    *(
-        DataSet(
-            f"harmbench_{split}",
-            "safety",
-            "harmbench",
-            _folders(f"data/behavior_datasets/harmbench_behaviors_{split}.csv"),
-            table(one),
-            count,
-            "centerforaisafety/HarmBench",
-            "clone the repository there",
-        )
-        for split, one, count in (
-            ("text_all", _HARMBENCH, 400),
-            ("text_val", _HARMBENCH, 80),
-            ("text_test", _HARMBENCH, 320),
-            ("multimodal_all", _HARMBENCH_IMAGES, 110),
-        )
-    ),
-    DataSet(
+    _single(
         "advbench",
-        "safety",
-        "advbench",
-        _folders("data/advbench/harmful_behaviors.csv"),
-        table(_ADVBENCH),
-        520,
-        "llm-attacks/llm-attacks",
-        "put data/advbench/harmful_behaviors.csv there",
+        "data/advbench/harmful_behaviors.csv",
+        _ADVBENCH,
+        count=520,
+        at="llm-attacks/llm-attacks",
+        needs="put data/advbench/harmful_behaviors.csv there",
     ),
-    *(
-        DataSet(
-            f"jailbreakbench_{kind}",
-            "safety",
-            "jailbreakbench",
-            _folders(f"data/{kind}-behaviors.csv"),
-            table(one),
-            100,
-            "Hugging Face JailbreakBench/JBB-Behaviors",
-            f"put data/{kind}-behaviors.csv there",
-            confirmed=kind == "harmful",
-        )
-        for kind, one in (
-            ("harmful", _JAILBREAKBENCH),
-            ("benign", dataclasses.replace(_JAILBREAKBENCH, kind="safe")),
-        )
+    _jailbreakbench_set(
+        name="jailbreakbench_harmful",
+        files=anywhere("data/harmful-behaviors.csv"),
+        read=table(_JAILBREAKBENCH),
+        needs="put data/harmful-behaviors.csv there",
     ),
-    DataSet(
+    _jailbreakbench_set(
+        name="jailbreakbench_benign",
+        files=anywhere("data/benign-behaviors.csv"),
+        read=table(dataclasses.replace(_JAILBREAKBENCH, kind="safe")),
+        needs="put data/benign-behaviors.csv there",
+        confirmed=False,
+    ),
+    _single(
         "malicious_instruct",
-        "safety",
-        "malicious_instruct",
-        _folders("data/MaliciousInstruct.txt"),
-        table(Table(question=LINE, id=KEY)),
-        100,
-        "Princeton-SysML/Jailbreak_LLM",
-        "put MaliciousInstruct.txt there",
+        "data/MaliciousInstruct.txt",
+        Table(question=LINE, id=KEY),
+        count=100,
+        at="Princeton-SysML/Jailbreak_LLM",
+        needs="put MaliciousInstruct.txt there",
     ),
-    DataSet(
+    _single(
         "strongreject",
-        "safety",
-        "strongreject",
-        _folders("strongreject_dataset/strongreject_dataset.csv"),
-        table(_STRONGREJECT),
-        313,
-        "alexandrasouly/strongreject",
-        "put strongreject_dataset.csv there",
+        "strongreject_dataset/strongreject_dataset.csv",
+        _STRONGREJECT,
+        count=313,
+        at="alexandrasouly/strongreject",
+        needs="put strongreject_dataset.csv there",
     ),
-    DataSet(
-        "xstest",
-        "safety",
-        "xstest",
-        ("xstest_prompts.csv",),
-        table(_XSTEST),
-        450,
-        "paul-rottger/exaggerated-safety",
-        "clone the repository there",
-    ),
-    DataSet(
-        "mossbench",
-        "safety",
-        "mossbench",
-        _folders("data/images_information/information.json"),
-        table(_MOSSBENCH),
-        300,
-        "xirui-li/MOSSBench",
-        "clone the repository there",
-    ),
-    DataSet(
+    _single("xstest", "xstest_prompts.csv", _XSTEST, count=450, at="paul-rottger/exaggerated-safety"),
+    _single("mossbench", "data/images_information/information.json", _MOSSBENCH, count=300, at="xirui-li/MOSSBench"),
+    _single(
         "siuo",
-        "safety",
-        "siuo",
-        _folders("data/siuo_gen.json"),
-        table(_SIUO),
-        167,
-        "sinwang20/SIUO",
-        "clone the repository there and put its images (Hugging Face sinwang/SIUO) into images/",
+        "data/siuo_gen.json",
+        _SIUO,
+        count=167,
+        at="sinwang20/SIUO",
+        needs="clone the repository there and put its images (Hugging Face sinwang/SIUO) into images/",
     ),
-    DataSet(
+    _single(
         "vlsbench",
-        "safety",
-        "vlsbench",
-        _folders("data/data.json"),
-        table(_VLSBENCH),
-        2241,
-        "AI45Lab/VLSBench",
-        "put data.json and the images (Hugging Face Foreshhh/vlsbench) there",
+        "data/data.json",
+        _VLSBENCH,
+        count=2241,
+        at="AI45Lab/VLSBench",
+        needs="put data.json and the images (Hugging Face Foreshhh/vlsbench) there",
     ),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vlm_mu_jax.data.readers import files as _files
 from vlm_mu_jax.data.readers import tables
-from vlm_mu_jax.data.readers.catalogue import DataSet, joined, table
+from vlm_mu_jax.data.readers.dataset import DataSet, joined, table
 from vlm_mu_jax.data.readers.embedded import Embedded, from_base64
 from vlm_mu_jax.data.readers.files import KEY, Row
 from vlm_mu_jax.data.readers.tables import Table, column
@@ -235,104 +235,108 @@ _MMVET = Table(
 )
 
 _COCO = "the COCO images into val2014/"
+
+
+def _pope(kind: str) -> DataSet:
+    name = f"coco_pope_{kind}.json"
+    return DataSet(
+        name=f"pope_{kind}",
+        task="utility",
+        folder="pope",
+        files=(f"output/coco/{name}", f"coco/{name}", name),
+        read=table(_POPE),
+        count=3_000,
+        at="AoiDragon/POPE",
+        needs=f"clone the repository there, {_COCO}",
+    )
+
+
+_scienceqa_set = partial(
+    DataSet,
+    task="utility",
+    folder="scienceqa",
+    files=("problems.json", "data/scienceqa/problems.json"),
+    at="lupantech/ScienceQA",
+    needs="put problems.json, pid_splits.json and images/ there",
+)
+
 SETS = (
     DataSet(
-        "vqav2",
-        "utility",
-        "vqav2",
-        ("v2_OpenEnded_mscoco_val2014_questions.json",),
-        _vqav2,
-        214_354,
-        "visualqa.org",
-        f"put the validation questions and annotations there, {_COCO}",
+        name="vqav2",
+        task="utility",
+        folder="vqav2",
+        files=("v2_OpenEnded_mscoco_val2014_questions.json",),
+        read=_vqav2,
+        count=214_354,
+        at="visualqa.org",
+        needs=f"put the validation questions and annotations there, {_COCO}",
     ),
     DataSet(
-        "textvqa",
-        "utility",
-        "textvqa",
-        ("TextVQA_0.5.1_val.json",),
-        table(_TEXTVQA),
-        5_000,
-        "textvqa.org",
-        "put TextVQA_0.5.1_val.json and train_images/ of train_val_images.zip there",
+        name="textvqa",
+        task="utility",
+        folder="textvqa",
+        files=("TextVQA_0.5.1_val.json",),
+        read=table(_TEXTVQA),
+        count=5_000,
+        at="textvqa.org",
+        needs="put TextVQA_0.5.1_val.json and train_images/ of train_val_images.zip there",
     ),
     DataSet(
-        "vizwiz",
-        "utility",
-        "vizwiz",
-        ("val.json", "Annotations/val.json"),
-        table(_VIZWIZ),
-        4_319,
-        "vizwiz.org",
-        "put val.json of Annotations.zip and the folder val/ there",
+        name="vizwiz",
+        task="utility",
+        folder="vizwiz",
+        files=("val.json", "Annotations/val.json"),
+        read=table(_VIZWIZ),
+        count=4_319,
+        at="vizwiz.org",
+        needs="put val.json of Annotations.zip and the folder val/ there",
         confirmed=False,
     ),
-    *(
-        DataSet(
-            name,
-            "utility",
-            "scienceqa",
-            ("problems.json", "data/scienceqa/problems.json"),
-            partial(_scienceqa, only_images),
-            count,
-            "lupantech/ScienceQA",
-            "put problems.json, pid_splits.json and images/ there",
-        )
-        for name, only_images, count in (("scienceqa", False, 4_241), ("scienceqa_img", True, 2_017))
-    ),
+    _scienceqa_set(name="scienceqa", read=partial(_scienceqa, False), count=4_241),
+    _scienceqa_set(name="scienceqa_img", read=partial(_scienceqa, True), count=2_017),
     DataSet(
-        "gqa",
-        "utility",
-        "gqa",
-        ("testdev_balanced_questions.json", "data/testdev_balanced_questions.json"),
-        table(_GQA),
-        12_578,
-        "cs.stanford.edu/people/dorarad/gqa",
-        "put testdev_balanced_questions.json and images/ there",
+        name="gqa",
+        task="utility",
+        folder="gqa",
+        files=("testdev_balanced_questions.json", "data/testdev_balanced_questions.json"),
+        read=table(_GQA),
+        count=12_578,
+        at="cs.stanford.edu/people/dorarad/gqa",
+        needs="put testdev_balanced_questions.json and images/ there",
         confirmed=False,
     ),
-    *(
-        DataSet(
-            f"pope_{kind}",
-            "utility",
-            "pope",
-            (f"output/coco/coco_pope_{kind}.json", f"coco/coco_pope_{kind}.json", f"coco_pope_{kind}.json"),
-            table(_POPE),
-            3_000,
-            "AoiDragon/POPE",
-            f"clone the repository there, {_COCO}",
-        )
-        for kind in ("random", "popular", "adversarial")
+    _pope("random"),
+    _pope("popular"),
+    _pope("adversarial"),
+    DataSet(
+        name="mme",
+        task="utility",
+        folder="mme",
+        files=("MME_Benchmark_release_version/**/*.txt", "*/*.txt"),
+        read=_mme,
+        count=2_374,
+        at="BradyFU/Awesome-Multimodal-Large-Language-Models (Evaluation)",
+        needs="put MME_Benchmark_release_version there",
     ),
     DataSet(
-        "mme",
-        "utility",
-        "mme",
-        ("MME_Benchmark_release_version/**/*.txt", "*/*.txt"),
-        _mme,
-        2_374,
-        "BradyFU/Awesome-Multimodal-Large-Language-Models (Evaluation)",
-        "put MME_Benchmark_release_version there",
+        name="mmvet",
+        task="utility",
+        folder="mmvet",
+        files=("mm-vet.json", "mm-vet/mm-vet.json"),
+        read=table(_MMVET),
+        count=218,
+        at="yuweihao/MM-Vet",
+        needs="unpack mm-vet.zip there",
     ),
     DataSet(
-        "mmvet",
-        "utility",
-        "mmvet",
-        ("mm-vet.json", "mm-vet/mm-vet.json"),
-        table(_MMVET),
-        218,
-        "yuweihao/MM-Vet",
-        "unpack mm-vet.zip there",
-    ),
-    DataSet(
-        "mmbench",
-        "utility",
-        "mmbench",
-        ("mmbench_dev_20230712.tsv",),
-        table(_MMBENCH),
-        4_377,
-        "open-compass/MMBench",
-        "put mmbench_dev_20230712.tsv there",
+        name="mmbench",
+        task="utility",
+        folder="mmbench",
+        files=("mmbench_dev_20230712.tsv",),
+        read=table(_MMBENCH),
+        count=4_377,
+        at="open-compass/MMBench",
+        needs="put mmbench_dev_20230712.tsv there",
         embedded=True,
     ),
 )
