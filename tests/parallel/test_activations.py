@@ -17,7 +17,7 @@ from vlm_mu_jax.model.llava import Batch, forward, param_specs
 from vlm_mu_jax.model.params import abstract_params
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.activations import OnMesh, on_mesh_of, row_axes
-from vlm_mu_jax.parallel.hlo import Module
+from vlm_mu_jax.planning.hlo import Module
 from vlm_mu_jax.parallel.mesh import make_mesh, batch_sharding
 
 def placed(tree, places):

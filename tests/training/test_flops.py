@@ -13,7 +13,7 @@ from vlm_mu_jax.model.config import TextConfig
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.chips import CHIPS
-from vlm_mu_jax.parallel.hlo import Module
+from vlm_mu_jax.planning.hlo import Module
 from vlm_mu_jax.training.flops import mfu, passes, train_step_flops
 from vlm_mu_jax.training.robust import Robust
 from vlm_mu_jax.training.step import loss_and_gradients

@@ -39,13 +39,13 @@ def main(argv: list[str]) -> int:
 
     config = settings.checked(_CONFIG.value)
 
-    from vlm_mu_jax.cli.plan_jobs import model_config
-    from vlm_mu_jax.cli.plan_report import report
-    from vlm_mu_jax.cli.plan_text import text
-    from vlm_mu_jax.parallel.topology import target
+    from vlm_mu_jax.planning.jobs import model_config
+    from vlm_mu_jax.planning.plan import plan
+    from vlm_mu_jax.planning.text import text
+    from vlm_mu_jax.planning.topology import target
 
     where = target(_TOPOLOGY.value, _HBM.value)
-    found = report(_WHAT.value, config, model_config(config), where, tell=lambda line: print(line, file=sys.stderr))
+    found = plan(_WHAT.value, config, model_config(config), where, tell=lambda line: print(line, file=sys.stderr))
     print(json.dumps(found) if _JSON.value else text(found))
     return 0 if found["fits"] else 1
 

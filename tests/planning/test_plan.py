@@ -1,0 +1,147 @@
+"""bin/plan on a small model: its report, its verdict, its errors."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from vlm_mu_jax.benchmark.suites import plans
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.planning import jobs, topology
+from vlm_mu_jax.planning import plan as planner
+
+TEXT = {
+    "vocab_size": 256,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "rms_norm_eps": 1e-5,
+}
+KEYS = {
+    "topology",
+    "chips",
+    "basis",
+    "peak_bytes_per_chip",
+    "hbm_bytes",
+    "fits",
+    "flops_per_step",
+    "roofline_seconds",
+    "roofline",
+    "bound",
+    "mfu_at_roofline",
+    "collectives",
+    "argument_bytes",
+    "temporary_bytes",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16", **TEXT}))
+    return folder
+
+
+def plan(*arguments, variant="7b_npo_lora"):
+    config = f"--config={ROOT}/configs/llava15_unlearn.py:{variant}"
+    command = [sys.executable, "-m", "vlm_mu_jax.cli.plan", config, *arguments]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)  # programs for absent chips cannot be read back
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+
+def small(model):
+    return f"--config.model.init={model}", "--config.data.max_length=128"
+
+
+@pytest.fixture
+def compiler():
+    pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install 'vlm_mu_jax[tpu]'")
+
+
+@pytest.mark.slow
+def test_train_report(model, compiler):
+    done = plan("--topology=v5e:2x2", "--json", *small(model))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() >= KEYS and found["fits"] and found["chips"] == 4
+    assert any("splash_mha_fwd" in name for name in found["kernels"])  # the Pallas kernel compiles for the TPU
+    assert found["collectives"]["all-gather"]["bytes"] > 0
+    assert found["argument_bytes"] < found["peak_bytes_per_chip"] < found["hbm_bytes"]
+    needed = found["flops_per_step"]
+    assert needed < found["executed_flops_per_chip"] * found["chips"] < 3 * needed
+    assert found["roofline_seconds"] == max(found["roofline"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["decode", "attack"])
+def test_other_programs(model, compiler, what):
+    done = plan(f"--what={what}", "--topology=v5e:2x2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", *small(model))
+    assert done.returncode == 0, done.stderr
+    assert "fits" in done.stdout and "roofline" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")  # for absent chips
+def test_gpus_are_estimates_and_say_so(model, compiler, monkeypatch):
+    """From the whole program, or from shallow ones where the stand-in is too small for it."""
+    chosen = plans._settings("7b_npo_lora", {})
+    chosen["model"] |= {"init": str(model)}
+    chosen["data"] |= {"max_length": 128}
+    where = topology.target("gpu:1xH200")
+
+    def found():
+        return planner.plan("train", chosen, jobs.model_config(chosen), where, tell=lambda line: None)
+
+    whole = found()
+    assert whole["basis"].startswith("estimated, not compiled for this GPU: the same program for 1 x TPU v5p")
+    assert "extrapolated" not in whole["basis"]
+    monkeypatch.setattr(planner, "_limit", lambda target: 1.0)
+    shallow = found()
+    assert shallow["basis"].endswith("at 2 and 4 decoder layers, extrapolated to 4")
+    assert shallow["peak_bytes_per_chip"] == whole["peak_bytes_per_chip"]
+
+
+def test_weights_that_are_too_large_need_no_compilation(model, compiler):
+    done = plan("--topology=v5e:2x2", "--hbm_gib=8", variant="13b_npo")
+    assert done.returncode == 1
+    assert "does not fit" in done.stdout
+    assert "weights and optimizer state alone take" in done.stdout and "train.lora_rank" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_plan_that_does_not_fit_says_what_would(model, compiler):
+    """Without remat every layer's activations stay; with it they fit under the same limit."""
+    flags = ("--config.model.remat=none", "--config.batch_size=16", "--topology=v5e:1x1", "--json", *small(model))
+    free = json.loads(plan(*flags).stdout)
+    limit = (free["argument_bytes"] + 0.6 * (free["peak_bytes_per_chip"] - free["argument_bytes"])) / 2**30
+    tight = plan(*flags, f"--hbm_gib={limit}")
+    assert tight.returncode == 1
+    assert json.loads(tight.stdout)["advice"].startswith("set model.remat=full")
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--topology=v9:2x2",), "--topology=v9:2x2 is unknown"),
+        ((), "--topology is required"),
+        (("--topology=v5e:2x2", "--config.model.like=gpt"), "config.model.like: 'gpt' is unknown"),
+        (("--topology=v5e:2x2", "--config.model.attention=cudnn"), "cudnn runs on gpu only, not on tpu"),
+        (("--topology=v5e:2x2", "--config.batch_size=6"), "not a multiple of accumulate x data x fsdp = 1 x 4"),
+    ],
+)
+def test_usage_errors(flags, problem, compiler):
+    done = plan(*flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and problem in done.stderr
+
+
+def test_without_the_compiler(monkeypatch):
+    monkeypatch.setattr(topology, "find_spec", lambda name: None)
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)  # set by JAX in this process
+    with pytest.raises(InputError, match=r"needs the TPU compiler, libtpu; install it: pip install 'vlm_mu"):
+        topology._tpu_devices("v5e:2x2")

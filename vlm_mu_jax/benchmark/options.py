@@ -1,0 +1,20 @@
+"""What every suite of bin/bench is told."""
+
+import dataclasses
+from pathlib import Path
+
+SIZE_NAMES = ("tiny", "small", "mid", "7b")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions:
+    """size: of the random model, one of SIZE_NAMES. rows: prompts, or examples of each stream, per run.
+
+    repeats: timed runs of each side. seed: draws weights and inputs. workdir: folder for checkpoints and inputs.
+    """
+
+    workdir: Path
+    size: str = "small"
+    rows: int = 8
+    repeats: int = 5
+    seed: int = 0

@@ -1,0 +1,75 @@
+"""Random checkpoints and prompts that both sides of a comparison use: sizes, loading, drawn rows."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vlm_mu_jax.conversion.importer import import_checkpoint
+
+_CLIP_LARGE = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+_CLIP_SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
+_LLAMA_SMALL = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8}
+# (decoder, vision tower), in the words of Hugging Face configs
+SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "tiny": (
+        {
+            "vocab_size": 256,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+        },
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+    ),
+    "small": ({"vocab_size": 8000, **_LLAMA_SMALL}, {**_CLIP_SMALL, "image_size": 112, "patch_size": 14}),
+    "mid": ({"vocab_size": 32000, **_LLAMA_SMALL}, {**_CLIP_SMALL, "image_size": 336, "patch_size": 14}),
+    "7b": (
+        {
+            "vocab_size": 32064,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+        },
+        _CLIP_LARGE,
+    ),
+}
+
+
+def load(folder: str | Path) -> tuple[dict, Any]:
+    """Parameters on the device, and the config, of a Hugging Face checkpoint."""
+    checkpoint = import_checkpoint(folder)
+    return jax.device_put(checkpoint.params), checkpoint.config
+
+
+def prompts(name: str, cfg: Any, rows: int, longest: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Drawn right-padded rows `{name}_tokens, _mask, _lengths, _pixels`: 4 tokens, an image, then up to `longest` more.
+
+    The mask marks the second half of those; their number is drawn between longest / 4 and longest.
+    """
+    words = rng.integers(longest // 4, longest + 1, rows)
+    size, side = cfg.vision.P + 4 + longest, cfg.vision.image_size
+    tokens, mask = np.zeros((rows, size), np.int32), np.zeros((rows, size), bool)
+    for i, n in enumerate(words):
+        text = rng.integers(1, cfg.text.V - 1, n + 4)
+        tokens[i, : cfg.vision.P + 4 + n] = [*text[:4], *[cfg.image_token_id] * cfg.vision.P, *text[4:]]
+        mask[i, cfg.vision.P + 4 + n // 2 : cfg.vision.P + 4 + n] = True
+    pixels = rng.standard_normal((rows, 1, side, side, 3)).astype(np.float32)
+    lengths = (words + cfg.vision.P + 4).astype(np.int32)
+    return {f"{name}_tokens": tokens, f"{name}_mask": mask, f"{name}_lengths": lengths, f"{name}_pixels": pixels}

@@ -1,0 +1,136 @@
+"""What bin/plan compiles: the training step of a config, or generation and attack search with its model and mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
+from vlm_mu_jax.attacks.margin import score
+from vlm_mu_jax.attacks.openings import Node
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.model import flops
+from vlm_mu_jax.model.config import LlavaConfig, from_hf
+from vlm_mu_jax.model.decoder import KV
+from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.llava import Batch, param_specs
+from vlm_mu_jax.model.params import abstract_params
+from vlm_mu_jax.model.published import published
+from vlm_mu_jax.parallel import rules
+from vlm_mu_jax.parallel.activations import OnMesh
+from vlm_mu_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
+from vlm_mu_jax.planning.training_step import planned_step
+from vlm_mu_jax.training.settings import model_config as applied
+
+TEXT_TOKENS, NEW_TOKENS = 128, 128  # of a prompt beside its image; generated
+BLOCK, CANDIDATE_TOKENS = 64, 32  # attack: candidates per chip that splits rows; tokens from the word's place on
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A program to plan. flops: analytic, per run on all chips. unit: what one run is. about: lines for people."""
+
+    jitted: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    flops: float
+    unit: str
+    about: tuple[str, ...]
+
+
+def model_config(settings: dict[str, Any]) -> LlavaConfig:
+    """The model of a config: of the folder `model.init` if it is there, else of the published one `model.like`."""
+    init, like = settings["model"]["init"], settings["model"]["like"]
+    file = Path(init) / "config.json"
+    if init and file.is_file():
+        cfg = from_hf(read_json(file), str(file))
+    elif like:
+        cfg = published(like)
+    else:
+        raise InputError(
+            f"config.model.init: there is no {file}, and config.model.like names no published model to plan with"
+        )
+    return applied(cfg, settings["model"], "tpu")
+
+
+def train(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job:
+    """One optimizer update."""
+    planned = planned_step(settings, cfg, devices)
+    sizes = " x ".join(f"{name} {size}" for name, size in planned.mesh.shape.items())
+    forget = settings["forget_batch_size"]
+    about = (
+        f"{settings['objective']['name']}: trains {planned.trained:.3g} parameters, {planned.frozen:.3g} frozen",
+        f"rows per stream and step {settings['batch_size']}{f' (forget {forget})' if forget else ''}, "
+        f"{settings['data']['max_length']} tokens each, {settings['accumulate']} micro-batches; mesh {sizes}; "
+        f"remat {cfg.text.remat}; attention {cfg.text.attention}",
+    )
+    return Job(planned.step, planned.args, {}, planned.flops, "step", about)
+
+
+def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job:
+    """Generation for `batch_size` prompts with an image each."""
+    mesh = make_mesh(**settings["mesh"], devices=devices)
+    rows, prompt = settings["batch_size"], TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
+    put = functools.partial(_shape, batch_sharding(mesh) if rows % batch_shards(mesh) == 0 else replicated(mesh))
+    side = cfg.vision.image_size if cfg.vision else 0
+    pixels = put((rows, cfg.vision.tiles, side, side, 3), jnp.float32) if cfg.vision else None
+    gather_BQ = put((rows, prompt), jnp.int32) if cfg.vision and cfg.vision.pinpoints else None
+    batch = Batch(put((rows, prompt), jnp.int32), put((rows,), jnp.int32), pixels, gather_BQ=gather_BQ)
+    last = prompt + NEW_TOKENS
+    cost = flops.decoder_flops(cfg.text, np.full(rows, last)) + flops.head_flops(cfg.text, rows * NEW_TOKENS)
+    return Job(
+        OnMesh(generate, mesh),
+        (_weights(cfg, mesh), batch),
+        {"cfg": cfg, "max_new_tokens": NEW_TOKENS},
+        cost + rows * image_flops(cfg),
+        "batch",
+        (f"{rows} prompts of {prompt} tokens, {NEW_TOKENS} new tokens each",),
+    )
+
+
+def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job:
+    """One block of candidates of the word search on one question's prefix cache."""
+    mesh = make_mesh(**settings["mesh"], devices=devices)
+    count, prefix = BLOCK * batch_shards(mesh), TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
+    rows, whole = (functools.partial(_shape, place) for place in (batch_sharding(mesh), replicated(mesh)))
+    keys = whole((cfg.text.L, prefix, cfg.text.K, cfg.text.H), jnp.dtype(cfg.dtype))
+    places = None if cfg.text.sliding_window is None else whole((1, prefix), jnp.int32)
+    kv = KV(keys, keys, places, whole((1, prefix), jnp.bool_))
+    nodes = (Node((), -1, (cfg.text.V - 1,), ()),)
+    tokens, lengths = rows((count, CANDIDATE_TOKENS), jnp.int32), rows((count,), jnp.int32)
+    cost = candidate_flops(cfg.text, prefix, np.full(count, prefix + CANDIDATE_TOKENS), nodes)
+    return Job(
+        OnMesh(score, mesh),
+        (_weights(cfg, mesh), kv, whole((), jnp.int32), tokens, lengths, None),
+        {"cfg": cfg, "nodes": nodes},
+        cost,
+        "block",
+        (f"{count} candidates of {CANDIDATE_TOKENS} tokens behind a shared prefix of {prefix}",),
+    )
+
+
+def _weights(cfg: LlavaConfig, mesh: jax.sharding.Mesh) -> Any:
+    specs = param_specs(cfg)
+    places = rules.shardings(specs, mesh)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        abstract_params(specs, jnp.dtype(cfg.dtype)),
+        places,
+    )
+
+
+def _shape(place: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+
+JOBS: dict[str, Callable[[dict[str, Any], LlavaConfig, list[Any]], Job]] = {
+    "train": train,
+    "decode": decode,
+    "attack": attack,
+}
