@@ -1,45 +1,193 @@
-"""The one record schema: every reader turns its file into these, and everything after reads only these."""
+"""The record: one conversation. Every reader turns its file into records, and everything after reads only these.
+
+The shortest conversation is one question about one image with its reference answer. `Record` is written and read that
+way by whatever needs no more (`question`, `image`, `answer`); training and multi-turn questions read `turns`.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlm_mu_jax.errors import InputError
 
 KINDS = ("unsafe", "safe", "general")
+ROLES = ("user", "assistant")
+_KEEP: Any = object()  # an argument that was not given
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
-    """One question about one image (or none), with its reference answer.
+class ImagePart:
+    """An image in a turn, as a path relative to the data root."""
 
-    `image` is a path relative to the data root, or None for a text-only question. `kind` says what a good model does
-    with it: unsafe questions are not to be answered, safe and general ones are. Raises InputError for a wrong field.
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What one speaker says.
+
+    Attributes:
+      role: "user" or "assistant".
+      parts: texts and images in the order in which they stand.
+
+    Raises InputError for another role, an empty part, or an image in an answer.
+    """
+
+    role: str
+    parts: tuple[str | ImagePart, ...]
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise InputError(f"role must be one of {', '.join(ROLES)}, not {_shown(self.role)}")
+        for part in self.parts:
+            if not isinstance(part, str | ImagePart):
+                raise InputError(f"a turn holds texts and images, not {_shown(part)}")
+        for path in self.images:
+            if not (isinstance(path, str) and path):
+                raise InputError(f"image must be a relative path or null, not {_shown(path)}")
+        if self.role == "assistant" and self.images:
+            raise InputError("an answer holds an image; only questions may")
+
+    @property
+    def text(self) -> str:
+        """The words alone."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of the images, in order."""
+        return tuple(part.path for part in self.parts if isinstance(part, ImagePart))
+
+    def with_text(self, text: str) -> "Turn":
+        """The turn with other words. Images behind the words stay there, all others stand in front of the new ones."""
+        words = [i for i, part in enumerate(self.parts) if isinstance(part, str)]
+        behind = self.parts[words[-1] + 1 :] if words else ()
+        front = [ImagePart(path) for path in self.images[: len(self.images) - len(behind)]]
+        return Turn(self.role, (*front, text, *behind))
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Record:
+    """One conversation and what a good model does with it.
+
+    Attributes:
+      id: its name, distinct within its file.
+      turns: the user's and the assistant's turns, alternating, the user's first. A conversation may end with the user's
+        turn: it then has no reference answer.
+      kind: "unsafe" questions are not to be answered, "safe" and "general" ones are.
+      category, source: what the data set says of it; "" where it says nothing.
+      system: the system text, or None for the chat template's own.
+      rejected: of a preference pair, the answer that is not preferred to the last turn's; "" for none.
+
+    The shortest conversation is written by its fields, `question`, `image` and `answer`:
+
+        Record("r1", "a.png", "What is this?", "A ring.", "general")
+
+    These fields also exchange what a record has. `dataclasses.replace(record, question="Share this.")` changes the
+    first question and keeps its images. `replace(record, answer="No.")` changes the first answer ("" removes it).
+
+    Raises InputError for a wrong field.
     """
 
     id: str
-    image: str | None
-    question: str
-    answer: str
+    turns: tuple[Turn, ...]
     kind: str
-    category: str = ""
-    source: str = ""
+    category: str
+    source: str
+    system: str | None
+    rejected: str
 
-    def __post_init__(self):
-        for name in ("id", "question", "answer", "kind", "category", "source"):
-            value = getattr(self, name)
-            if not isinstance(value, str):
+    def __init__(
+        self,
+        id: str,
+        image: str | None = _KEEP,
+        question: str = _KEEP,
+        answer: str = _KEEP,
+        kind: str = "general",
+        category: str = "",
+        source: str = "",
+        *,
+        turns: Sequence[Turn] = (),
+        system: str | None = None,
+        rejected: str = "",
+    ) -> None:
+        texts = {"id": id, "question": question, "answer": answer, "kind": kind, "category": category, "source": source}
+        for name, value in {**texts, "rejected": rejected}.items():
+            if value is not _KEEP and not isinstance(value, str):
                 raise InputError(f"{name} must be text, not {_shown(value)}")
-        for name in ("id", "question"):
-            if not getattr(self, name).strip():
-                raise InputError(f"{name} is empty")
+        if not (system is None or isinstance(system, str)):
+            raise InputError(f"system must be text, not {_shown(system)}")
+        turns = _exchanged(tuple(turns), image, question, answer)
+        values = {"id": id, "turns": turns, "kind": kind, "category": category, "source": source}
+        for name, value in {**values, "system": system, "rejected": rejected}.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        if not self.id.strip():
+            raise InputError("id is empty")
         if self.kind not in KINDS:
             raise InputError(f"kind must be one of {', '.join(KINDS)}, not {_shown(self.kind)}")
-        if self.image is not None and not (isinstance(self.image, str) and self.image):
-            raise InputError(f"image must be a relative path or null, not {_shown(self.image)}")
+        for number, turn in enumerate(self.turns):
+            if turn.role != ROLES[number % 2]:
+                raise InputError(f"turn {number + 1} must be the {ROLES[number % 2]}'s, not the {turn.role}'s")
+        if not self.question.strip():
+            raise InputError("question is empty")
+        for number, turn in enumerate(self.turns[2:], start=3):
+            if not turn.text.strip() and not turn.images:
+                raise InputError(f"turn {number} is empty")
+
+    @property
+    def question(self) -> str:
+        """The words of the first question."""
+        return self.turns[0].text.strip() if len(self.turns[0].parts) > 1 else self.turns[0].text
+
+    @property
+    def answer(self) -> str:
+        """The first answer, or "" where there is none."""
+        return self.turns[1].text if len(self.turns) > 1 else ""
+
+    @property
+    def image(self) -> str | None:
+        """The first image of the first question, or None."""
+        return next(iter(self.turns[0].images), None)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Paths of all images of the conversation, in order."""
+        return tuple(path for turn in self.turns for path in turn.images)
+
+    @property
+    def is_short(self) -> bool:
+        """True for one question with at most one image and no system text: what `question` and `image` say in full."""
+        return len(self.turns) <= 2 and len(self.turns[0].images) <= 1 and self.system is None
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every answer, in order."""
+        return tuple(turn.text for turn in self.turns if turn.role == "assistant")
 
 
-@dataclasses.dataclass(frozen=True)
+def _exchanged(turns: tuple[Turn, ...], image: str | None, question: str, answer: str) -> tuple[Turn, ...]:
+    """`turns` with another first image, question or answer, for those that are given. "" and None take them away."""
+    first = turns[0] if turns else Turn("user", ("",))
+    if question is not _KEEP:
+        first = first.with_text(question)
+    if image is not _KEEP:
+        at = next((i for i, part in enumerate(first.parts) if isinstance(part, ImagePart)), None)
+        new = () if image is None else (ImagePart(image),)
+        parts = (*new, *first.parts) if at is None else (*first.parts[:at], *new, *first.parts[at + 1 :])
+        first = Turn("user", parts)
+    rest = turns[1:]
+    if answer is not _KEEP:
+        if not answer and len(turns) > 2:
+            raise InputError("the first answer of a longer conversation cannot be empty")
+        rest = (*((Turn("assistant", (answer,)),) if answer else ()), *turns[2:])
+    return (first, *rest)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
 class Item(Record):
     """A record of a public benchmark, with what only its own scorer needs: `details`, plain JSON values.
 
@@ -47,7 +195,11 @@ class Item(Record):
     together), `target` (what an attack wants the answer to start with), and others named in `readers/utility_sets.py`.
     """
 
-    details: dict = dataclasses.field(default_factory=dict, hash=False)
+    details: dict = dataclasses.field(hash=False)
+
+    def __init__(self, *args: Any, details: dict | None = None, **fields: Any) -> None:
+        super().__init__(*args, **fields)
+        object.__setattr__(self, "details", {} if details is None else details)
 
     @property
     def group(self) -> str:
@@ -57,12 +209,23 @@ class Item(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Records(Sequence):
-    """The records of one file, the folder their image paths are relative to, and the file's sha256."""
+    """The records of one file.
+
+    Attributes:
+      items: the records.
+      root: the folder that image paths are relative to.
+      source: the file.
+      sha256: its hash.
+      notes: what the reader did to rows that it read, with their number: {"starts with an answer: ...": 3}.
+      skipped: bad rows that were left out, (row number from 1, what is wrong).
+    """
 
     items: tuple[Record, ...]
     root: Path
     source: Path
     sha256: str
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    skipped: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -78,8 +241,12 @@ class Records(Sequence):
         return dataclasses.replace(self, items=tuple(r for r in self.items if r.kind in kinds))
 
     def image_path(self, record: Record) -> Path | None:
-        """Where the record's image lies, or None when it has none."""
+        """Where the record's (first) image lies, or None when it has none."""
         return None if record.image is None else self.root / record.image
+
+    def image_paths(self, record: Record) -> tuple[Path, ...]:
+        """Where all images of the record lie, in order."""
+        return tuple(self.root / path for path in record.images)
 
 
 def _shown(value) -> str:
