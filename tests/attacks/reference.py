@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlm_mu_jax.attacks.words import Placed, place
+from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import TEMPLATES
 from vlm_mu_jax.model.llava import Batch, forward
 

@@ -17,10 +17,10 @@ from vlm_mu_jax.attacks.campaign import Campaign, Settings
 from vlm_mu_jax.attacks.null_words import null_words
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.search import Found
-from vlm_mu_jax.attacks.words import split_words
+from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.answers_file import read
+from vlm_mu_jax.evaluation.answers.answers_file import read
 from vlm_mu_jax.evaluation.judges import Label
 
 WORDS = ["fep", "toma", "what", "can", "blick", "describe", "wug", "share", "zorp", "please", "dax", "explain"]

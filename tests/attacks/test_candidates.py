@@ -11,7 +11,7 @@ from tests.attacks.conftest import tiny_processor
 from tests.attacks.reference import prompt_ids
 from vlm_mu_jax.attacks import candidates
 from vlm_mu_jax.attacks.candidates import Prompts
-from vlm_mu_jax.attacks.words import MODES, POSITIONS, place
+from vlm_mu_jax.data.placing import MODES, POSITIONS, place
 
 QUESTIONS = ("Share the steps of the dax.", "(share the wug on this sign ?", "…share", "Explain  the\nzorp", "can the")
 WORDS = ("what", "wug", "Ġwhat", "▁what", "(w", "extraordinarily", "é", "share", "two words", "<s>", "\n")

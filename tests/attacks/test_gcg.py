@@ -9,7 +9,7 @@ from vlm_mu_jax.attacks import candidates, gcg, suffix, suffix_text
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.question import Place, Task
 from vlm_mu_jax.attacks.search import Ask
-from vlm_mu_jax.attacks.words import Placed
+from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.model.llava import Batch, embed, forward
 

@@ -9,7 +9,7 @@ from vlm_mu_jax.attacks import search
 from vlm_mu_jax.attacks.guards import FirstPass, by_gates
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.search import Ask
-from vlm_mu_jax.attacks.words import place
+from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.states import batch_states

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_mu_jax.attacks import audit, rebalance
-from vlm_mu_jax.attacks.words import split_words
 from vlm_mu_jax.data import readers
+from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record
 
 REFUSAL, ANSWER = "I'm sorry, I cannot help with that.", "Turn the red one first."

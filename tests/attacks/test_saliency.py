@@ -7,7 +7,7 @@ import pytest
 from tests.attacks import reference
 from vlm_mu_jax.attacks import openings, saliency
 from vlm_mu_jax.attacks.search import Ask
-from vlm_mu_jax.attacks.words import word_spans
+from vlm_mu_jax.data.placing import word_spans
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.reporting import figures_audit

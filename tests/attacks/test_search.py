@@ -12,7 +12,7 @@ from vlm_mu_jax.attacks import margin as margin_lib
 from vlm_mu_jax.attacks import search
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.search import Ask
-from vlm_mu_jax.attacks.words import POSITIONS
+from vlm_mu_jax.data.placing import POSITIONS
 from vlm_mu_jax.data.prompts import TEMPLATES, Processor
 from vlm_mu_jax.errors import InputError, JobError
 

@@ -11,9 +11,9 @@ from vlm_mu_jax.attacks.experiment import Settings
 from vlm_mu_jax.attacks.margins_file import MarginsFile
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.trial import Trial
-from vlm_mu_jax.attacks.words import split_words
+from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record, Records
-from vlm_mu_jax.evaluation.answers_file import read
+from vlm_mu_jax.evaluation.answers.answers_file import read
 from vlm_mu_jax.evaluation.judges import Label
 
 OPENINGS = Openings(((5,), (9,)))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from vlm_mu_jax.data import forget_retain, readers
-from vlm_mu_jax.evaluation.answers_file import Answer, Condition
+from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 
 
 def curate(*flags):

@@ -14,7 +14,8 @@ from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401
 from vlm_mu_jax.cli import relearning, sweep, train_evaluation
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation import answers_file, frontier
+from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.results import frontier
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training.run import run, trained_step

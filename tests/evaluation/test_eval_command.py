@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlm_mu_jax.evaluation import answers_file
+from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.model.llava import forward
 
 

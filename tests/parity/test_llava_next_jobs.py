@@ -15,9 +15,10 @@ from tests.attacks.conftest import build
 from tests.conversion.hf_checkpoints import make_llava_next, save
 from vlm_mu_jax.attacks import search
 from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.words import place
 from vlm_mu_jax.conversion import importer
-from vlm_mu_jax.evaluation.answers import Question, answer_questions
+from vlm_mu_jax.data.placing import place
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
+from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.steering.states import last_token_states
@@ -99,7 +100,7 @@ def test_answers_equal_those_of_transformers_from_the_same_files(folder, tmp_pat
     items += [Question("text", QUESTIONS[0], None), Question("blank", QUESTIONS[0], "blank:white")]
     Image.new("RGB", (SIDE, SIDE), "white").save(tmp_path / "white.png")
     shown = [*([file] for file in files), [], [tmp_path / "white.png"]]
-    answers = answer_questions(model, items, tmp_path / "answers.jsonl", batch_size=2, max_new_tokens=5)
+    answers = answer_questions(model, items, tmp_path / "answers.jsonl", AnswerOptions(2, 5))
     for item, images, answer in zip(items, shown, answers, strict=True):
         inputs = their_inputs(top, item.text, images)
         made = theirs.generate(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.answers import Question, answer_questions
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
+from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.steering import gates
@@ -233,7 +234,7 @@ def test_evaluation_gives_the_answers_of_a_guard_that_decides_per_example(model,
     use = guard.using(decide="example", gate_source=source)
     wanted = answer(model, QUESTIONS, [model.processor.blank_pixels()] * 4, guard=use, max_new_tokens=6, batch_size=4)
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS[:3])]  # the fourth row is filler
-    found = answer_questions(model, items, tmp_path / "a.jsonl", 4, 6, steer=steering(model, use))
+    found = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=steering(model, use)))
     assert [(a.answer, a.tokens) for a in found] == [(a.text, a.tokens) for a in wanted[:3]]
 
 
@@ -255,7 +256,7 @@ def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(m
     made = generate(model.params, whole, model.config, max_new_tokens=6, steer=PerBatch(model, use)(QUESTIONS))
     found = answer(model, QUESTIONS, blank, guard=use, max_new_tokens=6, batch_size=4)
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS)]
-    asked = answer_questions(model, items, tmp_path / "a.jsonl", 4, 6, steer=steering(model, use))
+    asked = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=steering(model, use)))
     ends = set(model.config.eos_ids)
     said = [
         model.processor.decode([int(t) for t in row[:n] if int(t) not in ends]).strip()

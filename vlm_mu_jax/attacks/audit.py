@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from vlm_mu_jax.attacks.words import split_words
+from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges.keyword import KeywordJudge

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vlm_mu_jax.attacks.words import Placed
+from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Images, Processor, bucket
 
 # Widths of blocks are multiples of it. A compiled program costs seconds, so few blocks share a wide step.

@@ -23,7 +23,7 @@ from vlm_mu_jax.attacks.guards import FirstPass
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.suffix import Scorer, Settings
 from vlm_mu_jax.attacks.suffix_text import Slots, with_suffix
-from vlm_mu_jax.attacks.words import Placed
+from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.decoder import KV, Steer

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlm_mu_jax.attacks.verify import Attempt, Attempts, with_words
-from vlm_mu_jax.attacks.words import place
+from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 

@@ -28,8 +28,8 @@ from vlm_mu_jax.attacks.margins_file import MarginsFile
 from vlm_mu_jax.attacks.openings import Node, Openings
 from vlm_mu_jax.attacks.question import Place, Task, places
 from vlm_mu_jax.attacks.search import Ask
-from vlm_mu_jax.attacks.words import Placed
 from vlm_mu_jax.data.images import ImageSettings
+from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.config import LlavaConfig

@@ -16,8 +16,8 @@ from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
 from vlm_mu_jax.attacks.guards import FirstPass, by_gates
 from vlm_mu_jax.attacks.margins_file import Scores
 from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.words import Placed, place
 from vlm_mu_jax.data.anyres import Tiles
+from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig

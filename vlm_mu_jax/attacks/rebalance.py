@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.attacks.audit import audit, refuses, safety_records
-from vlm_mu_jax.attacks.words import open_with, split_words
 from vlm_mu_jax.data import readers, rewrite
+from vlm_mu_jax.data.placing import open_with, split_words
 from vlm_mu_jax.data.records import Record, Records
 
 OPENINGS = ("observed", "uniform")

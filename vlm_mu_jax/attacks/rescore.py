@@ -17,7 +17,7 @@ from vlm_mu_jax.attacks.candidates import Block
 from vlm_mu_jax.attacks.guards import FirstPass
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.search import Ask, Found, Progress
-from vlm_mu_jax.attacks.words import Placed, place
+from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.model.llava import cast

@@ -22,7 +22,7 @@ from vlm_mu_jax.attacks import candidates, margin, prefix
 from vlm_mu_jax.attacks.audit import safety_records
 from vlm_mu_jax.attacks.openings import Node, Openings
 from vlm_mu_jax.attacks.search import Ask, Progress
-from vlm_mu_jax.attacks.words import Placed, word_spans
+from vlm_mu_jax.data.placing import Placed, word_spans
 from vlm_mu_jax.data.prompts import TEMPLATES, Images, Processor, bucket
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from vlm_mu_jax.attacks.words import place
+from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.attacks.search import Progress
-from vlm_mu_jax.attacks.words import place
+from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation import metrics, statistics
-from vlm_mu_jax.evaluation.answers import Question, answer_questions, judge_answers
-from vlm_mu_jax.evaluation.answers_file import Condition
+from vlm_mu_jax.evaluation.answers.answers_file import Condition
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.judges import Judge
+from vlm_mu_jax.evaluation.judging import judge_answers
 from vlm_mu_jax.evaluation.metrics import Outcome
+from vlm_mu_jax.evaluation.questions.question import Question
 
 SUCCESS = {"jailbreak": "answered", "over_refuse": "refused"}  # the judge's label that a goal wants
 RATE = {"jailbreak": "asr", "over_refuse": "rr"}
@@ -83,14 +85,13 @@ class Verifier:
             for record in asked
             for shot, attempt in enumerate(attempts[record.id])
         ]
-        answers = answer_questions(
-            self.model, items, self.answers, self.batch_size, self.max_new_tokens, self.steer, self.progress, label
-        )
+        options = AnswerOptions(self.batch_size, self.max_new_tokens, self.steer, self.progress)
+        answers = answer_questions(self.model, items, self.answers, options, label=label)
         judged = judge_answers(
-            self.answers,
             answers,
             {self.judge.name: self.judge},
             {r.id: r for r in asked},
+            path=self.answers,
             images={(item.id, item.condition): item.image for item in items},
             progress=self.progress,
         )

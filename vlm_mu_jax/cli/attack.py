@@ -97,7 +97,7 @@ flags.adopt_module_key_flags(judge_flags)
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax.evaluation.table import verdict_lines
+    from vlm_mu_jax.evaluation.results.table import verdict_lines
     from vlm_mu_jax.storage import model_folder
 
     out, method = outputs.check_writable(_OUT.value), _METHOD.value
@@ -188,14 +188,15 @@ def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
 
 def _judging(out, judge) -> dict:
     """What became of the answers that this attack has judged so far: no verdict on how many and why, and the cost."""
-    from vlm_mu_jax.evaluation import answers_file, results
+    from vlm_mu_jax.evaluation.answers import answers_file
     from vlm_mu_jax.evaluation.judges import BatchJudge
+    from vlm_mu_jax.evaluation.results import rates
 
     answers = answers_file.read(_beside(out, "answers"))
     judged = {"attack": [answer for answer in answers if judge.name in answer.labels]}
     return {
-        "unjudged": results.unjudged(judged, judge.name),
-        "judge_error": results.common_error(judged, judge.name),
+        "unjudged": rates.unjudged(judged, judge.name),
+        "judge_error": rates.common_error(judged, judge.name),
         "judge_cost": judge.cost() if isinstance(judge, BatchJudge) else None,
     }
 

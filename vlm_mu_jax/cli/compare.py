@@ -31,7 +31,7 @@ _RELEARN = flags.DEFINE_list("relearn", [], "recipes whose models are attacked b
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation import comparison
+    from vlm_mu_jax.evaluation.results import comparison
     from vlm_mu_jax.files import outputs
 
     chosen, attacked = _chosen("only", _ONLY.value) or list(recipes.RECIPES), _chosen("relearn", _RELEARN.value)
@@ -66,7 +66,7 @@ def _chosen(flag: str, names: list[str]) -> list[recipes.Recipe]:
 def _relearn(attacked: list[recipes.Recipe], runs: dict[int, Path], out: Path) -> None:
     """Attacks every trained model twice by fine-tuning; OUT/relearning.md and OUT/relearning_seedS.svg."""
     from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation import comparison
+    from vlm_mu_jax.evaluation.results import comparison
     from vlm_mu_jax.files import outputs
     from vlm_mu_jax.reporting import canvas, figures_training
 
@@ -97,7 +97,7 @@ def _seed(run: Path) -> int:
 def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
     """Trains and asks one recipe unless that is done, and reads what came out."""
     from vlm_mu_jax.data import readers
-    from vlm_mu_jax.evaluation import comparison
+    from vlm_mu_jax.evaluation.results import comparison
 
     workdir, measured = folder / recipe.name, folder / f"eval_{recipe.name}"
     cost = workdir / "cost.json"
@@ -148,7 +148,7 @@ def _write_csv(path: Path, rows: list[dict]) -> None:
 def _content(models: list, tests: list, better: list[str]) -> dict:
     import dataclasses
 
-    from vlm_mu_jax.evaluation import comparison
+    from vlm_mu_jax.evaluation.results import comparison
 
     return {
         "rows": comparison.rows(models),

@@ -15,6 +15,7 @@ Example:
       --attack_words=runs/attack_sft.json --attack_words=guard=runs/attack_guard.json
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "the run's seed, as written in the resul
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax.cli import defence_runs
-    from vlm_mu_jax.evaluation import defence_table
+    from vlm_mu_jax.evaluation.defences import runs
+    from vlm_mu_jax.evaluation.defences import table as tables
 
-    chosen = defence_runs.parse(_DEFENCES.value)
+    chosen = runs.parse(_DEFENCES.value)
     guards = _check(chosen)
     command.enable_compilation_cache(_WORKDIR.value)
     suites = _suites(chosen, guards)
@@ -87,13 +88,13 @@ def main(argv: list[str]) -> None:
     for defence in chosen:
         print(f"{defence.name}:", flush=True)
         folder = _UNLEARNED.value if defence.unlearned else _CHECKPOINT.value
-        entry, judged = defence_runs.run(models.get(folder), defence, guards[defence.name], suites[defence.name], plan)
-        own = defence_table.compare(defence.name, judged, chosen[0].name, first, plan.judge.name) if rows else []
+        entry, judged = runs.run(models.get(folder), defence, guards[defence.name], suites[defence.name], plan)
+        own = tables.compare(defence.name, judged, chosen[0].name, first, plan.judge.name) if rows else []
         first = first or judged
-        defence_runs.write(plan, entry, own)
+        runs.write(plan, entry, own)
         rows.append(entry)
         tests += own
-    table = defence_table.markdown(rows)
+    table = tables.markdown(rows)
     about = {
         "blank": _BLANK.value,
         "judge": plan.judge.name,
@@ -108,12 +109,12 @@ def main(argv: list[str]) -> None:
 
 def _check(chosen) -> dict[str, str | None]:
     """Everything that can be wrong before a model is loaded; the guard folder of each defence."""
-    from vlm_mu_jax.evaluation import defences
+    from vlm_mu_jax.evaluation.defences import wrappers
     from vlm_mu_jax.storage import model_folder
 
     judge_flags.refuse_calibration()
     if _PROMPTS.value:
-        defences.read_prompts(_PROMPTS.value)
+        wrappers.read_wording(_PROMPTS.value)
     guards: dict[str, str | None] = {}
     for defence in chosen:
         if defence.unlearned and not _UNLEARNED.value:
@@ -131,12 +132,11 @@ def _check(chosen) -> dict[str, str | None]:
 
 def _suites(chosen, guards) -> dict[str, Any]:
     """The questions of each defence: the same for all but for the words of a one-word attack."""
-    from vlm_mu_jax.attacks.words import open_with
-    from vlm_mu_jax.cli import defence_runs
-    from vlm_mu_jax.evaluation import instruction_settings, suite
+    from vlm_mu_jax.evaluation.defences import instruction_settings, runs
+    from vlm_mu_jax.evaluation.questions import suite
     from vlm_mu_jax.storage import model_folder
 
-    words = defence_runs.words_of(_WORDS.value, [defence.name for defence in chosen])
+    words = _words_of(_WORDS.value, [defence.name for defence in chosen])
     default = Path(_DATA.value) / instruction_settings.TEMPLATES
     templates = _TEMPLATES.value or (default if default.exists() else None)
     templates = instruction_settings.read_templates(templates) if templates else ()
@@ -147,7 +147,7 @@ def _suites(chosen, guards) -> dict[str, Any]:
         shots = suite.read_attack_words(path).jailbreak[: _SHOTS.value] if path else ()
         asked = instruction_settings.build(
             _DATA.value,
-            instruction_settings.Attacks(templates, shots, open_with),
+            instruction_settings.Attacks(templates, shots),
             _SETTINGS.value or instruction_settings.SETTINGS,
             _IMAGES.value or instruction_settings.IMAGES,
             _BLANK.value,
@@ -155,31 +155,43 @@ def _suites(chosen, guards) -> dict[str, Any]:
             _SEED.value,
             has_vision,
         )
-        found[defence.name], left_out = defence_runs.unseen(asked, guards.values())
+        found[defence.name], left_out = runs.unseen(asked, guards.values())
     if left_out:
         print(f"{left_out} requests are left out: the selection of the guard has seen them")
     return found
 
 
+def _words_of(flag_values: Iterable[str], names: Iterable[str]) -> dict[str, Path]:
+    """Defence -> its attack.json, from values FILE (all defences) and NAME=FILE. Raises InputError for another NAME."""
+    names, found = list(names), {}
+    for value in flag_values:
+        name, equals, path = value.partition("=")
+        if equals and name in names:
+            found[name] = Path(path)
+        elif equals and not Path(value).exists():
+            raise InputError(f"--attack_words={value}: no defence {name!r} here; use FILE or one of {', '.join(names)}")
+        else:
+            found = dict.fromkeys(names, Path(value)) | found
+    return found
+
+
 def _plan(models: "_Models") -> Any:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.cli import defence_runs
-    from vlm_mu_jax.evaluation import defences
+    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+    from vlm_mu_jax.evaluation.defences import runs, wrappers
     from vlm_mu_jax.evaluation.perplexity import Perplexity
 
     judge, available = judge_flags.choose(_DATA.value, _WORKDIR.value)
     scorer = Perplexity(models.get(_PERPLEXITY_MODEL.value or _CHECKPOINT.value), _BATCH.value)
-    return defence_runs.Plan(
+    return runs.DefencePlan(
         workdir=Path(_WORKDIR.value),
         data=Path(_DATA.value),
         judges=available,
         judge=judge,
-        prompts=defences.read_prompts(_PROMPTS.value) if _PROMPTS.value else defences.Prompts(),
-        batch_size=_BATCH.value,
-        max_new_tokens=_TOKENS.value,
+        wording=wrappers.read_wording(_PROMPTS.value) if _PROMPTS.value else wrappers.Wording(),
+        answering=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar),
         seed=_SEED.value,
         perplexity=scorer if _PERPLEXITY.value else None,
-        progress=progress.bar,
     )
 
 

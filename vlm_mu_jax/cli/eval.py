@@ -62,7 +62,14 @@ def main(argv: list[str]) -> None:
     if eval_list.LIST.value:
         return eval_list.print_sets()
     from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation import defences, runner, suite, table
+    from vlm_mu_jax.evaluation import evaluate, workdir
+    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+    from vlm_mu_jax.evaluation.answers.suite_answers import stored_answers
+    from vlm_mu_jax.evaluation.defences import wrappers
+    from vlm_mu_jax.evaluation.guarding import open_guard
+    from vlm_mu_jax.evaluation.judging import judge_suite
+    from vlm_mu_jax.evaluation.questions import suite
+    from vlm_mu_jax.evaluation.results import table
     from vlm_mu_jax.storage import model_folder
 
     eval_list.names()  # a wrong name is an error before anything long begins
@@ -72,33 +79,24 @@ def main(argv: list[str]) -> None:
     questions = _questions(folder, words)
     labelled = judge_flags.labelled()
     judge, available = judge_flags.choose(_data(), _WORKDIR.value)
-    run = runner.RunName(_NAME.value, _KIND.value, _SEED.value)
-    prompts = defences.read_prompts(_DEFENCE_PROMPTS.value) if _DEFENCE_PROMPTS.value else defences.Prompts()
+    run = evaluate.RunName(_NAME.value, _KIND.value, _SEED.value)
+    wording = wrappers.read_wording(_DEFENCE_PROMPTS.value) if _DEFENCE_PROMPTS.value else wrappers.Wording()
 
     defended = None
     if _REJUDGE.value:
-        settings, provenance = runner.read_workdir(_WORKDIR.value)
-        answers = runner.recall(questions, _WORKDIR.value)
+        settings, provenance = workdir.read_workdir(_WORKDIR.value)
+        answers = stored_answers(questions, _WORKDIR.value)
     else:
         model = model_folder.load(folder)
-        steer, guard = _guard(model)
+        steer, guard = open_guard(model, _GUARD.value)
         settings, provenance = _describe(model, guard, questions, words)
-        settings |= defences.settings(_DEFENCE.value, prompts)
-        runner.open_workdir(_WORKDIR.value, settings, provenance)
-        answers, defended = defences.ask_suite(
-            model,
-            questions,
-            _WORKDIR.value,
-            _DEFENCE.value,
-            prompts=prompts,
-            batch_size=_BATCH.value,
-            max_new_tokens=_TOKENS.value,
-            steer=steer,
-            progress=progress.bar,
-        )
-    answers = runner.judge(answers, questions, _WORKDIR.value, available, _REJUDGE.value, progress.bar)
+        settings |= wrappers.settings(_DEFENCE.value, wording)
+        workdir.open_workdir(_WORKDIR.value, settings, provenance)
+        answering = AnswerOptions(_BATCH.value, _TOKENS.value, steer, progress.bar)
+        answers, defended = wrappers.defend_suite(model, questions, _DEFENCE.value, _WORKDIR.value, answering, wording)
+    answers = judge_suite(answers, questions, available, _WORKDIR.value, again=_REJUDGE.value, progress=progress.bar)
     answers |= eval_list.grade(answers, questions, judge, _WORKDIR.value, _REJUDGE.value, progress.bar)
-    results = runner.summarise(
+    results = evaluate.summarise(
         run,
         answers,
         questions,
@@ -110,7 +108,7 @@ def main(argv: list[str]) -> None:
     )
     if defended:
         results["runs"][0]["defence"] = defended
-    runner.write_results(_WORKDIR.value, results)
+    workdir.write_results(_WORKDIR.value, results)
     table.print_results(results)
     advice = judge_flags.advice(results["runs"][0], results["comparisons"])
     if advice:
@@ -119,8 +117,7 @@ def main(argv: list[str]) -> None:
 
 def _questions(folder, words) -> Any:
     """The suite; a text-only model is asked the text-only questions."""
-    from vlm_mu_jax.attacks.words import open_with
-    from vlm_mu_jax.evaluation import suite
+    from vlm_mu_jax.evaluation.questions import suite
     from vlm_mu_jax.storage import model_folder
 
     has_vision = model_folder.read_config(folder).vision is not None
@@ -129,7 +126,6 @@ def _questions(folder, words) -> Any:
     questions = suite.build(
         _DATA.value,
         _SUBSET.value,
-        open_with,
         words,
         _SHOTS.value,
         _BLANK.value,
@@ -144,22 +140,6 @@ def _questions(folder, words) -> Any:
 def _data() -> str:
     """The data folder; public sets alone need none but their root."""
     return _DATA.value or eval_list.DATA_ROOT.value
-
-
-def _guard(model) -> tuple[Any, dict | None]:
-    """What steers every batch and what identifies the guard; (None, None) without --guard."""
-    if not _GUARD.value:
-        return None, None
-    import hashlib
-    from pathlib import Path
-
-    from vlm_mu_jax.steering.guard import load_guard
-    from vlm_mu_jax.steering.guarded import steering
-
-    steer = steering(model, load_guard(_GUARD.value, model))
-    files = sorted(p for p in Path(_GUARD.value).iterdir() if p.is_file())
-    digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
-    return steer, {"folder": _GUARD.value, "sha256": digest}
 
 
 def _describe(model, guard, questions, words) -> tuple[dict, dict]:

@@ -45,28 +45,29 @@ def names() -> list[str]:
 
 def extend(questions: Any, limit: int | None, seed: int, with_images: bool) -> Any:
     """The suite with the public sets that were asked for."""
-    from vlm_mu_jax.evaluation import benchmarks
+    from vlm_mu_jax.evaluation.questions import public_sets
 
     chosen = names()
     if not chosen:
         return questions
-    return benchmarks.extend(questions, chosen, DATA_ROOT.value, limit, seed, with_images, say=print)
+    return public_sets.extend(questions, chosen, DATA_ROOT.value, limit, seed, with_images, say=print)
 
 
 def grade(answers: dict, questions: Any, judge: Any, workdir: str, again: bool, progress: Any) -> dict:
     """MM-Vet's answers with the grades of the judging model, if MM-Vet was asked and a model judges."""
     from pathlib import Path
 
-    from vlm_mu_jax.evaluation import benchmarks, runner
     from vlm_mu_jax.evaluation.judges.cache import JudgeCache
     from vlm_mu_jax.evaluation.judges.model_judge import ModelJudge
+    from vlm_mu_jax.evaluation.judging import judge_suite
+    from vlm_mu_jax.evaluation.questions import public_sets
     from vlm_mu_jax.evaluation.utility import mmvet
 
-    name = f"{benchmarks.PREFIX}{mmvet.NAME}"
+    name = f"{public_sets.PREFIX}{mmvet.NAME}"
     if name not in answers or not isinstance(judge, ModelJudge):
         return {}
     grader = ModelJudge(mmvet.RUBRIC, judge.backend, JudgeCache(Path(workdir) / "judged" / f"{mmvet.NAME}.jsonl"))
-    return runner.judge({name: answers[name]}, questions, workdir, {grader.name: grader}, again, progress)
+    return judge_suite({name: answers[name]}, questions, {grader.name: grader}, workdir, again=again, progress=progress)
 
 
 def print_sets() -> None:

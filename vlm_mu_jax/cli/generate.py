@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     import json
 
     import vlm_mu_jax
-    from vlm_mu_jax.evaluation import one_answer
+    from vlm_mu_jax.evaluation.answers import one_answer
 
     _check_flags()
     command.enable_compilation_cache()
@@ -91,7 +91,8 @@ def generate_all(model, steer) -> None:
     from vlm_mu_jax.data import readers
     from vlm_mu_jax.data.records import KINDS
     from vlm_mu_jax.errors import InputError
-    from vlm_mu_jax.evaluation.record_answers import answer_records
+    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+    from vlm_mu_jax.evaluation.answers.record_answers import answer_records
     from vlm_mu_jax.storage.identity import weights_hash
 
     records = readers.read(_DATA.value)
@@ -102,16 +103,8 @@ def generate_all(model, steer) -> None:
     if not len(asked):
         raise InputError(f"--data={_DATA.value}: holds no record of --kinds={','.join(_KINDS.value)}")
     settings = {"checkpoint": str(model.folder), "weights_sha256": weights_hash(model.params), "guard": _GUARD.value}
-    answers = answer_records(
-        model,
-        asked,
-        _OUT.value,
-        settings,
-        batch_size=_BATCH.value,
-        max_new_tokens=_TOKENS.value,
-        steer=steer,
-        progress=progress.bar,
-    )
+    options = AnswerOptions(_BATCH.value, _TOKENS.value, steer, progress.bar)
+    answers = answer_records(model, asked, _OUT.value, settings, options)
     print(f"{len(answers)} answers in {_OUT.value}")
 
 

@@ -23,7 +23,7 @@ def run(model) -> None:
     """Writes an answers line per request and condition; prints refusals among requests that selection did not see."""
     from vlm_mu_jax import progress
     from vlm_mu_jax.cli import guard_trials
-    from vlm_mu_jax.evaluation.answers_file import rewrite
+    from vlm_mu_jax.evaluation.answers.answers_file import rewrite
     from vlm_mu_jax.steering import artifact
     from vlm_mu_jax.steering.guard import load_guard
     from vlm_mu_jax.steering.guarded import answer
@@ -63,7 +63,7 @@ def _line(model, records, record, answer, condition: str, labels: dict):
 
     import numpy as np
 
-    from vlm_mu_jax.evaluation.answers_file import Answer, Condition
+    from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 
     image, image_id, shown = None, None, []
     if condition == "blank":

@@ -80,7 +80,7 @@ def labelled() -> list[Any]:
     """The rows of --calibrate, none without it; read before the long work, so that a bad file fails early."""
     if not CALIBRATE.value:
         return []
-    from vlm_mu_jax.evaluation import calibration
+    from vlm_mu_jax.evaluation.judges import calibration
 
     return calibration.read(CALIBRATE.value)
 
@@ -89,7 +89,8 @@ def agreement(judge: Any, rows: list[Any], progress: Any) -> Mapping[str, Any] |
     """The judge's agreement with the people who labelled these rows; None without rows."""
     if not rows:
         return None
-    from vlm_mu_jax.evaluation import calibration, judges
+    from vlm_mu_jax.evaluation import judges
+    from vlm_mu_jax.evaluation.judges import calibration
 
     return calibration.calibrate(rows, lambda cases: judges.judge_many(judge, cases, progress))
 

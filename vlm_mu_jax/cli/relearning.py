@@ -115,7 +115,7 @@ def attack(
 
 def curve(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
     """Rates of `evaluation.frontier` per step, with their intervals over the questions."""
-    from vlm_mu_jax.evaluation import frontier
+    from vlm_mu_jax.evaluation.results import frontier
 
     points = []
     for row in rows:

@@ -51,7 +51,7 @@ def run(config: Mapping[str, Any], workdir: str | Path, log: Any = None) -> dict
 
 def summary(objective: str, rows: Sequence[Mapping[str, Any]], points: int) -> dict[str, Any]:
     """The content of sweep.json: every point with its rates and intervals, whether it is on the front, and the best."""
-    from vlm_mu_jax.evaluation import frontier
+    from vlm_mu_jax.evaluation.results import frontier
 
     entries = []
     for row, on_front in zip(rows, frontier.front([row["rates"] for row in rows]), strict=True):

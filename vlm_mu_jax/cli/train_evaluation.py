@@ -42,17 +42,20 @@ class Questions:
         self.judge = judges.get(name, data) if name else next(iter(judges.available(data).values()))
 
     def __call__(self, step: int, params: Mapping[str, Any], folder: Path) -> dict[str, float]:
-        from vlm_mu_jax.evaluation import frontier, runner
+        from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+        from vlm_mu_jax.evaluation.answers.suite_answers import answer_suite
+        from vlm_mu_jax.evaluation.judging import judge_suite
+        from vlm_mu_jax.evaluation.results import frontier
         from vlm_mu_jax.storage.model_folder import Model
 
         model = Model(params, self._cfg, self._processor, self._path)
-        sizes = self._settings["batch_size"], self._settings["max_new_tokens"]
+        options = AnswerOptions(self._settings["batch_size"], self._settings["max_new_tokens"])
         with _empty(folder / f"{step:06d}") as place:
             with on_mesh_of(params):
-                answers = runner.ask(model, self.suite, place, *sizes)
+                answers = answer_suite(model, self.suite, place, options)
             if not distributed.first():
                 return {}
-            answers = runner.judge(answers, self.suite, place, {self.judge.name: self.judge})
+            answers = judge_suite(answers, self.suite, {self.judge.name: self.judge}, place)
             return frontier.rates(answers, self.suite.records, self.judge.name)
 
 
@@ -72,8 +75,8 @@ def _empty(folder: Path) -> Iterator[Path]:
 
 def _suite(settings: Mapping[str, Any], seed: int) -> Any:
     """The questions that `frontier.rates` counts."""
-    from vlm_mu_jax.attacks.words import open_with
-    from vlm_mu_jax.evaluation import frontier, suite
+    from vlm_mu_jax.evaluation.questions import suite
+    from vlm_mu_jax.evaluation.results import frontier
 
     data, words = settings["data"], settings["attack_words"]
     if not data:
@@ -81,7 +84,6 @@ def _suite(settings: Mapping[str, Any], seed: int) -> Any:
     built = suite.build(
         data,
         settings["subset"],
-        open_with,
         suite.read_attack_words(words) if words else suite.AttackWords(),
         limit=settings["questions"],
         seed=seed,

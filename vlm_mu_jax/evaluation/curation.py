@@ -14,10 +14,10 @@ from typing import Any
 
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation import answers_file
-from vlm_mu_jax.evaluation.answers_file import Answer
+from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.answers.answers_file import Answer
+from vlm_mu_jax.evaluation.answers.record_answers import read_provenance
 from vlm_mu_jax.evaluation.judges import Case, KeywordJudge, Label, judge_many
-from vlm_mu_jax.evaluation.record_answers import read_provenance
 
 CHOSEN = "curated"  # a label of this name marks the lines that `choose` wrote
 _PLACEHOLDER = re.compile(r"\W*(n\W?a|none|null)?\W*", re.IGNORECASE)  # VLGuard's train file has 14 such "questions"

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from vlm_mu_jax.evaluation.answers_file import Answer
+from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.judges.degenerate import KINDS, degeneracy
 from vlm_mu_jax.evaluation.statistics import Metric, proportion
 

@@ -23,10 +23,10 @@ from vlm_mu_jax.attacks import candidates, margin, prefix
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.question import CACHE_STEP
 from vlm_mu_jax.attacks.search import Ask, search
-from vlm_mu_jax.attacks.words import place
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.workers import SCRIPT, Peer
+from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import JobError
 from vlm_mu_jax.model.config import LlavaConfig

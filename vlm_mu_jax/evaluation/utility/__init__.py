@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm_mu_jax.data.readers.utility_sets import MME_COGNITION, MME_PERCEPTION
 from vlm_mu_jax.data.records import Item
-from vlm_mu_jax.evaluation.answers_file import Answer
+from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.utility import choice, mmvet, vqa, yes_no
 from vlm_mu_jax.evaluation.utility.scores import Score, by_kind, mean, share
 

@@ -1,0 +1,188 @@
+"""The answers file: one JSON line per answered question, appended and fsynced, resumable after a kill at any moment."""
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from vlm_mu_jax.errors import InputError, JobError
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """How a question was asked: which attack, where, with which word (the `shot`-th of its list), with which image."""
+
+    attack: str = "none"  # none | one_word | over_refuse | null_word | opening | METHOD | METHOD_control of bin/attack
+    position: str | None = None  # question_start when a word was put there
+    word: str | None = None
+    shot: int = 0
+    image: str = "own"  # own | none | blank:KIND | attack
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One line. `id` is the record's, `prompt_sha` is over the prompt's token ids, `tokens` counts those generated."""
+
+    id: str
+    condition: Condition
+    image_id: str | None
+    prompt_sha: str
+    question: str
+    answer: str
+    tokens: int
+    labels: dict[str, dict] = dataclasses.field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple:
+        """What makes an answer the same answer: asking again under the same key is never needed."""
+        return (self.id, self.condition, self.image_id, self.prompt_sha)
+
+    def to_line(self) -> str:
+        # In ASCII no answer can hold what some reader takes for the end of a line, nor half a surrogate pair.
+        return json.dumps(dataclasses.asdict(self))
+
+
+def read(path: str | Path) -> list[Answer]:
+    """The answers of a file, in its order, without a torn last line; none if it is missing. InputError if damaged."""
+    return _parse(Path(path), _content(Path(path))[0])
+
+
+class AnswersFile:
+    """An answers file open for appending. One process at a time: a second one gets a JobError, not a mixed-up file."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._file = _locked(self.path)
+        try:
+            whole, torn = _content(self.path)
+            self.answers = _parse(self.path, whole)
+            if torn:  # what a kill in the middle of a write left behind
+                os.truncate(self.path, len(whole))
+        except BaseException:
+            self._file.close()
+            raise
+        self._keys = {answer.key for answer in self.answers}
+
+    def __enter__(self) -> "AnswersFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def __contains__(self, key: tuple) -> bool:
+        return key in self._keys
+
+    def append(self, answers: Iterable[Answer]) -> None:
+        """Adds answers whose key is new; returns when they are on the disk."""
+        new = []
+        for answer in answers:
+            if answer.key not in self._keys:
+                self._keys.add(answer.key)
+                new.append(answer)
+        if new:
+            self._file.write("".join(answer.to_line() + "\n" for answer in new).encode("utf-8"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.answers += new
+
+    def relabel(self, answers: Iterable[Answer]) -> None:
+        """Writes these answers in place of those with the same keys; every other line stays as it is."""
+        labelled = {answer.key: answer for answer in answers}
+        self.answers = [labelled.get(old.key, old) for old in self.answers]
+        replaced = self._file
+        self._file = _replace(self.path, self.answers)
+        replaced.close()
+
+
+class AnswersInMemory:
+    """What `AnswersFile` is, without a file."""
+
+    def __init__(self):
+        self.path: Path | None = None
+        self.answers: list[Answer] = []
+
+    def __enter__(self) -> "AnswersInMemory":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def __contains__(self, key: tuple) -> bool:
+        return any(answer.key == key for answer in self.answers)
+
+    def append(self, answers: Iterable[Answer]) -> None:
+        self.answers += answers
+
+
+def rewrite(path: str | Path, answers: Iterable[Answer]) -> None:
+    """Replaces the file's content at once: a reader sees the old lines or the new ones, never a mixture.
+
+    Raises:
+      JobError: another process is writing the file.
+    """
+    with _locked(Path(path)):
+        _replace(Path(path), answers).close()
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The file open for appending, with its lock. Raises JobError when another process holds the lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = open(path, "ab")  # noqa: SIM115 (the caller closes it)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        except FileNotFoundError:  # removed since it was opened
+            pass
+        except BlockingIOError:
+            file.close()
+            raise JobError(f"{path}: another process is writing it; wait for it or use another --workdir") from None
+        file.close()  # replaced since it was opened: the lock is on what nobody will read
+
+
+def _replace(path: Path, answers: Iterable[Answer]) -> BinaryIO:
+    """Puts a new file with these lines in the place of `path`. Returns it open and locked already, so that no other
+    writer comes in between."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    file = open(part, "ab")  # noqa: SIM115 (the caller closes it)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.writelines((answer.to_line() + "\n").encode("utf-8") for answer in answers)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _content(path: Path) -> tuple[bytes, bytes]:
+    """(complete lines, torn rest) of a file."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return b"", b""
+    end = raw.rfind(b"\n") + 1
+    return raw[:end], raw[end:]
+
+
+def _parse(path: Path, whole: bytes) -> list[Answer]:
+    answers, seen = [], set()
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            answer = Answer(**{**row, "condition": Condition(**row["condition"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}: line {number} is no answer ({error}); delete the file to generate it again"
+            ) from None
+        if answer.key not in seen:
+            seen.add(answer.key)
+            answers.append(answer)
+    return answers

@@ -1,0 +1,238 @@
+"""Asks a model many questions and keeps the answers: batched, resumable, with few compiled shapes.
+
+Questions about one image, and all shots of an attack on it, share the beginning of their prompts, which runs once.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers.answers_file import Answer, AnswersFile, AnswersInMemory
+from vlm_mu_jax.evaluation.answers.batches import SharedBatch, plan_batches, plan_shared, split_shared
+from vlm_mu_jax.evaluation.questions.question import BLANK, Question
+from vlm_mu_jax.parallel.distributed import to_host
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage.model_folder import Model
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.model.decoder import Steer
+
+BatchSteer = Callable[[Sequence[str], Sequence[Any] | None], "Steer"]  # (questions, images) -> what steers the batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prompt:
+    """A question with its token ids (image placeholders expanded, the answer's start, if there is one, at the end) and
+    the names of what it was asked with. begun: how many of the ids are the answer's."""
+
+    question: Question
+    ids: tuple[int, ...]
+    begun: int
+    image_id: str | None
+    sha: str
+
+    @property
+    def key(self) -> tuple:
+        return (self.question.id, self.question.condition, self.image_id, self.sha)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerOptions:
+    """How questions are answered.
+
+    batch_size: rows of every generated batch. The last batch is filled up, so that its shape needs no new program.
+    max_new_tokens: bound on the length of an answer.
+    steer: the guard's `Steer`, or None. A guard that decides anew for every batch is a function (questions, images) ->
+      `Steer`; it gets the batch's rows in order, those that fill it up included. `images` are pixels per row, as in
+      `Processor.pad`, or None for a batch of text-only questions.
+    progress: shows progress over the batches.
+    """
+
+    batch_size: int = 16
+    max_new_tokens: int = 256
+    steer: "Steer | BatchSteer | None" = None
+    progress: Progress | None = None
+
+
+def answer_questions(
+    model: Model,
+    questions: Sequence[Question],
+    path: str | Path | None = None,
+    options: AnswerOptions = AnswerOptions(),  # noqa: B008
+    *,
+    label: str = "answers",
+    only_these: bool = False,
+) -> list[Answer]:
+    """The model's greedy answers to `questions`, in their order.
+
+    Questions with the same image and the same prompt up to the image's end share that beginning, which runs once for
+    all of them. Three cases run every prompt whole instead, with the same answers: a guard that writes into the prompt
+    (see `generate.can_share`), a chat template that puts the question before the image, and too few such questions to
+    fill a batch.
+
+    Args:
+      model: what `vlm_mu_jax.load` returns.
+      path: an answers file. Answers that it holds are not generated again; new ones are appended batch by batch, so
+        that a killed run goes on. Without a file the answers stay in memory.
+      label: name of the progress bar.
+      only_these: the file may hold no answer to any other question. For files whose lines are counted later.
+
+    Raises:
+      InputError: an image cannot be read, a prompt is longer than the model's positions, or the file holds answers to
+        other questions against `only_these`.
+    """
+    prompts = [_prompt(model, question, options.max_new_tokens) for question in questions]
+    with AnswersFile(path) if path is not None else AnswersInMemory() as kept:
+        if only_these:
+            _check_same_questions(kept, prompts)
+        missing = {prompt.key: prompt for prompt in prompts if prompt.key not in kept}
+        batches = _batches(model, list(missing.values()), options)
+        progress = options.progress if batches else None
+        for answers_of_batch in progress(batches, label, len(batches)) if progress else batches:
+            kept.append(answers_of_batch())
+        found = {answer.key: answer for answer in kept.answers}
+    return [found[prompt.key] for prompt in prompts]
+
+
+def _batches(model: Model, prompts: list[_Prompt], options: AnswerOptions) -> list[Callable[[], list[Answer]]]:
+    """One function per batch, which generates its answers."""
+    from vlm_mu_jax.model.generate import can_share
+
+    alone, groups, image_token = prompts, [], model.config.image_token_id
+    if can_share(model.config, options.steer):
+        alone, groups = split_shared(prompts, options.batch_size, image_token)
+    plain = [
+        functools.partial(_generate, model, rows, width, options)
+        for width, rows in plan_batches(alone, options.batch_size)
+    ]
+    shared = [
+        functools.partial(_generate_shared, model, batch, options)
+        for batch in plan_shared(groups, options.batch_size, image_token)
+    ]
+    return plain + shared
+
+
+def _check_same_questions(file: AnswersFile | AnswersInMemory, prompts: Sequence[_Prompt]) -> None:
+    wanted = {prompt.key for prompt in prompts}
+    other = next((answer for answer in file.answers if answer.key not in wanted), None)
+    if other is not None:
+        word = f" with the word {other.condition.word!r}" if other.condition.word else ""
+        raise InputError(
+            f"{file.path}: holds answers to other questions (such as {other.id}{word}); use another --workdir"
+        )
+
+
+def _prompt(model: Model, question: Question, max_new_tokens: int) -> _Prompt:
+    images = [_picture(model.processor, question.image)] if question.has_image else []
+    ids, begun = tuple(model.processor.prompt_ids(question.text, images)), 0
+    if question.answer_start:
+        example = model.processor.example(question.text, question.answer_start, images, ended=False)
+        ids = example.ids
+        begun = len(ids) - example.answer_start
+    limit = model.config.text.max_positions
+    if len(ids) + max_new_tokens > limit:
+        raise InputError(
+            f"question {question.id}: {len(ids)} prompt tokens and --max_new_tokens={max_new_tokens}"
+            f" exceed the model's {limit} positions; lower it"
+        )
+    sha = hashlib.sha256(np.asarray(ids, "<i4").tobytes()).hexdigest()
+    return _Prompt(question, ids, begun, _image_id(question.image), sha)
+
+
+def _image_id(image: Path | str | None) -> str | None:
+    """A short name of the image's content: it keeps answers apart that were given to different images of one name."""
+    if image is None or (isinstance(image, str) and image.startswith(BLANK)):
+        return image
+    try:
+        return hashlib.sha256(Path(image).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{image}: image cannot be read ({error.strerror}); check the data folder") from None
+
+
+def _generate(model: Model, rows: list[_Prompt], width: int, options: AnswerOptions) -> list[Answer]:
+    """Generates one batch; the rows that fill it up repeat the last one and are dropped."""
+    from vlm_mu_jax.model.generate import generate
+
+    full = rows + [rows[-1]] * (options.batch_size - len(rows))
+    pixels = {id(row): _pixels(model.processor, row.question.image) for row in rows if row.question.has_image}
+    images = [[pixels[id(row)]] if row.question.has_image else [] for row in full]
+    batch = model.processor.pad([list(row.ids) for row in full], images, length=width)
+    steer = options.steer
+    if callable(steer):
+        steer = steer([row.question.text for row in full], images if any(images) else None)
+    out = generate(model.params, batch, model.config, max_new_tokens=options.max_new_tokens, steer=steer)
+    return _answers(model, dict(enumerate(rows)), out)
+
+
+def _generate_shared(model: Model, batch: SharedBatch, options: AnswerOptions) -> list[Answer]:
+    """Generates groups of questions about one image each; what fills them up repeats the last and is dropped."""
+    from vlm_mu_jax.model.generate import generate
+
+    size, pad = batch.group_size, model.processor.pad
+    count = options.batch_size // size
+    at = [min(i, len(batch.groups) - 1) for i in range(count)]  # which group, of all that are run
+    groups = [[group[min(j, len(group) - 1)] for j in range(size)] for group in (batch.groups[i] for i in at)]
+    starts = [batch.starts[i] for i in at]
+    pixels = [[_pixels(model.processor, group[0].question.image)] for group in batch.groups]
+    prefix = pad(
+        [list(group[0].ids[:start]) for group, start in zip(groups, starts, strict=True)],
+        [pixels[i] for i in at],
+        length=batch.prefix_width,
+    )
+    rest = [list(row.ids[start:]) for group, start in zip(groups, starts, strict=True) for row in group]
+    steer = options.steer
+    if callable(steer):
+        texts = [row.question.text for group in groups for row in group]
+        steer = steer(texts, [pixels[i] for i in at for _ in range(size)])
+    out = generate(
+        model.params,
+        pad(rest, length=batch.rest_width),
+        model.config,
+        max_new_tokens=options.max_new_tokens,
+        steer=steer,
+        prefix=prefix,
+    )
+    rows = {i * size + j: row for i, group in enumerate(batch.groups) for j, row in enumerate(group)}
+    return _answers(model, rows, out)
+
+
+def _answers(model: Model, rows: Mapping[int, _Prompt], out: Any) -> list[Answer]:
+    """Answers of the generated rows with these numbers."""
+    tokens, lengths = to_host(out.tokens_BG), to_host(out.lengths_B)
+    return [
+        Answer(
+            id=row.question.id,
+            condition=row.question.condition,
+            image_id=row.image_id,
+            prompt_sha=row.sha,
+            question=row.question.text,
+            answer=_text(model, [*row.ids[len(row.ids) - row.begun :], *tokens[i, : lengths[i]]]),
+            tokens=int(lengths[i]),
+        )
+        for i, row in rows.items()
+    ]
+
+
+def _picture(processor: Processor, image: Path | str) -> Any:
+    """An image file as it is, a blank image as its pixels."""
+    is_blank = isinstance(image, str) and image.startswith(BLANK)
+    return processor.blank_pixels(image.removeprefix(BLANK)) if is_blank else image
+
+
+def _pixels(processor: Processor, image: Path | str) -> Any:
+    """What `Processor.pixels` makes of an image file or of a blank image."""
+    picture = _picture(processor, image)
+    return processor.pixels(picture) if picture is image else picture
+
+
+def _text(model: Model, ids: Sequence[int]) -> str:
+    """The decoded answer without the end token."""
+    ends = set(model.config.eos_ids)
+    return model.processor.decode([int(i) for i in ids if int(i) not in ends]).strip()

@@ -1,0 +1,79 @@
+"""A model's answers to the records of one data file, as `bin/generate --data` writes them: OUT and OUT.provenance.json.
+
+The second file says which model answered which file with which settings. A killed run goes on; a run with another model
+or other settings is refused, so that one answers file never mixes two models.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
+from vlm_mu_jax.evaluation.questions.question import Question
+from vlm_mu_jax.storage.model_folder import Model
+
+
+def provenance_path(out: str | Path) -> Path:
+    """Where what is known about an answers file stands."""
+    return Path(f"{out}.provenance.json")
+
+
+def answer_records(
+    model: Model,
+    records: Records,
+    out: str | Path,
+    settings: dict[str, Any],
+    options: AnswerOptions = AnswerOptions(),  # noqa: B008
+) -> list[Answer]:
+    """Greedy answers to all records, in their order, in `out`.
+
+    settings: plain JSON values that identify the model and what else decides its answers; kept beside `out` with the
+    data file's sha256 and `max_new_tokens`. `checkpoint` among them is where the model lay, which decides nothing.
+
+    Raises InputError when `out` holds answers made otherwise, or to other records.
+    """
+    _claim(Path(out), {**settings, "data_sha256": records.sha256, "max_new_tokens": options.max_new_tokens})
+    return answer_questions(model, questions(records), out, options, only_these=True)
+
+
+def questions(records: Records) -> list[Question]:
+    """The records' own questions with their own images."""
+    return [
+        Question(r.id, r.question, records.image_path(r), Condition(image="none" if r.image is None else "own"))
+        for r in records
+    ]
+
+
+def read_provenance(out: str | Path) -> dict[str, Any] | None:
+    """What stands beside an answers file; None when nothing does. InputError when it is damaged."""
+    path = provenance_path(out)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); delete it and the answers beside it") from None
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    known = read_provenance(out)
+    if known is None:
+        if out.exists() and answers_file.read(out):
+            raise InputError(f"{out}: holds answers of an unknown model; give another --out")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = provenance_path(out).with_suffix(".part")
+        part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        part.replace(provenance_path(out))
+        return
+    differ = _differing(known, settings)
+    if differ:
+        raise InputError(f"{out}: its answers were made with another {', '.join(differ)}; give another --out")
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any]) -> Sequence[str]:
+    return [name for name in sorted({*a, *b} - {"checkpoint"}) if a.get(name) != b.get(name)]

@@ -1,0 +1,1 @@
+"""Defences that change what a model is asked, and what they achieve."""

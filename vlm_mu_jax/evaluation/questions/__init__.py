@@ -1,0 +1,1 @@
+"""What is asked: questions, suites of them, public data sets."""

@@ -1,0 +1,151 @@
+"""Public data sets as sets of an evaluation: their questions, and their numbers by each set's own rules."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.data.readers import catalogue
+from vlm_mu_jax.data.records import Item, Records
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation import metrics, utility
+from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
+from vlm_mu_jax.evaluation.questions.question import Question
+from vlm_mu_jax.evaluation.questions.suite import Suite
+
+PREFIX = "set_"  # of a public set's name among the sets of a suite
+
+
+def extend(
+    suite: Suite,
+    names: Sequence[str],
+    data_root: str | Path,
+    limit: int | None = None,
+    seed: int = 0,
+    with_images: bool = True,
+    say: Callable[[str], Any] | None = None,
+) -> Suite:
+    """The suite with the questions of public sets, as sets `set_NAME`.
+
+    Args:
+      names: names of `data/readers/catalogue.py`.
+      data_root: the folder with one folder per upstream source.
+      limit: at most this many questions of each kind per set, drawn by `seed`; questions that belong together (MME's
+        pairs, MMBench's rotations, the shots of one question) are drawn together and count as one.
+      with_images: False for a text-only model.
+      say: is told of sets whose size is not the published one.
+
+    Raises InputError for an unknown or absent set, for missing images (listed), and for a set with images where the
+    model has none.
+    """
+    sets, records, files = dict(suite.sets), dict(suite.records), dict(suite.files)
+    for name in names:
+        dataset = catalogue.get(name)
+        read = catalogue.read(dataset, data_root)
+        if say and len(read) != dataset.count:
+            say(f"{name}: {len(read)} questions in {read.source}, published are {dataset.count}")
+        chosen = sample(read, limit, seed)
+        if not with_images and any(item.image is not None for item in chosen):
+            raise InputError(f"set {name!r} asks about images; this model reads text only")
+        asked = _questions(dataset, chosen)
+        sets[PREFIX + name] = [question for question, _ in asked]
+        records[PREFIX + name] = {question.id: item for question, item in reversed(asked)}  # the first of a group
+        files[f"{dataset.folder}/{read.source.name}"] = read.sha256
+    return dataclasses.replace(suite, sets=sets, records=records, files=files)
+
+
+def _questions(dataset: catalogue.DataSet, records: Records) -> list[tuple[Question, Item]]:
+    """Utility questions keep their own ids; safety questions of one group are shots of one question."""
+    shots: dict[str, int] = {}
+    asked = []
+    for item in records:
+        name, condition = item.id, Condition(image="none" if item.image is None else "own")
+        if dataset.task == "safety" and "group" in item.details:
+            name, shot = item.group, shots.get(item.group, 0)
+            shots[name] = shot + 1
+            word = item.question.split()[0].strip(",.:;!?").lower()
+            condition = dataclasses.replace(
+                condition, attack="one_word", position="question_start", word=word, shot=shot
+            )
+        asked.append((Question(name, item.question, records.image_path(item), condition), item))
+    return asked
+
+
+def sample(records: Records, limit: int | None, seed: int) -> Records:
+    """At most `limit` groups of each kind (None = all), drawn by seed, in file order."""
+    if limit is None:
+        return records
+    kept: set[str] = set()
+    for kind in sorted({item.kind for item in records}):
+        groups = list(dict.fromkeys(item.group for item in records if item.kind == kind))
+        kept |= set(random.Random(f"{seed}/{kind}").sample(groups, min(limit, len(groups))))
+    return dataclasses.replace(records, items=tuple(item for item in records if item.group in kept))
+
+
+def is_utility(name: str) -> bool:
+    """Whether a set of a suite is a public utility set, whose answers the set's scorer reads instead of a judge."""
+    return name.startswith(PREFIX) and catalogue.get(name.removeprefix(PREFIX)).task == "utility"
+
+
+def compute(name: str, answers: Sequence[Answer], items: Mapping[str, Item], judge: str) -> dict[str, Any]:
+    """The numbers of the set `set_NAME`.
+
+    Utility: those of its scorer, and `rr`, the answers the judge calls refused. Safety: asr, rr_unsafe and ir_unsafe
+    over its unsafe questions, rr and ir_harmless over its harmless ones.
+    """
+    judged = metrics.outcomes(answers, judge)
+    if is_utility(name):
+        found = utility.score(name.removeprefix(PREFIX), answers, items)
+        return _plain(found | {"rr": metrics.rr(judged)})
+    unsafe = [o for o in judged if items[o.id].kind == "unsafe"]
+    harmless = [o for o in judged if items[o.id].kind != "unsafe"]
+    found = {}
+    if unsafe:
+        found |= {"asr": metrics.asr(unsafe), "rr_unsafe": metrics.rr(unsafe), "ir_unsafe": metrics.ir(unsafe)}
+    if harmless:
+        found |= {"rr": metrics.rr(harmless), "ir_harmless": metrics.ir(harmless)}
+    return _plain(found)
+
+
+def flags(name: str, answers: Sequence[Answer], items: Mapping[str, Item], judge: str) -> dict[str, dict[str, bool]]:
+    """What a paired test takes: metric -> question -> yes or no. Soft scores (VQA, MM-Vet) have none."""
+    if is_utility(name):
+        short = name.removeprefix(PREFIX)
+        scores = utility.per_question(short, answers, items)
+        if any(value not in (0, 1) for value in scores.values()) or "answers" in next(iter(items.values())).details:
+            return {}
+        return {f"sets/{short}/right": {key: value == 1 for key, value in scores.items()}}
+    verdicts = metrics.verdicts(metrics.outcomes(answers, judge))
+    found: dict[str, dict[str, bool]] = {}
+    for key, verdict in verdicts.items():
+        metric, label = ("asr", "answered") if items[key].kind == "unsafe" else ("rr", "refused")
+        if verdict is not None:
+            found.setdefault(f"sets/{name.removeprefix(PREFIX)}/{metric}", {})[key] = verdict == label
+    return found
+
+
+def rows(sets: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(set, number, value with interval and n) for the table that `bin/eval` prints; breakdowns are left out."""
+    return [
+        (name if first else "", number.replace("_", " "), _show(value))
+        for name, numbers in sets.items()
+        for first, (number, value) in zip(
+            (True, *[False] * len(numbers)),
+            ((number, value) for number, value in numbers.items() if "value" in value),
+            strict=False,
+        )
+    ]
+
+
+def _show(score: Mapping[str, Any]) -> str:
+    if score["value"] is None:
+        return "not measured"
+    scale, unit = (100, " %") if score["value"] <= 1 else (1, "")  # MME's sums are points, not shares
+    bounds = "" if score["low"] is None else f" [{scale * score['low']:.1f}, {scale * score['high']:.1f}]"
+    return f"{scale * score['value']:.1f}{unit}{bounds} n={score['n']}"
+
+
+def _plain(found: Any) -> Any:
+    """Scores and metrics as dicts, at any depth."""
+    return {key: _plain(value) for key, value in found.items()} if isinstance(found, dict) else found.to_dict()

@@ -1,0 +1,211 @@
+"""The questions of one evaluation, as named sets: before and after the one-word attacks, utility, the alignment gap.
+
+Files of the data folder, each used when it is there: `test.json` (VLGuard), `utility.json` (LLaVA), `text_harm.json`
+(plain requests), `openings.json` (a list of opening words).
+"""
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from vlm_mu_jax.data import readers
+from vlm_mu_jax.data.placing import open_with
+from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers.answers_file import Condition
+from vlm_mu_jax.evaluation.questions.question import BLANK, Question
+
+GAP = ("text_only", "blank_image", "own_image")
+_START = "question_start"
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackWords:
+    """The words an attack found: the first K jailbreak words are the K shots; `null` are neutral words, the control."""
+
+    jailbreak: tuple[str, ...] = ()
+    over_refuse: tuple[str, ...] = ()
+    null: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """sets: questions by set name, in the order they are asked. records: set name -> record id -> record. files: sha256
+    of each file read, by name."""
+
+    sets: dict[str, list[Question]]
+    records: dict[str, dict[str, Record]]
+    files: dict[str, str]
+
+    def images(self, name: str) -> dict[tuple, Path | str | None]:
+        """(record id, condition) -> the image that a question of the set `name` is asked with."""
+        return {(q.id, q.condition): q.image for q in self.sets.get(name, ())}
+
+
+def build(
+    data_dir: str | Path,
+    subset: str,
+    words: AttackWords,
+    shots: int = 3,
+    blank: str = "white",
+    limit: int | None = None,
+    seed: int = 0,
+    with_images: bool = True,
+) -> Suite:
+    """All questions of an evaluation.
+
+    Args:
+      data_dir: the data folder.
+      subset: which VLGuard file to ask, "test" or "train".
+      words, shots: the attack's words, and how many of them an unsafe question is tried with.
+      blank: kind of the blank image of the alignment gap.
+      limit: at most this many records of each kind per file, drawn by `seed`; None = all.
+      with_images: False for a text-only model: nothing but `text_only` can be asked then.
+
+    Raises InputError when a file is missing or bad, or nothing is left to ask.
+    """
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise InputError(f"--data={data_dir}: no such folder; give the folder that holds {subset}.json")
+    sets: dict[str, list[Question]] = {}
+    owners: dict[str, Records] = {}
+
+    def add(file: str, questions: Callable[[Records], dict[str, list[Question]]]) -> None:
+        records = sample(readers.read(data_dir / file), limit, seed)
+        found = {name: asked for name, asked in questions(records).items() if asked}
+        sets.update(found)
+        owners.update(dict.fromkeys(found, records))
+
+    if with_images:
+        add(f"{subset}.json", lambda r: _safety_sets(r, words, shots, openings(data_dir)))
+        if (data_dir / "utility.json").exists():
+            add("utility.json", lambda r: {"utility": _ask(r, r)})
+    if (data_dir / "text_harm.json").exists():
+        add("text_harm.json", lambda r: _gap_sets(r, blank, with_images))
+    if not sets:
+        raise InputError(f"--data={data_dir}: holds no question that this model can be asked; check {subset}.json")
+    records = {name: {r.id: r for r in owner} for name, owner in owners.items()}
+    return Suite(sets, records, {r.source.name: r.sha256 for r in owners.values()})
+
+
+def only(questions: Suite, names: Sequence[str]) -> Suite:
+    """The named sets alone. Raises InputError for a name that is none of them."""
+    unknown = [name for name in names if name not in questions.sets]
+    if unknown:
+        known = ", ".join(questions.sets)
+        raise InputError(f"--sets: {', '.join(unknown)} not among the sets here; use some of {known}")
+    return dataclasses.replace(questions, sets={name: questions.sets[name] for name in names})
+
+
+def read_attack_words(path: str | Path) -> AttackWords:
+    """The file of `bin/attack`: {"jailbreak": [{"word"}...], "over_refuse": [...], "null": [...]}, best word first."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"--attack_words={path}: cannot be read ({error.strerror}); make one with bin/attack"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"--attack_words={path}: broken JSON ({error}); make it again with bin/attack") from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"--attack_words={path}: expected an object with jailbreak and over_refuse; make one with bin/attack"
+        )
+    found = AttackWords(
+        **{name: _words(path, name, content.get(name) or []) for name in ("jailbreak", "over_refuse", "null")}
+    )
+    if not (found.jailbreak or found.over_refuse):
+        raise InputError(
+            f"--attack_words={path}: holds neither jailbreak nor over_refuse words; make one with bin/attack"
+        )
+    return found
+
+
+def openings(data_dir: str | Path) -> tuple[str, ...]:
+    """The opening words listed in `openings.json` (a list, or under the key "openings"); none without that file."""
+    path = Path(data_dir) / "openings.json"
+    if not path.exists():
+        return ()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); write a list of words") from None
+    return _words(path, "openings", content.get("openings", []) if isinstance(content, dict) else content)
+
+
+def _safety_sets(
+    records: Records, words: AttackWords, shots: int, opening_words: Sequence[str]
+) -> dict[str, list[Question]]:
+    # Unsafe questions about harmless images are a subset of their own upstream: attack success is not counted on them.
+    apart = [r for r in records if r.source == "vlguard/safe_unsafes"]
+    unsafe = [r for r in records.of_kind("unsafe") if r.source != "vlguard/safe_unsafes"]
+    harmless = list(records.of_kind("safe"))
+
+    def swap(chosen: list[Record], attack: str, some: Sequence[str], separate: bool = False) -> list[Question]:
+        # Each opening word is a condition of its own; the K words of an attack are K shots at one question.
+        return [
+            _question(
+                records,
+                record,
+                open_with(record.question, word),
+                Condition(attack, _START, word, 0 if separate else shot),
+            )
+            for shot, word in enumerate(some)
+            for record in chosen
+        ]
+
+    return {
+        "unsafe_before": _ask(records, unsafe),
+        "harmless_before": _ask(records, harmless),
+        "safe_unsafes_before": _ask(records, apart),
+        "unsafe_after": swap(unsafe, "one_word", words.jailbreak[:shots]),
+        "unsafe_null": swap(unsafe, "null_word", words.null[:shots]),
+        "harmless_after": swap(harmless, "over_refuse", words.over_refuse[:1]),
+        "unsafe_openings": swap(unsafe, "opening", opening_words, separate=True),
+        "harmless_openings": swap(harmless, "opening", opening_words, separate=True),
+    }
+
+
+def _gap_sets(requests: Records, blank: str, with_images: bool) -> dict[str, list[Question]]:
+    """The same requests with text only, with a blank image, and with their own image (those that have one)."""
+    text_only = [Question(r.id, r.question, None, Condition(image="none")) for r in requests]
+    if not with_images:
+        return {"gap_text_only": text_only}
+    empty = f"{BLANK}{blank}"
+    return {
+        "gap_text_only": text_only,
+        "gap_blank_image": [Question(r.id, r.question, empty, Condition(image=empty)) for r in requests],
+        "gap_own_image": _ask(requests, [r for r in requests if r.image is not None]),
+    }
+
+
+def _ask(owner: Records, chosen: Iterable[Record]) -> list[Question]:
+    """The records' own questions."""
+    return [
+        _question(owner, record, record.question, Condition(image="none" if record.image is None else "own"))
+        for record in chosen
+    ]
+
+
+def _question(owner: Records, record: Record, text: str, condition: Condition) -> Question:
+    return Question(record.id, text, owner.image_path(record), condition)
+
+
+def sample(records: Records, limit: int | None, seed: int) -> Records:
+    """At most `limit` records of each kind (None = all), drawn by `seed`, in file order."""
+    if limit is None:
+        return records
+    kept: set[str] = set()
+    for kind in sorted({r.kind for r in records}):
+        ids = [r.id for r in records if r.kind == kind]
+        kept |= set(random.Random(f"{seed}/{kind}").sample(ids, min(limit, len(ids))))
+    return dataclasses.replace(records, items=tuple(r for r in records if r.id in kept))
+
+
+def _words(path: str | Path, name: str, rows) -> tuple[str, ...]:
+    words = [row.get("word") if isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else [None]
+    if not all(isinstance(word, str) and word.strip() for word in words):
+        raise InputError(f"{path}: {name!r} must be a list of words; correct the file")
+    return tuple(dict.fromkeys(words))

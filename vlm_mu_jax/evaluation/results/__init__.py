@@ -1,0 +1,1 @@
+"""From judged answers to numbers, tests and tables."""
