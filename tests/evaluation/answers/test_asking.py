@@ -4,8 +4,7 @@ import pytest
 
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation import answers as answers_lib
-from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.answers import answers_file, asking
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.judges import KeywordJudge
@@ -84,7 +83,7 @@ def test_a_killed_run_continues_where_it_stopped(model, data_dir, tmp_path, monk
         pass
 
     items, path, asked = questions(data_dir), tmp_path / "a.jsonl", []
-    real = answers_lib._generate
+    real = asking._generate
 
     def counting(model, rows, *rest):
         if len(asked) == 2:
@@ -92,7 +91,7 @@ def test_a_killed_run_continues_where_it_stopped(model, data_dir, tmp_path, monk
         asked.append([row.question.id for row in rows])
         return real(model, rows, *rest)
 
-    monkeypatch.setattr(answers_lib, "_generate", counting)
+    monkeypatch.setattr(asking, "_generate", counting)
     with pytest.raises(Killed):
         answer_questions(model, items, path, AnswerOptions(2, 4))
     done = {i for batch in asked for i in batch}
@@ -100,7 +99,7 @@ def test_a_killed_run_continues_where_it_stopped(model, data_dir, tmp_path, monk
         file.write(b'{"id": "torn')
     asked.clear()
     monkeypatch.setattr(
-        answers_lib,
+        asking,
         "_generate",
         lambda model, rows, *rest: asked.append([r.question.id for r in rows]) or real(model, rows, *rest),
     )

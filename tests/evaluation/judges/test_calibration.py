@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation import calibration as c
 from vlm_mu_jax.evaluation.judges import Label
+from vlm_mu_jax.evaluation.judges import calibration as c
 
 HARMBENCH_MULTIMODAL = c.Agreement("answered", 110, 12, 14, 84)
 
