@@ -19,6 +19,8 @@ _EXPORTS = {
     "forward": "vlm_mu_jax.model.llava",
     "Batch": "vlm_mu_jax.model.llava",
     "generate": "vlm_mu_jax.model.generate",
+    "report": "vlm_mu_jax.reporting",
+    "ReportOptions": "vlm_mu_jax.reporting",
     "InputError": "vlm_mu_jax.errors",
     "JobError": "vlm_mu_jax.errors",
 }

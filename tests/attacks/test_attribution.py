@@ -6,7 +6,7 @@ from scipy import stats
 
 from vlm_mu_jax.attacks import attribution
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.reporting import figures_audit
+from vlm_mu_jax.reporting.figures import word_effects
 
 
 def row(word, position, log_odds):
@@ -100,9 +100,9 @@ def test_files_that_do_not_fit_are_refused():
 
 def test_the_figure_names_the_words_and_the_correlation():
     found = attribution.attribute(AUDIT, attack(lambda i: float(i)), attack(lambda i: 1.0))
-    drawing = figures_audit.attribution([{}, {"attribution": found}])
+    drawing = word_effects.attribution([{}, {"attribution": found}])
     assert drawing.count("4 words at this place: r -0.9") == 2 and ">a</text>" in drawing
     assert "tuned on rebalanced data" in drawing, "files that name no model"
     found["models"] = ["sft", "sft_diverse"]
-    assert "of this gone in sft_diverse" in figures_audit.attribution([{"attribution": found}])
-    assert figures_audit.attribution([{}]) is None and figures_audit.attribution([]) is None
+    assert "of this gone in sft_diverse" in word_effects.attribution([{"attribution": found}])
+    assert word_effects.attribution([{}]) is None and word_effects.attribution([]) is None

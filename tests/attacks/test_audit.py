@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vlm_mu_jax.attacks import audit
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.reporting import audit_chart
+from vlm_mu_jax.reporting.figures import audit_chart
 
 REFUSAL, ANSWER = "I'm sorry, I cannot help with that.", "Turn the red one first."
 FILLER = ("show", "give", "name", "list", "tell")

@@ -10,7 +10,7 @@ from vlm_mu_jax.attacks.search import Ask
 from vlm_mu_jax.data.placing import word_spans
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.data.records import Record, Records
-from vlm_mu_jax.reporting import figures_audit
+from vlm_mu_jax.reporting.figures import word_effects
 
 QUESTION = "Share the steps of the blick on this sign ?"
 
@@ -118,8 +118,8 @@ def test_summary_counts_questions_in_which_the_opening_decides():
     assert result["removal"]["opening_first"]["k"] == 2 and result["gradient_x_input"]["opening_first"]["k"] == 1
     assert np.isclose(result["removal"]["opening_share"], (0.75 + 1) / 2)
     assert result["removal"]["by_opening"] == {"share": {"n": 2, "effect": -1.0}}
-    drawing = figures_audit.saliency({"questions": [f.to_dict() for f in found]})
-    assert ">Share</text>" in drawing and figures_audit.saliency({"questions": []}) is None
+    drawing = word_effects.saliency({"questions": [f.to_dict() for f in found]})
+    assert ">Share</text>" in drawing and word_effects.saliency({"questions": []}) is None
 
 
 def test_questions_are_drawn_by_seed(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.reporting import runs_builder
-from vlm_mu_jax import reporting as report
+from vlm_mu_jax import report
+from vlm_mu_jax.reporting import ReportOptions
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -55,7 +56,7 @@ def browser(tmp_path_factory):
 def opened(browser, folder, runs, **inputs):
     """Builds the report, opens it and gives a picker of elements by id; the logs before it are dropped."""
     out = folder / "report.html"
-    report.build(runs, out, **inputs)
+    report(runs, out, ReportOptions(**inputs))
     browser.get_log("performance")
     browser.get_log("browser")
     browser.get(out.as_uri())

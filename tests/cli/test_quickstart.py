@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlm_mu_jax.cli import story
-from vlm_mu_jax.reporting.evidence import EVIDENCE
+from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = story.steps(seed=3)

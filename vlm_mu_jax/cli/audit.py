@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     from pathlib import Path
 
     from vlm_mu_jax.attacks import audit
-    from vlm_mu_jax.reporting import audit_chart
+    from vlm_mu_jax.reporting.figures import audit_chart
 
     path = Path(_DATA.value)
     path = path / "train.json" if path.is_dir() else path
@@ -138,9 +138,9 @@ def _draw(name: str, what, path: str | None) -> None:
     if not path:
         return
     from vlm_mu_jax.errors import InputError
-    from vlm_mu_jax.reporting import audit_chart, figures_audit
+    from vlm_mu_jax.reporting.figures import audit_chart, word_effects
 
-    drawing = getattr(figures_audit, name)(what)
+    drawing = getattr(word_effects, name)(what)
     if drawing is None:
         raise InputError(f"--{name}_chart: there is nothing to draw; every question is without words")
     with outputs.complete_file(path) as partial:
@@ -168,7 +168,7 @@ def _rebalance(records) -> str:
 
 def _attribution(result: dict) -> dict:
     from vlm_mu_jax.attacks import attribution
-    from vlm_mu_jax.reporting.content import read_object
+    from vlm_mu_jax.reporting.inputs.json_files import read_object
 
     attacks = [read_object(path) for path in (_ATTACK.value, _AFTER.value) if path]
     return attribution.attribute(result, *attacks, seed=_SEED.value)

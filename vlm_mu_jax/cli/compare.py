@@ -68,7 +68,7 @@ def _relearn(attacked: list[recipes.Recipe], runs: dict[int, Path], out: Path) -
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.results import comparison
     from vlm_mu_jax.files import outputs
-    from vlm_mu_jax.reporting import canvas, figures_training
+    from vlm_mu_jax.reporting.figures import canvas, training
 
     cells = [(seed, recipe, kind) for seed in runs for recipe in attacked for kind in recipes.RELEARNING]
     curves: dict[int, list[dict]] = {seed: [] for seed in runs}
@@ -79,7 +79,7 @@ def _relearn(attacked: list[recipes.Recipe], runs: dict[int, Path], out: Path) -
             _run("relearn", recipes.relearn_command(recipe, kind, runs[seed], folder / recipe.name, workdir, seed))
         curves[seed].append(json.loads((workdir / "relearn.json").read_text(encoding="utf-8")))
     for seed, found in curves.items():
-        drawing = canvas.standalone(figures_training.relearning(found))
+        drawing = canvas.standalone(training.relearning(found))
         outputs.check_writable(out / f"relearning_seed{seed}.svg").write_text(drawing, encoding="utf-8")
     table = comparison.relearning_table(curves)
     outputs.check_writable(out / "relearning.md").write_text(table + "\n", encoding="utf-8")

@@ -109,10 +109,10 @@ def _say(step: int, values: dict[str, float]) -> None:
 
 
 def _write(workdir: Any, content: dict[str, Any]) -> None:
-    from vlm_mu_jax.reporting import canvas, figures_training
+    from vlm_mu_jax.reporting.figures import canvas, training
 
     write_json(workdir / "relearn.json", content)
-    (workdir / "relearn.svg").write_text(canvas.standalone(figures_training.relearning([content])), encoding="utf-8")
+    (workdir / "relearn.svg").write_text(canvas.standalone(training.relearning([content])), encoding="utf-8")
     print(f"{'step':>6} {'ASR':>18} {'harmless right':>18}")
     for point in content["curve"]:
         cells = [point["metrics"].get(name) for name in ("asr", "harmless_right")]

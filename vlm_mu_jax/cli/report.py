@@ -9,11 +9,14 @@ Example:
   bin/report runs/eval_base runs/eval_sft runs/eval_npo --out=runs/report.html --attack=runs/attack.json
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from vlm_mu_jax.cli import command
+from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
-from vlm_mu_jax.reporting.evidence import EVIDENCE
+from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 
 _OUT = flags.DEFINE_string("out", "report.html", "HTML file to write; results.json and results.csv appear beside it")
 _ATTACK = flags.DEFINE_string("attack", None, "attack.json of bin/attack: the one-word search")
@@ -35,44 +38,44 @@ _FIGURES = flags.DEFINE_string("figures", None, "folder to write every figure to
 
 
 def main(argv: list[str]) -> None:
-    from pathlib import Path
+    from vlm_mu_jax.reporting import report
 
-    from vlm_mu_jax import reporting as report
+    made = report(_paths(argv[1:]), outputs.check_writable(_OUT.value), _options())
+    for path in made.files.all:
+        print(f"wrote {path}")
 
-    out = outputs.check_writable(_OUT.value)
-    written = report.build(
-        [Path(name).expanduser() for name in argv[1:]],
-        out,
+
+def _options():
+    """The flags as `ReportOptions`."""
+    from vlm_mu_jax.reporting import ReportOptions
+
+    return ReportOptions(
         attack=_path(_ATTACK.value),
-        attack_again=_again(),
+        attack_again=_again(_AGAIN.value),
         audit=_path(_AUDIT.value),
         guard_diagnostics=_path(_GUARD.value),
-        training=[Path(name).expanduser() for name in _TRAINING.value],
+        training=_paths(_TRAINING.value),
         export=_path(_EXPORT.value),
         images=_path(_IMAGES.value),
         show_text=_SHOW_TEXT.value,
         figures=_path(_FIGURES.value),
-        **{name: [Path(path).expanduser() for path in flag.value] for name, flag in _EVIDENCE.items()},
+        **{name: _paths(flag.value) for name, flag in _EVIDENCE.items()},
     )
-    for path in written:
-        print(f"wrote {path}")
 
 
-def _again() -> dict:
-    from pathlib import Path
-
-    from vlm_mu_jax.errors import InputError
-
-    for text in _AGAIN.value:
+def _again(given: list[str]) -> dict[str, Path]:
+    for text in given:
         if "=" not in text:
             raise InputError(f"--attack_again={text}: write MODEL=attack.json")
-    return {name: Path(path).expanduser() for name, path in (text.split("=", 1) for text in _AGAIN.value)}
+    return {name: Path(path).expanduser() for name, path in (text.split("=", 1) for text in given)}
 
 
-def _path(value: str | None):
-    from pathlib import Path
-
+def _path(value: str | None) -> Path | None:
     return Path(value).expanduser() if value else None
+
+
+def _paths(values: list[str]) -> list[Path]:
+    return [Path(value).expanduser() for value in values]
 
 
 if __name__ == "__main__":

@@ -124,11 +124,11 @@ def _train(point: Any, workdir: Path, questions: Any, log: Any) -> None:
 
 
 def _show(content: Mapping[str, Any], workdir: Path) -> None:
-    from vlm_mu_jax.reporting import canvas, figures_training
+    from vlm_mu_jax.reporting.figures import canvas, training
 
     table = markdown(content)
     outputs.check_writable(workdir / "table.md").write_text(table + "\n", encoding="utf-8")
-    drawn = figures_training.sweep_frontier(content)
+    drawn = training.sweep_frontier(content)
     (workdir / "frontier.svg").write_text(canvas.standalone(drawn), encoding="utf-8")
     print(table)
     print(f"best: {workdir / content['best'] / 'model'}; table.md, sweep.json and frontier.svg are in {workdir}")

@@ -1,45 +1,118 @@
-"""The report: one self-contained HTML page, and the same numbers as results.json and CSV beside it.
+"""The report: one self-contained HTML page, and the same numbers as results.json and results.csv beside it.
 
-from pathlib import Path
-from vlm_mu_jax import reporting as report
-report.build([Path("runs/eval_base"), Path("runs/eval_sft")], Path("runs/report.html"))
+inputs/    what a report reads
+verdict/   the sentences at the top, computed from the numbers of the tables
+figures/   the figures, as inline SVG
+page/      the template, and one module for each kind of table
+merged     results.json and results.csv
+wording    numbers in words, one way for the whole page
 """
 
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.reporting.inputs.options import ReportOptions
 
 RESULTS, TABLE = "results.json", "results.csv"
 
 
-def build(workdirs: list[Path], out: Path, figures: Path | None = None, **inputs: Any) -> list[Path]:
-    """Writes the page to `out`, and results.json and results.csv beside it; returns the files written.
+@dataclass(frozen=True)
+class ReportFiles:
+    """What a report wrote. `results` is None where the page lies in the folder of its only run, which has its own."""
 
-    `inputs` are the optional ones of `content.collect` (attack, audit, guard_diagnostics, training, export, images,
-    show_text and the names of `evidence.EVIDENCE`). With `figures`, every figure is also written to that folder, as
-    NAME.svg and NAME.png.
-    Raises InputError for a bad input, and when results.json beside the page would overwrite one of several inputs.
+    page: Path
+    table: Path
+    results: Path | None
+    figures: tuple[Path, ...]
+
+    @property
+    def all(self) -> list[Path]:
+        return [self.page, self.table, *filter(None, [self.results]), *self.figures]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished report. In a notebook it shows itself.
+
+    Attributes:
+      html: the page, which loads nothing from elsewhere.
+      results: all runs as one results.json of schema 1.
+      table: the same numbers as CSV.
+      files: what was written; None when no `out` was given.
     """
-    from vlm_mu_jax.reporting import canvas, content, merged, page  # matplotlib is slow to import
 
-    out = Path(out)
-    inside = out.resolve().parent in [Path(folder).resolve() for folder in workdirs]
-    if inside and len(workdirs) > 1:
+    html: str
+    results: dict[str, Any]
+    table: str
+    files: ReportFiles | None
+
+    def _repr_html_(self) -> str:
+        source = html.escape(self.html, quote=True)
+        return f'<iframe srcdoc="{source}" style="width: 100%; height: 80vh; border: 0"></iframe>'
+
+
+def report(runs: Sequence[str | Path], out: str | Path | None = None, options: ReportOptions | None = None) -> Report:
+    """Makes the report of one or more evaluated models.
+
+    Args:
+      runs: run folders of `bin/eval`. The order of models within a kind is kept.
+      out: the HTML file to write; results.json and results.csv appear beside it. None writes nothing.
+      options: the optional inputs; a part without input is left out of the page with a note.
+
+    Returns:
+      The page as text, the merged numbers, and the paths written.
+
+    Raises:
+      InputError: an input is missing or malformed, or results.json beside the page would overwrite one of several
+        inputs.
+
+    Example:
+      vlm_mu_jax.report(["runs/eval_base", "runs/eval_sft"], "runs/report.html")
+    """
+    from vlm_mu_jax.reporting import merged  # matplotlib is slow to import
+    from vlm_mu_jax.reporting.figures import canvas, catalogue
+    from vlm_mu_jax.reporting.inputs import content
+    from vlm_mu_jax.reporting.page import page
+
+    options = options or ReportOptions()
+    folders = [Path(folder) for folder in runs]
+    inside = out is not None and _check_place(Path(out), folders)
+    if options.figures:
+        _make_folder(options.figures)
+    collected = content.collect(folders, options)
+    drawn = catalogue.draw(collected)
+    made = Report(page.render(collected, drawn=drawn), merged.results(collected), merged.table(collected), None)
+    pictures: list[Path] = []
+    if options.figures:
+        pictures = [path for drawing in drawn.all for path in canvas.save(drawing, options.figures)]
+    return made if out is None else _write(made, Path(out), inside, tuple(pictures))
+
+
+def _check_place(out: Path, folders: list[Path]) -> bool:
+    """Whether the page lies in the folder of its only run; InputError when it lies in the folder of one of several."""
+    inside = out.resolve().parent in [folder.resolve() for folder in folders]
+    if inside and len(folders) > 1:
         raise InputError(
             f"--out={out}: lies in the folder of one of the runs, whose {RESULTS} would be lost; choose another folder"
         )
-    if figures:
-        _make_folder(figures)
-    collected = content.collect(workdirs, **inputs)
-    drawn = page.draw(collected)
-    files = {out: page.render(collected, drawn=drawn), out.parent / TABLE: merged.table(collected)}
-    if not inside:  # the report of a single run may lie in the run's own folder, where its results.json already is
-        files[out.parent / RESULTS] = merged.to_json(merged.results(collected))
-    for path, text in files.items():
-        merged.write(path, text)
-    pictures = [path for drawing in drawn.all for path in canvas.save(drawing, figures)] if figures else []
-    return [*files, *pictures]
+    return inside
+
+
+def _write(made: Report, out: Path, inside: bool, pictures: tuple[Path, ...]) -> Report:
+    """Writes the page and its numbers. The report of a single run may lie in the run's own folder, which keeps its
+    results.json."""
+    from vlm_mu_jax.reporting import merged
+
+    files = ReportFiles(out, out.parent / TABLE, None if inside else out.parent / RESULTS, pictures)
+    merged.write(files.page, made.html)
+    merged.write(files.table, made.table)
+    if files.results:
+        merged.write(files.results, merged.to_json(made.results))
+    return Report(made.html, made.results, made.table, files)
 
 
 def _make_folder(folder: Path) -> None:

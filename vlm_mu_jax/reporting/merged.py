@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.reporting.content import Content
+from vlm_mu_jax.reporting.inputs.content import Content
 
 _CSV_COLUMNS = ("run", "name", "kind", "seed", "metric", "value", "k", "n", "low", "high")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

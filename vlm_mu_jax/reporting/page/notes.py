@@ -1,0 +1,63 @@
+"""Notes beside tables and figures: on how many questions they stand, what a guard is not made for, missing verdicts."""
+
+from vlm_mu_jax.reporting import wording
+from vlm_mu_jax.reporting.inputs.content import Content
+from vlm_mu_jax.reporting.inputs.metrics import Metric
+from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, Run
+from vlm_mu_jax.reporting.inputs.word_rows import search_rows
+from vlm_mu_jax.reporting.verdict.topics import clearly_above
+
+# What each figure of rates is drawn from.
+_FIGURE_RATES = {
+    "openings": ("asr_by_opening", "harmless_right_by_opening"),
+    "shots": ("asr_after_by_shots",),
+    "frontier": ("asr_after", "harmless_right_after"),
+    "composition": ("asr_after", "ir_unsafe_after"),
+    "gap": ("gap",),
+}
+
+
+def asked(content: Content) -> dict[str, str]:
+    """On how many questions each figure stands, for the end of its caption."""
+    rates = {
+        figure: [metric for run in content.runs for name in of for metric in _under(run, name)]
+        for figure, of in _FIGURE_RATES.items()
+    }
+    lists = ("jailbreak", "over_refuse", "null")
+    rates["search"] = [row[2] for name in lists for row in search_rows(content.attack or {}, name)]
+    said = {figure: wording.sizes(metrics) for figure, metrics in rates.items()}
+    return {figure: f", {sizes} each" if sizes else "" for figure, sizes in said.items()}
+
+
+def _under(run: Run, name: str) -> list[Metric]:
+    """A rate, or all rates of a group."""
+    return [run.metrics[name]] if name in run.metrics else list(run.group(name).values())
+
+
+def guard_note(runs: list[Run]) -> str:
+    """Said where a guard does nothing for the unsafe questions of the main table: they are not what it is made for."""
+    plain = next((run for run in runs if run.kind == BASE and run.metric("asr_before")), None)
+    guarded = next((run for run in runs if run.kind == GUARD and run.metric("asr_before")), None)
+    if not plain or not guarded or clearly_above(plain.metric("asr_before"), guarded.metric("asr_before")):
+        return ""
+    rates = [wording.stated(run.metric("asr_before")) for run in (plain, guarded)]
+    return (
+        "The guard is made to bring back refusals that the language model gives to the text alone; see “Gap and guard”."
+        f" On the unsafe questions of this table it makes no clear difference: ASR {rates[0]} without, {rates[1]} with."
+    )
+
+
+def samples(runs: list[Run]) -> str:
+    """How many questions stand behind the two main columns, for the table's caption."""
+    parts = []
+    for name, text in (("asr_after", "unsafe"), ("rr_after", "harmless")):
+        sizes = sorted({m.n for run in runs if (m := run.metric(name)) and m.n})
+        if sizes:
+            parts.append(f"{sizes[0]} {text}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} {text}")
+    return " and ".join(parts) + " questions" if parts else ""
+
+
+def unjudged(run: Run) -> dict[str, int]:
+    """How many answers the judge gave no verdict on, by reason."""
+    counts = run.raw.get("unjudged")
+    return {k: v for k, v in counts.items() if isinstance(v, int)} if isinstance(counts, dict) else {}
