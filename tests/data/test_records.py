@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_mu_jax.data import readers
-from vlm_mu_jax.data.readers import llava, rows, vlguard
+from vlm_mu_jax.data.readers import rows, vlguard
 from vlm_mu_jax.data.records import KINDS, Record
 from vlm_mu_jax.errors import InputError
 
@@ -140,7 +140,7 @@ def test_a_bad_row_is_an_error_even_outside_the_wanted_subset(write):
         ("[{", "broken JSON at line 1"),
         ("{}", "expected a JSON list"),
         ("[]", "holds no records"),
-        ('[{"a": 1}]', "neither VLGuard"),
+        ('[{"a": 1}]', "of no known shape"),
         ("[" * 100_000, "nested too deeply|broken JSON"),
     ],
 )
@@ -157,37 +157,6 @@ def test_a_missing_file_a_folder_and_bytes(tmp_path):
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="UTF-8"):
         readers.read(tmp_path / "x.json")
-
-
-def test_llava_takes_the_first_turns(write):
-    content = [
-        {"id": 5, "image": "a.png", "conversations": TURNS},
-        {"id": "t", "conversations": [{**TURNS[0], "value": "hi"}, TURNS[1]]},
-    ]
-    first, text_only = readers.read(write(content))
-    assert (first.id, first.question, first.answer, first.kind, first.image) == (
-        "5",
-        "what is it",
-        "a wug",
-        "general",
-        "a.png",
-    )
-    assert text_only.image is None
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"conversations": TURNS[:1]}, "human and a gpt"),
-        ({"conversations": TURNS[1:]}, "start with human"),
-        ({"image": None}, "no image"),
-        ({"id": None}, "'id'"),
-        ({"conversations": [TURNS[0], {"from": "gpt"}]}, "'value' is missing"),
-    ],
-)
-def test_llava_bad_rows(write, change, what):
-    with pytest.raises(rows.BadRows, match=what):
-        llava.read(write([{"id": "x", "image": "a.png", "conversations": TURNS} | change]))
 
 
 def test_request_lists(write):
@@ -231,7 +200,13 @@ json_values = st.recursive(
 @given(st.lists(json_values, min_size=1, max_size=3))
 def test_hostile_rows_raise_nothing_but_input_errors(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "hostile.json"
-    for extra in ({"instr-resp": 1}, {"conversations": []}, {"question": None}):
+    for extra in (
+        {"instr-resp": 1},
+        {"conversations": []},
+        {"question": None},
+        {"messages": [{}]},
+        {"chosen": 1, "rejected": [{}]},
+    ):
         path.write_text(json.dumps([*content, extra]))
         with pytest.raises(InputError):
             readers.read(path)

@@ -7,7 +7,7 @@
     images/, images_general/   links to the folders the image paths were relative to
     manifest.json        counts, sha256 of every file read and written, seed, judge
 
-The three JSON files are in the record schema (`readers.requests`).
+The three JSON files are in the record schema (questions of `readers.shapes`).
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def write(
 
 
 def row(record: Record) -> dict[str, Any]:
-    """A record as `readers.requests` reads it, with its image under the link to the folder it came from."""
+    """A record as `readers.read` takes it, with its image under the link to the folder it came from."""
     link = LINKS["general" if record.kind == "general" else "safety"]
     image = None if record.image is None else f"{link}/{record.image}"
     return {

@@ -1,41 +1,73 @@
-"""Readers: one file per format, each turning a data file into `Records` or saying which rows are bad."""
+"""Readers: data files of every known shape, each turned into `Records` or refused with its bad rows listed."""
 
+import itertools
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from vlm_mu_jax.data.readers import catalogue, shapes, vlguard
 from vlm_mu_jax.data.readers import rows as _rows
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 
-_SHAPES = ("instr-resp", "conversations", "question")  # the key that tells VLGuard, LLaVA and plain requests apart
+_LOOKED_AT = 1_000  # rows that decide what a file is
+_SPA_VL = {"question", "chosen", "rejected", "image"}  # columns of SPA-VL's Parquet files
 
 
-def read(path: str | Path, subset: str | None = None, check_images: bool = True) -> Records:
-    """Reads a data file in whichever known format it is: JSON of VLGuard, LLaVA or requests, or SPA-VL's Parquet.
+def read(
+    path: str | Path,
+    subset: str | None = None,
+    check_images: bool = True,
+    *,
+    kind: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    on_bad: str = "stop",
+    root: str | Path | None = None,
+) -> Records:
+    """The records of a data file, whatever shape its rows have: see `shapes` for those that are known.
 
-    `subset` is one of VLGuard's (unsafes, safe_safes, safe_unsafes) and an error for other formats. Image paths are
-    relative to the file's folder. Raises InputError (`rows.BadRows` with every bad row) when the file is not clean.
+    The file may be JSON, JSON lines, CSV, TSV, plain text (a question a line) or Parquet. VLGuard's JSON and SPA-VL's
+    Parquet are read as published.
+
+        readers.read("train.jsonl", on_bad="skip")
+        readers.read("questions.csv", kind="unsafe", columns={"question": "Goal"})
+
+    Args:
+      subset: one of VLGuard's (unsafes, safe_safes, safe_unsafes); an error for other files.
+      check_images: whether a missing image file makes a row bad, and images inside the file are unpacked beside it.
+      kind: of rows that name none: "unsafe", "safe" or "general" (the default).
+      columns: our name of a column -> the file's.
+      on_bad: "stop" raises at bad rows, "skip" leaves them out; they then stand in `Records.skipped`.
+      root: the folder that image paths are relative to; the file's own by default.
+
+    Raises InputError (`rows.BadRows` with every bad row) when the file is not clean.
     """
-    from vlm_mu_jax.data.readers import catalogue, llava, requests, vlguard
-
     path = Path(path)
-    if path.suffix.lower() == ".parquet" and subset is None:
-        return catalogue.get("spa_vl_train").read([path], path.parent, "spa_vl", check_images)
     content, sha256 = _rows.load(path)
-    shape = _shape(Path(path), content)
-    if shape == "instr-resp":
-        return vlguard.from_rows(path, content, sha256, subset, check_images)
+    reader = _rows.RowReader(path, check_images, None if root is None else Path(root), on_bad)
+    if columns:
+        content = [_renamed(row, columns) for row in content]
+    main = main_shape(content)
+    if main is None:
+        raise InputError(f"{path}: its rows are of no known shape ({', '.join(shapes.SHAPES)}); see docs/your_data.md")
+    if main == "vlguard":
+        return vlguard.from_rows(reader, content, sha256, subset)
     if subset is not None:
         raise InputError(f"{path}: has no subset {subset!r}; only VLGuard files have subsets")
-    reader = llava if shape == "conversations" else requests
-    return reader.from_rows(path, content, sha256, check_images)
+    if path.suffix.lower() == ".parquet" and kind is None and _SPA_VL <= next(iter(content)).keys():
+        return catalogue.get("spa_vl_train").read([path], reader.root, "spa_vl", check_images)
+    return reader.read(content, sha256, lambda row: [shapes.record(row, reader, kind)])
 
 
-def _shape(path: Path, content: list) -> str:
-    """The telling key that most rows have; a few damaged rows then still get the right reader's message."""
-    votes = Counter(key for row in content if isinstance(row, dict) for key in _SHAPES if key in row)
-    if not votes:
-        raise InputError(
-            f"{path}: is neither VLGuard (instr-resp), LLaVA (conversations) nor a request list (question)"
-        )
-    return votes.most_common(1)[0][0]
+def main_shape(content: Collection) -> str | None:
+    """The shape that most rows have, or None when none has one. Looks at the first rows of a long file."""
+    votes = Counter(shape for row in itertools.islice(content, _LOOKED_AT) if (shape := shapes.shape_of(row)))
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def _renamed(row: object, columns: Mapping[str, str]) -> object:
+    """The row with the file's columns under our names."""
+    if not isinstance(row, dict):
+        return row
+    theirs = {name: ours for ours, name in columns.items()}
+    return {theirs.get(name, name): value for name, value in row.items()}

@@ -19,13 +19,16 @@ LINE = "#line"  # column of a plain text file
 Row = dict[str, Any]
 
 
-def load(path: str | Path, under: str = "", without: tuple[str, ...] = ()) -> tuple[Collection[Row], str]:
+def load(
+    path: str | Path, under: str = "", without: tuple[str, ...] = (), listed: bool = False
+) -> tuple[Collection[Row], str]:
     """(the rows of a file, its sha256).
 
     Args:
       path: the file; its suffix tells what it is. A `.json` file may hold JSON lines, as POPE's do.
       under: key that holds the rows, for a JSON object such as {"questions": [...]}.
       without: columns of a Parquet file to leave out (images, when only the text is wanted).
+      listed: whether a JSON file must hold a list, and not an object whose values are the rows.
 
     Raises InputError when the file is missing, broken, empty or not of its suffix's kind.
     """
@@ -38,7 +41,8 @@ def load(path: str | Path, under: str = "", without: tuple[str, ...] = ()) -> tu
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
-    rows = _READERS.get(path.suffix.lower(), _json)(path, text, under)
+    reader = _READERS.get(path.suffix.lower())
+    rows = reader(path, text, under) if reader else _json(path, text, under, listed)
     if not rows:
         raise InputError(f"{path}: holds no records; check the file")
     return rows, hashlib.sha256(raw).hexdigest()
@@ -100,10 +104,10 @@ def _parsed(path: Path, text: str) -> Any:
         where = f"line {error.lineno} column {error.colno}"
         raise InputError(f"{path}: broken JSON at {where} ({error.msg}); is the file complete?") from None
     except RecursionError:
-        raise InputError(f"{path}: JSON is nested too deeply; expected records") from None
+        raise InputError(f"{path}: JSON is nested too deeply; expected a list of records") from None
 
 
-def _json(path: Path, text: str, under: str) -> list[Row]:
+def _json(path: Path, text: str, under: str, listed: bool = False) -> list[Row]:
     first, _, rest = text.lstrip().partition("\n")
     if rest.lstrip().startswith("{") and _is_object(first):
         return _lines(path, text, under)
@@ -112,10 +116,10 @@ def _json(path: Path, text: str, under: str) -> list[Row]:
         if not isinstance(content, dict) or under not in content:
             raise InputError(f"{path}: has no {under!r}; is it the right file?")
         content = content[under]
-    if isinstance(content, dict):
+    if isinstance(content, dict) and not listed:
         content = [{KEY: key, **row} if isinstance(row, dict) else row for key, row in content.items()]
     if not isinstance(content, list):
-        raise InputError(f"{path}: expected records, found a {type(content).__name__}; check the file")
+        raise InputError(f"{path}: expected a JSON list of records, found a {type(content).__name__}; check the file")
     return content
 
 
@@ -127,8 +131,9 @@ def _is_object(line: str) -> bool:
 
 
 def _lines(path: Path, text: str, under: str) -> list[Row]:
+    """One object a line. A line ends at a line feed alone: JSON texts may hold U+2028 as it is."""
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -153,7 +158,7 @@ def _table(separator: str) -> Any:
 
 
 def _text(path: Path, text: str, under: str) -> list[Row]:
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     return [{KEY: str(number), LINE: line} for number, line in enumerate(filter(None, lines))]
 
 

@@ -1,16 +1,21 @@
-"""What the readers share: loading a JSON list, collecting bad rows, finding images, keeping ids distinct."""
+"""What the readers share: loading a file's rows, collecting bad rows, finding images, keeping ids distinct."""
 
 import dataclasses
 import hashlib
-import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
+from vlm_mu_jax.data.readers import files
+from vlm_mu_jax.data.readers.embedded import Embedded, from_base64, from_parquet, unpack
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 
+ON_BAD = ("stop", "skip")
+_LONGEST_PATH = 1024  # a longer text in the place of an image is the image itself, in base64
 _SHOWN = 10  # bad rows spelled out in the message; all of them are in `BadRows.problems`
 
 
@@ -25,54 +30,67 @@ class BadRows(InputError):
         super().__init__(f"{path}: {len(problems)} of {total} rows {verb} bad: {shown}{more}; correct or remove them")
 
 
-def load(path: str | Path) -> tuple[list, str]:
-    """The rows of a JSON list and the file's sha256. Raises InputError when the file is missing, broken or no list."""
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    try:
-        rows = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8 JSON") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise InputError(f"{path}: broken JSON at {where} ({error.msg}); is the file complete?") from None
-    except RecursionError:
-        raise InputError(f"{path}: JSON is nested too deeply; expected a list of records") from None
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: expected a JSON list of records, found a {type(rows).__name__}; check the file")
-    if not rows:
-        raise InputError(f"{path}: holds no records; check the file")
-    return rows, hashlib.sha256(raw).hexdigest()
+def load(path: str | Path) -> tuple[Collection, str]:
+    """The rows of a file of any kind that `files` reads, and the file's sha256. A JSON file must hold a list.
+
+    Raises InputError when the file is missing, broken, empty or no list of records.
+    """
+    return files.load(path, listed=True)
+
+
+def reason(problem: str) -> str:
+    """What is wrong without names and numbers, so that rows with the same fault are counted together."""
+    return re.sub(r"\d+", "N", re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", problem))
 
 
 class RowReader:
-    """Turns the rows of one file into records, one function call per row, and reports all bad rows together."""
+    """Turns the rows of one file into records, one function call per row, and reports all bad rows together.
 
-    def __init__(self, path: Path, check_images: bool = True, root: Path | None = None):
-        """`root` is the folder that image paths are relative to; the file's own one by default."""
+    Attributes:
+      number: the row that is being read, from 1.
+      notes: what was done to rows that were read, with the number of rows.
+    """
+
+    def __init__(self, path: Path, check_images: bool = True, root: Path | None = None, on_bad: str = "stop") -> None:
+        """
+        Args:
+          check_images: whether a missing image file makes a row bad, and images inside the file are unpacked.
+          root: the folder that image paths are relative to; the file's own one by default.
+          on_bad: "stop" raises BadRows at the end of the file, "skip" leaves bad rows out and counts them.
+        """
+        if on_bad not in ON_BAD:
+            raise InputError(f"on_bad={on_bad!r} is unknown; use one of {', '.join(ON_BAD)}")
         self.path = Path(path)
         self.root = self.path.parent if root is None else Path(root)
-        self.check_images = check_images
+        self.check_images, self.on_bad = check_images, on_bad
+        self.number = 0
+        self.notes: Counter[str] = Counter()
+        self._of_row: set[str] = set()
         self._seen: Counter[str] = Counter()
 
+    def note(self, what: str) -> None:
+        """Counts something that was done to the row, once."""
+        self._of_row.add(what)
+
     def read(self, rows: Collection, sha256: str, to_records: Callable[[dict], Iterable[Record]]) -> Records:
-        """`to_records` gives the records of one row, or raises InputError saying what is wrong with it."""
+        """The records of all rows. `to_records` gives those of one row, or raises InputError saying what is wrong.
+
+        Raises BadRows listing every bad row, unless they are skipped and some rows are good.
+        """
         records, problems = [], []
-        for number, row in enumerate(rows, start=1):
+        for self.number, row in enumerate(rows, start=1):
+            self._of_row = set()
             try:
                 if not isinstance(row, dict):
                     raise InputError(f"expected an object, found {type(row).__name__}")
                 records += list(to_records(row))
+                self.notes.update(self._of_row)
             except InputError as error:
-                problems.append((number, f"{_named(row)}{error}"))
-        if problems:
+                problems.append((self.number, f"{_named(row)}{error}"))
+        if problems and (self.on_bad == "stop" or not records):
             raise BadRows(self.path, len(rows), problems)
-        return Records(tuple(self.distinct(records)), self.root, self.path, sha256)
+        found = tuple(self.distinct(records))
+        return Records(found, self.root, self.path, sha256, dict(self.notes), tuple(problems))
 
     def distinct(self, records: Iterable[Record]) -> Iterable[Record]:
         """Records with `@k` added to the k-th repetition of an id: upstream files repeat some, and no row is lost."""
@@ -94,6 +112,24 @@ class RowReader:
             if (self.root / path).is_file():
                 return path
         raise InputError(f"missing image file {value!r}")
+
+    def any_image(self, value: Any) -> str:
+        """As `image`, for a path, a data: address, base64 text, or bytes as a Parquet file holds them.
+
+        Images that the file itself holds are unpacked beside it, named by their content.
+        """
+        if isinstance(value, str) and value.startswith(("http://", "https://")):
+            raise InputError("the image is a web address; download it and give its path")
+        if isinstance(value, str) and not value.startswith("data:") and len(value) < _LONGEST_PATH:
+            return self.image(value.removeprefix("file://"))
+        if isinstance(value, dict) and not value.get("bytes") and isinstance(value.get("path"), str):
+            return self.image(value["path"])
+        if isinstance(value, str):
+            image = from_base64("image", value.partition("base64,")[2] if value.startswith("data:") else value)
+        else:
+            image = from_parquet("image", value)
+        name = hashlib.sha256(image.content).hexdigest()[:16]
+        return unpack(Embedded(name, image.content), self.path, self.root) if self.check_images else name
 
 
 def field(row: dict, name: str, kind: type = str):

@@ -8,6 +8,7 @@ Record ids: `ID` for an unsafe image, `ID#safe` and `ID#unsafe` for the two pair
 file repeats one id: its second record gets `@1`.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from vlm_mu_jax.data.readers import rows as _rows
@@ -25,18 +26,15 @@ _PAIRS = {  # key -> (subset, suffix of the record id, kind)
 def read(path: str | Path, subset: str | None = None, check_images: bool = True) -> Records:
     """All records of a VLGuard file, or one of its subsets as upstream defines them. BadRows lists bad rows."""
     content, sha256 = _rows.load(path)
-    return from_rows(path, content, sha256, subset, check_images)
+    return from_rows(_rows.RowReader(Path(path), check_images), content, sha256, subset)
 
 
-def from_rows(
-    path: str | Path, content: list, sha256: str, subset: str | None = None, check_images: bool = True
-) -> Records:
+def from_rows(reader: _rows.RowReader, content: Collection, sha256: str, subset: str | None = None) -> Records:
     """As `read`, for rows that are already loaded."""
     if subset is not None and subset not in SUBSETS:
         raise InputError(f"VLGuard has no subset {subset!r}; choose from {', '.join(SUBSETS)}")
-    reader = _rows.RowReader(Path(path), check_images)
     # Upstream unpacks train.zip and test.zip beside the JSON; the one-word sets (test_share_1shot.json) share test.zip.
-    stem = Path(path).stem
+    stem = reader.path.stem
     folders = tuple(dict.fromkeys(("", stem, stem.partition("_")[0])))
     # Every row is checked, whichever subset is wanted: a broken file should not pass because its bad half is unused.
     return reader.read(content, sha256, lambda row: _records(row, subset, reader, folders))
