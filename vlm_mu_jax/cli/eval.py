@@ -66,10 +66,10 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
     from vlm_mu_jax.evaluation.answers.suite_answers import stored_answers
     from vlm_mu_jax.evaluation.defences import wrappers
-    from vlm_mu_jax.evaluation.guarding import open_guard
     from vlm_mu_jax.evaluation.judging import judge_suite
     from vlm_mu_jax.evaluation.questions import suite
     from vlm_mu_jax.evaluation.results import table
+    from vlm_mu_jax.steering.guarded import open_guard
     from vlm_mu_jax.storage import model_folder
 
     eval_list.names()  # a wrong name is an error before anything long begins

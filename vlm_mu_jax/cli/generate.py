@@ -45,10 +45,9 @@ def main(argv: list[str]) -> None:
     model = vlm_mu_jax.load(_CHECKPOINT.value)
     steer = None
     if _GUARD.value:
-        from vlm_mu_jax.steering.guard import load_guard
-        from vlm_mu_jax.steering.guarded import steering
+        from vlm_mu_jax.steering.guarded import open_guard
 
-        steer = steering(model, load_guard(_GUARD.value, model))
+        steer, _ = open_guard(model, _GUARD.value)
     if _DATA.value:
         generate_all(model, steer)
         return

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +14,10 @@ from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.decoder import Steer, while_decoding
 from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.llava import Batch, forward
-from vlm_mu_jax.steering.guard import Guard
+from vlm_mu_jax.steering.guard import Guard, load_guard
 from vlm_mu_jax.steering.states import Progress, batch_states, prompt_batches
+from vlm_mu_jax.storage.identity import folder_hash
+from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,31 @@ class PerBatch:
 def steering(model, guard: Guard) -> Steer | PerBatch:
     """What steers `model`: one `Steer` for every batch, or `PerBatch` where the gate needs a first pass."""
     return PerBatch(model, guard) if guard.settings.needs_first_pass else guard.steer()
+
+
+def open_guard(
+    model: Model, folder: str | Path | None, allow_other_model: bool = False
+) -> tuple[Steer | PerBatch | None, dict[str, str] | None]:
+    """Opens a guard folder: what steers the model, and what identifies the guard in the files of a run.
+
+    Every command with a `--guard` opens it here.
+
+    Args:
+      model: the model that the guard was extracted from.
+      folder: what `Guard.save` wrote, or None for no guard.
+      allow_other_model: accept a guard of other weights or another conversation template.
+
+    Returns:
+      (steer, {"folder": `folder`, "sha256": hash of its files}). `steer` goes into the argument of that name in
+      `generate` and in the functions of evaluation. (None, None) without a folder.
+
+    Raises:
+      InputError: `folder` holds no guard, or one that does not belong to `model`.
+    """
+    if folder is None:
+        return None, None
+    steer = steering(model, load_guard(folder, model, allow_other_model))
+    return steer, {"folder": str(folder), "sha256": folder_hash(folder)}
 
 
 def answer(

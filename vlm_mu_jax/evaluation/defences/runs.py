@@ -16,7 +16,6 @@ from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.defences import table, wrappers
 from vlm_mu_jax.evaluation.defences.instruction_settings import UTILITY
 from vlm_mu_jax.evaluation.defences.wrappers import DEFENCES, VANILLA, Wording
-from vlm_mu_jax.evaluation.guarding import open_guard
 from vlm_mu_jax.evaluation.judges import BatchJudge, Judge
 from vlm_mu_jax.evaluation.judging import judge_suite
 from vlm_mu_jax.evaluation.perplexity import Perplexity, Score
@@ -24,6 +23,7 @@ from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.evaluation.results.rates import SCHEMA
 from vlm_mu_jax.steering import artifact
+from vlm_mu_jax.steering.guarded import open_guard
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
 
