@@ -12,14 +12,15 @@ import numpy as np
 from tests.attacks.conftest import tiny_model
 from vlm_mu_jax.attacks.margins_file import MarginsFile
 from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.search import Ask, search
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.words.search import search
 
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share")
 
 
 def main(path: str, pause: float) -> None:
     pixels = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
-    asks = [Ask("share the wug on this sign ?", image) for image in pixels]
+    asks = [SearchQuestion("share the wug on this sign ?", image) for image in pixels]
     ticks = 0
 
     def progress(steps, label, total):

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from tests.attacks.conftest import tiny_model
-from vlm_mu_jax.attacks import gcg, pgd, suffix
+from vlm_mu_jax.attacks.methods import gcg, pgd, suffix
 from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.search import Ask, search
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.words.search import search
 from vlm_mu_jax.parallel.mesh import make_mesh
 
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share", "zorp", "wug")
@@ -26,7 +27,7 @@ SHARED = {"nothing": None, "questions": (1, 1, 1), "candidates": (8, 1, 1), "bot
 
 def main(folder: str) -> None:
     pixels = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
-    asks = [Ask("share the wug on this sign ?", image) for image in pixels]
+    asks = [SearchQuestion("share the wug on this sign ?", image) for image in pixels]
     found = {}
     for name, sizes in SHARED.items():
         meshes = groups_of(sizes) if sizes else []
@@ -58,13 +59,13 @@ def words(asks, meshes):
 
 def others(asks, meshes, folder):
     model, openings = tiny_model(), Openings(((5,), (9,)))
-    use = suffix.Settings(steps=2, candidates=12, top=4, length=3, stop=1e9, block=12)
+    use = suffix.SuffixOptions(steps=2, candidates=12, top=4, length=3, stop=1e9, block=12)
     suffixes = suffix.search(model, asks[:2], openings, gcg.propose, use, meshes=meshes)
     # Every suffix breaks a question by these nats, so all of them join.
     (together,) = suffix.universal(
         model, asks[:2], openings, gcg.propose, dataclasses.replace(use, stop=-1e3), meshes=meshes
     )
-    found = pgd.search(model, asks[:2], openings, pgd.Settings(steps=2, stop=1e9), folder, meshes=meshes)
+    found = pgd.search(model, asks[:2], openings, pgd.PixelOptions(steps=2, stop=1e9), folder, meshes=meshes)
     return {
         "margins": {
             "suffix": [[one.original, one.margin] for one in suffixes],

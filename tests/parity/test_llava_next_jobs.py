@@ -13,8 +13,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 import vlm_mu_jax
 from tests.attacks.conftest import build
 from tests.conversion.hf_checkpoints import make_llava_next, save
-from vlm_mu_jax.attacks import search
 from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
@@ -142,7 +142,7 @@ def test_search_and_states_see_the_image_as_a_whole_prompt_does(folder):
     model = vlm_mu_jax.load(top / "ours")
     images = [model.processor.pixels(top / "data" / "train" / f"{i}.png") for i in (0, 1)]
     words, refusal = ("what", "please"), 9
-    asks = [search.Ask(question, image) for question, image in zip(QUESTIONS, images, strict=False)]
+    asks = [search.SearchQuestion(question, image) for question, image in zip(QUESTIONS, images, strict=False)]
     found = search.search(model, asks, words, Openings(((refusal,),)), block=4)["question_start"]
     texts = [place(ask.question, word, "question_start", "swap").question for ask in asks for word in words]
     shown = [[ask.image] for ask in asks for _ in words]

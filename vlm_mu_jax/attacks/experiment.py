@@ -7,11 +7,11 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vlm_mu_jax.attacks.guards import FirstPass
 from vlm_mu_jax.attacks.in_turn import Progress
 from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks.measure import Verifier
+from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import pick
-from vlm_mu_jax.attacks.verify import Verifier
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.evaluation.judges import Judge
 from vlm_mu_jax.model.decoder import Steer

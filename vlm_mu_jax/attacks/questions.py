@@ -1,11 +1,35 @@
 """Which questions an attack uses: by goal, drawn by seed, searched and verified apart."""
 
 import dataclasses
+import hashlib
 import random
+from pathlib import Path
 
-from vlm_mu_jax.attacks.search import Ask
+import numpy as np
+
+from vlm_mu_jax.data.anyres import Tiles
+from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchQuestion:
+    """A question of a search, and its image: a file, what `Processor.pixels` makes of one, or None."""
+
+    question: str
+    image: Path | np.ndarray | Tiles | None = None
+
+    def key(self, role: str) -> str:
+        """Names the question by its content; the image counts by its bytes."""
+        image = b""
+        if self.image is not None:
+            image = self.image.read_bytes() if isinstance(self.image, Path) else self.image.tobytes()
+        parts = (role.encode(), self.question.encode(), image)
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+    def pixels(self, processor: Processor) -> np.ndarray | Tiles | None:
+        return processor.pixels(self.image) if isinstance(self.image, Path) else self.image
 
 
 def goal_kind(records: Records, goal: str) -> Records:
@@ -44,6 +68,6 @@ def _group(record: Record) -> str:
     return record.image or record.id.partition("#")[0]
 
 
-def asks_of(records: Records) -> list[Ask]:
+def asks_of(records: Records) -> list[SearchQuestion]:
     """The questions as a search takes them; images are read when their turn comes."""
-    return [Ask(record.question, records.image_path(record)) for record in records]
+    return [SearchQuestion(record.question, records.image_path(record)) for record in records]

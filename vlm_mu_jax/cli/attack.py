@@ -124,19 +124,19 @@ def main(argv: list[str]) -> None:
 def _words(out, model, reference, search, verify, judge, meshes) -> dict:
     """The word search."""
     from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks import campaign
+    from vlm_mu_jax.attacks.words import one_word
 
     steer, answer_steer, guard = _guard(model, searches=True)
     words, openings = _candidates(model), _openings(model)
     identity = _identity(model, reference, guard, words, openings)
     with _resumable(out, identity) as (file, answers):
-        run = campaign.Campaign(
+        run = one_word.Campaign(
             model,
             search,
             verify,
             judge,
             answers,
-            _settings(campaign),
+            _settings(one_word),
             steer,
             answer_steer,
             progress.bar,
@@ -150,12 +150,14 @@ def _words(out, model, reference, search, verify, judge, meshes) -> dict:
 def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
     """Every other method."""
     from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks import audit, experiment, trial
+    from vlm_mu_jax.attacks import experiment
+    from vlm_mu_jax.attacks.audit import counts
+    from vlm_mu_jax.attacks.methods import trial
 
     searches, name = method in attack_methods.SEARCHES, attack_methods.name(method)
     steer, answer_steer, guard = _guard(model, searches)
     safety = _safety_records() if attack_methods.read_answers(method) else ()
-    answered = [r.answer for r in safety if r.answer and not audit.refuses(r)]
+    answered = [r.answer for r in safety if r.answer and not counts.refuses(r)]
     openings = attack_methods.targets(method, model.processor, answered, _SHOTS.value)
     openings = _openings(model) if searches and openings is None else openings
     identity = _weights(model, guard) | {
@@ -293,19 +295,20 @@ def _questions():
 
 
 def _candidates(model) -> list[str]:
-    from vlm_mu_jax.attacks import audit, words
+    from vlm_mu_jax.attacks.audit import counts
+    from vlm_mu_jax.attacks.words import vocabulary
 
     if _WORDS.value == "audit":
-        return words.first_words(audit.audit(_safety_records())["rows"])
-    return words.candidate_words(_WORDS.value, model.processor.tokenizer)
+        return vocabulary.first_words(counts.audit(_safety_records())["rows"])
+    return vocabulary.candidate_words(_WORDS.value, model.processor.tokenizer)
 
 
 def _goals() -> tuple[str, ...]:
     return ("jailbreak", "over_refuse") if _GOAL.value == "both" else (_GOAL.value,)
 
 
-def _settings(campaign):
-    return campaign.Settings(
+def _settings(one_word):
+    return one_word.Settings(
         goals=_goals(),
         positions=tuple(dict.fromkeys(_POSITIONS.value)),
         mode=_MODE.value,
@@ -330,7 +333,7 @@ def _guard(model, searches: bool):
         return None, None, None
     import hashlib
 
-    from vlm_mu_jax.attacks.guards import FirstPass
+    from vlm_mu_jax.attacks.prefix import FirstPass
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.steering.guard import load_guard
     from vlm_mu_jax.steering.guarded import steering
@@ -359,7 +362,8 @@ def _safety_records():
 
 def _openings(model):
     """From the file given, else from the reference answers of train.json (test.json where there is none)."""
-    from vlm_mu_jax.attacks import audit, openings
+    from vlm_mu_jax.attacks import openings
+    from vlm_mu_jax.attacks.audit import counts
     from vlm_mu_jax.errors import InputError
 
     if _OPENINGS.value:
@@ -372,7 +376,7 @@ def _openings(model):
         return openings.from_texts(texts, model.processor)
     known = [r for r in _safety_records() if r.answer]
     return openings.discover(
-        [(r.question, r.answer) for r in known], [audit.refuses(r) for r in known], model.processor
+        [(r.question, r.answer) for r in known], [counts.refuses(r) for r in known], model.processor
     )
 
 

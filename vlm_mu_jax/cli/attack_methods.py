@@ -57,7 +57,8 @@ def read_answers(method: str) -> bool:
 
 def targets(method: str, processor: Any, answers: list[str], shots: int) -> Any:
     """`Openings` of the answers that a search is after; None where it is after no refusal."""
-    from vlm_mu_jax.attacks import openings, prefill
+    from vlm_mu_jax.attacks import openings
+    from vlm_mu_jax.attacks.methods import prefill
 
     if _TARGETS.value is None:
         return None
@@ -72,9 +73,9 @@ def name(method: str) -> str:
 
 def kind(method: str) -> type:
     """What the file of finished questions holds."""
-    from vlm_mu_jax.attacks import pgd, suffix
+    from vlm_mu_jax.attacks.methods import pgd, suffix
 
-    return pgd.Found if method == "pgd" else suffix.Found
+    return pgd.FoundImage if method == "pgd" else suffix.FoundSuffix
 
 
 def settings(method: str, seed: int, block: int) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def settings(method: str, seed: int, block: int) -> dict[str, Any]:
     if method == "prefill":
         return {"prefills": _lines("prefills", _PREFILLS.value) if _PREFILLS.value else None}
     if method == "paraphrase":
-        from vlm_mu_jax.attacks import paraphrase
+        from vlm_mu_jax.attacks.methods import paraphrase
 
         if not _WORD.value:
             raise InputError("--method=paraphrase needs --word=WORD, for example one that the word search found")
@@ -120,16 +121,16 @@ def run(trial: Any, method: str, use: dict[str, Any], openings: Any, answers: li
     trial: `attack.trial.Trial`. use: `settings`. openings: refusal openings, for the searches. answers: reference
     answers that do not refuse, for prefills. mode: how paraphrases get their word.
     """
-    from vlm_mu_jax.attacks import gcg, images, paraphrase, pgd, prefill, random_search, suffix
+    from vlm_mu_jax.attacks.methods import gcg, images, paraphrase, pgd, prefill, random_search, suffix
 
     seed, shots = trial.settings.seed, trial.settings.shots
     pictures, folder = trial.model.processor.settings, trial.folder
     if method in ("gcg", "random"):
         propose = gcg.propose if method == "gcg" else random_search.propose
         search = trial.universal_suffixes if _UNIVERSAL.value else trial.suffixes
-        return search(openings, propose, suffix.Settings(**use))
+        return search(openings, propose, suffix.SuffixOptions(**use))
     if method == "pgd":
-        return trial.perturbations(openings, pgd.Settings(**use))
+        return trial.perturbations(openings, pgd.PixelOptions(**use))
     if method == "prefill":
         texts = use["prefills"] or prefill.found(answers, shots)
         texts = [prefill.at_boundary(trial.model.processor, "", text) for text in texts]

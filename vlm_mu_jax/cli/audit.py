@@ -72,14 +72,14 @@ _SALIENCY_CHART = flags.DEFINE_string("saliency_chart", None, "draw the first qu
 def main(argv: list[str]) -> None:
     from pathlib import Path
 
-    from vlm_mu_jax.attacks import audit
+    from vlm_mu_jax.attacks.audit import counts
     from vlm_mu_jax.reporting.figures import audit_chart
 
     path = Path(_DATA.value)
     path = path / "train.json" if path.is_dir() else path
     _check_flags(path)
     records = _read(path)
-    result = audit.audit(records, outcome=_OUTCOME.value, seed=_SEED.value)
+    result = counts.audit(records, outcome=_OUTCOME.value, seed=_SEED.value)
     miniature = (path.parent / "oracle.json").is_file()  # only it has one: its text is nonsense words, safe to show
     result["data"] = {"file": path.name, "sha256": records.sha256, "miniature": miniature}
     text = _table(result, _TOP.value)
@@ -150,7 +150,7 @@ def _draw(name: str, what, path: str | None) -> None:
 def _rebalance(records) -> str:
     from pathlib import Path
 
-    from vlm_mu_jax.attacks import rebalance
+    from vlm_mu_jax.attacks.audit import rebalance
 
     out = Path(_REBALANCE.value)
     with outputs.complete_file(out) as partial:
@@ -167,7 +167,7 @@ def _rebalance(records) -> str:
 
 
 def _attribution(result: dict) -> dict:
-    from vlm_mu_jax.attacks import attribution
+    from vlm_mu_jax.attacks.audit import attribution
     from vlm_mu_jax.reporting.inputs.json_files import read_object
 
     attacks = [read_object(path) for path in (_ATTACK.value, _AFTER.value) if path]
@@ -199,18 +199,19 @@ def _saliency(records) -> dict:
     from pathlib import Path
 
     from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks import audit, openings, saliency
-    from vlm_mu_jax.attacks.search import Ask
+    from vlm_mu_jax.attacks import openings
+    from vlm_mu_jax.attacks.audit import counts, saliency
+    from vlm_mu_jax.attacks.questions import SearchQuestion
     from vlm_mu_jax.storage import model_folder
 
     command.enable_compilation_cache()
     model = model_folder.load(_CHECKPOINT.value)
     known = [r for r in records if r.answer]
     refusals = openings.discover(
-        [(r.question, r.answer) for r in known], [audit.refuses(r) for r in known], model.processor
+        [(r.question, r.answer) for r in known], [counts.refuses(r) for r in known], model.processor
     )
     chosen = saliency.drawn(records, _SALIENCY.value, _SEED.value)
-    asks = [Ask(r.question, records.image_path(r)) for r in chosen]
+    asks = [SearchQuestion(r.question, records.image_path(r)) for r in chosen]
     found = saliency.saliency(model, asks, refusals, progress=progress.bar)
     questions = [{"id": r.id, "kind": r.kind} | one.to_dict() for r, one in zip(chosen, found, strict=True)]
     texts = [model.processor.decode(ids) for ids in refusals.refusal]

@@ -19,10 +19,11 @@ import jax
 import numpy as np
 
 from vlm_mu_jax import progress
-from vlm_mu_jax.attacks import candidates, margin, prefix
+from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
 from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.question import CACHE_STEP
-from vlm_mu_jax.attacks.search import Ask, search
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.scoring import CACHE_STEP
+from vlm_mu_jax.attacks.words.search import search
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.workers import SCRIPT, Peer
@@ -96,12 +97,12 @@ class ScoredQuestion:
         self.question = " ".join(f"q{i}" for i in range(QUESTION_WORDS))
         self.openings = Openings(tuple((int(i),) for i in rng.choice(model.config.text.V - 1, 3, replace=False)))
         placed = [place(self.question, word, POSITION) for word in self.words]
-        self.prompts = candidates.tokenise(model.processor, self.question, 1, placed)
-        self.start, _ = candidates.shared_start(self.prompts, np.arange(self.many))
+        self.prompts = prompt_blocks.tokenise(model.processor, self.question, 1, placed)
+        self.start, _ = prompt_blocks.shared_start(self.prompts, np.arange(self.many))
 
     def ours(self) -> np.ndarray:
         """The search itself."""
-        ask = Ask(self.question, self.pixels)
+        ask = SearchQuestion(self.question, self.pixels)
         found = search(self.model, [ask], self.words, self.openings, positions=(POSITION,), block=BLOCK)
         return found[POSITION].margins_QW[0]
 
@@ -110,7 +111,7 @@ class ScoredQuestion:
         params, cfg = self.model.params, self.model.config
         features = prefix.image_features(params, self.pixels, cfg)
         found = np.zeros(self.few, np.float32)
-        for block in candidates.blocks(self.prompts, np.arange(self.few), None, 4 * BLOCK):
+        for block in prompt_blocks.blocks(self.prompts, np.arange(self.few), None, 4 * BLOCK):
             margins_C, _ = margin.score(
                 params, None, 0, block.tokens_CT, block.lengths_C, features, cfg=cfg, nodes=self.openings.nodes
             )
@@ -152,12 +153,12 @@ class ScoredQuestion:
         """Bytes of one candidate's own states that are alive at once in a block's widest place: residual stream and
         norm, the feed-forward's two products and their product; and its logits, twice."""
         cfg = self.model.config.text
-        tokens = next(candidates.blocks(self.prompts, np.arange(self.many), self.start, BLOCK)).tokens_CT.shape[1]
+        tokens = next(prompt_blocks.blocks(self.prompts, np.arange(self.many), self.start, BLOCK)).tokens_CT.shape[1]
         return 4.0 * (tokens * (2 * cfg.D + 3 * cfg.F) + 2 * cfg.V)
 
     def _planned_bytes(self, size: int) -> int:
         cfg = self.model.config
-        block = next(candidates.blocks(self.prompts, np.arange(self.many), self.start, size))
+        block = next(prompt_blocks.blocks(self.prompts, np.arange(self.many), self.start, size))
         ids = self.prompts.original_ids
         batch = self.model.processor.pad([ids], length=-(-len(ids) // CACHE_STEP) * CACHE_STEP)
         features = jax.eval_shape(lambda p: prefix.image_features(p, self.pixels, cfg), self.model.params)

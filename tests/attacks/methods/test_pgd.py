@@ -1,0 +1,131 @@
+"""Image perturbations: pictures of eight bits within the bound, whose margin is that of the saved file."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.attacks.reference import margin
+from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks.methods import pgd
+from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.steering import gates
+from vlm_mu_jax.steering.states import batch_states
+
+QUESTION, OPENINGS = "share the steps of the dax on this sign ?", Openings(((5,), (9,)))
+USE = pgd.PixelOptions(epsilon=6, step=2, steps=6, stop=1e9)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """Larger than the model's 8 x 8, and with black and white parts, so that the box matters."""
+    values = np.random.default_rng(0).integers(0, 256, (20, 12, 3), dtype=np.uint8)
+    values[:6], values[6:10] = 0, 255
+    path = tmp_path_factory.mktemp("images") / "own.png"
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(model, picture, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pgd")
+    ticks = []
+
+    def progress(steps, label, total):
+        ticks.append((total, sum(1 for _ in steps)))
+        return ()
+
+    some = [SearchQuestion(QUESTION, picture)]
+    (down,) = pgd.search(model, some, OPENINGS, USE, folder, progress=progress)
+    (up,) = pgd.search(model, some, OPENINGS, USE, folder / "up", goal="over_refuse")
+    assert ticks == [(USE.steps, USE.steps)]
+    return down, up
+
+
+def test_files_stay_in_the_bound_and_in_the_box(model, picture, found):
+    base = pgd.seen(model.processor.pixels(picture), model.processor.settings)
+    assert base.shape == (8, 8, 3) and base.min() == 0 and base.max() == 255
+    for one in found:
+        for path in (one.image, one.control):
+            values = np.asarray(Image.open(path)).astype(int)
+            assert values.shape == base.shape and 0 < np.abs(values - base).max() <= USE.epsilon
+        assert one.largest == np.abs(np.asarray(Image.open(one.image)).astype(int) - base).max()
+
+
+def test_margins_are_those_of_the_files(model, picture, found):
+    for one in found:
+        for path, wanted in ((one.image, one.margin), (one.control, one.random), (picture, one.original)):
+            truth = margin(model, QUESTION, None, model.processor.pixels(path), OPENINGS)
+            assert abs(truth - wanted) < 1e-4
+        assert abs(one.from_file - one.margin) < 1e-4
+
+
+def test_the_gradient_does_better_than_chance(found):
+    down, up = found
+    assert down.margin < min(down.original, down.random) and up.margin > max(up.original, up.random)
+    assert list(down.curve) == sorted(down.curve, reverse=True) and list(up.curve) == sorted(up.curve)
+    assert down.gradients == USE.steps + 3 and down.flops > 0
+
+
+@pytest.mark.parametrize("decides", ["layer", "example"])
+def test_the_guard_is_inside_the_attacked_program(model, picture, tmp_path, decides):
+    cfg, rng = model.config.text, np.random.default_rng(1)
+    basis = rng.normal(size=(cfg.L, 1, cfg.D)).astype(np.float32)
+    basis /= np.linalg.norm(basis, axis=-1, keepdims=True)
+    steer = Steer(basis, jnp.full((cfg.L,), 2.0), jnp.zeros((cfg.L, cfg.D)), jnp.zeros((cfg.L,)), gated=True)
+    guard, steer_of = steer, lambda pixels: steer
+    if decides == "example":
+        guard = FirstPass(lambda states: gates.per_example(steer, states, quorum=0.5), text_only=False)
+
+        def steer_of(pixels):
+            ids = model.processor.prompt_ids(QUESTION, [pixels])
+            return guard.steer_of(batch_states(model, model.processor.pad([ids], [[pixels]], length=96)))
+
+    use = dataclasses.replace(USE, steps=3)
+    (one,) = pgd.search(model, [SearchQuestion(QUESTION, picture)], OPENINGS, use, tmp_path, steer=guard)
+    for path, wanted in ((one.image, one.margin), (one.control, one.random)):
+        pixels = model.processor.pixels(path)
+        assert abs(margin(model, QUESTION, None, pixels, OPENINGS, steer=steer_of(pixels)) - wanted) < 1e-4
+        assert abs(margin(model, QUESTION, None, pixels, OPENINGS) - wanted) > 1e-2
+
+
+def test_what_the_model_sees_is_undone_exactly(model):
+    values = np.random.default_rng(1).integers(0, 256, (8, 8, 3))
+    pixels = model.processor.pixels(Image.fromarray(values.astype(np.uint8)))
+    np.testing.assert_array_equal(pgd.seen(pixels, model.processor.settings), values)
+
+
+def test_projection():
+    base = np.array([0, 3, 100, 250, 255])
+    moved = pgd.projected(np.array([-9, -9, 120, 270, 240]), base, 8)
+    assert moved.tolist() == [0, 0, 108, 255, 247]
+
+
+def test_it_stops_early_and_a_finished_question_is_not_searched_again(model, picture, tmp_path):
+    some, use = [SearchQuestion(QUESTION, picture)], dataclasses.replace(USE, stop=-1e9)
+    with MarginsFile(tmp_path / "m.jsonl", {}, pgd.FoundImage) as file:
+        first = pgd.search(model, some, OPENINGS, use, tmp_path / "images", file=file)
+    assert len(first[0].curve) == 1
+    written = Path(first[0].image).stat().st_mtime_ns
+    with MarginsFile(tmp_path / "m.jsonl", {}, pgd.FoundImage) as file:
+        assert pgd.search(model, some, OPENINGS, use, tmp_path / "images", file=file) == first
+        assert Path(first[0].image).stat().st_mtime_ns == written
+        Path(first[0].image).unlink()  # without its picture a line is worth nothing
+        assert pgd.search(model, some, OPENINGS, use, tmp_path / "images", file=file) == first
+    assert Path(first[0].image).exists()
+
+
+def test_models_and_questions_without_an_image_are_refused(model, make_model, tmp_path):
+    with pytest.raises(InputError, match="changes images"):
+        pgd.search(model, [SearchQuestion(QUESTION)], OPENINGS, USE, tmp_path)
+    vision = dataclasses.replace(model.config.vision, pinpoints=((8, 16),))
+    tiled = dataclasses.replace(model, config=dataclasses.replace(model.config, vision=vision))
+    with pytest.raises(InputError, match="tiles"):
+        pgd.search(tiled, [SearchQuestion(QUESTION, np.zeros((8, 8, 3), np.float32))], OPENINGS, USE, tmp_path)

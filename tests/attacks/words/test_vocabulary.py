@@ -1,0 +1,43 @@
+"""Candidate words: the tokenizer's own vocabulary, an audit's words, a file."""
+
+import json
+
+import pytest
+
+from vlm_mu_jax.attacks.words import vocabulary
+from vlm_mu_jax.errors import InputError
+
+
+def test_tokenizer_words_are_whole_words_once(tokenizers_by_kind):
+    for kind, tokenizer in tokenizers_by_kind.items():
+        found = vocabulary.tokenizer_words(tokenizer)
+        assert {"share", "what", "describe"} <= set(found), kind
+        assert len(found) == len(set(found)) and all(w.isalpha() and w == w.lower() for w in found), kind
+        assert not {"pad", "s", "unk"} & set(found), kind
+
+
+def test_pieces_from_inside_words_are_no_candidates(tokenizers_by_kind):
+    for kind in ("byte_level", "metaspace"):
+        tokenizer = tokenizers_by_kind[kind]
+        for word in vocabulary.tokenizer_words(tokenizer):
+            forms = [f" {form}" for form in (word, word.title(), word.upper())]
+            assert any(len(tokenizer.encode(form, add_special_tokens=False)) == 1 for form in forms), (kind, word)
+
+
+def test_candidates_from_files(tmp_path, tokenizers_by_kind):
+    tokenizer = tokenizers_by_kind["word_level"]
+    (tmp_path / "w.txt").write_text("What\n\nshare\nwhat\n")
+    assert vocabulary.candidate_words(str(tmp_path / "w.txt"), tokenizer) == ["what", "share"]
+    rows = [{"word": "can", "position": "first"}, {"word": "sign", "position": "last"}]
+    (tmp_path / "a.json").write_text(json.dumps({"rows": rows}))
+    assert vocabulary.candidate_words(f"audit:{tmp_path / 'a.json'}", tokenizer) == ["can"]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"rows": [{"word": 1}]}', "\xff"])
+def test_bad_word_files_are_named(tmp_path, content, tokenizers_by_kind):
+    path = tmp_path / "bad.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match="bad.json"):
+        vocabulary.candidate_words(f"audit:{path}", tokenizers_by_kind["word_level"])
+    with pytest.raises(InputError, match="missing.txt"):
+        vocabulary.candidate_words(str(tmp_path / "missing.txt"), tokenizers_by_kind["word_level"])

@@ -1,0 +1,1 @@
+"""Which words of safety data predict refusal, how to take that out of the data, and whether a model has learned it."""

@@ -1,0 +1,157 @@
+"""Proposals of greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043, algorithm 1): single tokens, by gradient.
+
+The gradient of the refusal margin with respect to the one-hot vector of every place of the suffix says, to first order,
+which tokens would move it most; a step draws among the `top` of each place. Only proposals come from it: they are
+scored exactly, as texts (`attack.suffix`). The gradient is taken on the question's prefix cache, except where a guard's
+gates depend on the suffix: then on the whole prompt, with the gates it decides. Of several questions that share a
+suffix, the gradients are summed.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vlm_mu_jax.attacks import margin, prompt_blocks
+from vlm_mu_jax.attacks import prefix as prefix_lib
+from vlm_mu_jax.attacks.flops import candidate_flops
+from vlm_mu_jax.attacks.methods.suffix import Scorer, SuffixOptions
+from vlm_mu_jax.attacks.methods.suffix_text import Slots, with_suffix
+from vlm_mu_jax.attacks.openings import Node
+from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.data.placing import Placed
+from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.decoder import KV, Steer
+from vlm_mu_jax.model.llava import Batch, embed
+from vlm_mu_jax.model.params import Params
+
+_WIDTH = 8  # widths of the rows behind a prefix are multiples of it: few programs
+
+
+def propose(
+    open_: Sequence[tuple[Scorer, Slots]],
+    ids: tuple[int, ...],
+    allowed: np.ndarray,
+    use: SuffixOptions,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Ids [N, S]: each row one token of the suffix replaced by one of the `top` of its place; see `suffix.Propose`."""
+    top_SK = _best_swaps(open_, allowed, min(use.top, len(allowed)))
+    S, K = top_SK.shape
+    drawn_N = rng.choice(S * K, min(use.candidates - 1, S * K), replace=False)
+    proposed_NS = np.tile(np.array(ids, np.int32), (len(drawn_N), 1))
+    proposed_NS[np.arange(len(drawn_N)), drawn_N // K] = top_SK.reshape(-1)[drawn_N]
+    return proposed_NS
+
+
+def _best_swaps(open_: Sequence[tuple[Scorer, Slots]], allowed: np.ndarray, count: int) -> np.ndarray:
+    """Token ids [S, count] that the questions' gradients together like best at each place."""
+    running = [_slopes(scorer, now) for scorer, now in open_]
+    total_SV = sum(np.asarray(slope_SV) for slope_SV in running)
+    outside_V = np.ones(total_SV.shape[1], bool)
+    outside_V[allowed] = False
+    total_SV = np.where(outside_V[None], -np.inf, total_SV)
+    top_SK = np.argpartition(-total_SV, count - 1, axis=1)[:, :count]
+    order_SK = np.argsort(-np.take_along_axis(total_SV, top_SK, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top_SK, order_SK, axis=1)
+
+
+def _slopes(scorer: Scorer, now: Slots) -> Array:
+    """`slopes` of one question, on its prefix cache where that does not depend on the suffix."""
+    task, where, shared = scorer.task, scorer.where, scorer.shared
+    prompts = prompt_blocks.tokenise(task.processor, scorer.question, shared.images, [Placed(scorer.question)])
+    image = task.cfg.image_token_id
+    count_of_image = prompts.original_ids.count(image) if shared.images else 0
+    head, tail = (_expanded(part, image, count_of_image) for part in (now.head, now.tail))
+    whole = (*head, *now.ids, *tail)
+    steer, kv, start, row = task.steer, None, 0, whole
+    if isinstance(steer, FirstPass):
+        steer = _decided(scorer, steer, whole, now)
+    elif len(head) >= prompts.image_end and not prefix_lib.depends_on_gates(steer):
+        kv, start, row = shared.prefix(prompts, steer).kv, len(head), whole[len(head) :]
+    width = bucket(len(row)) if kv is None else -(-len(row) // _WIDTH) * _WIDTH
+    batch = where.put(task.processor.pad([row], length=width))
+    at_S = np.arange(len(head) - start, len(head) - start + len(now.ids))
+    scorer.count(2 * candidate_flops(task.cfg.text, start, np.array([len(whole)]), task.nodes))  # no weight gradients
+    return slopes(
+        where.params,
+        kv,
+        start,
+        batch.tokens_BT,
+        batch.lengths_B,
+        None if kv is not None else shared.features,
+        at_S,
+        task.sign,
+        cfg=task.cfg,
+        nodes=task.nodes,
+        steer=where.put(steer),
+        lora=where.lora,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
+def slopes(
+    params: Params,
+    kv: KV | None,
+    start: Array,
+    tokens_1T: Array,
+    length_1: Array,
+    features_1QD: Array | None,
+    at_S: Array,
+    sign: float,
+    *,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+) -> Array:
+    """One-hot gradient [S, V] of sign * margin at the places `at_S` of the row, of length 1 at every place.
+
+    Other arguments as in `margin.score`. Length 1, so that no question drowns the others where several are summed
+    (llm-attacks/llm-attacks@llm_attacks/gcg/gcg_attack.py does the same).
+    """
+    x_1TD = embed(params, Batch(tokens_1T, length_1, None, features_1QD), cfg)
+
+    def gain(x_1TD: Array) -> Array:
+        score_1, _ = margin.score(
+            params,
+            kv,
+            start,
+            tokens_1T,
+            length_1,
+            None,
+            cfg=cfg,
+            nodes=nodes,
+            steer=steer,
+            lora=lora,
+            embedded_CTD=x_1TD,
+        )
+        return sign * score_1[0]
+
+    slope_SD = jax.grad(gain)(x_1TD)[0, at_S]
+    slope_SV = jnp.einsum("sd,vd->sv", slope_SD, params["decoder"]["embed_VD"], preferred_element_type=jnp.float32)
+    length_S1 = jnp.linalg.norm(slope_SV, axis=1, keepdims=True)
+    return slope_SV / jnp.where(length_S1 > 0, length_S1, 1.0)
+
+
+def _decided(scorer: Scorer, guard: FirstPass, whole: tuple[int, ...], now: Slots) -> Steer:
+    """The guard with the gates that it decides on the prompt with its suffix."""
+    task, where, features = scorer.task, scorer.where, scorer.shared.features
+    if guard.text_only:
+        text = task.processor.tokenizer.decode(list(now.ids), clean_up_tokenization_spaces=False).strip()
+        whole, features = tuple(task.processor.prompt_ids(with_suffix(scorer.question, text), ())), None
+    batch = where.put(task.processor.pad([whole], length=bucket(len(whole))))
+    states = margin.last_states(
+        where.params, None, 0, batch.tokens_BT, batch.lengths_B, features, cfg=task.cfg, lora=where.lora
+    )
+    return guard.steer_of(np.asarray(states))
+
+
+def _expanded(ids: tuple[int, ...], image: int | None, count: int) -> tuple[int, ...]:
+    """The image's placeholder as often as it has tokens."""
+    return tuple(i for token in ids for i in ((token,) * count if token == image else (token,)))

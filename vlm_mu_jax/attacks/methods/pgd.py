@@ -1,0 +1,258 @@
+"""Projected gradient descent on the image (Madry et al. 2018, arXiv 1706.06083), in whole pixel steps.
+
+The image is attacked as the model sees it: after resizing and cropping, before normalisation, in 0..255. Every step
+moves each value by a whole number of grey levels along the sign of the refusal margin's gradient, and the bound is a
+whole number too. So the image is a picture of eight bits at every step, inside the bound and the box: nothing is
+rounded away when it is saved, and a file of it gives the model the very same pixels (checked, and in the result).
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from PIL import Image
+
+from vlm_mu_jax.attacks import in_turn, margin, prompt_blocks
+from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
+from vlm_mu_jax.attacks.in_turn import Progress, Work
+from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks.openings import Node, Openings
+from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.scoring import Place, SearchTask, places
+from vlm_mu_jax.data.images import ImageSettings
+from vlm_mu_jax.data.placing import Placed
+from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.llava import encode_images
+from vlm_mu_jax.model.params import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelOptions:
+    """epsilon: largest change of a value, step: change in one step, both in grey levels of 255. steps: at most so many.
+    stop: as in `suffix.SuffixOptions`."""
+
+    epsilon: int = 8
+    step: int = 1
+    steps: int = 40
+    stop: float = 3.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundImage:
+    """One question's image. margin: refusal margin with it, in nats; from_file: the same, read back from the file;
+    original: with the unchanged image; random: with `control`, an image changed at random by +-epsilon. largest: the
+    largest change of a value. image, control: PNG files. gradients, flops: spent."""
+
+    image: str
+    control: str
+    margin: float
+    from_file: float
+    original: float
+    random: float
+    largest: int
+    curve: tuple[float, ...]
+    gradients: int
+    flops: float
+
+    to_dict = dataclasses.asdict
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> "FoundImage":
+        return cls(**{**row, "curve": tuple(row["curve"])})
+
+
+def search(
+    model: Any,
+    asks: Sequence[SearchQuestion],
+    openings: Openings,
+    use: PixelOptions,
+    folder: Path,
+    *,
+    goal: str = "jailbreak",
+    steer: Steer | FirstPass | None = None,
+    lora: dict[str, Any] | None = None,
+    meshes: Sequence[Mesh] = (),
+    file: MarginsFile | None = None,
+    progress: Progress | None = None,
+) -> list[FoundImage]:
+    """An image for every question, each for itself, as PNG files in `folder`; arguments as in `attack.search.search`.
+
+    A question is one row, so it is not spread over a mesh: every mesh computes questions of its own.
+
+    Raises:
+      InputError: a text-only model or question, or a model that cuts images into tiles.
+      JobError: a score is not a finite number.
+    """
+    _check(model.config, asks)
+    task = SearchTask(model.config, model.processor, openings.nodes, openings.sign(goal), steer, lora)
+    keys = [ask.key(goal) for ask in asks]
+    found = in_turn.results(
+        dict(zip(keys, asks, strict=True)),
+        lambda where, key, ask: _Search(task, where, ask).run(use, folder, key),
+        places(model.params, task, meshes),
+        file=file,
+        finished=lambda one: Path(one.image).exists() and Path(one.control).exists(),
+        progress=progress,
+        label=f"{goal} images",
+        each=use.steps,
+    )
+    return [found[key] for key in keys]
+
+
+def _check(cfg: LlavaConfig, asks: Sequence[SearchQuestion]) -> None:
+    if cfg.vision is None or any(ask.image is None for ask in asks):
+        raise InputError("--method=pgd changes images; this model or a question has none, so use another --method")
+    if cfg.vision.pinpoints:
+        raise InputError("--method=pgd does not know models that cut an image into tiles (LLaVA-NeXT); use another one")
+
+
+class _Search:
+    """One question and its image."""
+
+    def __init__(self, task: SearchTask, where: Place, ask: SearchQuestion) -> None:
+        self._task, self._where, self._ask = task, where, ask
+        self._row = _row(task.processor, ask.question)
+        settings = task.processor.settings
+        self._scaling = (settings.rescale, settings.mean, settings.std)
+
+    def run(self, use: PixelOptions, folder: Path, key: str) -> Work:
+        task = self._task
+        base = seen(self._ask.pixels(task.processor), task.processor.settings)
+        rng = np.random.default_rng([use.seed, zlib.crc32(key.encode())])
+        control = projected(base + use.epsilon * rng.choice([-1, 1], base.shape), base, use.epsilon)
+        now = projected(base + rng.integers(-use.epsilon, use.epsilon + 1, base.shape), base, use.epsilon)
+        best, best_margin, curve = now, np.nan, []
+        for _ in range(use.steps):
+            running = self._begin(now)
+            yield 0
+            score, slope = float(running[0]), np.asarray(running[1], np.int64)
+            if not np.isfinite(score):
+                raise JobError(f"the refusal margin of {self._ask.question[:40]!r} is not a finite number")
+            if not task.sign * score <= task.sign * best_margin:  # also the first, when there is none yet
+                best, best_margin = now, score
+            curve.append(best_margin)
+            yield 1
+            if task.sign * best_margin >= use.stop:
+                break
+            now = projected(now + round(task.sign) * use.step * slope, base, use.epsilon)
+        yield use.steps - len(curve)
+        files = [save(image, folder / f"{name}_{key[:16]}.png") for name, image in (("pgd", best), ("random", control))]
+        read = seen(task.processor.pixels(files[0]), task.processor.settings)
+        from_file, original, random = (float(self._begin(image)[0]) for image in (read, base, control))
+        gradients, cost = len(curve) + 3, 2 * (image_flops(task.cfg) + self._flops())
+        return FoundImage(
+            str(files[0]),
+            str(files[1]),
+            best_margin,
+            from_file,
+            original,
+            random,
+            int(np.abs(best - base).max()),
+            tuple(curve),
+            gradients,
+            gradients * cost,
+        )
+
+    def _begin(self, image_HWC: np.ndarray) -> tuple[Array, Array]:
+        """Hands the refusal margin with this image of 0..255, and the sign of its gradient, to the devices."""
+        task, where, x_HWC = self._task, self._where, self._where.put(image_HWC.astype(np.float32))
+        steer = self._decided(task.steer, x_HWC) if isinstance(task.steer, FirstPass) else task.steer
+        return margin_and_slope(
+            where.params,
+            *where.put(self._row),
+            x_HWC,
+            cfg=task.cfg,
+            nodes=task.nodes,
+            scaling=self._scaling,
+            steer=where.put(steer),
+            lora=where.lora,
+        )
+
+    def _decided(self, guard: FirstPass, x_HWC: Array) -> Steer:
+        """The guard with the gates that it decides with this image."""
+        task, where = self._task, self._where
+        row = _row(task.processor, self._ask.question, 0) if guard.text_only else self._row
+        features = None
+        if not guard.text_only:
+            features = features_of(where.params, x_HWC, cfg=task.cfg, scaling=self._scaling)
+        states = margin.last_states(where.params, None, 0, *where.put(row), features, cfg=task.cfg, lora=where.lora)
+        return guard.steer_of(np.asarray(states))
+
+    def _flops(self) -> float:
+        return candidate_flops(self._task.cfg.text, 0, np.asarray(self._row[1]), self._task.nodes)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "nodes", "scaling"))
+def margin_and_slope(
+    params: Params,
+    tokens_1T: Array,
+    length_1: Array,
+    x_HWC: Array,
+    *,
+    cfg: LlavaConfig,
+    nodes: tuple[Node, ...],
+    scaling: tuple,
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+) -> tuple[Array, Array]:
+    """The refusal margin of a whole prompt about an image of 0..255, and the sign of its gradient there.
+
+    scaling: (rescale, mean, std) of the image processor.
+    """
+
+    def refusal_margin(x_HWC: Array) -> Array:
+        features = features_of(params, x_HWC, cfg=cfg, scaling=scaling)
+        return margin.score(
+            params, None, 0, tokens_1T, length_1, features, cfg=cfg, nodes=nodes, steer=steer, lora=lora
+        )[0][0]
+
+    score, slope_HWC = jax.value_and_grad(refusal_margin)(x_HWC)
+    return score, jnp.sign(slope_HWC).astype(jnp.int8)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "scaling"))
+def features_of(params: Params, x_HWC: Array, *, cfg: LlavaConfig, scaling: tuple) -> Array:
+    """Image tokens [1, P, D] of an image of 0..255, normalised as the image processor does it."""
+    rescale, mean, std = scaling
+    mean_11C, std_11C = (jnp.array(values, jnp.float32)[None, None] for values in (mean, std))
+    pixels = (x_HWC * rescale - mean_11C) / std_11C
+    return encode_images(params, pixels[None, None], cfg)
+
+
+def seen(pixels_HWC: np.ndarray, settings: ImageSettings) -> np.ndarray:
+    """What the model sees of an image, as a picture int [H, W, 3] in 0..255: `Processor.pixels` not normalised."""
+    values = (pixels_HWC.astype(np.float64) * np.array(settings.std) + np.array(settings.mean)) / settings.rescale
+    return np.clip(np.rint(values), 0, 255).astype(np.int64)
+
+
+def projected(x_HWC: np.ndarray, base_HWC: np.ndarray, epsilon: int) -> np.ndarray:
+    """The nearest picture within `epsilon` of `base` and within 0..255."""
+    return np.clip(np.clip(x_HWC, base_HWC - epsilon, base_HWC + epsilon), 0, 255)
+
+
+def save(image_HWC: np.ndarray, path: Path) -> Path:
+    """Writes a picture; an interrupted write leaves no half file under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    Image.fromarray(image_HWC.astype(np.uint8)).save(partial, format="PNG")
+    return partial.replace(path)
+
+
+def _row(processor: Processor, question: str, images: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The whole prompt as one padded row: tokens [1, T] and its length [1]."""
+    prompts = prompt_blocks.tokenise(processor, question, images, [Placed(question)])
+    block = next(prompt_blocks.blocks(prompts, np.array([0]), None, 1))
+    return block.tokens_CT, block.lengths_C

@@ -1,0 +1,353 @@
+"""Suffix attacks: text behind the question, changed token by token until the refusal margin gives way.
+
+A step proposes many suffixes, from gradients (`attack.gcg`) or blindly (`attack.random_search`). Each is scored as the
+string that a user would send, tokenised anew as a whole, by the machinery of the word search: one prefix per question,
+guards inside. A proposal whose text is not tokenised to the proposed ids is dropped before it is scored, so that
+a step changes the tokens it means to change. The best one replaces the suffix where it is better.
+
+A suffix is searched for one question, or for several together (`universal`), as in Zou et al. 2023 (arXiv 2307.15043,
+algorithm 2; llm-attacks/llm-attacks@llm_attacks/base/attack_manager.py, ProgressiveMultiPromptAttack): a question joins
+the search when the suffix breaks all that joined before it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from vlm_mu_jax.attacks import in_turn
+from vlm_mu_jax.attacks.in_turn import Progress, Work
+from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks.methods import suffix_text
+from vlm_mu_jax.attacks.methods.suffix_text import Slots
+from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
+from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.model.decoder import Steer
+
+_KEPT = 4  # prefix caches of a question under different gates
+
+
+@dataclasses.dataclass(frozen=True)
+class SuffixOptions:
+    """steps: at most so many. candidates: prompts scored in a step for a question; the unchanged question is one of
+    them. start: text the suffix starts with; "" = random tokens, `length` of them. top: tokens per place that gradients
+    propose. stop: a question is broken when its margin has passed 0 by so many nats in the goal's direction, and a
+    search ends when all of its questions are. block: candidates per program."""
+
+    steps: int = 50
+    candidates: int = 128
+    start: str = ""
+    length: int = 12
+    top: int = 64
+    stop: float = 3.0
+    block: int = 64
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundSuffix:
+    """A suffix and what it does to the questions that joined its search, in nats of the margin that is searched for: of
+    refusing, or of answering as wanted (`Openings.wanted`).
+
+    margins: with it; originals: of the questions alone. start: of the first question with the suffix the search began
+    with. curve: mean margin after each step, over the questions that had joined (`joined` of them). ids: the suffix
+    behind the first question. prompts: scored, gradients: made, flops: of both. control: a random suffix of as many
+    tokens; None as long as the search goes on.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    margins: tuple[float, ...]
+    originals: tuple[float, ...]
+    start: float
+    curve: tuple[float, ...] = ()
+    joined: tuple[int, ...] = ()
+    prompts: int = 0
+    gradients: int = 0
+    flops: float = 0.0
+    control: str | None = None
+
+    to_dict = dataclasses.asdict
+
+    @property
+    def margin(self) -> float:
+        return float(np.mean(self.margins))
+
+    @property
+    def original(self) -> float:
+        return float(np.mean(self.originals))
+
+    @property
+    def finished(self) -> bool:
+        return self.control is not None
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> "FoundSuffix":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+
+
+class Scorer:
+    """Scores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
+
+    def __init__(self, task: SearchTask, where: Place, ask: SearchQuestion) -> None:
+        self.task, self.where, self.question = task, where, ask.question
+        self.shared = Shared(task, where, ask.pixels(task.processor), _KEPT)
+        self.prompts, self.gradients, self._flops = 0, 0, 0.0
+
+    @property
+    def flops(self) -> float:
+        return self._flops + self.shared.flops
+
+    def count(self, flops: float) -> None:
+        """One gradient."""
+        self.gradients, self._flops = self.gradients + 1, self._flops + flops
+
+    def begin(self, texts: Sequence[str]) -> QuestionSearch:
+        """Hands the scoring of these suffixes to the devices."""
+        task = dataclasses.replace(self.task, words=tuple(texts))
+        one = QuestionSearch(task, self.where, self.question, self.shared)
+        for _ in one.steps():
+            pass
+        return one
+
+    def finish(self, one: QuestionSearch) -> tuple[float, np.ndarray]:
+        """Refusal margin of the question alone, and [N] of the question with each suffix."""
+        scores = one.scores()
+        self.prompts, self._flops = self.prompts + 1 + scores.margins_PW.size, self._flops + scores.flops
+        if not np.isfinite(scores.margins_PW).all():
+            raise JobError(f"the refusal margin of {self.question[:40]!r} with a suffix is not a finite number")
+        return scores.original, scores.margins_PW[0]
+
+
+Propose = Callable[
+    [Sequence[tuple[Scorer, Slots]], tuple[int, ...], np.ndarray, SuffixOptions, np.random.Generator], np.ndarray
+]
+# (questions to break, with the suffix in each; its ids; allowed ids; settings; rng) -> proposed ids [N, S]
+
+
+def search(
+    model: Any,
+    asks: Sequence[SearchQuestion],
+    openings: Openings,
+    propose: Propose,
+    use: SuffixOptions,
+    *,
+    goal: str = "jailbreak",
+    steer: Steer | FirstPass | None = None,
+    lora: dict[str, Any] | None = None,
+    meshes: Sequence[Mesh] = (),
+    file: MarginsFile | None = None,
+    progress: Progress | None = None,
+) -> list[FoundSuffix]:
+    """A suffix for every question, each for itself; arguments as in `attack.search.search`.
+
+    `file` is written after every step, so that a killed search continues with the step it was at.
+
+    Raises:
+      InputError: the tokenizer has no text for a suffix, or a prompt is longer than the model's positions.
+      JobError: a score is not a finite number.
+    """
+    keys = [ask.key(goal) for ask in asks]
+    task = _task(model, openings, use, goal, steer, lora)
+    where = [[place] for place in places(model.params, task, meshes)]
+    items = {key: (ask,) for key, ask in zip(keys, asks, strict=True)}
+    found = _results(task, where, items, propose, use, file, progress, f"{goal} suffixes")
+    return [found[key] for key in keys]
+
+
+def universal(
+    model: Any,
+    asks: Sequence[SearchQuestion],
+    openings: Openings,
+    propose: Propose,
+    use: SuffixOptions,
+    *,
+    shots: int = 1,
+    goal: str = "jailbreak",
+    steer: Steer | FirstPass | None = None,
+    lora: dict[str, Any] | None = None,
+    meshes: Sequence[Mesh] = (),
+    file: MarginsFile | None = None,
+    progress: Progress | None = None,
+) -> list[FoundSuffix]:
+    """`shots` suffixes, each from another random start for all the questions together, in whose order they join.
+
+    Every question that has joined keeps its prefix cache. Arguments and errors as in `search`.
+    """
+    together = hashlib.sha256("".join(ask.key(goal) for ask in asks).encode()).hexdigest()
+    task = _task(model, openings, use, goal, steer, lora)
+    items = {f"{together} {shot}": tuple(asks) for shot in range(shots)}
+    where = [places(model.params, task, meshes)]
+    return list(_results(task, where, items, propose, use, file, progress, f"universal {goal} suffix").values())
+
+
+def _task(
+    model: Any, openings: Openings, use: SuffixOptions, goal: str, steer: Steer | FirstPass | None, lora: Any
+) -> SearchTask:
+    return SearchTask(
+        model.config,
+        model.processor,
+        openings.nodes,
+        openings.sign(goal),
+        steer,
+        lora,
+        positions=(suffix_text.POSITION,),
+        mode=suffix_text.MODE,
+        block=min(use.block, use.candidates),
+    )
+
+
+def _results(
+    task: SearchTask,
+    where: Sequence[Sequence[Place]],
+    items: Mapping[str, Sequence[SearchQuestion]],
+    propose: Propose,
+    use: SuffixOptions,
+    file: MarginsFile | None,
+    progress: Progress | None,
+    label: str,
+) -> dict[str, FoundSuffix]:
+    allowed = suffix_text.vocabulary(task.processor, task.cfg.text.V)
+
+    def work(places: Sequence[Place], key: str, asks: Sequence[SearchQuestion]) -> Work:
+        one = _Search(task, places, asks, allowed, propose, use, key)
+        return one.run() if file is None else one.run(file.get(key), functools.partial(file.add, key))
+
+    return in_turn.results(
+        items,
+        work,
+        where,
+        file=file,
+        finished=lambda found: found.finished,
+        progress=progress,
+        label=label,
+        each=use.steps,
+    )
+
+
+class _Search:
+    """One suffix for all of `asks`. Their work goes round `places`."""
+
+    def __init__(
+        self,
+        task: SearchTask,
+        places: Sequence[Place],
+        asks: Sequence[SearchQuestion],
+        allowed: np.ndarray,
+        propose: Propose,
+        use: SuffixOptions,
+        key: str,
+    ) -> None:
+        self._task, self._places, self._asks = task, places, asks
+        self._allowed, self._propose, self._use, self._key = allowed, propose, use, key
+        self._scorers: list[Scorer] = []
+        text = use.start.strip() or self._random(use.length, 0)
+        self._first = suffix_text.slots(task.processor, asks[0].question, text, self._images(0))
+        self._found = FoundSuffix(text, self._first.ids, (), (), np.nan)
+        self._before = self._found  # what an earlier run of this search has spent
+
+    def run(self, known: FoundSuffix | None = None, keep: Callable[[FoundSuffix], Any] | None = None) -> Work:
+        """known: where an earlier run has got to. keep: gets what is found after every step."""
+        if known is not None:
+            self._found = self._before = known
+            self._first = dataclasses.replace(self._first, ids=known.ids)
+            self._scorers = [self._scorer(i) for i in range(len(known.margins))]
+            yield len(known.curve)
+        while len(self._found.curve) < self._use.steps and self._grow():
+            yield from self._step()
+            if keep is not None:
+                keep(self._spent())
+            yield 1
+        yield self._use.steps - len(self._found.curve)
+        control = self._random(len(self._found.ids), self._use.steps + 1)
+        return dataclasses.replace(self._spent(), control=control)
+
+    def _images(self, i: int) -> int:
+        return int(self._asks[i].image is not None)
+
+    def _random(self, length: int, draw: int) -> str:
+        """A random suffix behind the first question."""
+        question, images = self._asks[0].question, self._images(0)
+        return suffix_text.random_suffix(self._task.processor, question, images, self._allowed, length, self._rng(draw))
+
+    def _rng(self, draw: int) -> np.random.Generator:
+        """Draws depend on seed, questions and step alone: a continued search makes those of an uninterrupted one."""
+        return np.random.default_rng([self._use.seed, zlib.crc32(self._key.encode()), draw])
+
+    def _scorer(self, i: int) -> Scorer:
+        return Scorer(self._task, self._places[i % len(self._places)], self._asks[i])
+
+    def _grow(self) -> bool:
+        """Lets questions join while all that have joined are broken; whether one is left to break."""
+        while not self._left() and len(self._scorers) < len(self._asks):
+            scorer = self._scorer(len(self._scorers))
+            original, (margin,) = scorer.finish(scorer.begin([self._found.text]))
+            self._scorers.append(scorer)
+            now = self._found
+            self._found = dataclasses.replace(
+                now,
+                margins=(*now.margins, float(margin)),
+                originals=(*now.originals, original),
+                start=now.start if now.margins else float(margin),
+            )
+        return bool(self._left())
+
+    def _left(self) -> list[int]:
+        """Numbers of the questions that have joined and are not broken."""
+        sign = self._task.sign
+        return [i for i, margin in enumerate(self._found.margins) if sign * margin < self._use.stop]
+
+    def _step(self) -> Work:
+        task, rng = self._task, self._rng(1 + len(self._found.curve))
+        proposed_NS = self._propose(self._open(), self._found.ids, self._allowed, self._use, rng)
+        question, images = self._asks[0].question, self._images(0)
+        texts, rows = suffix_text.surviving(task.processor, question, self._first, proposed_NS, images)
+        now = self._found
+        if texts:
+            running = [scorer.begin(texts) for scorer in self._scorers]
+            yield 0
+            scores = [scorer.finish(one)[1] for scorer, one in zip(self._scorers, running, strict=True)]
+            margins_NQ = np.stack(scores, axis=1)
+            best = max(range(len(texts)), key=lambda n: self._gain(margins_NQ[n]))
+            if self._gain(margins_NQ[best]) > self._gain(np.array(now.margins)):
+                ids = tuple(int(i) for i in proposed_NS[rows[best]])
+                now = dataclasses.replace(now, text=texts[best], ids=ids, margins=tuple(margins_NQ[best].tolist()))
+                self._first = dataclasses.replace(self._first, ids=ids)
+        self._found = dataclasses.replace(now, curve=(*now.curve, now.margin), joined=(*now.joined, len(now.margins)))
+
+    def _open(self) -> list[tuple[Scorer, Slots]]:
+        """The questions that are left to break, the suffix in each. One behind which the suffix has other ids is left
+        out: it is scored like the others, but its gradient is about other tokens."""
+        task, text = self._task, self._found.text
+        found = []
+        for i in self._left():
+            here = self._first
+            if i > 0:
+                here = suffix_text.aligned(task.processor, self._asks[i].question, text, here, self._images(i))
+            if here is not None:
+                found.append((self._scorers[i], here))
+        return found or [(self._scorers[0], self._first)]
+
+    def _gain(self, margins_Q: np.ndarray) -> tuple[float, float]:
+        """What a step wants to be large: the questions' mean, of which none is given more than it takes to break it;
+        between equals, the mean as it is."""
+        gain_Q = self._task.sign * margins_Q
+        return float(np.minimum(gain_Q, self._use.stop).mean()), float(gain_Q.mean())
+
+    def _spent(self) -> FoundSuffix:
+        """What is found, with all that it has cost."""
+        before, scorers = self._before, self._scorers
+        return dataclasses.replace(
+            self._found,
+            prompts=before.prompts + sum(one.prompts for one in scorers),
+            gradients=before.gradients + sum(one.gradients for one in scorers),
+            flops=before.flops + sum(one.flops for one in scorers),
+        )

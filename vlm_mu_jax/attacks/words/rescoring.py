@@ -1,0 +1,112 @@
+"""The winners' scores again, in float32, one whole prompt at a time: no batch, no shared cache, no low precision.
+
+A search in bfloat16 ranks by scores that carry its noise. Where the distance between two words is larger than the
+largest deviation seen here, their order is not an accident of rounding.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
+from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.prompt_blocks import Block
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.words.search import FoundWords, Progress
+from vlm_mu_jax.data.placing import Placed, place
+from vlm_mu_jax.data.prompts import Images, Processor
+from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.llava import cast
+
+
+def rescore(
+    model: Any,
+    asks: Sequence[SearchQuestion],
+    words: Sequence[str],
+    openings: Openings,
+    *,
+    position: str,
+    mode: str,
+    steer: Steer | FirstPass | None = None,
+    lora: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Refusal margins [Q, words] in float32 at batch 1, every product at the highest precision the device has.
+
+    Arguments as in `search.search`. Needs the parameters a second time, in float32.
+    """
+    lora = None if lora is None else cast(lora, np.float32)
+    exact = dataclasses.replace(model, params=cast(model.params, np.float32))
+    margins = np.zeros((len(asks), len(words)), np.float32)
+    loop = list(enumerate(asks))
+    with jax.default_matmul_precision("highest"):
+        for q, ask in progress(loop, "float32 scores", len(loop)) if progress else loop:
+            placed = [place(ask.question, word, position, mode) for word in words]
+            margins[q] = _margins(exact, ask, placed, openings, steer, lora)
+    return margins
+
+
+def _margins(
+    model: Any,
+    ask: SearchQuestion,
+    placed: list[Placed],
+    openings: Openings,
+    steer: Steer | FirstPass | None,
+    lora: Any,
+) -> list[float]:
+    image = ask.pixels(model.processor)
+    images = [] if image is None else [image]
+    features = prefix.image_features(model.params, image, model.config)
+    rows = _rows(model.processor, ask.question, images, placed)
+    guards = [steer] * len(rows)
+    if isinstance(steer, FirstPass):
+        seen = [] if steer.text_only else images
+        asked = _rows(model.processor, ask.question, seen, [Placed(one.question) for one in placed])
+        inputs = [_arguments(model, row, features) for row in asked]
+        states = [margin.last_states(*one, cfg=model.config, lora=lora) for one in inputs]
+        guards = [steer.steer_of(np.asarray(one)) for one in states]
+    scores = [
+        margin.score(*_arguments(model, row, features), cfg=model.config, nodes=openings.nodes, steer=guard, lora=lora)[
+            0
+        ]
+        for row, guard in zip(rows, guards, strict=True)
+    ]
+    return [float(score[0]) for score in scores]
+
+
+def _rows(processor: Processor, question: str, images: Images, placed: list[Placed]) -> list[Block]:
+    """Each prompt as a block of one row, whole."""
+    prompts = prompt_blocks.tokenise(processor, question, images, placed)
+    return [next(prompt_blocks.blocks(prompts, np.array([i]), None, 1)) for i in range(len(placed))]
+
+
+def _arguments(model: Any, row: Block, features: Array | None) -> tuple:
+    with_image = features is not None and (row.tokens_CT == model.config.image_token_id).any()
+    return model.params, None, 0, row.tokens_CT, row.lengths_C, features if with_image else None
+
+
+def summary(found: FoundWords, best: Sequence[int], float32_QM: np.ndarray) -> dict[str, Any]:
+    """How far the winners' scores are from those in float32.
+
+    Returns: "scores": word, its mean margin as searched and in float32; "max_deviation": over questions and words;
+    "order_holds": whether float32 ranks these words in the same order; "gap": the smallest distance between the mean
+    margins of two words that follow each other; all in nats.
+    """
+    searched_QM, means = found.margins_QW[:, best], float32_QM.mean(axis=0, dtype=np.float64)
+    old = searched_QM.mean(axis=0, dtype=np.float64)
+    scores = [
+        {"word": found.words[i], "score": float(a), "float32": float(b)}
+        for i, a, b in zip(best, old, means, strict=True)
+    ]
+    gaps = np.abs(np.diff(old))
+    return {
+        "scores": scores,
+        "max_deviation": float(np.abs(searched_QM - float32_QM).max()),
+        "gap": float(gaps.min()) if len(gaps) else None,
+        "order_holds": bool((np.argsort(means, kind="stable") == np.argsort(old, kind="stable")).all()),
+    }
