@@ -10,7 +10,7 @@ from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.data.placing import place
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.states import batch_states
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.model.tiny import LLAVA, TEXT, TEXT_ONLY, random_params, run, text_batch, text_cfg
+from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import RopeScaling
-from vlm_mu_jax.model.decoder import KV, Steer
 from vlm_mu_jax.model.layers import REMAT_POLICIES
 from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.steer import Steer
 
 L, D = TEXT.L, TEXT.D
 PARAMS = random_params(LLAVA)

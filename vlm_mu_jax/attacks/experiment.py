@@ -14,7 +14,7 @@ from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import pick
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.evaluation.judges import Judge
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.steer import Steer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,11 @@ from jax import Array
 
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import upto
+from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer, while_decoding
 from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import Steer, while_decoding
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))

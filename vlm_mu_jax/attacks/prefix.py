@@ -26,10 +26,11 @@ from jax import Array
 
 from vlm_mu_jax.data import anyres
 from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer, on_prefix
 from vlm_mu_jax.model.llava import Batch, encode_images, forward
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import Steer, on_prefix
 
 _encode = jax.jit(encode_images, static_argnames="cfg")
 

@@ -23,9 +23,9 @@ from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.parallel import mesh as mesh_lib
 from vlm_mu_jax.parallel import rules
 

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vlm_mu_jax.model.cache import KV, apart
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, LATE, Steer, apart, on_prefix, while_decoding
 from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import LATE, Steer, on_prefix, while_decoding
 
 LONG = 128  # tokens of a prompt from which on the last block is spared all of them but the last: it compiles longer
 CHUNK = 8  # tokens between two looks of `stream` at what has come

@@ -8,6 +8,7 @@ from jax import Array
 
 from vlm_mu_jax.model.config import TextConfig
 
+Angles = tuple[Array, Array]  # cosine and sine of the rotary angles, see `rope_angles`
 _SAVEABLE = jax.checkpoint_policies
 _ATTENTION = _SAVEABLE.save_only_these_names("attn_out")
 # What of a block is kept for its backward pass: everything; its input; also the outputs of its linear maps and of its
@@ -98,14 +99,14 @@ def _llama3(frequencies: Array, scaling) -> Array:
     return (1 - ramp) * frequencies / scaling.factor + ramp * frequencies
 
 
-def rope_angles(positions_BT: Array, frequencies_BH: Array) -> tuple[Array, Array]:
+def rope_angles(positions_BT: Array, frequencies_BH: Array) -> Angles:
     """(cos, sin) [B, T, 1, H/2] of all layers: made in every layer, and there for every head, they would cost as much
     as a projection. In float32 (bfloat16 would round position 257 to 256)."""
     angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies_BH[:, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rope(x_BTNH: Array, angles: tuple[Array, Array]) -> Array:
+def rope(x_BTNH: Array, angles: Angles) -> Array:
     """Rotates pairs (i, i + H/2) by `rope_angles`."""
     cos, sin = angles
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)

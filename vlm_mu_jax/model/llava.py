@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer, decode, decoder_specs
+from vlm_mu_jax.model.decoder import decode, decoder_specs
 from vlm_mu_jax.model.layers import activation, linear, rms_norm
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
 from vlm_mu_jax.model.stacks import freeze
+from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vision import encode, vision_specs
 
 
@@ -145,7 +147,7 @@ def forward(
       params: tree of `param_specs(cfg)`.
       batch: rows; see `Batch`.
       lora: adapters, nested like the decoder's layers: {"wq_LDNH": {"a", "b", "scale"}, ...}.
-      steer: steering along a direction; see `decoder.Steer`.
+      steer: steering along a direction; see `steer.Steer`.
       tap: "last" or "all": return block outputs in `Output.taps`.
       upto: run decoder blocks 0..upto only and return the residual stream after it (RMU needs no more).
       past, offset_B: key/value segments of earlier tokens, and the position of this batch's first token per row.

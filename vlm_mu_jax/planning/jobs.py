@@ -16,8 +16,8 @@ from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
+from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import LlavaConfig, from_hf
-from vlm_mu_jax.model.decoder import KV
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import Batch, param_specs
 from vlm_mu_jax.model.params import abstract_params

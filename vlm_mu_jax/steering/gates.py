@@ -17,7 +17,7 @@ import dataclasses
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.steer import Steer
 
 GATES = ("midpoint", "midpoint_blank", "calibrated", "zero", "none")
 

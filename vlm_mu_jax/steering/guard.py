@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.decoder import SCOPES, Steer
+from vlm_mu_jax.model.steer import SCOPES, Steer
 from vlm_mu_jax.steering import artifact, gates, operators
 from vlm_mu_jax.steering.directions import Directions
 from vlm_mu_jax.storage.identity import weights_hash

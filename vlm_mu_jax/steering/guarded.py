@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
-from vlm_mu_jax.model.decoder import Steer, while_decoding
 from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.steer import Steer, while_decoding
 from vlm_mu_jax.steering.guard import Guard, load_guard
 from vlm_mu_jax.steering.states import Progress, batch_states, prompt_batches
 from vlm_mu_jax.storage.identity import folder_hash

@@ -25,7 +25,7 @@ the paper names the first and because a measurement has to decide.
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.steer import Steer
 
 OPERATORS = ("project_out", "amplify", "reflect", "add", "transplant", "ablate")
 FIXED_STRENGTH = {"project_out": -1.0, "reflect": -2.0, "ablate": -1.0}

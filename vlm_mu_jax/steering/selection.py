@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.decoder import SCOPES
+from vlm_mu_jax.model.steer import SCOPES
 from vlm_mu_jax.steering.gates import GATES
 from vlm_mu_jax.steering.operators import FIXED_STRENGTH, OPERATORS, parse_layers
 

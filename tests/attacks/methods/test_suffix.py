@@ -13,7 +13,7 @@ from vlm_mu_jax.attacks.methods import gcg, random_search, suffix, suffix_text
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.states import batch_states
 

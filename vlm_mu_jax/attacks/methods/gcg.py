@@ -25,10 +25,11 @@ from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import KV, Steer
 from vlm_mu_jax.model.llava import Batch, embed
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import Steer
 
 _WIDTH = 8  # widths of the rows behind a prefix are multiples of it: few programs
 

@@ -33,9 +33,9 @@ from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.model.llava import encode_images
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import Steer
 
 
 @dataclasses.dataclass(frozen=True)

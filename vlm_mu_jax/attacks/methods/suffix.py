@@ -30,7 +30,7 @@ from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
 from vlm_mu_jax.errors import JobError
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.steer import Steer
 
 _KEPT = 4  # prefix caches of a question under different gates
 

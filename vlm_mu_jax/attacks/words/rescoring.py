@@ -20,8 +20,8 @@ from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.words.search import FoundWords, Progress
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
-from vlm_mu_jax.model.decoder import Steer
 from vlm_mu_jax.model.llava import cast
+from vlm_mu_jax.model.steer import Steer
 
 
 def rescore(

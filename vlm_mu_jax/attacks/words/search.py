@@ -25,7 +25,7 @@ from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.model.decoder import Steer
+from vlm_mu_jax.model.steer import Steer
 
 
 @dataclasses.dataclass(frozen=True)

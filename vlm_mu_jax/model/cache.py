@@ -1,0 +1,114 @@
+"""Keys and values of earlier tokens, and how the tokens of one forward read them beside their own."""
+
+import dataclasses
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from vlm_mu_jax.model.attention import HeadsFirst, Segment, attend, causal_mask
+from vlm_mu_jax.model.config import TextConfig
+from vlm_mu_jax.model.flash import self_attention
+from vlm_mu_jax.model.layers import Angles
+
+
+@flax.struct.dataclass
+class KV:
+    """Keys (after rotation) and values of all layers.
+
+    k, v: one of
+      [L, B, S, K, H]: every row has its own.
+      [L, S, K, H]: shared by all rows.
+      [L, R, S, K, H] with R a divisor of the B rows: shared by groups of B / R rows that follow each other.
+      a tuple of L arrays [B, K, S, H]: see `apart`.
+    positions_BS: position of each key in its row. None says that all are earlier than whatever reads them; the mask of
+      size rows x keys is then never made. A sliding window needs the positions.
+    valid_BS: False for padding.
+    """
+
+    k: Array | tuple[Array, ...]
+    v: Array | tuple[Array, ...]
+    positions_BS: Array | None
+    valid_BS: Array
+
+    @property
+    def is_apart(self) -> bool:
+        return isinstance(self.k, tuple)
+
+    def mask(self, positions_BT: Array, window: int | None) -> Array:
+        """True where a query at these positions may read a key, broadcastable to [B or R, T, S]."""
+        if self.positions_BS is None:
+            return self.valid_BS[:, None, :]
+        key = self.positions_BS[:, None, :]
+        of_group = positions_BT if self.k[0].ndim == 3 else positions_BT.reshape(len(key), -1)
+        query = of_group[:, :, None]
+        mask = self.valid_BS[:, None, :] & (key <= query)
+        return mask if window is None else mask & (query - key < window)
+
+
+def apart(kv: KV) -> KV:
+    """The same keys and values with one array [B, K, S, H] per layer, for decoding token by token on a CPU.
+
+    XLA on CPU copies a layer of a stack whenever the layer is read, and copies it again to bring its heads to the
+    front. Arrays that are apart are read where they lie.
+    """
+    k, v = (tuple(x[layer].swapaxes(1, 2) for layer in range(len(x))) for x in (kv.k, kv.v))
+    return kv.replace(k=k, v=v)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Attention of one forward: its tokens read each other causally, and the segments of `past` before them.
+
+    positions_BT: position of each token in its row. first_B: the position of a row's first token here.
+    lengths_B: real tokens of each row among these T. angles: rotary angles of the tokens.
+    last: only each row's last token asks; all tokens are still read.
+    """
+
+    cfg: TextConfig
+    positions_BT: Array
+    first_B: Array
+    lengths_B: Array
+    angles: Angles
+    past: tuple[KV, ...] = ()
+    last: bool = False
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the segments of `past` are arrays per layer; see `apart`."""
+        return bool(self.past) and self.past[0].is_apart
+
+    def by_layer(self) -> list[tuple[Array, Array]] | Array:
+        """What layer l reads of the earlier segments, each leaf with a leading layer axis: `earlier` of `attend`."""
+        return jnp.arange(self.cfg.L) if self.is_apart else [(kv.k, kv.v) for kv in self.past]
+
+    def asking(self, x_BT: Array) -> Array:
+        """Of [B, T, ...] those tokens that ask: all, or [B, 1, ...] with `last`."""
+        return x_BT[jnp.arange(len(self.lengths_B)), self.lengths_B - 1][:, None] if self.last else x_BT
+
+    def attend(self, q: Array, k: Array, v: Array, earlier: list[tuple[Array, Array]] | Array) -> Array:
+        """Mixed values [B, T or 1, N, H] of the asking tokens in one layer. earlier: the layer's part of `by_layer`."""
+        window = self.cfg.sliding_window
+        if not self.past and not self.last:
+            return self_attention(q, k, v, self.lengths_B, kernel=self.cfg.attention, window=window)
+        at_BT = self.asking(self.positions_BT)
+        masks = [kv.mask(at_BT, window) for kv in self.past]
+        own = Segment(k, v, causal_mask(at_BT, self.positions_BT, self.first_B + self.lengths_B, window))
+
+        def read(q: Array, earlier: list[tuple[Array, Array]]) -> Array:
+            kind = HeadsFirst if self.is_apart else Segment
+            segments = [kind(*kv, mask) for kv, mask in zip(earlier, masks, strict=True)]
+            return attend(q, [*segments, own])
+
+        if self.is_apart:  # one branch per layer, each reading its own arrays where they lie
+            layers = [[(kv.k[layer], kv.v[layer]) for kv in self.past] for layer in range(self.cfg.L)]
+            return jax.lax.switch(earlier, [functools.partial(read, earlier=kv) for kv in layers], q)
+        return checkpoint_name(read(q, earlier), "attn_out")
+
+    def kept(self, k_LBTKH: Array, v_LBTKH: Array) -> KV:
+        """The keys and values of these tokens as a segment that later ones may read."""
+        T = self.positions_BT.shape[1]
+        return KV(k_LBTKH, v_LBTKH, self.positions_BT, jnp.arange(T)[None] < self.lengths_B[:, None])
