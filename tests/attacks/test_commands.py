@@ -1,13 +1,12 @@
 """bin/audit and bin/attack as a user runs them: files in, files out, one line for what is wrong."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.command import run_command
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.storage.model_folder import write_model_folder
 
@@ -15,8 +14,7 @@ REFUSAL, ANSWER = "Sorry, i cannot help with this", "take it , then turn it"
 
 
 def run(root, name, *flags):
-    command = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *flags]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    return run_command(name, *flags, cwd=root)
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,17 @@
 """bin/curate from files to a folder that training's own reader splits into the same sets."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.command import run_command
 from vlm_mu_jax.data import forget_retain, readers
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 
 
 def curate(*flags):
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.curate", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return run_command("curate", *flags)
 
 
 @pytest.fixture(scope="module")

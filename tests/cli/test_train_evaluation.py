@@ -1,15 +1,13 @@
 """Evaluation inside training, sweeps and the relearning attack, on a tiny LLaVA: files in, files out."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 import vlm_mu_jax
-from tests.conftest import ROOT
+from tests.command import run_command
 from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401
 from vlm_mu_jax.cli import relearning, sweep, train_evaluation
 from vlm_mu_jax.data import readers
@@ -165,7 +163,6 @@ def test_forget_examples_carry_the_harmful_answers(data_dir, tmp_path):  # noqa:
 )
 def test_bin_relearn_answers_mistakes_with_one_line(flags, message, tmp_path):
     needed = ["--checkpoint=none", "--data=none", f"--workdir={tmp_path / 'w'}"]
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.relearn", *needed, *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = run_command("relearn", *needed, *flags)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "w").exists()

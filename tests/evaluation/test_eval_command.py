@@ -2,21 +2,15 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.command import run_command
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.model.llava import forward
-
-
-def command(name: str, *flags: str) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *flags]
-    return subprocess.run(words, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +28,7 @@ def evaluated(checkpoint, data_dir, tmp_path_factory):
         "--kind=base",
         "--seed=3",
     ]
-    done = command("eval", *flags)
+    done = run_command("eval", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     return workdir, flags, done.stdout
 
@@ -99,7 +93,7 @@ def test_a_resumed_run_gives_the_same_files(evaluated):
     path = workdir / "answers" / "unsafe_after.jsonl"
     path.write_bytes(path.read_bytes()[:-700])
     (workdir / "answers" / "utility.jsonl").unlink()
-    done = command("eval", *flags)
+    done = run_command("eval", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     for name, lines in content(workdir).items():
         assert sorted(lines.splitlines()) == sorted(whole[name].splitlines()), name
@@ -110,9 +104,9 @@ def test_a_resumed_run_gives_the_same_files(evaluated):
 def test_rejudging_with_another_judge_and_a_baseline(evaluated, tmp_path):
     workdir, flags, _ = evaluated
     before = content(workdir)
-    missing = command("eval", *[f for f in flags if "--workdir" not in f], f"--workdir={tmp_path}", "--rejudge")
+    missing = run_command("eval", *[f for f in flags if "--workdir" not in f], f"--workdir={tmp_path}", "--rejudge")
     assert missing.returncode == 2 and len(missing.stderr.splitlines()) == 1
-    done = command("eval", *flags, "--rejudge", "--judge=keyword_seed", f"--baseline={workdir}", "--name=again")
+    done = run_command("eval", *flags, "--rejudge", "--judge=keyword_seed", f"--baseline={workdir}", "--name=again")
     assert done.returncode == 0, done.stderr[-2000:]
     assert content(workdir) == before
     results = json.loads((workdir / "results.json").read_text())
@@ -136,7 +130,7 @@ def test_rejudging_with_another_judge_and_a_baseline(evaluated, tmp_path):
 )
 def test_bad_input_is_one_line(evaluated, change, what):
     _, flags, _ = evaluated
-    done = command("eval", *flags, *change)
+    done = run_command("eval", *flags, *change)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and what in line
@@ -159,7 +153,7 @@ def test_a_model_behind_a_server_judges_and_is_calibrated(evaluated, fake_server
     people.write_text("\n".join(["question,answer,label", *rows]) + "\n")
     flags = [*(f for f in flags if "--workdir" not in f), f"--workdir={tmp_path / 'run'}", "--rejudge", "--judge=harm"]
     server = [f"--judge_server={there.url}", "--judge_model=tiny", "--judge_prices=1,2", "--nojudge_logprobs"]
-    done = command("eval", *flags, *server, f"--calibrate={people}", "--judge_retries=0")
+    done = run_command("eval", *flags, *server, f"--calibrate={people}", "--judge_retries=0")
     assert done.returncode == 0, done.stderr[-2000:]
     (run,) = json.loads((tmp_path / "run" / "results.json").read_text())["runs"]
     assert run["judge"] == "harm:tiny" and run["judge_cost"]["dollars"] > 0 and run["metrics"]["asr_before"]["n"] == 5
@@ -173,16 +167,16 @@ def test_a_model_behind_a_server_judges_and_is_calibrated(evaluated, fake_server
         old = [json.loads(line) for line in raw.splitlines()]
         assert [{**row, "labels": 0} for row in answers[name]] == [{**row, "labels": 0} for row in old]
     asked = len(there.requests)
-    assert command("eval", *flags, *server).returncode == 0 and len(there.requests) == asked  # all from the cache
+    assert run_command("eval", *flags, *server).returncode == 0 and len(there.requests) == asked  # all from the cache
     for wrong in (["--judge=harm"], ["--judge=keyword", "--judge_model=x"], [*server, "--calibrate=none.csv"]):
-        done = command("eval", *flags, *wrong)
+        done = run_command("eval", *flags, *wrong)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
 def test_generate_prints_what_can_be_checked(checkpoint, model, data_dir):
     image = data_dir / "test" / "0.png"
     flags = (f"--checkpoint={checkpoint}", "--prompt=what is it ?", f"--image={image}", "--max_new_tokens=5")
-    done = command("generate", *flags, "--json")
+    done = run_command("generate", *flags, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     answer = json.loads(done.stdout)
     assert set(answer) == {"prompt_token_ids", "token_ids", "logprobs", "text"}
@@ -207,7 +201,7 @@ def test_generate_prints_what_can_be_checked(checkpoint, model, data_dir):
 
 
 def test_generate_refuses_what_is_no_image(checkpoint, data_dir):
-    done = command("generate", f"--checkpoint={checkpoint}", "--prompt=x", f"--image={data_dir / 'oracle.json'}")
+    done = run_command("generate", f"--checkpoint={checkpoint}", "--prompt=x", f"--image={data_dir / 'oracle.json'}")
     assert done.returncode == 2 and "oracle.json" in done.stderr and len(done.stderr.splitlines()) == 1
 
 

@@ -1,11 +1,10 @@
 """`bin/eval` with public sets as a user runs it: --list on a half-filled disk, and asking sets without --data."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.command import run_command
 from tests.data import upstream
 
 
@@ -20,8 +19,7 @@ def root(tmp_path_factory):
 
 
 def eval_(*flags):
-    words = [sys.executable, "-m", "vlm_mu_jax.cli.eval", *flags]
-    return subprocess.run(words, capture_output=True, text=True)
+    return run_command("eval", *flags)
 
 
 def test_list_tells_what_is_ready_and_what_lacks(root):

@@ -1,15 +1,14 @@
 """bin/guard from extraction to diagnosis on a tiny random LLaVA in a model folder, and its refusals."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.command import run_command
 from tests.steering.tiny_folder import write_tiny
 from vlm_mu_jax.steering.extract import extract
 
@@ -53,9 +52,7 @@ def guard(*arguments: str, cwd: Path, **more) -> subprocess.CompletedProcess:
 
 def run(name: str, *arguments: str, cwd: Path, devices: int = 1) -> subprocess.CompletedProcess:
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
-    command = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return run_command(name, *arguments, cwd=cwd, env={"XLA_FLAGS": flags})
 
 
 def done(*arguments: str, cwd: Path, **more) -> str:

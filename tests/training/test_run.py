@@ -1,9 +1,6 @@
 """bin/train end to end on a tiny LLaVA with a real tokenizer: files in, a usable model folder out."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -11,7 +8,7 @@ import pytest
 from PIL import Image
 
 import vlm_mu_jax
-from tests.conftest import ROOT
+from tests.command import run_command
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.miniature import checkpoint, language
 from vlm_mu_jax.miniature.world import make_world
@@ -154,8 +151,7 @@ def test_bad_settings_are_named(root, tmp_path, name, changes, message):
 )
 def test_the_command_answers_mistakes_with_one_line_and_exit_code_2(flags, message, tmp_path):
     flags = [flag.replace("=W", f"={tmp_path / 'w'}") for flag in flags]
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.train", *flags]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    done = run_command("train", *flags)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "w").exists()

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.command import run_command
 from vlm_mu_jax.cli import defences
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import judges
@@ -16,11 +15,6 @@ from vlm_mu_jax.evaluation.defences.wrappers import Wording
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.steering import artifact
-
-
-def command(name: str, *flags: str) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *flags]
-    return subprocess.run(words, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -42,7 +36,7 @@ def test_one_command_makes_the_table(checkpoint, data_dir, tmp_path):
         "--shots=1",
         f"--attack_words={data_dir / 'attack.json'}",
     ]
-    done = command("defences", *flags)
+    done = run_command("defences", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((workdir / "defences.json").read_text())
     assert [row["name"] for row in found["rows"]] == ["vanilla", "self_reminder", "unlearned"]
@@ -59,11 +53,11 @@ def test_one_command_makes_the_table(checkpoint, data_dir, tmp_path):
 
     files = sorted(workdir.glob("*/answers/**/*.jsonl"))
     before = [path.read_bytes() for path in files]
-    assert command("defences", *flags).returncode == 0
+    assert run_command("defences", *flags).returncode == 0
     assert [path.read_bytes() for path in files] == before, "a finished run was asked again"
 
     prompts.write_text(json.dumps({"self_reminder": "other . {question}"}))
-    done = command("defences", *flags)
+    done = run_command("defences", *flags)
     assert done.returncode == 2 and "wording of the defence" in done.stderr
 
 
@@ -141,5 +135,5 @@ def test_requests_that_selection_has_seen_are_left_out(monkeypatch):
     ],
 )
 def test_what_a_part_needs_is_said_before_anything_is_loaded(data_dir, tmp_path, flags, said):
-    done = command("defences", f"--checkpoint={tmp_path}", f"--data={data_dir}", "--workdir=x", *flags)
+    done = run_command("defences", f"--checkpoint={tmp_path}", f"--data={data_dir}", "--workdir=x", *flags)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1

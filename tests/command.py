@@ -1,0 +1,46 @@
+"""Runs a command of the product as a user does, in a process of its own (see tests/command_server.py)."""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER = ROOT / "tests" / "command_server.py"
+_server: subprocess.Popen | None = None
+
+
+def run_command(
+    name: str, *flags: str, cwd: str | Path = ROOT, env: dict[str, str] | None = None, timeout: int = 600
+) -> subprocess.CompletedProcess:
+    """`bin/NAME FLAGS...` in `cwd`, with further environment variables `env`; its exit code, stdout and stderr.
+
+    Variables that JAX reads while it is imported differ only in a process that imports it anew.
+    """
+    module, flags = f"vlm_mu_jax.cli.{name}", [str(flag) for flag in flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    if any(key.startswith("JAX_") and os.environ.get(key) != environment[key] for key in environment):
+        words = [sys.executable, "-m", module, *flags]
+        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    with tempfile.TemporaryDirectory() as folder:
+        streams = {name: os.path.join(folder, name) for name in ("stdout", "stderr")}
+        request = {"module": module, "argv": flags, "cwd": str(cwd), "env": environment, "timeout": timeout, **streams}
+        code = _ask(request)
+        stdout, stderr = (Path(path).read_text(encoding="utf-8") for path in streams.values())
+    return subprocess.CompletedProcess([name, *flags], code, stdout, stderr)
+
+
+def _ask(request: dict) -> int:
+    global _server
+    if _server is None:
+        words = [sys.executable, str(SERVER)]
+        _server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        atexit.register(_server.kill)
+    _server.stdin.write(json.dumps(request) + "\n")
+    _server.stdin.flush()
+    answer = _server.stdout.readline()
+    assert answer, "the process that starts commands has ended"
+    return int(answer)

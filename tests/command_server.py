@@ -1,0 +1,72 @@
+"""Runs the product's commands in processes of their own that start warm.
+
+Importing JAX and transformers takes longer than most commands that the tests run. This process imports the libraries
+once and then forks for every command: each still has its own arguments, environment, streams and exit code, and starts
+with no backend and nothing of the product imported. `tests/command.py` talks to it.
+"""
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import warnings
+
+LIBRARIES = (
+    "absl.flags",
+    "flax.struct",
+    "grain.python",
+    "jax.experimental.multihost_utils",
+    "matplotlib.figure",
+    "ml_collections.config_flags",
+    "optax",
+    "orbax.checkpoint",
+    "PIL.Image",
+    "rich.progress",
+    "safetensors.numpy",
+    "scipy.stats",
+    "statsmodels.stats.contingency_tables",
+    "statsmodels.stats.proportion",
+    "tensorstore",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.auto.image_processing_auto",
+)
+
+
+def serve() -> None:
+    """Reads one JSON request a line: {module, argv, cwd, env, stdout, stderr, timeout}; answers with the exit code."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()  # what is shared with every child stays shared
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # no backend has been started here
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            return run(request)
+        status = os.waitpid(child, 0)[1]
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def run(request: dict) -> None:
+    """Becomes the command; leaves as it does."""
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    for descriptor, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        (2, request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        os.dup2(os.open(path, flags), descriptor)
+    signal.alarm(request["timeout"])
+    sys.argv[1:] = request["argv"]
+    sys.path[:] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p] + sys.path
+    sys.path.insert(0, request["cwd"])  # as `python -m` does
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    serve()
