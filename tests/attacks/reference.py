@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.data.placing import Placed, place
-from vlm_mu_jax.data.prompts import TEMPLATES
 from vlm_mu_jax.model.llava import Batch, forward
 
 LONGEST = 96  # tokens of any prompt in these tests: one shape, so that few programs are compiled
@@ -15,9 +14,7 @@ full_forward = jax.jit(forward, static_argnames=("cfg", "keep_cache"))
 def prompt_ids(processor, question, word, position, mode, image):
     """What a server would tokenise: the whole text, the answer's start included."""
     placed = Placed(question) if word is None else place(question, word, position, mode)
-    text = processor.prompt_text(placed.question, int(image is not None))
-    if placed.answer_start:
-        text += TEMPLATES[processor.template].gap + placed.answer_start
+    text = processor.prompt_text(placed.question, int(image is not None), placed.answer_start)
     return processor.tokenizer(text)["input_ids"]
 
 

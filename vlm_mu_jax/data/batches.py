@@ -58,9 +58,8 @@ class Row:
 
 
 def row(example: Example, images: Sequence[Any] = (), id: str = "") -> Row:
-    """A row from a prompt and answer; the answer and its end token carry the loss."""
-    start = example.answer_start
-    return Row(id, tuple(example.ids), (False,) * start + (True,) * (len(example.ids) - start), tuple(images))
+    """A row from an example; its answers and their ends carry the loss."""
+    return Row(id, tuple(example.ids), example.mask, tuple(images))
 
 
 def bucket_lengths(rows: Sequence[Row], count: int, multiple: int = 8) -> tuple[int, ...]:

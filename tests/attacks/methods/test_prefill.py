@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from vlm_mu_jax.attacks.methods import prefill
-from vlm_mu_jax.data.prompts import TEMPLATES
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 
@@ -27,12 +26,9 @@ def test_the_beginning_ends_where_a_token_ends(make_model, kind):
     text = prefill.at_boundary(processor, "what is this ?", "take it ,  ")
     assert text == "take it ,"
     begun = processor.example("what is this ?", text, images=0, ended=False).ids
-    gap = TEMPLATES[processor.template].gap
-    whole = processor.tokenizer(processor.prompt_text("what is this ?", 0) + gap + "take it , then turn it")[
-        "input_ids"
-    ]
+    whole = processor.tokenizer(processor.prompt_text("what is this ?", 0, "take it , then turn it"))["input_ids"]
     assert whole[: len(begun)] == list(begun)
-    spaced = processor.tokenizer(processor.prompt_text("what is this ?", 0) + gap + "take it , ")["input_ids"]
+    spaced = processor.tokenizer(processor.prompt_text("what is this ?", 0, "take it , "))["input_ids"]
     assert whole[: len(spaced)] != spaced  # what a space at the end would have done
 
 

@@ -12,8 +12,8 @@ from vlm_mu_jax.attacks import margin as margin_lib
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.words import search
+from vlm_mu_jax.data.chat_template import JinjaTemplate
 from vlm_mu_jax.data.placing import POSITIONS
-from vlm_mu_jax.data.prompts import TEMPLATES, Processor
 from vlm_mu_jax.errors import InputError, JobError
 
 QUESTIONS = (
@@ -80,19 +80,17 @@ def test_pieces_that_merge_across_the_boundary_are_run_whole_and_counted(make_mo
     )
 
 
-class QuestionFirst(Processor):
-    """A template that puts the question before the image, so that a word changes every image token's state."""
-
-    def _text(self, question, number=0):
-        text = super()._text("", number)
-        before = TEMPLATES[self.template].before
-        return before + question + "\n" + text.removeprefix(before)
+# It puts the question before the image, so that a word changes every image token's state.
+QUESTION_FIRST = (
+    "{% for m in messages %}{{ 'USER: ' if m.role == 'user' else ' ' }}"
+    "{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    "{% for part in m.content if part.type == 'image' %}{{ '\\n<image>\\n' }}{% endfor %}"
+    "{% if m.role == 'user' %}{{ ' ASSISTANT:' }}{% endif %}{% endfor %}"
+)
 
 
 def test_a_word_before_the_image_loses_the_prefix_and_that_is_said(model):
-    processor = QuestionFirst(
-        model.processor.tokenizer, model.processor.settings, model.processor.template, model.config
-    )
+    processor = model.processor.with_template(JinjaTemplate(QUESTION_FIRST))
     other = dataclasses.replace(model, processor=processor)
     some = asks()[:2]
     found = search.search(

@@ -24,7 +24,7 @@ from vlm_mu_jax.attacks.openings import Node, Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.words.search import Progress
 from vlm_mu_jax.data.placing import Placed, word_spans
-from vlm_mu_jax.data.prompts import TEMPLATES, Images, Processor, bucket
+from vlm_mu_jax.data.prompts import Images, Processor, bucket
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.statistics import proportion
@@ -139,7 +139,7 @@ def _owners(
 ) -> np.ndarray:
     """The word that each token of the prompt belongs to, -1 for none. A token over two words counts for the first."""
     text = processor.prompt_text(question, images)
-    start = len(text) - len(TEMPLATES[processor.template].after) - len(question)
+    start = processor.question_at(question, images)
     offsets = processor.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     if len(offsets) != count:
         raise InputError(f"the tokenizer gives {len(offsets)} offsets for {count} tokens; use the model's own")
