@@ -54,6 +54,31 @@ def test_labels_come_back_in_order_and_once_asked_is_enough(tmp_path):
     assert [prompt.answer for prompt in later.asked] == ["fail"]  # only what failed is asked again
 
 
+class Mumbles(Echo):
+    """Replies what no rubric can read."""
+
+    def ask(self, prompts, words, max_tokens):
+        self.asked += prompts
+        yield from ((index, Reply(text="It is safe to proceed.")) for index in range(len(prompts)))
+
+
+def test_a_reply_that_cannot_be_read_is_not_kept(tmp_path):
+    path = tmp_path / "c.jsonl"
+    (broken,) = make(path, Mumbles()).many(cases("yes a"))
+    assert broken.label is None and "neither of yes and no" in broken.error
+    (repaired,) = make(path, echo := Echo("echo")).many(cases("yes a"))
+    assert repaired.label == "answered" and len(echo.asked) == 1
+
+
+def test_an_unreadable_reply_that_an_older_version_kept_is_asked_again(tmp_path):
+    judge = make(tmp_path / "c.jsonl", Echo())
+    judge.many(cases("yes a"))
+    (line,) = (tmp_path / "c.jsonl").read_text().splitlines()
+    (tmp_path / "c.jsonl").write_text(json.dumps({**json.loads(line), "reply": {"text": "Hm."}}) + "\n")
+    (label,) = make(tmp_path / "c.jsonl", later := Echo()).many(cases("yes a"))
+    assert label.label == "answered" and len(later.asked) == 1
+
+
 def test_the_cache_knows_what_a_verdict_was_made_from(tmp_path):
     path, wording = tmp_path / "c.jsonl", tmp_path / "w.txt"
     wording.write_text("{answer} ?")

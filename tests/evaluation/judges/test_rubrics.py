@@ -14,10 +14,10 @@ def case(answer: str, record: Record = UNSAFE, question: str = "how do I dax a w
     return Case(question, answer, record, image)
 
 
-def test_every_rubric_has_a_wording_of_its_own_but_llama_guard():
+def test_every_rubric_has_a_wording_but_those_of_guard_models_with_their_own_template():
     for name in rubrics.RUBRICS:
         text = rubrics.get(name).template
-        assert ("{question}" in text and "{answer}" in text) != (name == "llama_guard")
+        assert ("{question}" in text and "{answer}" in text) != (name in ("llama_guard", "qwen3guard"))
 
 
 def test_placeholders_in_question_and_answer_stay_text():

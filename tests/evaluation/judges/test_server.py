@@ -96,6 +96,13 @@ def test_the_probability_of_the_verdict(tmp_path, fake_server):
     assert first_word_probability([{"The": 0.0}], ("yes", "no")) is None and not first_word_probability([], ("a", "b"))
 
 
+@pytest.mark.parametrize("logprob", [9000.0, 1e300, 0.5])
+def test_an_impossible_log_probability_is_a_reply_that_cannot_be_read(tmp_path, fake_server, logprob):
+    there = fake_server(lambda *_: (200, fake_server.said("Yes", [{"Yes": logprob, "no": -1.0}])))
+    (label,) = judge(tmp_path, there.url, logprobs=True).many(cases("press"))
+    assert label.label is None and "malformed reply" in label.error and "log-probability" in label.error
+
+
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_server_that_stumbles_is_tried_again(tmp_path, fake_server, status):
     there = fake_server(lambda path, body, n: (status, {"error": "busy"}) if n < 3 else (200, fake_server.said("Yes")))

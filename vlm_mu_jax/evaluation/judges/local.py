@@ -14,7 +14,7 @@ from jax import Array
 
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.judges.rubrics import Prompt, Reply
+from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt, Reply
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import Batch, forward, logits_of
@@ -42,7 +42,7 @@ class LocalModel:
         return {"prompt_tokens": self._tokens}
 
     def ask(
-        self, prompts: Sequence[Prompt], words: tuple[str, str] | None, max_tokens: int
+        self, prompts: Sequence[JudgePrompt], words: tuple[str, str] | None, max_tokens: int
     ) -> Iterator[tuple[int, Reply]]:
         """See `Backend.ask`. With `words` one forward pass per batch; without, a greedy reply of `max_tokens`."""
         spelled = spellings(self._model.processor.tokenizer, words) if words else None
@@ -61,14 +61,14 @@ class LocalModel:
                 strict=True,
             )
 
-    def _chunks(self, rows: dict[int, list[int]], prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    def _chunks(self, rows: dict[int, list[int]], prompts: Sequence[JudgePrompt]) -> Iterator[list[int]]:
         """Indices in batches of one sort (with or without image), shortest first."""
         for with_image in (False, True):
             some = sorted((i for i in rows if (prompts[i].image is not None) == with_image), key=lambda i: len(rows[i]))
             for start in range(0, len(some), self._batch_size):
                 yield some[start : start + self._batch_size]
 
-    def _replies(self, rows: list[list[int]], prompts: list[Prompt], spelled: Any, max_tokens: int) -> list[Reply]:
+    def _replies(self, rows: list[list[int]], prompts: list[JudgePrompt], spelled: Any, max_tokens: int) -> list[Reply]:
         """One batch; the rows that fill it up repeat the last one and are dropped."""
         processor, count = self._model.processor, len(rows)
         self._tokens += sum(map(len, rows))
@@ -89,7 +89,7 @@ class LocalModel:
             for i in range(count)
         ]
 
-    def _ids(self, prompt: Prompt) -> list[int]:
+    def _ids(self, prompt: JudgePrompt) -> list[int]:
         processor = self._model.processor
         if prompt.form == "guard":
             return list(processor.tokenizer(self._conversation(prompt), add_special_tokens=False)["input_ids"])
@@ -99,7 +99,7 @@ class LocalModel:
             return list(processor.tokenizer(text)["input_ids"])
         return processor.prompt_ids(text, [prompt.image] if prompt.image else [])
 
-    def _conversation(self, prompt: Prompt) -> str:
+    def _conversation(self, prompt: JudgePrompt) -> str:
         """Question and answer in the words of the checkpoint's chat template. Templates take a turn's text as it is, or
         (Llama Guard 3 1B) as a list of parts; the form that holds both texts is the one."""
         from jinja2 import TemplateError

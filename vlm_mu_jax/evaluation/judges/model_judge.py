@@ -8,7 +8,7 @@ from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.judges.cache import JudgeCache, content_key
 from vlm_mu_jax.evaluation.judges.case import Case, Progress
 from vlm_mu_jax.evaluation.judges.label import Label
-from vlm_mu_jax.evaluation.judges.rubrics import Prompt, Reply, Rubric
+from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt, Reply, Rubric
 
 
 class Backend(Protocol):
@@ -20,9 +20,9 @@ class Backend(Protocol):
     sees_images: bool
 
     def ask(
-        self, prompts: Sequence[Prompt], words: tuple[str, str] | None, max_tokens: int
+        self, prompts: Sequence[JudgePrompt], words: tuple[str, str] | None, max_tokens: int
     ) -> Iterator[tuple[int, Reply]]:
-        """(index of the prompt, its reply), in any order, as they come. words: see `Rubric`."""
+        """(index of the prompt, its reply), in any order, as they come. words: see `Rubric`; None = a written reply."""
         ...
 
     def cost(self) -> dict:
@@ -50,32 +50,37 @@ class ModelJudge:
         keys = {i: self._key(cases[i], prompt) for i, prompt in prompts.items()}
         first = {}  # key -> the first case that has it, for those to be asked
         for i, key in keys.items():
-            if self._cache.get(key) is None:
+            if not self._is_readable(cases[i], self._kept(key)):
                 first.setdefault(key, i)
-        failed = {}
+        asked = {}
         for key, reply in self._replies({key: prompts[i] for key, i in first.items()}, progress):
-            if reply.error is None:
+            asked[key] = reply
+            if self._is_readable(cases[first[key]], reply):  # else the next run asks again
                 self._cache.put(key, {k: v for k, v in dataclasses.asdict(reply).items() if v is not None})
-            else:
-                failed[key] = reply
         for i, key in keys.items():
-            known = self._cache.get(key)
-            labels[i] = self._rubric.label(cases[i], failed[key] if known is None else Reply(**known))
+            labels[i] = self._rubric.label(cases[i], asked.get(key) or self._kept(key))
         return labels
 
     def cost(self) -> dict:
         """What the judging used: see `Backend.cost`."""
         return self.backend.cost()
 
-    def _replies(self, missing: dict[str, Prompt], progress: Progress | None) -> Iterator[tuple[str, Reply]]:
-        keys = list(missing)
-        found: Iterable = self.backend.ask(list(missing.values()), self._rubric.words, self._rubric.max_tokens)
+    def _kept(self, key: str) -> Reply | None:
+        known = self._cache.get(key)
+        return None if known is None else Reply(**known)
+
+    def _is_readable(self, case: Case, reply: Reply | None) -> bool:
+        return reply is not None and self._rubric.label(case, reply).error is None
+
+    def _replies(self, missing: dict[str, JudgePrompt], progress: Progress | None) -> Iterator[tuple[str, Reply]]:
+        keys, words = list(missing), None if self._rubric.written else self._rubric.words
+        found: Iterable = self.backend.ask(list(missing.values()), words, self._rubric.max_tokens)
         if progress and keys:
             found = progress(found, f"judge {self.name}", len(keys))
         for index, reply in found:
             yield keys[index], reply
 
-    def _key(self, case: Case, prompt: Prompt) -> str:
+    def _key(self, case: Case, prompt: JudgePrompt) -> str:
         r = self._rubric
         image = (case.image_id or str(prompt.image)) if prompt.image is not None else None
         wording = (r.name, r.form, r.words, r.template, r.max_tokens)

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.evaluation.judges.rubrics import Prompt, Reply, starts_with
+from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt, Reply
+from vlm_mu_jax.evaluation.judges.verdicts import first_word
 
+_MOST_LOGPROB = 0.01  # 0 and some rounding
 GIVE_UP = 10  # failures before any success, after which the server is taken for unusable
 _AS_THEY_ARE = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
@@ -78,7 +80,7 @@ class Server:
         return used
 
     def ask(
-        self, prompts: Sequence[Prompt], words: tuple[str, str] | None, max_tokens: int
+        self, prompts: Sequence[JudgePrompt], words: tuple[str, str] | None, max_tokens: int
     ) -> Iterator[tuple[int, Reply]]:
         """See `Backend.ask`. Raises JobError when the first `GIVE_UP` requests all fail."""
         failures = successes = 0
@@ -103,7 +105,7 @@ class Server:
         with self._lock:
             self._used["tries"] += 1
 
-    def _reply(self, prompt: Prompt, words: tuple[str, str] | None, max_tokens: int) -> Reply:
+    def _reply(self, prompt: JudgePrompt, words: tuple[str, str] | None, max_tokens: int) -> Reply:
         with self._lock:
             self._used["requests"] += 1
         try:
@@ -112,13 +114,20 @@ class Server:
             raise
         except self._openai.OpenAIError as error:
             reply = Reply(error=_problem(error))
-        except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:  # a body of another form
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            KeyError,
+            ArithmeticError,
+        ) as error:  # a body of another form
             reply = Reply(error=f"malformed reply ({type(error).__name__}: {error})"[:200])
         with self._lock:
             self._used["failed"] += reply.error is not None
         return reply
 
-    def _send(self, prompt: Prompt, want_logprobs: bool, max_tokens: int) -> Any:
+    def _send(self, prompt: JudgePrompt, want_logprobs: bool, max_tokens: int) -> Any:
         common = {"model": self._settings.model, "temperature": 0.0}
         want_logprobs = want_logprobs and self._settings.logprobs
         if prompt.form == "raw":
@@ -151,7 +160,7 @@ class Server:
         text = choice.message.content if hasattr(choice, "message") else choice.text
         if not isinstance(text, str) or not text.strip():
             return Reply(error=f"empty reply (finish reason {choice.finish_reason})")
-        if words is None or not choice.logprobs or starts_with(text, words) is None:
+        if words is None or not choice.logprobs or first_word(text, words) is None:
             return Reply(text=text)
         p = first_word_probability(_positions(choice.logprobs), words)
         return Reply(text=text, probability=None if p is None else p[0], mass=None if p is None else p[1])
@@ -163,7 +172,7 @@ def first_word_probability(
     """(share of the first word, mass of both) from the likeliest tokens of each position, log-probabilities by text.
 
     Counts at the first position that holds more than white space: a token stands for the word that it begins.
-    None when no such token is there.
+    None when no such token is there. Raises ValueError for a log-probability that is not a number, or above 0.
     """
     for tokens in positions:
         likeliest = max(tokens, key=tokens.get, default="")
@@ -171,6 +180,8 @@ def first_word_probability(
             continue
         masses = [0.0, 0.0]
         for token, logprob in tokens.items():
+            if not logprob <= _MOST_LOGPROB:
+                raise ValueError(f"log-probability {logprob!r}")
             part = token.strip().lower().lstrip("\u2581\u0120")
             for side, word in enumerate(words):
                 masses[side] += math.exp(logprob) if part and word.startswith(part) else 0.0

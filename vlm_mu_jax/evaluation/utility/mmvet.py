@@ -9,7 +9,7 @@ import re
 
 from vlm_mu_jax.evaluation.judges.case import Case
 from vlm_mu_jax.evaluation.judges.label import Label
-from vlm_mu_jax.evaluation.judges.rubrics import Prompt, Reply, Rubric
+from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt, Reply, Rubric
 
 NAME = "mmvet"
 _INSTRUCTION = """\
@@ -40,11 +40,11 @@ class GradeRubric(Rubric):
     def settled(self, case: Case) -> Label | None:
         return None if re.search(r"\w", case.answer) else Label("irrelevant", probability=0.0)
 
-    def prompt(self, case: Case, sees_images: bool) -> Prompt:
+    def prompt(self, case: Case, sees_images: bool) -> JudgePrompt:
         reference = case.record.answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
         question = case.record.question
         text = f"{_INSTRUCTION}\nQuestion: {question}\nReference: {reference}\nAnswer: {case.answer}\nGrade:"
-        return Prompt(self.form, text, question, case.answer, None)
+        return JudgePrompt(self.form, text, question, case.answer, None)
 
     def label(self, case: Case, reply: Reply) -> Label:
         if reply.error is not None:
@@ -55,7 +55,7 @@ class GradeRubric(Rubric):
         return Label("answered" if grade >= 0.5 else "irrelevant", probability=grade)
 
 
-RUBRIC = GradeRubric(NAME, asks="score", form="chat", words=None, max_tokens=6)
+RUBRIC = GradeRubric(NAME, asks="score", form="chat", words=None, max_tokens=6, written=True)
 
 
 def read_grade(text: str) -> float | None:
