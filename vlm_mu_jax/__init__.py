@@ -21,6 +21,11 @@ _EXPORTS = {
     "generate": "vlm_mu_jax.model.generate",
     "report": "vlm_mu_jax.reporting",
     "ReportOptions": "vlm_mu_jax.reporting",
+    "evaluate": "vlm_mu_jax.evaluation.evaluate",
+    "EvaluateOptions": "vlm_mu_jax.evaluation.evaluate",
+    "Evaluation": "vlm_mu_jax.evaluation.evaluate",
+    "judge": "vlm_mu_jax.evaluation.judging",
+    "JudgeOptions": "vlm_mu_jax.evaluation.judges",
     "InputError": "vlm_mu_jax.errors",
     "JobError": "vlm_mu_jax.errors",
 }

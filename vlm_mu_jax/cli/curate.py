@@ -129,8 +129,7 @@ def _judge() -> Any:
     """The judge of the flags; its replies are kept beside OUT, so that a second try does not ask again."""
     out = Path(_OUT.value).expanduser().absolute()
     command.enable_compilation_cache(out)
-    judge, _ = judge_flags.choose(Path(_SAFETY.value).parent, out.with_name(f"{out.name}.judging"))
-    return judge
+    return judge_flags.chosen(Path(_SAFETY.value).parent, out.with_name(f"{out.name}.judging")).counted
 
 
 def _coreset(forget: tuple, root: Path) -> tuple[tuple, dict | None]:

@@ -181,13 +181,13 @@ def _plan(models: "_Models") -> Any:
     from vlm_mu_jax.evaluation.defences import runs, wrappers
     from vlm_mu_jax.evaluation.perplexity import Perplexity
 
-    judge, available = judge_flags.choose(_DATA.value, _WORKDIR.value)
+    judges = judge_flags.chosen(_DATA.value, _WORKDIR.value)
     scorer = Perplexity(models.get(_PERPLEXITY_MODEL.value or _CHECKPOINT.value), _BATCH.value)
     return runs.DefencePlan(
         workdir=Path(_WORKDIR.value),
         data=Path(_DATA.value),
-        judges=available,
-        judge=judge,
+        judges=judges.by_name,
+        judge=judges.counted,
         wording=wrappers.read_wording(_PROMPTS.value) if _PROMPTS.value else wrappers.Wording(),
         answering=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar),
         seed=_SEED.value,

@@ -11,11 +11,14 @@ Example:
   bin/eval --list --data_root=sets       (which public data sets are ready here, and where the others come from)
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import command, eval_list, judge_flags
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.evaluation.evaluate import EvaluateOptions
 
 flags.adopt_module_key_flags(eval_list)
 flags.adopt_module_key_flags(judge_flags)
@@ -62,125 +65,57 @@ def main(argv: list[str]) -> None:
     if eval_list.LIST.value:
         return eval_list.print_sets()
     from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation import evaluate, workdir
-    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-    from vlm_mu_jax.evaluation.answers.suite_answers import stored_answers
-    from vlm_mu_jax.evaluation.defences import wrappers
-    from vlm_mu_jax.evaluation.judging import judge_suite
-    from vlm_mu_jax.evaluation.questions import suite
-    from vlm_mu_jax.evaluation.results import table
-    from vlm_mu_jax.steering.guarded import open_guard
+    from vlm_mu_jax.evaluation.evaluate import evaluate, resolve_suite
+    from vlm_mu_jax.evaluation.results import sample_size, table
     from vlm_mu_jax.storage import model_folder
 
     eval_list.names()  # a wrong name is an error before anything long begins
+    options = _options()
     command.enable_compilation_cache(_WORKDIR.value)
     folder = model_folder.find(_CHECKPOINT.value)
-    words = suite.read_attack_words(_WORDS.value) if _WORDS.value else suite.AttackWords()
-    questions = _questions(folder, words)
-    labelled = judge_flags.labelled()
-    judge, available = judge_flags.choose(_data(), _WORKDIR.value)
-    run = evaluate.RunName(_NAME.value, _KIND.value, _SEED.value)
-    wording = wrappers.read_wording(_DEFENCE_PROMPTS.value) if _DEFENCE_PROMPTS.value else wrappers.Wording()
-
-    defended = None
-    if _REJUDGE.value:
-        settings, provenance = workdir.read_workdir(_WORKDIR.value)
-        answers = stored_answers(questions, _WORKDIR.value)
-    else:
-        model = model_folder.load(folder)
-        steer, guard = open_guard(model, _GUARD.value)
-        settings, provenance = _describe(model, guard, questions, words)
-        settings |= wrappers.settings(_DEFENCE.value, wording)
-        workdir.open_workdir(_WORKDIR.value, settings, provenance)
-        answering = AnswerOptions(_BATCH.value, _TOKENS.value, steer, progress.bar)
-        answers, defended = wrappers.defend_suite(model, questions, _DEFENCE.value, _WORKDIR.value, answering, wording)
-    answers = judge_suite(answers, questions, available, _WORKDIR.value, again=_REJUDGE.value, progress=progress.bar)
-    answers |= eval_list.grade(answers, questions, judge, _WORKDIR.value, _REJUDGE.value, progress.bar)
-    results = evaluate.summarise(
-        run,
-        answers,
-        questions,
-        judge,
-        settings["max_new_tokens"],
-        provenance,
-        _BASELINE.value,
-        judge_flags.agreement(judge, labelled, progress.bar),
-    )
-    if defended:
-        results["runs"][0]["defence"] = defended
-    workdir.write_results(_WORKDIR.value, results)
-    table.print_results(results)
-    advice = judge_flags.advice(results["runs"][0], results["comparisons"])
+    has_vision = model_folder.read_config(folder).vision is not None
+    suite = resolve_suite(_DATA.value, options, _WORDS.value, has_vision)
+    for note in suite.notes:
+        print(note)
+    found = evaluate(
+        None if _REJUDGE.value else folder,
+        suite,
+        options,
+        judge=judge_flags.options(),
+        guard=_GUARD.value,
+        baseline=_BASELINE.value,
+        calibrate=judge_flags.CALIBRATE.value or (),
+        workdir=_WORKDIR.value,
+        progress=progress.bar,
+    ).to_dict()
+    table.print_results(found)
+    advice = sample_size.advice(found["runs"][0], found["comparisons"], judge_flags.DETECT.value)
     if advice:
         print(advice)
 
 
-def _questions(folder, words) -> Any:
-    """The suite; a text-only model is asked the text-only questions."""
-    from vlm_mu_jax.evaluation.questions import suite
-    from vlm_mu_jax.storage import model_folder
+def _options() -> "EvaluateOptions":
+    """What the flags ask for."""
+    from vlm_mu_jax.evaluation.defences.wrappers import Wording, read_wording
+    from vlm_mu_jax.evaluation.evaluate import EvaluateOptions
 
-    has_vision = model_folder.read_config(folder).vision is not None
-    if not _DATA.value:
-        return eval_list.extend(suite.Suite({}, {}, {}), _LIMIT.value, _SEED.value, has_vision)
-    questions = suite.build(
-        _DATA.value,
-        _SUBSET.value,
-        words,
-        _SHOTS.value,
-        _BLANK.value,
-        _LIMIT.value,
-        _SEED.value,
-        with_images=has_vision,
+    return EvaluateOptions(
+        name=_NAME.value,
+        kind=_KIND.value,
+        seed=_SEED.value,
+        subset=_SUBSET.value,
+        shots=_SHOTS.value,
+        blank=_BLANK.value,
+        max_questions=_LIMIT.value,
+        sets=tuple(_SETS.value),
+        safety=tuple(eval_list.SAFETY.value),
+        utility=tuple(eval_list.UTILITY.value),
+        data_root=eval_list.DATA_ROOT.value,
+        defence=_DEFENCE.value,
+        wording=read_wording(_DEFENCE_PROMPTS.value) if _DEFENCE_PROMPTS.value else Wording(),
+        batch_size=_BATCH.value,
+        max_new_tokens=_TOKENS.value,
     )
-    questions = suite.only(questions, _SETS.value) if _SETS.value else questions
-    return eval_list.extend(questions, _LIMIT.value, _SEED.value, has_vision)
-
-
-def _data() -> str:
-    """The data folder; public sets alone need none but their root."""
-    return _DATA.value or eval_list.DATA_ROOT.value
-
-
-def _describe(model, guard, questions, words) -> tuple[dict, dict]:
-    """(config.json, provenance.json): the resolved settings and what they refer to."""
-    import dataclasses
-    from pathlib import Path
-
-    from vlm_mu_jax.evaluation import provenance
-    from vlm_mu_jax.storage.identity import weights_hash
-
-    weights = weights_hash(model.params)
-    flag_values = {
-        flag.name: flag.value
-        for flag in (
-            _CHECKPOINT,
-            _DATA,
-            _NAME,
-            _KIND,
-            _SEED,
-            _SUBSET,
-            _SHOTS,
-            _GUARD,
-            *judge_flags.SETTINGS,
-            _TOKENS,
-            _BATCH,
-            _BLANK,
-            _LIMIT,
-            _SETS,
-            eval_list.DATA_ROOT,
-            eval_list.SAFETY,
-            eval_list.UTILITY,
-        )
-    }
-    words = {name: list(some) for name, some in dataclasses.asdict(words).items()}
-    settings = {
-        **flag_values,
-        "attack_words": words,
-        "weights_sha256": weights,
-        "guard_sha256": guard and guard["sha256"],
-    }
-    return settings, provenance.collect(model.folder, weights, Path(_data()), questions.files, guard)
 
 
 if __name__ == "__main__":

@@ -30,44 +30,9 @@ def needs_data() -> bool:
 
 def names() -> list[str]:
     """The public sets asked for. Raises InputError for an unknown one, or without --data_root."""
-    from vlm_mu_jax.data.readers import catalogue
-    from vlm_mu_jax.errors import InputError
-
-    chosen = [
-        catalogue.get(name, task).name
-        for task, given in (("safety", SAFETY.value), ("utility", UTILITY.value))
-        for name in given
-    ]
-    if chosen and not DATA_ROOT.value:
-        raise InputError("--utility and --safety need --data_root, the folder that holds the public sets")
-    return list(dict.fromkeys(chosen))
-
-
-def extend(questions: Any, limit: int | None, seed: int, with_images: bool) -> Any:
-    """The suite with the public sets that were asked for."""
     from vlm_mu_jax.evaluation.questions import public_sets
 
-    chosen = names()
-    if not chosen:
-        return questions
-    return public_sets.extend(questions, chosen, DATA_ROOT.value, limit, seed, with_images, say=print)
-
-
-def grade(answers: dict, questions: Any, judge: Any, workdir: str, again: bool, progress: Any) -> dict:
-    """MM-Vet's answers with the grades of the judging model, if MM-Vet was asked and a model judges."""
-    from pathlib import Path
-
-    from vlm_mu_jax.evaluation.judges.cache import JudgeCache
-    from vlm_mu_jax.evaluation.judges.model_judge import ModelJudge
-    from vlm_mu_jax.evaluation.judging import judge_suite
-    from vlm_mu_jax.evaluation.questions import public_sets
-    from vlm_mu_jax.evaluation.utility import mmvet
-
-    name = f"{public_sets.PREFIX}{mmvet.NAME}"
-    if name not in answers or not isinstance(judge, ModelJudge):
-        return {}
-    grader = ModelJudge(mmvet.RUBRIC, judge.backend, JudgeCache(Path(workdir) / "judged" / f"{mmvet.NAME}.jsonl"))
-    return judge_suite({name: answers[name]}, questions, {grader.name: grader}, workdir, again=again, progress=progress)
+    return public_sets.checked(SAFETY.value, UTILITY.value, DATA_ROOT.value)
 
 
 def print_sets() -> None:

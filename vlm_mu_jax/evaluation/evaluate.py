@@ -1,82 +1,413 @@
-"""One evaluation from questions to `results.json`: ask, judge, count, compare, write."""
+"""One evaluation from questions to `results.json`: ask, judge, count, compare.
+
+import vlm_mu_jax
+model = vlm_mu_jax.load("runs/sft")
+found = vlm_mu_jax.evaluate(model, "runs/mini/data", attack_words="runs/attack_sft.json")
+found.metric("asr_before"), found.metric("asr_after")
+"""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_mu_jax.data import readers
+from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation import provenance
+from vlm_mu_jax.evaluation import workdir as workdirs
 from vlm_mu_jax.evaluation.answers import answers_file
-from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path
-from vlm_mu_jax.evaluation.judges import BatchJudge, Judge, calibration
-from vlm_mu_jax.evaluation.judges.calibration import Agreement
-from vlm_mu_jax.evaluation.judging import judge_answers
-from vlm_mu_jax.evaluation.questions.suite import Suite
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path, stored_answers
+from vlm_mu_jax.evaluation.defences import wrappers
+from vlm_mu_jax.evaluation.defences.wrappers import VANILLA, Wording
+from vlm_mu_jax.evaluation.guarding import open_guard
+from vlm_mu_jax.evaluation.judges import BatchJudge, ChosenJudges, Judge, JudgeOptions, calibration, choose, judge_many
+from vlm_mu_jax.evaluation.judges.calibration import Labelled
+from vlm_mu_jax.evaluation.judging import judge_answers, judge_suite
+from vlm_mu_jax.evaluation.questions import public_sets
+from vlm_mu_jax.evaluation.questions import suite as suites
+from vlm_mu_jax.evaluation.questions.suite import AttackWords, Suite
 from vlm_mu_jax.evaluation.results import rates
-from vlm_mu_jax.evaluation.workdir import read_object
+from vlm_mu_jax.evaluation.statistics import Metric
+from vlm_mu_jax.evaluation.utility import mmvet
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage import model_folder
+from vlm_mu_jax.storage.identity import weights_hash
+from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class RunName:
-    """How a run is called in results and report: kind is base, sft, npo, rmu, guard, ..."""
+class EvaluateOptions:
+    """What is asked, and how.
+
+    Attributes:
+      name, kind: how results and report call the run; kind is base, sft, npo, rmu, guard, ...
+      seed: the run's seed, as written in the results. It also draws `max_questions`.
+      subset: which VLGuard file of a data folder is asked, "test" or "train".
+      shots: how many of the attack's words an unsafe question is tried with.
+      blank: the blank image of the alignment gap, "white", "black", "mean" or "noise".
+      max_questions: at most this many records of each kind per file. None = all.
+      sets: asks only these sets, such as ("unsafe_before", "utility"). Empty = all.
+      safety, utility: public sets to ask as well, by their names in docs/datasets.md, such as ("xstest",).
+      data_root: the folder that holds the public sets.
+      defence: how the model is asked, a name of `defences.wrappers.DEFENCES`; `wording`: the defence's own words.
+      batch_size: questions answered at a time. max_new_tokens: longest answer.
+    """
+
+    name: str = "model"
+    kind: str = "base"
+    seed: int = 0
+    subset: str = "test"
+    shots: int = 3
+    blank: str = "white"
+    max_questions: int | None = None
+    sets: tuple[str, ...] = ()
+    safety: tuple[str, ...] = ()
+    utility: tuple[str, ...] = ()
+    data_root: str | Path | None = None
+    defence: str = VANILLA
+    wording: Wording = Wording()
+    batch_size: int = 16
+    max_new_tokens: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. `to_dict()` is the content of `results.json`.
+
+    Attributes:
+      name, kind, seed: how the run is called.
+      judge: the name of the judge whose labels count.
+      metrics: by name, at any depth; a metric is {"value", "n", "k", "low", "high"} with fractions in 0..1 and the 95 %
+        interval. See `metric`.
+      unjudged: answers without a verdict, {"errors", "abstained"}. They left the denominators.
+      judge_error: what most of these errors said. judge_cost: what a judging model used.
+      null_control: the attack's words against as many neutral words.
+      comparisons: exact McNemar tests against the baseline.
+      provenance: weights, data, code, packages, device.
+      calibration, corrected: agreement of the judge with people, and rates corrected for its errors.
+      defence: what the defence had to say.
+      answers: every judged answer, by set. Not part of `results.json`.
+      suite: the questions. Not part of `results.json`.
+    """
 
     name: str
     kind: str
     seed: int | None
+    judge: str
+    metrics: Mapping[str, Any]
+    unjudged: Mapping[str, int]
+    judge_error: str | None
+    judge_cost: Mapping[str, Any] | None
+    null_control: Mapping[str, Any] | None
+    comparisons: Sequence[Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+    calibration: Mapping[str, Any] | None = None
+    corrected: Mapping[str, Any] | None = None
+    defence: Mapping[str, Any] | None = None
+    answers: SuiteAnswers = dataclasses.field(default_factory=dict, repr=False)
+    suite: Suite = dataclasses.field(default_factory=Suite, repr=False)
+
+    def metric(self, name: str) -> Metric:
+        """One metric, such as "asr_after" or "gap/blank_image/asr". KeyError for what was not measured."""
+        found: Any = self.metrics
+        for part in name.split("/"):
+            found = found[part]
+        return Metric(**found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `results.json`."""
+        optional = ("calibration", "corrected", "defence")
+        names = ("name", "kind", "seed", "judge", "unjudged", "judge_error", "judge_cost", "metrics", "null_control")
+        entry = {name: getattr(self, name) for name in names}
+        entry |= {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
+        return {
+            "schema": rates.SCHEMA,
+            "runs": [entry],
+            "comparisons": list(self.comparisons),
+            "provenance": dict(self.provenance),
+        }
+
+
+def evaluate(
+    model: Model | str | Path | None,
+    data: Suite | Records | str | Path | None,
+    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008
+    *,
+    judge: str | JudgeOptions | Judge | BatchJudge | None = "keyword",
+    guard: str | Path | None = None,
+    attack_words: AttackWords | str | Path | None = None,
+    baseline: Evaluation | str | Path | None = None,
+    calibrate: Sequence[Labelled] | str | Path = (),
+    workdir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measures a model: attack success, refusals, irrelevant answers, utility, the alignment gap.
+
+        found = evaluate(model, "runs/mini/data", EvaluateOptions(max_new_tokens=32), judge="oracle")
+        found.metric("asr_before").value
+
+    Args:
+      model: what `vlm_mu_jax.load` returns, or a model folder, which is loaded once all else has been checked. None
+        judges the answers that `workdir` holds and generates nothing.
+      data: a data folder (`test.json`, and `utility.json`, `text_harm.json`, `openings.json` if they are there), one
+        data file, records, or a suite of questions. None for the public sets of the options alone.
+      judge: a name ("keyword", "oracle", "rules", ...), `JudgeOptions` for a judge that asks a model, or a judge of
+        your own. None is the best judge that the data folder has.
+      guard: a guard folder, which steers the model.
+      attack_words: words of an attack, or its attack.json: unsafe and harmless questions are then asked after the
+        attack too.
+      baseline: an evaluation, or its workdir, to test against question by question.
+      calibrate: answers that people labelled, or their CSV file: the judge's agreement with them is measured, and rates
+        are given corrected for its errors.
+      workdir: keeps every answer in `answers/SET.jsonl` as it comes, so that a killed run goes on, and `results.json`
+        beside it. Without it nothing is written.
+      progress: shows progress; None is silent.
+
+    Raises:
+      InputError: something is missing or does not fit together. JobError: another process writes the workdir.
+    """
+    asked = resolve_suite(data, options, attack_words, _sees_images(model))
+    against = None if baseline is None else _baseline(baseline, asked)
+    labelled = calibration.read(calibrate) if isinstance(calibrate, str | Path) else list(calibrate)
+    wrappers.check(options.defence)
+    judges = choose(judge, asked.folder or options.data_root, workdir)
+    if model is None:
+        made = _stored(asked, workdir)
+    else:
+        model = model if isinstance(model, Model) else model_folder.load(model)
+        settings = _settings(options, judge, asked, model, guard, calibrate)
+        made = _generated(model, asked, options, settings, guard, workdir, progress)
+    answers = _judged(made.answers, asked, judges, workdir, model is None, progress)
+    agreement = None
+    if labelled:
+        agreement = calibration.calibrate(labelled, lambda cases: judge_many(judges.counted, cases, progress))
+    found = summarise(options, answers, asked, judges.counted, made, agreement)
+    if against is not None:
+        found = dataclasses.replace(found, comparisons=_comparisons(found, *against, judges.counted))
+    if workdir is not None:
+        workdirs.write_results(workdir, found.to_dict())
+    return found
+
+
+def resolve_suite(
+    data: Suite | Records | str | Path | None,
+    options: EvaluateOptions,
+    attack_words: AttackWords | str | Path | None = None,
+    with_images: bool = True,
+) -> Suite:
+    """The questions that `evaluate` asks of `data` under these options, public sets included.
+
+    Args:
+      with_images: False for a text-only model, which is asked the text-only questions.
+
+    Raises:
+      InputError: a file is missing or bad, a set is unknown, or nothing is left to ask.
+    """
+    if isinstance(data, Suite):
+        if attack_words is not None:
+            raise InputError("a suite holds its attack words already; leave attack_words out")
+        return data
+    words = AttackWords() if attack_words is None else attack_words
+    words = words if isinstance(words, AttackWords) else suites.read_attack_words(words)
+    public = public_sets.checked(options.safety, options.utility, options.data_root)
+    found = Suite(words=words) if data is None else _own_questions(data, options, words, with_images)
+    found = suites.only(found, options.sets) if options.sets else found
+    if public:
+        limit, seed = options.max_questions, options.seed
+        found = public_sets.extend(found, public, options.data_root, limit, seed, with_images)
+    if not found.sets:
+        raise InputError("there is nothing to ask; give data, or public sets with data_root")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """Answers with what they were made with.
+
+    max_new_tokens: the bound under which they were generated. origin: the content of `provenance.json`. defence: what
+    the defence had to say, None for stored answers.
+    """
+
+    answers: SuiteAnswers
+    max_new_tokens: int
+    origin: Mapping[str, Any]
+    defence: Mapping[str, Any] | None = None
 
 
 def summarise(
-    run: RunName,
-    sets: SuiteAnswers,
+    options: EvaluateOptions,
+    answers: SuiteAnswers,
     suite: Suite,
-    judge: Judge,
-    max_new_tokens: int,
-    provenance: Mapping[str, Any],
-    baseline: str | Path | None = None,
-    agreement: Mapping[str, Agreement] | None = None,
+    judge: Judge | BatchJudge,
+    made: Answered,
+    agreement: Mapping[str, calibration.Agreement] | None = None,
+) -> Evaluation:
+    """The numbers of judged answers.
+
+    Args:
+      agreement: of the judge with people, from `calibration.calibrate`. Rates are then given corrected as well.
+    """
+    metrics = rates.compute(answers, suite.records, judge.name, judge.exact, made.max_new_tokens)
+    control = rates.null_control(answers, judge.name)
+    if control is not None:
+        control |= {"by_judge_errors": calibration.null_expectation(agreement or {}, control["shots"])}
+    return Evaluation(
+        name=options.name,
+        kind=options.kind,
+        seed=options.seed,
+        judge=judge.name,
+        metrics=metrics,
+        unjudged=rates.unjudged(answers, judge.name),
+        judge_error=rates.common_error(answers, judge.name),
+        judge_cost=judge.cost() if isinstance(judge, BatchJudge) else None,
+        null_control=control,
+        comparisons=(),
+        provenance=made.origin,
+        calibration=None if agreement is None else {target: one.to_dict() for target, one in agreement.items()},
+        corrected=None if agreement is None else calibration.corrected(metrics, agreement),
+        defence=made.defence,
+        answers=answers,
+        suite=suite,
+    )
+
+
+def _sees_images(model: Model | str | Path | None) -> bool:
+    if model is None:
+        return True
+    config = model.config if isinstance(model, Model) else model_folder.read_config(model_folder.find(model))
+    return config.vision is not None
+
+
+def _own_questions(
+    data: Records | str | Path, options: EvaluateOptions, words: AttackWords, with_images: bool
+) -> Suite:
+    """The questions of a data folder, of one data file, or of records."""
+    if isinstance(data, str | Path) and not Path(data).is_file():
+        return suites.build(
+            data,
+            options.subset,
+            words,
+            options.shots,
+            options.blank,
+            options.max_questions,
+            options.seed,
+            with_images,
+        )
+    records = data if isinstance(data, Records) else readers.read(data)
+    return suites.from_records(records, words, options.shots, options.max_questions, options.seed)
+
+
+def _stored(suite: Suite, workdir: str | Path | None) -> Answered:
+    if workdir is None:
+        raise InputError("without a model only the answers of a workdir can be judged; give workdir")
+    settings, origin = workdirs.read_workdir(workdir)
+    return Answered(stored_answers(suite, workdir), settings["max_new_tokens"], origin)
+
+
+def _generated(
+    model: Model,
+    suite: Suite,
+    options: EvaluateOptions,
+    settings: Mapping[str, Any],
+    guard: str | Path | None,
+    workdir: str | Path | None,
+    progress: Progress | None,
+) -> Answered:
+    steer, identity = open_guard(model, guard)
+    weights = weights_hash(model.params)
+    origin = provenance.collect(model.folder, weights, suite.folder or options.data_root, suite.files, identity)
+    if workdir is not None:
+        hashes = {"weights_sha256": weights, "guard_sha256": identity and identity["sha256"]}
+        defence = wrappers.settings(options.defence, options.wording)
+        workdirs.open_workdir(workdir, {**settings, **hashes, **defence}, origin)
+    answering = AnswerOptions(options.batch_size, options.max_new_tokens, steer, progress)
+    answers, said = wrappers.defend_suite(model, suite, options.defence, workdir, answering, options.wording)
+    return Answered(answers, options.max_new_tokens, origin, said)
+
+
+def _judged(
+    answers: SuiteAnswers,
+    suite: Suite,
+    judges: ChosenJudges,
+    workdir: str | Path | None,
+    again: bool,
+    progress: Progress | None,
+) -> SuiteAnswers:
+    """The answers labelled by all judges, and MM-Vet's graded by the judging model if there is one."""
+    answers = judge_suite(answers, suite, judges.by_name, workdir, again=again, progress=progress)
+    grader = mmvet.grader(judges.counted, workdir)
+    if grader is None or mmvet.SET not in answers:
+        return answers
+    graded = {mmvet.SET: answers[mmvet.SET]}
+    return answers | judge_suite(graded, suite, {grader.name: grader}, workdir, again=again, progress=progress)
+
+
+def _settings(
+    options: EvaluateOptions,
+    judge: str | JudgeOptions | Judge | BatchJudge | None,
+    suite: Suite,
+    model: Model,
+    guard: str | Path | None,
+    calibrate: Sequence[Labelled] | str | Path,
 ) -> dict[str, Any]:
-    """The content of results.json. baseline: workdir of the run to compare with. agreement: of the judge with people,
-    from `calibration.calibrate`: rates are then given corrected as well, beside those the judge saw."""
-    metrics = rates.compute(sets, suite.records, judge.name, judge.exact, max_new_tokens)
-    entry = {
-        **dataclasses.asdict(run),
-        "judge": judge.name,
-        "unjudged": rates.unjudged(sets, judge.name),
-        "judge_error": rates.common_error(sets, judge.name),
-        "judge_cost": judge.cost() if isinstance(judge, BatchJudge) else None,
-        "metrics": metrics,
-        "null_control": _null_control(sets, judge, agreement),
+    """The content of `config.json` but for the hashes and the defence, under the names of the flags of bin/eval."""
+    if isinstance(judge, str | JudgeOptions | None):
+        judging = (judge if isinstance(judge, JudgeOptions) else JudgeOptions(judge)).settings()
+    else:
+        judging = {"judge": judge.name}
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    values = {name: value for name, value in values.items() if name not in ("defence", "wording")}
+    words = {name: list(some) for name, some in dataclasses.asdict(suite.words).items()}
+    return {
+        "checkpoint": str(model.folder),
+        "data": _text(suite.folder),
+        **values,
+        "data_root": _text(options.data_root),
+        "guard": _text(guard),
+        **judging,
+        "calibrate": _text(calibrate) if isinstance(calibrate, str | Path) else None,
+        "attack_words": words,
     }
-    if agreement is not None:
-        entry["calibration"] = {target: one.to_dict() for target, one in agreement.items()}
-        entry["corrected"] = calibration.corrected(metrics, agreement)
-    comparisons = []
-    if baseline is not None:
-        name, theirs = _baseline(Path(baseline), suite, judge)
-        comparisons = rates.compare(run.name, sets, name, theirs, suite.records, judge.name, judge.exact)
-    return {"schema": rates.SCHEMA, "runs": [entry], "comparisons": comparisons, "provenance": dict(provenance)}
 
 
-def _null_control(sets: SuiteAnswers, judge: Judge, agreement: Mapping[str, Agreement] | None) -> Any:
-    """`rates.null_control`, and what the judge's errors alone would give with as many tries (None if not known)."""
-    found = rates.null_control(sets, judge.name)
-    if found is None:
-        return None
-    return found | {"by_judge_errors": calibration.null_expectation(agreement or {}, found["shots"])}
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
-def _baseline(workdir: Path, suite: Suite, judge: Judge) -> tuple[str, SuiteAnswers]:
-    """The baseline's name and its answers to questions of this suite, labelled by this run's judge (in memory only)."""
-    stored = read_object(workdir / "results.json")
+def _baseline(baseline: Evaluation | str | Path, suite: Suite) -> tuple[str, SuiteAnswers]:
+    """(the baseline's name, its answers to records of this suite). InputError when there are none."""
+    if isinstance(baseline, Evaluation):
+        name, stored, where = baseline.name, baseline.answers, f"the baseline {baseline.name!r}"
+    else:
+        name, stored, where = *_read_baseline(Path(baseline), suite), f"--baseline={baseline}"
+    shared = {
+        set_name: [dataclasses.replace(a, labels={}) for a in stored.get(set_name, ()) if a.id in records]
+        for set_name, records in suite.records.items()
+    }
+    if not any(shared.values()):
+        raise InputError(f"{where}: shares no question with this run; evaluate it on the same data")
+    return name, {set_name: answers for set_name, answers in shared.items() if answers}
+
+
+def _comparisons(
+    ours: Evaluation, name: str, baseline: SuiteAnswers, judge: Judge | BatchJudge
+) -> list[dict[str, Any]]:
+    """Paired tests against the baseline, on its answers as this run's judge labels them."""
+    suite = ours.suite
+    theirs = {
+        set_name: judge_answers(answers, {judge.name: judge}, suite.records[set_name], images=suite.images(set_name))
+        for set_name, answers in baseline.items()
+    }
+    return rates.compare(ours.name, ours.answers, name, theirs, suite.records, judge.name, judge.exact)
+
+
+def _read_baseline(folder: Path, suite: Suite) -> tuple[str, SuiteAnswers]:
+    """(the baseline's name, its answers to the sets of this suite)."""
+    stored = workdirs.read_object(folder / "results.json")
     try:
         name = stored["runs"][0]["name"]
     except (KeyError, IndexError, TypeError):
-        raise InputError(f"{workdir / 'results.json'}: names no run; make it with bin/eval") from None
-    sets = {}
-    for set_name, records in suite.records.items():
-        answers = [a for a in answers_file.read(answers_path(workdir, set_name)) if a.id in records]
-        bare = [dataclasses.replace(a, labels={}) for a in answers]
-        sets[set_name] = judge_answers(bare, {judge.name: judge}, records, images=suite.images(set_name))
-    if not any(sets.values()):
-        raise InputError(f"--baseline={workdir}: shares no question with this run; evaluate it on the same data")
-    return name, {key: answers for key, answers in sets.items() if answers}
+        raise InputError(f"{folder / 'results.json'}: names no run; make it with bin/eval") from None
+    return name, {set_name: answers_file.read(answers_path(folder, set_name)) for set_name in suite.records}

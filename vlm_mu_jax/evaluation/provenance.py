@@ -12,7 +12,7 @@ from vlm_mu_jax.storage.model_folder import package_versions
 def collect(
     checkpoint: Path,
     weights_sha256: str,
-    data_dir: Path,
+    data_dir: Path | None,
     data_files: Mapping[str, str],
     guard: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def collect(
     """
     return {
         "checkpoint": {"folder": str(checkpoint), "weights_sha256": weights_sha256, "source": _source(checkpoint)},
-        "data": {"folder": str(data_dir), "sha256": dict(data_files)},
+        "data": {"folder": None if data_dir is None else str(data_dir), "sha256": dict(data_files)},
         "guard": dict(guard) if guard else None,
         "git": _git_revision(),
         "packages": package_versions(),

@@ -2,13 +2,10 @@
 
 import pytest
 
-from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file, asking
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
-from vlm_mu_jax.evaluation.judges import KeywordJudge
-from vlm_mu_jax.evaluation.judging import judge_answers
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.model import generate as generate_lib
 
@@ -161,21 +158,3 @@ def test_few_shapes_reach_the_compiler(model, tmp_path, quick):
     answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(8, 3))
     assert len(quick) < 1000 / 8 + 14 and len(set(quick)) <= 14
     assert {shape[0] for shape, _ in quick} == {8}
-
-
-def test_judging_again_asks_nothing_and_keeps_other_labels(model, tmp_path, quick):
-    path, record = tmp_path / "a.jsonl", Record("q", None, "no", "", "unsafe")
-    answers = answer_questions(model, [Question("q", "no", None)], path, AnswerOptions(1, 4))
-    quick.clear()
-    judge_answers(answers, {"keyword": KeywordJudge()}, {"q": record}, path=path)
-    (stored,) = answers_file.read(path)
-    assert set(stored.labels) == {"keyword"}
-
-    def silent(question, answer, record):
-        raise AssertionError("judged although the label was there")
-
-    assert judge_answers([stored], {"keyword": silent}, {"q": record}, path=path) == [stored]
-    strict = KeywordJudge(["z"], "strict")
-    (again,) = judge_answers([stored], {"keyword": strict, "strict": strict}, {"q": record}, path=path, again=True)
-    assert set(again.labels) == {"keyword", "strict"} and answers_file.read(path) == [again]
-    assert quick == []

@@ -39,10 +39,9 @@ def answered(suite, name, texts, labels):
 
 
 def test_sets_join_the_suite_with_their_images_and_hashes(root):
-    said = []
-    suite = public_sets.extend(EMPTY, ["xstest", "pope_random"], root, say=said.append)
+    suite = public_sets.extend(EMPTY, ["xstest", "pope_random"], root)
     assert list(suite.sets) == ["set_xstest", "set_pope_random"]
-    assert said[0].startswith("xstest: 2 questions in ") and said[0].endswith("published are 450")
+    assert suite.notes[0].startswith("xstest: 2 questions in ") and suite.notes[0].endswith("published are 450")
     text_only, pictured = suite.sets["set_xstest"][0], suite.sets["set_pope_random"][0]
     assert text_only.image is None and text_only.condition.image == "none"
     assert pictured.image == root / "pope/val2014/COCO_val2014_000000000042.jpg"

@@ -122,9 +122,14 @@ def settings(name: str, wording: Wording) -> dict[str, Any]:
 
 def defend(name: str, questions: Sequence[Question], ask: Ask, wording: Wording = Wording()) -> Defended:  # noqa: B008
     """The answers to `questions` under the defence of that name. Raises InputError for an unknown one."""
+    check(name)
+    return DEFENCES[name](questions, ask, wording)
+
+
+def check(name: str) -> None:
+    """Raises InputError unless there is a defence of that name."""
     if name not in DEFENCES:
         raise InputError(f"--defence={name}: there is no such defence; choose from {', '.join(DEFENCES)}")
-    return DEFENCES[name](questions, ask, wording)
 
 
 def defend_suite(

@@ -18,29 +18,35 @@ def content_key(*parts: Any) -> str:
 class JudgeCache:
     """Replies by key, one JSON line each, on the disk as soon as they are there. A torn last line is left out.
 
-    Only replies are kept, never errors: what failed is asked again by the next run. Raises InputError for a damaged
-    file.
+    Only replies that could be read are kept: what failed is asked again by the next run. Without a path the replies are
+    kept in memory. Raises InputError for a damaged file.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path | None = None):
+        self.path = None if path is None else Path(path)
         self._replies: dict[str, dict] = {}
-        raw = self.path.read_bytes() if self.path.exists() else b""
+        if self.path is not None and self.path.exists():
+            self._read(self.path)
+
+    def _read(self, path: Path) -> None:
+        raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 row = json.loads(line)
                 self._replies[row["key"]] = row["reply"]
             except (ValueError, TypeError, KeyError):
-                raise InputError(f"{self.path}: line {number} is no kept reply; delete the file to ask again") from None
+                raise InputError(f"{path}: line {number} is no kept reply; delete the file to ask again") from None
         if len(whole) < len(raw):
-            os.truncate(self.path, len(whole))
+            os.truncate(path, len(whole))
 
     def get(self, key: str) -> dict | None:
         return self._replies.get(key)
 
     def put(self, key: str, reply: Mapping[str, Any]) -> None:
         self._replies[key] = dict(reply)
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write((json.dumps({"key": key, "reply": reply}) + "\n").encode())

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.judges.cache import JudgeCache, content_key
-from vlm_mu_jax.evaluation.judges.case import Case, Progress
+from vlm_mu_jax.evaluation.judges.case import Case
 from vlm_mu_jax.evaluation.judges.label import Label
 from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt, Reply, Rubric
+from vlm_mu_jax.progress import Progress
 
 
 class Backend(Protocol):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,16 @@ from vlm_mu_jax.evaluation.questions.suite import Suite
 PREFIX = "set_"  # of a public set's name among the sets of a suite
 
 
+def checked(safety: Sequence[str], utility: Sequence[str], data_root: str | Path | None) -> list[str]:
+    """The names of public sets of both tasks, each once. InputError for an unknown name, or without a data root."""
+    names = [
+        catalogue.get(name, task).name for task, some in (("safety", safety), ("utility", utility)) for name in some
+    ]
+    if names and not data_root:
+        raise InputError("--utility and --safety need --data_root, the folder that holds the public sets")
+    return list(dict.fromkeys(names))
+
+
 def extend(
     suite: Suite,
     names: Sequence[str],
@@ -24,9 +34,9 @@ def extend(
     limit: int | None = None,
     seed: int = 0,
     with_images: bool = True,
-    say: Callable[[str], Any] | None = None,
 ) -> Suite:
-    """The suite with the questions of public sets, as sets `set_NAME`.
+    """The suite with the questions of public sets, as sets `set_NAME`. Sets of another size than the published one are
+    named in its `notes`.
 
     Args:
       names: names of `data/readers/catalogue.py`.
@@ -34,17 +44,16 @@ def extend(
       limit: at most this many questions of each kind per set, drawn by `seed`; questions that belong together (MME's
         pairs, MMBench's rotations, the shots of one question) are drawn together and count as one.
       with_images: False for a text-only model.
-      say: is told of sets whose size is not the published one.
 
     Raises InputError for an unknown or absent set, for missing images (listed), and for a set with images where the
     model has none.
     """
-    sets, records, files = dict(suite.sets), dict(suite.records), dict(suite.files)
+    sets, records, files, notes = dict(suite.sets), dict(suite.records), dict(suite.files), list(suite.notes)
     for name in names:
         dataset = catalogue.get(name)
         read = catalogue.read(dataset, data_root)
-        if say and len(read) != dataset.count:
-            say(f"{name}: {len(read)} questions in {read.source}, published are {dataset.count}")
+        if len(read) != dataset.count:
+            notes.append(f"{name}: {len(read)} questions in {read.source}, published are {dataset.count}")
         chosen = sample(read, limit, seed)
         if not with_images and any(item.image is not None for item in chosen):
             raise InputError(f"set {name!r} asks about images; this model reads text only")
@@ -52,7 +61,7 @@ def extend(
         sets[PREFIX + name] = [question for question, _ in asked]
         records[PREFIX + name] = {question.id: item for question, item in reversed(asked)}  # the first of a group
         files[f"{dataset.folder}/{read.source.name}"] = read.sha256
-    return dataclasses.replace(suite, sets=sets, records=records, files=files)
+    return dataclasses.replace(suite, sets=sets, records=records, files=files, notes=tuple(notes))
 
 
 def _questions(dataset: catalogue.DataSet, records: Records) -> list[tuple[Question, Item]]:

@@ -32,12 +32,19 @@ class AttackWords:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """sets: questions by set name, in the order they are asked. records: set name -> record id -> record. files: sha256
-    of each file read, by name."""
+    """What an evaluation asks.
 
-    sets: dict[str, list[Question]]
-    records: dict[str, dict[str, Record]]
-    files: dict[str, str]
+    sets: questions by set name, in the order in which they are asked. records: set name -> record id -> record. files:
+    sha256 of each file read, by name. folder: the data folder, None for records that came another way. words: the
+    attack's words that are in the questions. notes: what the reader of the results should know of the data.
+    """
+
+    sets: dict[str, list[Question]] = dataclasses.field(default_factory=dict)
+    records: dict[str, dict[str, Record]] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    folder: Path | None = None
+    words: AttackWords = AttackWords()
+    notes: tuple[str, ...] = ()
 
     def images(self, name: str) -> dict[tuple, Path | str | None]:
         """(record id, condition) -> the image that a question of the set `name` is asked with."""
@@ -87,7 +94,25 @@ def build(
     if not sets:
         raise InputError(f"--data={data_dir}: holds no question that this model can be asked; check {subset}.json")
     records = {name: {r.id: r for r in owner} for name, owner in owners.items()}
-    return Suite(sets, records, {r.source.name: r.sha256 for r in owners.values()})
+    files = {r.source.name: r.sha256 for r in owners.values()}
+    return Suite(sets, records, files, data_dir, words)
+
+
+def from_records(
+    records: Records, words: AttackWords, shots: int = 3, limit: int | None = None, seed: int = 0
+) -> Suite:
+    """The questions of one data file: its unsafe and harmless ones as `build` asks them, its general ones as utility.
+
+    The arguments are those of `build`. Raises InputError when nothing is left to ask.
+    """
+    records = sample(records, limit, seed)
+    sets = _safety_sets(records, words, shots, ()) | {"utility": _ask(records, records.of_kind("general"))}
+    sets = {name: asked for name, asked in sets.items() if asked}
+    if not sets:
+        raise InputError(f"{records.source}: holds no question; give a file with records")
+    by_id = {record.id: record for record in records}
+    files = {records.source.name: records.sha256}
+    return Suite(sets, dict.fromkeys(sets, by_id), files, records.source.parent, words)
 
 
 def only(questions: Suite, names: Sequence[str]) -> Suite:

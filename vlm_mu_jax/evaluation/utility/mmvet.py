@@ -6,9 +6,12 @@ examples are our own words, so a score here is not the score of upstream's promp
 """
 
 import re
+from pathlib import Path
 
-from vlm_mu_jax.evaluation.judges.case import Case
+from vlm_mu_jax.evaluation.judges.cache import JudgeCache
+from vlm_mu_jax.evaluation.judges.case import BatchJudge, Case, Judge
 from vlm_mu_jax.evaluation.judges.label import Label
+from vlm_mu_jax.evaluation.judges.model_judge import ModelJudge
 from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt, Reply, Rubric
 
 NAME = "mmvet"
@@ -55,7 +58,16 @@ class GradeRubric(Rubric):
         return Label("answered" if grade >= 0.5 else "irrelevant", probability=grade)
 
 
+SET = f"set_{NAME}"  # as `questions.public_sets` calls it among the sets of a suite
 RUBRIC = GradeRubric(NAME, asks="score", form="chat", words=None, max_tokens=6, written=True)
+
+
+def grader(judge: Judge | BatchJudge, workdir: str | Path | None) -> ModelJudge | None:
+    """The grading model: the one that judges. None for a judge that asks no model."""
+    if not isinstance(judge, ModelJudge):
+        return None
+    kept = None if workdir is None else Path(workdir) / "judged" / f"{NAME}.jsonl"
+    return ModelJudge(RUBRIC, judge.backend, JudgeCache(kept))
 
 
 def read_grade(text: str) -> float | None:
