@@ -21,7 +21,6 @@ from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path, stored_answers
 from vlm_mu_jax.evaluation.defences import wrappers
 from vlm_mu_jax.evaluation.defences.wrappers import VANILLA, Wording
-from vlm_mu_jax.evaluation.guarding import open_guard
 from vlm_mu_jax.evaluation.judges import BatchJudge, ChosenJudges, Judge, JudgeOptions, calibration, choose, judge_many
 from vlm_mu_jax.evaluation.judges.calibration import Labelled
 from vlm_mu_jax.evaluation.judging import judge_answers, judge_suite
@@ -32,6 +31,7 @@ from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.evaluation.statistics import Metric
 from vlm_mu_jax.evaluation.utility import mmvet
 from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering.guarded import open_guard
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
