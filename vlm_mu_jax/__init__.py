@@ -19,6 +19,7 @@ _EXPORTS = {
     "forward": "vlm_mu_jax.model.llava",
     "Batch": "vlm_mu_jax.model.llava",
     "generate": "vlm_mu_jax.model.generate",
+    "FlaxModel": "vlm_mu_jax.model.flax_model",
     "report": "vlm_mu_jax.reporting",
     "ReportOptions": "vlm_mu_jax.reporting",
     "evaluate": "vlm_mu_jax.evaluation.evaluate",

@@ -14,7 +14,7 @@ from vlm_mu_jax.data import readers
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.results import frontier
-from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.generate import generate_program
 from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training.run import run, trained_step
 
@@ -42,7 +42,7 @@ def test_the_evaluation_asks_the_current_weights_and_compiles_once(config, tmp_p
 
     def counted(step, params):
         values = measure(step, params)
-        programs.append(generate._cache_size())
+        programs.append(generate_program._cache_size())
         return values
 
     object.__setattr__(evaluation, "evaluate", counted)

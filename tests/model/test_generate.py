@@ -25,7 +25,7 @@ from tests.model.tiny import (
 )
 from vlm_mu_jax.model import generate as module
 from vlm_mu_jax.model.config import RopeScaling
-from vlm_mu_jax.model.generate import can_share, generate, stream
+from vlm_mu_jax.model.generate import can_share, generate, generate_program, stream
 from vlm_mu_jax.model.llava import Batch
 from vlm_mu_jax.model.steer import Steer
 
@@ -157,12 +157,12 @@ def test_it_stops_when_every_row_has_ended(monkeypatch):
 
 def test_nothing_recompiles_for_equal_shapes():
     """Other prompts, lengths and seeds of the same shapes run the compiled program; another shape compiles one more."""
-    before = generate._cache_size()
+    before = generate_program._cache_size()
     for seed, lengths in ((0, [3, 5]), (1, [8, 1]), (2, [2, 2])):
         generate(PARAMS, text_batch(seed, 2, 8, lengths), TEXT_ONLY, max_new_tokens=2, seeds_B=jnp.array([seed, 1]))
-    assert generate._cache_size() == before + 1
+    assert generate_program._cache_size() == before + 1
     generate(PARAMS, text_batch(0, 2, 16), TEXT_ONLY, max_new_tokens=2, seeds_B=jnp.array([0, 1]))
-    assert generate._cache_size() == before + 2
+    assert generate_program._cache_size() == before + 2
 
 
 def test_a_seed_repeats_its_draw_and_another_gives_another():

@@ -11,7 +11,7 @@ import pytest
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
-from vlm_mu_jax.model.generate import can_share, generate
+from vlm_mu_jax.model.generate import can_share, generate, generate_program
 from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
@@ -159,7 +159,7 @@ def test_without_a_guard_the_program_holds_no_trace_of_it(model, batch, half_ope
 
 def test_one_compiled_program_serves_every_strength_threshold_and_layer(model, batch, guard):
     generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.steer())
-    before = generate._cache_size()
+    before = generate_program._cache_size()
     for change in (
         {"strength": 0.5},
         {"layers": (0, 3)},
@@ -168,7 +168,7 @@ def test_one_compiled_program_serves_every_strength_threshold_and_layer(model, b
         {"operator": "project_out"},
     ):
         generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.using(**change).steer())
-    assert generate._cache_size() == before
+    assert generate_program._cache_size() == before
 
 
 @pytest.mark.parametrize("decide, shares", [("layer", {0.0, 0.5, 1.0}), ("example", {0.0, 1.0})])

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.cache import KV, apart
+from vlm_mu_jax.model.checks import check_batch, check_seeds
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
@@ -52,7 +54,6 @@ class Decoding:
     steer: Steer | None
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "max_new_tokens", "temperature", "top_p"))
 def generate(
     params: Params,
     batch: Batch,
@@ -77,9 +78,59 @@ def generate(
       lora: adapters, as in `forward`.
       prefix: R beginnings of prompts (R a divisor of B), each of which runs once: row b of `batch` holds what follows
         beginning b // (B / R), one token at least. The same answers as from whole prompts where `can_share` says so.
+
+    Raises:
+      InputError: a batch of wrong shapes, dtypes or lengths; see `checks.check_batch`.
     """
+    rows = _checked(batch, cfg, max_new_tokens, seeds_B)
+    if prefix is not None:
+        check_batch(prefix, cfg, "prefix")
+        beginnings = prefix.tokens_BT.shape[0]
+        if not beginnings or rows % beginnings:
+            raise InputError(f"prefix has {beginnings} rows; it must be a divisor of the {rows} rows of batch")
+    return generate_program(
+        params,
+        batch,
+        cfg,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seeds_B=seeds_B,
+        steer=steer,
+        lora=lora,
+        prefix=prefix,
+    )
+
+
+def _generate(
+    params: Params,
+    batch: Batch,
+    cfg: LlavaConfig,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds_B: Array | None = None,
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+    prefix: Batch | None = None,
+) -> Generated:
     begun = _begin(params, batch, cfg, max_new_tokens, seeds_B, steer, lora, prefix)
     return _advance(params, begun, cfg, max_new_tokens, temperature, top_p, lora).out
+
+
+# The one compiled program behind `generate`, for callers that lower it or count how often it is compiled.
+generate_program = jax.jit(_generate, static_argnames=("cfg", "max_new_tokens", "temperature", "top_p"))
+
+
+def _checked(batch: Batch, cfg: LlavaConfig, max_new_tokens: int, seeds_B: Array | None) -> int:
+    """Number of rows of a batch that may be continued."""
+    check_batch(batch, cfg)
+    rows = batch.tokens_BT.shape[0]
+    check_seeds(seeds_B, rows)
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    return rows
 
 
 def stream(
@@ -95,6 +146,7 @@ def stream(
     lora: dict[str, Any] | None = None,
 ) -> Iterator[Generated]:
     """`generate`, yielding what there is after every CHUNK of tokens, as numpy arrays; the last is what it returns."""
+    _checked(batch, cfg, max_new_tokens, seeds_B)
     state = _begin_jit(params, batch, cfg, max_new_tokens, seeds_B, steer, lora)
     done = False
     while not done:

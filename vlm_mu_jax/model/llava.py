@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.model.cache import KV
+from vlm_mu_jax.model.checks import check_batch
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.decoder import decode, decoder_specs
 from vlm_mu_jax.model.layers import activation, linear, rms_norm
@@ -155,7 +156,11 @@ def forward(
       logits: False skips the vocabulary product.
       last_only: hidden states and logits of each row's last token alone, [B, 1, ...]; the last block computes no other.
         The decoder's weights get no gradient then.
+
+    Raises:
+      InputError: a batch of wrong shapes, dtypes or lengths; see `checks.check_batch`.
     """
+    check_batch(batch, cfg)
     layers = params["decoder"]["layers"]
     image_BT = None if steer is None else batch.tokens_BT == (-1 if cfg.image_token_id is None else cfg.image_token_id)
     done = decode(

@@ -18,7 +18,7 @@ from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import LlavaConfig, from_hf
-from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.generate import generate_program
 from vlm_mu_jax.model.llava import Batch, param_specs
 from vlm_mu_jax.model.params import abstract_params
 from vlm_mu_jax.model.published import published
@@ -85,7 +85,7 @@ def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Jo
     last = prompt + NEW_TOKENS
     cost = flops.decoder_flops(cfg.text, np.full(rows, last)) + flops.head_flops(cfg.text, rows * NEW_TOKENS)
     return Job(
-        OnMesh(generate, mesh),
+        OnMesh(generate_program, mesh),
         (_weights(cfg, mesh), batch),
         {"cfg": cfg, "max_new_tokens": NEW_TOKENS},
         cost + rows * image_flops(cfg),

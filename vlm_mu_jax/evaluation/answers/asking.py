@@ -22,7 +22,7 @@ from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.model.decoder import Steer
+    from vlm_mu_jax.model.steer import Steer
 
 BatchSteer = Callable[[Sequence[str], Sequence[Any] | None], "Steer"]  # (questions, images) -> what steers the batch
 
