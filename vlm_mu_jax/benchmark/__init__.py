@@ -19,6 +19,8 @@ SUITES = {
     "guard": "guard",
     "convert": "conversion",
     "plan": "plans",
+    "attention": "attention",
+    "storage": "storage",
 }
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 NEGATIVE = -1e30  # finite: a fully masked segment merges with weight 0 instead of NaN
-SHARED_ROWS = 256  # queries at a time over a shared segment: their scores fit a processor's cache
+SHARED_ROWS = 256  # queries at a time over a shared segment: their scores fit the cache of a CPU core
 
 
 class Segment(NamedTuple):

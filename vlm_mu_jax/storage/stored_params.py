@@ -4,6 +4,9 @@ Format: zarr 3, without compression (bfloat16 weights do not shrink, and zstd is
 file is one layer of one array, in pieces along the axes that a mesh splits, so that a process reads the bytes of its
 own shards and no others. Orbax reads it (`PyTreeCheckpointHandler`), and so does TensorStore. A job of several
 processes lets Orbax write, in its own format (OCDBT); both are read.
+
+Two things need it beside Orbax. A converter writes one layer at a time and never holds the model, which Orbax's tree
+interface cannot do. And it is faster: rows `save` and `load` of `bin/bench storage` (docs/performance.md).
 """
 
 import contextlib
@@ -97,7 +100,7 @@ class Writer:
 
 
 def _panels(pieces: np.ndarray, rank: int) -> Iterator[np.ndarray]:
-    """Runs of pieces, small enough to be transposed within the processor's cache."""
+    """Runs of pieces, small enough to be transposed within the CPU's cache."""
     if pieces.nbytes > _PANEL_BYTES and rank:
         for rows in pieces:
             yield from _panels(rows, rank - 1)
