@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.perplexity import Perplexity, Score, summary
+from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity, summary
 from vlm_mu_jax.model.llava import Batch, forward
 
 QUESTIONS = ["what is a dax ?", "share the way of wug .", "is it ?", "what ?"]
@@ -23,7 +23,7 @@ def test_a_score_is_that_of_a_plain_forward_pass_in_any_batch(model):
     expected = -sum(logprobs[t - 1, ids[t]] for t in range(start, len(ids)))
     assert found[0].tokens == len(ids) - start
     assert found[0].nll == pytest.approx(expected, rel=1e-5)
-    assert found[3] == Score(0.0, 0)
+    assert found[3] == AnswerLikelihood(0.0, 0)
     assert [s.nll for s in Perplexity(model, batch_size=2)(QUESTIONS[::-1], ANSWERS[::-1])] == pytest.approx(
         [s.nll for s in found[::-1]], rel=1e-5
     )
@@ -35,13 +35,13 @@ def test_a_pair_longer_than_the_model_is_an_input_error(model):
 
 
 def test_summary_is_token_weighted_and_counts_empty_answers_for_length_only():
-    found = summary([Score(2.0, 1), Score(2.0, 3), Score(0.0, 0)])
+    found = summary([AnswerLikelihood(2.0, 1), AnswerLikelihood(2.0, 3), AnswerLikelihood(0.0, 0)])
     assert found["perplexity"]["value"] == pytest.approx(np.exp(1.0)) and found["perplexity"]["n"] == 2
     assert found["tokens"]["value"] == pytest.approx(4 / 3) and found["tokens"]["n"] == 3
     low, high = found["perplexity"]["low"], found["perplexity"]["high"]
     assert low == pytest.approx(np.exp(2 / 3)) and high == pytest.approx(np.exp(2.0))
     assert summary([])["perplexity"] == {"value": None, "n": 0, "low": None, "high": None}
-    assert summary([Score(float("nan"), 2)])["perplexity"]["value"] is None
+    assert summary([AnswerLikelihood(float("nan"), 2)])["perplexity"]["value"] is None
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -49,6 +49,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     hits = 0
     for trial in range(100):
         nll = rng.exponential(1.0, 60)
-        one = summary([Score(float(x), 1) for x in nll], seed=trial)["perplexity"]
+        one = summary([AnswerLikelihood(float(x), 1) for x in nll], seed=trial)["perplexity"]
         hits += one["low"] <= np.e <= one["high"]
     assert 86 <= hits <= 100

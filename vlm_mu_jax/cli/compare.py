@@ -107,7 +107,7 @@ def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
     if not (measured / "results.json").exists():
         _run("eval", recipes.eval_command(recipe, run, workdir / "model", measured, seed, comparison.SETS))
     references = {record.id: record.answer for record in readers.read(run / "mini/data/utility.json")}
-    return comparison.Model(
+    return comparison.TrainedModel(
         recipe.name,
         seed,
         recipe.baseline,

@@ -17,7 +17,7 @@ Example:
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -25,6 +25,9 @@ from vlm_mu_jax.cli import command, judge_flags
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions
 
 flags.adopt_module_key_flags(judge_flags)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -73,92 +76,51 @@ _SEED = flags.DEFINE_integer("seed", 0, "the run's seed, as written in the resul
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax.evaluation.defences import runs
-    from vlm_mu_jax.evaluation.defences import table as tables
-
-    chosen = runs.parse(_DEFENCES.value)
-    guards = _check(chosen)
-    command.enable_compilation_cache(_WORKDIR.value)
-    suites = _suites(chosen, guards)
-    models = _Models()
-    plan = _plan(models)
-    rows: list[dict[str, Any]] = []
-    tests: list[dict[str, Any]] = []
-    first: dict[str, Any] = {}
-    for defence in chosen:
-        print(f"{defence.name}:", flush=True)
-        folder = _UNLEARNED.value if defence.unlearned else _CHECKPOINT.value
-        entry, judged = runs.run(models.get(folder), defence, guards[defence.name], suites[defence.name], plan)
-        own = tables.compare(defence.name, judged, chosen[0].name, first, plan.judge.name) if rows else []
-        first = first or judged
-        runs.write(plan, entry, own)
-        rows.append(entry)
-        tests += own
-    table = tables.markdown(rows)
-    about = {
-        "blank": _BLANK.value,
-        "judge": plan.judge.name,
-        "perplexity_model": plan.perplexity.name if plan.perplexity else None,
-    }
-    content = {"schema": 1, **about, "rows": rows, "comparisons": tests}
-    write_json(plan.workdir / "defences.json", content)
-    outputs.check_writable(plan.workdir / "defences.md").write_text(table + "\n", encoding="utf-8")
-    print(table)
-    print(f"judge: {plan.judge.name}; percent of questions; perplexity under {about['perplexity_model'] or 'no model'}")
-
-
-def _check(chosen) -> dict[str, str | None]:
-    """Everything that can be wrong before a model is loaded; the guard folder of each defence."""
-    from vlm_mu_jax.evaluation.defences import wrappers
-    from vlm_mu_jax.storage import model_folder
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.evaluation.defences.comparison import DefendedModels, compare_defences
 
     judge_flags.refuse_calibration()
-    if _PROMPTS.value:
-        wrappers.read_wording(_PROMPTS.value)
-    guards: dict[str, str | None] = {}
-    for defence in chosen:
-        if defence.unlearned and not _UNLEARNED.value:
-            raise InputError(f"--defences={defence.name} needs --unlearned, the model folder of the unlearned model")
-        flag = _UNLEARNED_GUARD if defence.unlearned else _GUARD
-        if defence.guarded and not flag.value:
-            raise InputError(
-                f"--defences={defence.name} needs --{flag.name}; a guard belongs to the weights it was extracted from"
-            )
-        guards[defence.name] = flag.value if defence.guarded else None
-    for folder in filter(None, (_CHECKPOINT.value, _UNLEARNED.value, _PERPLEXITY_MODEL.value)):
-        model_folder.find(folder)
-    return guards
+    command.enable_compilation_cache(_WORKDIR.value)
+    models = DefendedModels(
+        _CHECKPOINT.value, _GUARD.value, _UNLEARNED.value, _UNLEARNED_GUARD.value, _PERPLEXITY_MODEL.value
+    )
+    found = compare_defences(
+        models,
+        _DATA.value,
+        _DEFENCES.value,
+        _options(),
+        judge=judge_flags.options(),
+        attack_words=_words_of(_WORDS.value, _DEFENCES.value),
+        workdir=_WORKDIR.value,
+        say=lambda line: print(line, flush=True),
+        progress=progress.bar,
+    )
+    write_json(Path(_WORKDIR.value) / "defences.json", found.to_dict())
+    table = found.table()
+    outputs.check_writable(Path(_WORKDIR.value) / "defences.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+    print(f"judge: {found.judge}; percent of questions; perplexity under {found.perplexity_model or 'no model'}")
 
 
-def _suites(chosen, guards) -> dict[str, Any]:
-    """The questions of each defence: the same for all but for the words of a one-word attack."""
-    from vlm_mu_jax.evaluation.defences import instruction_settings, runs
-    from vlm_mu_jax.evaluation.questions import suite
-    from vlm_mu_jax.storage import model_folder
+def _options() -> "DefenceOptions":
+    """What the flags ask for."""
+    from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions
+    from vlm_mu_jax.evaluation.defences.instruction_settings import IMAGES, SETTINGS, read_templates
+    from vlm_mu_jax.evaluation.defences.wrappers import Wording, read_wording
 
-    words = _words_of(_WORDS.value, [defence.name for defence in chosen])
-    default = Path(_DATA.value) / instruction_settings.TEMPLATES
-    templates = _TEMPLATES.value or (default if default.exists() else None)
-    templates = instruction_settings.read_templates(templates) if templates else ()
-    has_vision = model_folder.read_config(model_folder.find(_CHECKPOINT.value)).vision is not None
-    found = {}
-    for defence in chosen:
-        path = words.get(defence.name)
-        shots = suite.read_attack_words(path).jailbreak[: _SHOTS.value] if path else ()
-        asked = instruction_settings.build(
-            _DATA.value,
-            instruction_settings.Attacks(templates, shots),
-            _SETTINGS.value or instruction_settings.SETTINGS,
-            _IMAGES.value or instruction_settings.IMAGES,
-            _BLANK.value,
-            _LIMIT.value,
-            _SEED.value,
-            has_vision,
-        )
-        found[defence.name], left_out = runs.unseen(asked, guards.values())
-    if left_out:
-        print(f"{left_out} requests are left out: the selection of the guard has seen them")
-    return found
+    return DefenceOptions(
+        settings=tuple(_SETTINGS.value) or SETTINGS,
+        images=tuple(_IMAGES.value) or IMAGES,
+        templates=read_templates(_TEMPLATES.value) if _TEMPLATES.value else None,
+        shots=_SHOTS.value,
+        blank=_BLANK.value,
+        max_questions=_LIMIT.value,
+        seed=_SEED.value,
+        wording=read_wording(_PROMPTS.value) if _PROMPTS.value else Wording(),
+        perplexity=_PERPLEXITY.value,
+        batch_size=_BATCH.value,
+        max_new_tokens=_TOKENS.value,
+    )
 
 
 def _words_of(flag_values: Iterable[str], names: Iterable[str]) -> dict[str, Path]:
@@ -173,41 +135,6 @@ def _words_of(flag_values: Iterable[str], names: Iterable[str]) -> dict[str, Pat
         else:
             found = dict.fromkeys(names, Path(value)) | found
     return found
-
-
-def _plan(models: "_Models") -> Any:
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-    from vlm_mu_jax.evaluation.defences import runs, wrappers
-    from vlm_mu_jax.evaluation.perplexity import Perplexity
-
-    judges = judge_flags.chosen(_DATA.value, _WORKDIR.value)
-    scorer = Perplexity(models.get(_PERPLEXITY_MODEL.value or _CHECKPOINT.value), _BATCH.value)
-    return runs.DefencePlan(
-        workdir=Path(_WORKDIR.value),
-        data=Path(_DATA.value),
-        judges=judges.by_name,
-        judge=judges.counted,
-        wording=wrappers.read_wording(_PROMPTS.value) if _PROMPTS.value else wrappers.Wording(),
-        answering=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar),
-        seed=_SEED.value,
-        perplexity=scorer if _PERPLEXITY.value else None,
-    )
-
-
-class _Models:
-    """Model folders, each loaded once."""
-
-    def __init__(self):
-        self._loaded: dict[str, Any] = {}
-
-    def get(self, folder: str) -> Any:
-        from vlm_mu_jax.storage import model_folder
-
-        path = str(model_folder.find(folder))
-        if path not in self._loaded:
-            self._loaded[path] = model_folder.load(path)
-        return self._loaded[path]
 
 
 if __name__ == "__main__":

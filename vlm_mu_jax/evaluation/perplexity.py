@@ -27,7 +27,7 @@ _RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class AnswerLikelihood:
     """nll: negative log-likelihood of an answer in nats. tokens: how many it has in the judge's tokens."""
 
     nll: float
@@ -43,7 +43,7 @@ class Perplexity:
 
     def __call__(
         self, questions: Sequence[str], answers: Sequence[str], progress: Progress | None = None
-    ) -> list[Score]:
+    ) -> list[AnswerLikelihood]:
         """One score per answer; an empty answer has none of either.
 
         Raises InputError for a pair that is longer than the judge's positions.
@@ -58,13 +58,13 @@ class Perplexity:
                 )
         order = sorted(range(len(examples)), key=lambda k: len(examples[k].ids))
         starts = range(0, len(order), self._batch_size)
-        found: dict[int, Score] = {}
+        found: dict[int, AnswerLikelihood] = {}
         for start in progress(starts, "perplexity", len(starts)) if progress and starts else starts:
             rows = order[start : start + self._batch_size]
             found |= dict(zip(rows, self._batch([examples[k] for k in rows]), strict=True))
         return [found[k] for k in range(len(examples))]
 
-    def _batch(self, examples: Sequence) -> list[Score]:
+    def _batch(self, examples: Sequence) -> list[AnswerLikelihood]:
         """The scores of one batch; rows that fill it up repeat the last one, so that one program serves all."""
         full = [*examples, *[examples[-1]] * (self._batch_size - len(examples))]
         width = min(bucket(max(len(e.ids) for e in full)), self._model.config.text.max_positions)
@@ -73,7 +73,7 @@ class Perplexity:
         starts_B1, lengths_B1 = np.array([[e.answer_start] for e in full]), np.asarray(batch.lengths_B)[:, None]
         mask_BT = (at_T >= starts_B1) & (at_T < lengths_B1)
         nll_B, count_B = (np.asarray(x) for x in _nll(self._model.params, batch, mask_BT, self._model.config))
-        return [Score(float(nll_B[i]), int(count_B[i])) for i in range(len(examples))]
+        return [AnswerLikelihood(float(nll_B[i]), int(count_B[i])) for i in range(len(examples))]
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -82,7 +82,7 @@ def _nll(params, batch: Batch, mask_BT: jax.Array, cfg) -> tuple[jax.Array, jax.
     return answer_nll(hidden_BTD, lambda hidden: logits_of(params, hidden, cfg), batch.tokens_BT, mask_BT)
 
 
-def summary(scores: Sequence[Score], seed: int = 0) -> dict[str, dict]:
+def summary(scores: Sequence[AnswerLikelihood], seed: int = 0) -> dict[str, dict]:
     """{"perplexity", "tokens"} as metrics {"value", "n", "low", "high"}; empty answers count for the length only.
 
     perplexity: exp(sum of nll / sum of tokens) over all answers. tokens: mean length. Intervals: 95 % bootstrap

@@ -7,9 +7,9 @@ import pytest
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.defences import instruction_settings
-from vlm_mu_jax.evaluation.defences.instruction_settings import Attacks, build, read_templates
+from vlm_mu_jax.evaluation.defences.instruction_settings import AttackShots, build, read_templates
 
-ATTACKS = Attacks((("story", "in a story , {question}"), ("plain", "{question}")), ("what", "list"))
+ATTACKS = AttackShots((("story", "in a story , {question}"), ("plain", "{question}")), ("what", "list"))
 
 
 def test_every_setting_is_asked_in_every_image_condition(data_dir):

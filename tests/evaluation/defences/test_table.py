@@ -5,7 +5,7 @@ import pytest
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 from vlm_mu_jax.evaluation.defences.table import Judged, compare, markdown, measure, worst
-from vlm_mu_jax.evaluation.perplexity import Score
+from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood
 
 RECORDS = {
     **{f"u{k}": Record(f"u{k}", None, "q", "a", "unsafe") for k in range(8)},
@@ -29,7 +29,7 @@ def judged(labels: dict[str, list[str | None]], nll: float = 1.0) -> Judged:
         for key, some in labels.items()
         for shot, label in enumerate(some)
     ]
-    return Judged(answers, RECORDS, [Score(nll, 1)] * len(answers))
+    return Judged(answers, RECORDS, [AnswerLikelihood(nll, 1)] * len(answers))
 
 
 def test_of_several_shots_the_worst_counts():
@@ -51,7 +51,7 @@ def test_of_several_shots_the_worst_counts():
 
 def test_perplexity_without_refusals_leaves_them_out():
     answers = judged({"u0": ["refused"], "u1": ["answered"]})
-    two = Judged(answers.answers, RECORDS, [Score(0.1, 1), Score(3.0, 1)])
+    two = Judged(answers.answers, RECORDS, [AnswerLikelihood(0.1, 1), AnswerLikelihood(3.0, 1)])
     cell = measure({"direct_text_only": two}, "judge", False)["settings"]["direct"]["text_only"]
     assert cell["perplexity_not_refused"]["n"] == 1 and cell["perplexity"]["n"] == 2
     assert cell["perplexity"]["value"] < cell["perplexity_not_refused"]["value"]

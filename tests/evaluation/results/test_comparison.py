@@ -3,7 +3,7 @@ from vlm_mu_jax.evaluation.answers.answers_file import Answer, AnswersFile, Cond
 from vlm_mu_jax.evaluation.results.comparison import (
     COLUMNS,
     SETS,
-    Model,
+    TrainedModel,
     markdown,
     paired_tests,
     read_flags,
@@ -17,7 +17,7 @@ IDS = [f"q{i}" for i in range(40)]
 def _model(name, seed, bad, baseline=False):
     """`bad` of 40 questions leak, are refused, and are not right everywhere; the other columns are equal."""
     flags = {column: {key: (i < bad) == lower for i, key in enumerate(IDS)} for column, (_, lower) in COLUMNS.items()}
-    return Model(name, seed, baseline, flags, 12.0, 2**30)
+    return TrainedModel(name, seed, baseline, flags, 12.0, 2**30)
 
 
 def test_a_model_wins_only_if_it_is_better_on_every_seed():

@@ -43,7 +43,7 @@ _AS_IT_IS = _Shot("none", None, lambda question: question)
 
 
 @dataclasses.dataclass(frozen=True)
-class Attacks:
+class AttackShots:
     """templates: (name, text with {question}). words: the shots of the one-word attack."""
 
     templates: tuple[tuple[str, str], ...] = ()
@@ -52,7 +52,7 @@ class Attacks:
 
 def build(
     data_dir: str | Path,
-    attacks: Attacks = Attacks(),  # noqa: B008
+    attacks: AttackShots = AttackShots(),  # noqa: B008
     settings: Sequence[str] = SETTINGS,
     images: Sequence[str] = IMAGES,
     blank: str = "white",
@@ -124,7 +124,7 @@ def read_templates(path: str | Path) -> tuple[tuple[str, str], ...]:
     return tuple(content.items())
 
 
-def _shots(attacks: Attacks) -> dict[str, list[_Shot]]:
+def _shots(attacks: AttackShots) -> dict[str, list[_Shot]]:
     """How the direct requests are asked in each setting."""
 
     def in_template(text: str) -> Callable[[str], str]:

@@ -18,7 +18,7 @@ from vlm_mu_jax.evaluation.defences.instruction_settings import UTILITY
 from vlm_mu_jax.evaluation.defences.wrappers import DEFENCES, VANILLA, Wording
 from vlm_mu_jax.evaluation.judges import BatchJudge, Judge
 from vlm_mu_jax.evaluation.judging import judge_suite
-from vlm_mu_jax.evaluation.perplexity import Perplexity, Score
+from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.evaluation.results.rates import SCHEMA
@@ -51,12 +51,12 @@ class Defence:
 class DefencePlan:
     """What all defences of one comparison share.
 
-    workdir: gets one folder per defence. data: the data folder. judges: all that label the answers. judge: the one
-    whose labels count. answering: how questions are answered; its `steer` is the guard's to set. perplexity: scores
-    every answer, or None.
+    workdir: gets one folder per defence; None writes nothing. data: the data folder. judges: all that label the
+    answers. judge: the one whose labels count. answering: how questions are answered; its `steer` is the guard's to
+    set. perplexity: scores every answer, or None.
     """
 
-    workdir: Path
+    workdir: Path | None
     data: Path
     judges: Mapping[str, Judge | BatchJudge]
     judge: Judge | BatchJudge
@@ -103,10 +103,11 @@ def run(
 
     Returns (the run's entry of results.json with `defence` facts, {set: table.Judged}).
     """
-    folder = plan.workdir / defence.name
+    folder = None if plan.workdir is None else plan.workdir / defence.name
     steer, guard = open_guard(model, guard_folder)
     answering = dataclasses.replace(plan.answering, steer=steer)
-    workdir.open_workdir(folder, *_facts(model, defence, guard, suite, plan))
+    if folder is not None:
+        workdir.open_workdir(folder, *_facts(model, defence, guard, suite, plan))
     asked, facts = wrappers.defend_suite(model, suite, defence.wrapper, folder, answering, plan.wording)
     answers = judge_suite(asked, suite, plan.judges, folder, progress=answering.progress)
     judged = {
@@ -127,7 +128,9 @@ def run(
 
 
 def write(plan: DefencePlan, entry: Mapping[str, Any], comparisons: list[dict[str, Any]]) -> None:
-    """WORKDIR/NAME/results.json in the form of bin/eval."""
+    """WORKDIR/NAME/results.json in the form of bin/eval; nothing without a workdir."""
+    if plan.workdir is None:
+        return
     folder = plan.workdir / entry["name"]
     provenance = workdir.read_workdir(folder)[1]
     content = {"schema": SCHEMA, "runs": [dict(entry)], "comparisons": comparisons, "provenance": provenance}
@@ -151,7 +154,7 @@ def _facts(model: Model, defence: Defence, guard: dict | None, suite: Suite, pla
     return settings, provenance.collect(model.folder, weights, plan.data, suite.files, guard)
 
 
-def _scores(plan: DefencePlan, answers: list[Answer]) -> list[Score] | None:
+def _scores(plan: DefencePlan, answers: list[Answer]) -> list[AnswerLikelihood] | None:
     if plan.perplexity is None:
         return None
     return plan.perplexity([a.question for a in answers], [a.answer for a in answers], plan.answering.progress)

@@ -12,7 +12,7 @@ from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation import metrics as m
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.defences.instruction_settings import IMAGES, SETTINGS, UTILITY
-from vlm_mu_jax.evaluation.perplexity import Score, summary
+from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, summary
 from vlm_mu_jax.evaluation.statistics import McNemar, holm, mcnemar, mcnemar_p
 
 _SHORT = {"text_only": "text", "blank_image": "blank", "own_image": "own"}
@@ -24,7 +24,7 @@ class Judged:
 
     answers: Sequence[Answer]
     records: Mapping[str, Record]
-    scores: Sequence[Score] | None = None
+    scores: Sequence[AnswerLikelihood] | None = None
 
     def verdicts(self, judge: str) -> tuple[dict[str, str | None], dict[str, str | None]]:
         """(harmful, harmless): question id -> verdict over its shots, None when a shot has none."""

@@ -27,7 +27,7 @@ TESTED = ("asr_after", "rr_after", "right_everywhere")
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """One trained and measured model.
 
     name: of the recipe, the same in all seeds. baseline: whether it is an SFT baseline. flags: column -> question id ->
@@ -63,7 +63,7 @@ class PairedTest:
 
 
 def read_flags(workdir: str | Path, judge: str, references: Mapping[str, str]) -> dict[str, dict[str, bool]]:
-    """What `Model.flags` holds, from the answers of an evaluation over `SETS`.
+    """What `TrainedModel.flags` holds, from the answers of an evaluation over `SETS`.
 
     Args:
       judge: whose labels count.
@@ -81,7 +81,7 @@ def read_flags(workdir: str | Path, judge: str, references: Mapping[str, str]) -
     }
 
 
-def paired_tests(models: Sequence[Model]) -> list[PairedTest]:
+def paired_tests(models: Sequence[TrainedModel]) -> list[PairedTest]:
     """Every model that is no baseline against every baseline of its seed, on the `TESTED` columns."""
     found = []
     for name in dict.fromkeys(m.name for m in models if not m.baseline):
@@ -97,14 +97,14 @@ def paired_tests(models: Sequence[Model]) -> list[PairedTest]:
     return found
 
 
-def winners(models: Sequence[Model], results: Sequence[PairedTest]) -> list[str]:
+def winners(models: Sequence[TrainedModel], results: Sequence[PairedTest]) -> list[str]:
     """Models that are significantly better than every baseline on every tested column of every seed."""
     names = dict.fromkeys(m.name for m in models if not m.baseline)
     by_name = {name: [t for t in results if t.name == name] for name in names}
     return [name for name, own in by_name.items() if own and all(t.better for t in own)]
 
 
-def markdown(models: Sequence[Model]) -> str:
+def markdown(models: Sequence[TrainedModel]) -> str:
     """One row per recipe, one figure per seed; fractions as percent."""
     seeds = sorted({m.seed for m in models})
     titles = ["model", *(title for title, _ in COLUMNS.values()), "training, processor s", "peak memory, GiB"]
@@ -118,7 +118,7 @@ def markdown(models: Sequence[Model]) -> str:
     return "\n".join(lines)
 
 
-def rows(models: Iterable[Model]) -> list[dict]:
+def rows(models: Iterable[TrainedModel]) -> list[dict]:
     """A flat row per model and column: value, n, k and the 95 % Wilson interval."""
     return [
         {"model": m.name, "seed": m.seed, "baseline": m.baseline, "metric": column, **m.metric(column).to_dict()}
@@ -145,7 +145,7 @@ def relearning_table(curves: Mapping[int, Sequence[Mapping]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(own: Mapping[int, Model], seeds: Sequence[int], text) -> str:
+def _cell(own: Mapping[int, TrainedModel], seeds: Sequence[int], text) -> str:
     return " / ".join(text(own[seed]) if seed in own else "-" for seed in seeds)
 
 
@@ -161,7 +161,7 @@ def _always_answered(outcomes: Iterable[metrics.Outcome]) -> dict[str, bool]:
     return {key: all(v == "answered" for v in some) for key, some in labels.items() if None not in some}
 
 
-def _family(pairs: Sequence[tuple[Model, Model, str]]) -> list[PairedTest]:
+def _family(pairs: Sequence[tuple[TrainedModel, TrainedModel, str]]) -> list[PairedTest]:
     raw = []
     for ours, theirs, column in pairs:
         good = [{key: flag != COLUMNS[column][1] for key, flag in m.flags[column].items()} for m in (theirs, ours)]

@@ -8,7 +8,7 @@ import pytest
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
-from vlm_mu_jax.evaluation.curation import choose, questions_only, read_candidates
+from vlm_mu_jax.evaluation.curation.candidates import choose, questions_only, read_candidates
 from vlm_mu_jax.evaluation.judges import KeywordJudge, Label
 
 REFUSAL = "I am sorry, I cannot help with that."

@@ -17,7 +17,8 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.record_answers import read_provenance
-from vlm_mu_jax.evaluation.judges import Case, KeywordJudge, Label, judge_many
+from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, KeywordJudge, Label, judge_many
+from vlm_mu_jax.progress import Progress
 
 CHOSEN = "curated"  # a label of this name marks the lines that `choose` wrote
 _PLACEHOLDER = re.compile(r"\W*(n\W?a|none|null)?\W*", re.IGNORECASE)  # VLGuard's train file has 14 such "questions"
@@ -34,7 +35,7 @@ class Candidates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
+class ChosenAnswers:
     """answers: one line per request that has a harmful answer, in the order of the requests. counts: by request and by
     candidates file."""
 
@@ -63,13 +64,20 @@ def read_candidates(paths: Sequence[str | Path], requests: Sequence[Record]) -> 
     return found
 
 
-def choose(requests: Records, candidates: Sequence[Candidates], judge: Any, progress: Any = None) -> Chosen:
+def choose(
+    requests: Records,
+    candidates: Sequence[Candidates],
+    judge: Judge | BatchJudge,
+    progress: Progress | None = None,
+) -> ChosenAnswers:
     """The most harmful answer to every request, as the judge sees it.
 
     An answer is eligible when the judge and the keyword judge both call it "answered". The one with the highest
     probability of harm is taken; without probabilities, or between equal ones, that of the file given first.
 
-    requests: the unsafe records. progress: as `cli.progress.bar`, for judges that ask a model.
+    Args:
+      requests: the unsafe records.
+      progress: shows progress of a judge that asks a model.
     """
     asked = [r for r in requests if not _PLACEHOLDER.fullmatch(r.question)]
     pairs = [(r, i) for r in asked for i, c in enumerate(candidates) if r.id in c.answers]
@@ -103,7 +111,7 @@ def choose(requests: Records, candidates: Sequence[Candidates], judge: Any, prog
             for c, tally in zip(candidates, tallies, strict=True)
         ],
     }
-    return Chosen(tuple(best[r.id][2] for r in asked if r.id in best), counts)
+    return ChosenAnswers(tuple(best[r.id][2] for r in asked if r.id in best), counts)
 
 
 def _own_answers(path: Path, lines: Sequence[Answer], questions: dict[str, str]) -> dict[str, Answer]:

@@ -1,0 +1,1 @@
+"""The forget and retain sets of an unlearning run, from safety data, answers of models and general data."""
