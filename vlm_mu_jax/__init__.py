@@ -27,6 +27,12 @@ _EXPORTS = {
     "Evaluation": "vlm_mu_jax.evaluation.evaluate",
     "judge": "vlm_mu_jax.evaluation.judging",
     "JudgeOptions": "vlm_mu_jax.evaluation.judges",
+    "train": "vlm_mu_jax.training.train",
+    "Trained": "vlm_mu_jax.training.train",
+    "relearn": "vlm_mu_jax.training.relearning",
+    "RelearnOptions": "vlm_mu_jax.training.relearning",
+    "RelearnResult": "vlm_mu_jax.training.relearning",
+    "QuestionOptions": "vlm_mu_jax.training.evaluation_questions",
     "InputError": "vlm_mu_jax.errors",
     "JobError": "vlm_mu_jax.errors",
 }

@@ -18,6 +18,7 @@ def test_a_step_is_a_command_with_known_flags(step):
     name, *arguments = shlex.split(step.command)
     assert (ROOT / "bin" / name).exists()
     source = "".join(file.read_text() for file in (ROOT / "vlm_mu_jax" / "cli").glob(f"{name}*.py"))
+    source += (ROOT / "vlm_mu_jax" / "cli" / "config_flag.py").read_text() if "config_flag" in source else ""
     known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)) | (set(EVIDENCE) if name == "report" else set())
     given = {a.split("=")[0].lstrip("-").split(".")[0] for a in arguments if a.startswith("--")}
     assert given <= known

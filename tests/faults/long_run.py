@@ -4,11 +4,10 @@ python long_run.py WORKDIR STEPS; prints "from N" when the steps begin.
 """
 
 import sys
+from pathlib import Path
 
 from tests.training import tiny
 from vlm_mu_jax.objectives.registry import make_objective
-from vlm_mu_jax.training.loop import train
-from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.trainable import Selection
 
 
@@ -19,15 +18,12 @@ def main(workdir, steps):
         return items
 
     objective = make_objective("npo", beta=0.5)
-    train(
-        tiny.TEXT,
-        tiny.params(tiny.TEXT),
-        tiny.streams(objective),
+    tiny.fit(
         objective,
-        OptimConfig(1e-2),
+        tiny.params(tiny.TEXT),
         steps,
         trainable=Selection.of(select=["decoder/norm_D"], lora_rank=2),
-        workdir=workdir,
+        workdir=Path(workdir),
         checkpoint_every=3,
         progress=progress,
     )

@@ -15,9 +15,9 @@ import pytest
 import vlm_mu_jax
 from tests.conftest import ROOT
 from tests.multidevice.start import free_address
-from tests.training.test_run import root, settings  # noqa: F401 (a fixture)
-from vlm_mu_jax.cli.train_evaluation import for_training
-from vlm_mu_jax.training.run import run, trained_step
+from tests.training.test_train import root, settings  # noqa: F401 (a fixture)
+from vlm_mu_jax.training.export import trained_step
+from vlm_mu_jax.training.train import train
 
 STEPS = 16
 
@@ -97,11 +97,11 @@ def test_two_processes_stop_and_go_on_together(root, tmp_path):  # noqa: F811
 def assert_model_of_one_process(root, tmp_path, work, lines):  # noqa: F811
     chosen = json.loads((work / "config.json").read_text())
     chosen["mesh"] = {"data": 1, "fsdp": 1, "tensor": 1}
-    alone = run(chosen, tmp_path / "alone", evaluation=for_training(chosen, tmp_path / "alone"))
+    alone = train(chosen, tmp_path / "alone")
     files = ["evaluations.jsonl", *(f"evaluations/{k:06d}/answers/unsafe_before.jsonl" for k in (4, 8, 12, STEPS))]
     for file in files:
         assert (work / file).read_text() == (tmp_path / "alone" / file).read_text(), file
-    np.testing.assert_allclose(alone["loss"], lines[-1]["loss"], rtol=1e-4)
+    np.testing.assert_allclose(alone.last["loss"], lines[-1]["loss"], rtol=1e-4)
     one, two = vlm_mu_jax.load(tmp_path / "alone"), vlm_mu_jax.load(work)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one.params, two.params)
 

@@ -8,6 +8,7 @@ hold them) as OUT_0.npz, OUT_1.npz ...; every process writes the images it opene
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,7 +19,6 @@ from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.parallel.mesh import make_mesh
-from vlm_mu_jax.training.loop import train
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.trainable import Selection
 
@@ -40,14 +40,14 @@ def main(jobs, out):
     start = jax.jit(lambda: tiny.params(tiny.LLAVA))()
     for i, job in enumerate(jobs):
         try:
-            params, metrics = trained(start, opened[i], **job)
+            fitted = trained(start, opened[i], **job)
         except Stopped:
             continue
-        flat = flatten(params)
+        flat = flatten(fitted.params)
         used = {len(leaf.sharding.device_set) for leaf in flat.values()}
         weights = {f"weights/{path}": distributed.to_host(leaf) for path, leaf in flat.items()}
         if distributed.first():
-            np.savez(f"{out}_{i}.npz", **weights, **metrics, devices=sorted(used))
+            np.savez(f"{out}_{i}.npz", **weights, **fitted.metrics, devices=sorted(used))
     with open(f"{out}_opened_{jax.process_index()}.json", "w") as file:
         json.dump(opened, file)
 
@@ -55,17 +55,17 @@ def main(jobs, out):
 def trained(start, opened, objective, mesh, steps, stop=None, workdir=None, accumulate=1, order=None):
     devices = [jax.devices()[i] for i in order or range(jax.device_count())]
     made = make_objective(objective, **OBJECTIVES[objective])
-    return train(
-        tiny.LLAVA,
-        start,
-        streams(made, opened),
+    return tiny.fit(
         made,
-        OPTIM,
+        start,
         steps,
+        streams(made, opened),
+        make_mesh(*mesh, devices[: int(np.prod(mesh))]),
+        cfg=tiny.LLAVA,
+        optim=OPTIM,
         trainable=SELECTIONS.get(objective, Selection()),
-        mesh=make_mesh(*mesh, devices[: int(np.prod(mesh))]),
         accumulate=accumulate,
-        workdir=workdir,
+        workdir=None if workdir is None else Path(workdir),
         checkpoint_every=2,
         progress=stopping(stop),
     )

@@ -22,8 +22,8 @@ from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.steering.states import last_token_states
-from vlm_mu_jax.training.run import run
 from vlm_mu_jax.training.settings import checked, defaults
+from vlm_mu_jax.training.train import train
 
 SIDE, PATCH = 8, 4
 MISTRAL_CHAT = (
@@ -164,7 +164,7 @@ def test_a_training_step_trains_the_newline_and_the_export_is_a_llava_next(folde
     config.model.init = str(top / "ours")
     config.data.update(root=str(top / "data"), safety="train.json")
     config.update(steps=1, batch_size=2)
-    run(checked(config), tmp_path)
+    train(checked(config), tmp_path)
     before, after = (flatten(vlm_mu_jax.load(where).params) for where in (top / "ours", tmp_path))
     moved = {path for path in before if (np.asarray(before[path]) != np.asarray(after[path])).any()}
     assert "projector/newline_D" in moved and not any(path.startswith("vision") for path in moved)

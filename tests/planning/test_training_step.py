@@ -13,9 +13,10 @@ from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.planning.training_step import planned_step
-from vlm_mu_jax.training import settings, start
+from vlm_mu_jax.training import prepare, settings
 from vlm_mu_jax.training.feed import Feed
 from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.spec import TrainingSpec
 from vlm_mu_jax.training.trainable import Selection
 
 LENGTH, BATCH = 16, 4
@@ -47,7 +48,7 @@ def scored(rows):
 @pytest.mark.parametrize("name", CASES)
 def test_shapes_dtypes_and_structure_are_those_of_a_real_run(name, monkeypatch):
     # A job of several processes, which is what is planned, runs the vision tower in every step.
-    monkeypatch.setattr(start, "with_features", lambda params, streams, *_, **__: dict(streams))
+    monkeypatch.setattr(prepare, "with_features", lambda params, streams, *_, **__: dict(streams))
     chosen, cfg, mesh = CASES[name], tiny.LLAVA, make_mesh()
     planned = planned_step(chosen, cfg, jax.devices())
     objective = make_objective(**chosen["objective"])
@@ -56,11 +57,10 @@ def test_shapes_dtypes_and_structure_are_those_of_a_real_run(name, monkeypatch):
         for i, stream in enumerate(objective.streams)
     }
     selection = Selection.of(**chosen["train"])
-    task = start.Task(
-        cfg, objective, OptimConfig(**chosen["optim"]), chosen["steps"], selection, chosen["accumulate"], 0
-    )
+    optim = OptimConfig(**chosen["optim"])
+    spec = TrainingSpec(cfg, objective, optim, chosen["steps"], selection, chosen["accumulate"])
     params = rules.place(tiny.params(cfg), param_specs(cfg), mesh)
-    job = start.prepare(task, params, streams, mesh, None, weights=None, cache=None, donate=False, progress=None)
+    job = prepare.prepare(spec, params, streams, mesh)
     with Feed(job.streams, mesh, chosen["accumulate"], 0, 1) as feed:
         rows = feed.next().rows
     real = (job.state, job.frozen, rows, job.constants)

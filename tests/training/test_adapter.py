@@ -19,8 +19,9 @@ from vlm_mu_jax.model.llava import Batch, forward, param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.storage.model_folder import write_model_folder
 from vlm_mu_jax.training.adapter import save_adapter
-from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.loop import fit
 from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.spec import TrainingSpec
 from vlm_mu_jax.training.trainable import Selection
 
 LORA = {"lora_rank": 2, "lora_alpha": 5.0, "lora_targets": ("wq.*", "wo.*", "wdown.*")}
@@ -43,18 +44,11 @@ def config_of(adapter):
 
 def test_peft_loads_the_run_and_computes_its_logits(tmp_path):
     done = import_checkpoint(save(start_model(), tmp_path / "start"))
-    cfg, specs, learned = done.config, param_specs(done.config), {}
+    cfg, specs = done.config, param_specs(done.config)
     selection = Selection(select=("projector/.*",), **LORA)  # as LLaVA's own LoRA recipe: the projector trains whole
-    params, _ = train(
-        cfg,
-        done.params,
-        {"train": tiny.stream(cfg=cfg)},
-        make_objective("sft"),
-        OptimConfig(0.03),
-        3,
-        trainable=selection,
-        on_trained=learned.update,
-    )
+    spec = TrainingSpec(cfg, make_objective("sft"), OptimConfig(0.03), 3, selection)
+    fitted = fit(spec, done.params, {"train": tiny.stream(cfg=cfg)})
+    params, learned = fitted.params, fitted.trainable
     write_model_folder(tmp_path / "ours", done.params, done.hf_config, None, "plain", done.dialect, done.provenance)
     run = tmp_path / "run"
     assert save_adapter(run, learned, params, selection, specs, tmp_path / "ours", done.dialect) == "adapter"

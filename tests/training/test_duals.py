@@ -7,7 +7,6 @@ from tests.training import tiny
 from tests.training.test_loop import Faulty
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training.duals import with_duals
-from vlm_mu_jax.training.loop import train
 from vlm_mu_jax.training.optimizer import OptimConfig, make_optimizer
 from vlm_mu_jax.training.trainable import Selection
 
@@ -16,18 +15,16 @@ PDU = make_objective("pdu", retain_weight=0.5, retain_limit=LIMIT, dual_rate=RAT
 
 
 def run(params, workdir, streams, accumulate=1):
-    return train(
-        tiny.TEXT,
-        params,
-        streams,
+    return tiny.fit(
         PDU,
-        OptimConfig(1e-2),
+        params,
         STEPS,
+        streams,
         trainable=Selection.of(select=["decoder/norm_D"]),
         workdir=workdir,
         checkpoint_every=2,
         accumulate=accumulate,
-    )[1]
+    ).metrics
 
 
 def test_it_follows_the_excess_after_the_warm_up_and_resumes_where_it_was(params, tmp_path):

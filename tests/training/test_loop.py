@@ -20,8 +20,9 @@ from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training.checkpoint import Checkpoints
 from vlm_mu_jax.training.feed import Feed
 from vlm_mu_jax.training.goodput import Goodput
-from vlm_mu_jax.training.loop import _Loop, train
+from vlm_mu_jax.training.loop import _Loop, fit
 from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.spec import TrainingSpec
 from vlm_mu_jax.training.trainable import Selection
 
 STEPS = 7
@@ -61,8 +62,7 @@ def before_step(number, action):
 
 def run(params, workdir, streams=None, steps=STEPS, objective=NPO, **options):
     options = {"trainable": SELECTION, "checkpoint_every": 2, **options}
-    streams = streams or tiny.streams(objective)
-    return train(tiny.TEXT, params, streams, objective, OptimConfig(1e-2), steps, workdir=workdir, **options)
+    return tiny.fit(objective, params, steps, streams, workdir=workdir, **options)
 
 
 def losses(workdir):
@@ -74,8 +74,8 @@ def losses(workdir):
 @pytest.fixture(scope="module")
 def straight(params, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
-    trained, metrics = run(params, workdir)
-    return workdir, trained, metrics
+    fitted = run(params, workdir)
+    return workdir, fitted.params, fitted.metrics
 
 
 def crash():
@@ -90,7 +90,7 @@ def test_a_killed_run_resumes_to_the_identical_curve_and_weights(params, straigh
         run(params, tmp_path, broken)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')  # cut short
-    resumed, _ = run(params, tmp_path)
+    resumed = run(params, tmp_path).params
     assert losses(tmp_path) == losses(whole)
     for path, leaf in flatten(resumed).items():
         np.testing.assert_array_equal(leaf, flatten(trained)[path], err_msg=path)
@@ -107,9 +107,9 @@ def test_sigterm_saves_and_the_next_run_goes_on(params, straight, tmp_path):
 
 def test_a_finished_run_does_nothing_more(params, straight):
     workdir, trained, _ = straight
-    again, metrics = run(params, workdir)
-    assert not metrics
-    np.testing.assert_array_equal(again["decoder"]["norm_D"], trained["decoder"]["norm_D"])
+    again = run(params, workdir)
+    assert not again.metrics and again.step == STEPS
+    np.testing.assert_array_equal(again.params["decoder"]["norm_D"], trained["decoder"]["norm_D"])
 
 
 def test_events_and_reference_cache_are_written(straight):
@@ -168,7 +168,7 @@ def test_one_compilation_and_a_fetch_every_few_steps(params, monkeypatch):
     jax.monitoring.register_event_duration_secs_listener(on_event)
     monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(len(at_step)) or get(tree))
     try:
-        _, metrics = run(params, None, steps=25, objective=make_objective("sft"), progress=progress)
+        metrics = run(params, None, steps=25, objective=make_objective("sft"), progress=progress).metrics
     finally:
         jax.monitoring.unregister_event_duration_listener(on_event)
     assert at_step[0] > 0 and set(at_step.values()) == {at_step[0]}
@@ -187,7 +187,7 @@ def test_a_wait_for_data_counts_when_the_device_has_run_dry(monkeypatch, idle, p
     goodput = Goodput()
     recorder, feed = types.SimpleNamespace(idle=lambda: idle), types.SimpleNamespace(next=waited)
     with goodput.phase("step"):
-        _Loop(None, None, 0, None, recorder, goodput, None)._next(feed)
+        _Loop(None, None, None, None, None, recorder, goodput, None)._next(feed)
     assert goodput.seconds()[phase] == 3.0
 
 
@@ -213,20 +213,21 @@ def test_donated_start_weights_are_free_while_training(params):
         return items
 
     objective, selection = make_objective("sft"), Selection.of(select=["decoder/norm_D"])
-    trained, _ = run(given, None, objective=objective, trainable=selection, donate=True, progress=progress, steps=2)
+    trained = run(given, None, objective=objective, trainable=selection, donate=True, progress=progress, steps=2)
     assert seen == [{"decoder/norm_D"}]
-    want, _ = run(params, None, objective=objective, trainable=selection, steps=2)
-    np.testing.assert_array_equal(trained["decoder"]["norm_D"], want["decoder"]["norm_D"])
+    want = run(params, None, objective=objective, trainable=selection, steps=2)
+    np.testing.assert_array_equal(trained.params["decoder"]["norm_D"], want.params["decoder"]["norm_D"])
 
 
 def test_start_weights_stay_valid_and_everything_is_returned(params):
     before = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
     objective = make_objective("sft")
-    trained, metrics = train(tiny.TEXT, params, tiny.streams(objective), objective, OptimConfig(1e-2), 3)
-    assert metrics["step"].tolist() == [1, 2, 3]
+    spec = TrainingSpec(tiny.TEXT, objective, OptimConfig(1e-2), 3)
+    fitted = fit(spec, params, tiny.streams(objective))
+    assert fitted.metrics["step"].tolist() == [1, 2, 3] and fitted.step == 3
     for path, leaf in flatten(params).items():
         np.testing.assert_array_equal(leaf, before[path])
-        assert (flatten(trained)[path] != before[path]).any(), path
+        assert (flatten(fitted.params)[path] != before[path]).any(), path
 
 
 @pytest.mark.parametrize(

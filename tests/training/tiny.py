@@ -1,4 +1,6 @@
-"""Tiny models and random rows with unequal numbers of answer tokens."""
+"""Tiny models, random rows with unequal numbers of answer tokens, and a short way to train on them."""
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -7,6 +9,9 @@ from vlm_mu_jax.data.batches import Row, Stream
 from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
+from vlm_mu_jax.training import loop
+from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.spec import Observers, RunStorage, TrainingSpec
 
 IMAGE = 31
 TEXT = LlavaConfig(TextConfig(V=32, D=16, L=2, N=4, K=2, H=8, F=24))
@@ -36,3 +41,22 @@ def stream(count=10, batch=8, seed=0, name="train", cfg=TEXT, length=16):
 
 def streams(objective, **options):
     return {name: stream(seed=i, name=name, **options) for i, name in enumerate(objective.streams)}
+
+
+def fit(objective, params, steps=12, streams_=None, mesh=None, donate=False, cfg=TEXT, optim=None, **options):
+    """`loop.fit` with every option by name, whichever of spec, storage and observers it belongs to."""
+    parts = []
+    for kind in (TrainingSpec, RunStorage, Observers):
+        names = {field.name for field in dataclasses.fields(kind)} & options.keys()
+        parts.append({name: options.pop(name) for name in names})
+    assert not options, f"unknown: {options}"
+    spec = TrainingSpec(cfg, objective, optim or OptimConfig(1e-2), steps, **parts[0])
+    return loop.fit(
+        spec,
+        params,
+        streams_ or streams(objective, cfg=cfg),
+        mesh=mesh,
+        donate=donate,
+        storage=RunStorage(**parts[1]),
+        observers=Observers(**parts[2]),
+    )

@@ -18,9 +18,10 @@ from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.chips import chip_of
 from vlm_mu_jax.training import metrics
 from vlm_mu_jax.training.flops import mfu, train_step_flops
-from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.loop import fit
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.settings import model_config
+from vlm_mu_jax.training.spec import Observers, TrainingSpec
 from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection
 
 LENGTHS = {"tiny": 48, "small": 160, "mid": 704, "7b": 1024}  # tokens of a row, the image's included
@@ -34,18 +35,10 @@ def run(do: str, size: str, rows: int, repeats: int, seed: int) -> dict[str, Any
     params = init_params(param_specs(cfg), jax.random.key(seed), jnp.dtype(cfg.dtype))
     streams = {name: stream(cfg, name, rows, LENGTHS[size], seed + i) for i, name in enumerate(objective.streams)}
     windows: list[float] = []
-    train(
-        cfg,
-        params,
-        streams,
-        objective,
-        OptimConfig(1e-6),
-        metrics.EVERY * (repeats + 1) + metrics.AHEAD,
-        trainable=selection,
-        donate=True,
-        seed=seed,
-        log=lambda row: windows.append(row["seconds"]),
-    )
+    steps = metrics.EVERY * (repeats + 1) + metrics.AHEAD
+    spec = TrainingSpec(cfg, objective, OptimConfig(1e-6), steps, selection, seed=seed)
+    watch = Observers(log=lambda row: windows.append(row["seconds"]))
+    fit(spec, params, streams, donate=True, observers=watch)
     seconds, tokens = statistics.median(windows[1:]), len(streams) * rows * LENGTHS[size]
     batch = {name: jax.tree.map(lambda x: x[None], one[0]) for name, one in streams.items()}
     step_flops = train_step_flops(cfg, objective, selection, batch)

@@ -23,7 +23,8 @@ from vlm_mu_jax.parallel.mesh import single_device_mesh
 from vlm_mu_jax.training.feed import put_rows
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.policy import ModelPolicy
-from vlm_mu_jax.training.start import Task, prepare
+from vlm_mu_jax.training.prepare import prepare
+from vlm_mu_jax.training.spec import TrainingSpec
 from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection
 
 DOWN = "decoder/layers/wdown_LFD"
@@ -58,12 +59,12 @@ class Steps:
     def _prepare(self, objective: Any, selection: Selection, learning_rate: float, remat: str) -> Callable[[], dict]:
         """A function that makes one more step. The start weights are given up, as in bin/train."""
         optim = OptimConfig(learning_rate, schedule="constant", warmup=0.0, clip=0.0)
-        task = Task(self.cfg.with_text(remat=remat), objective, optim, 1000, selection, accumulate=1, seed=0)
+        spec = TrainingSpec(self.cfg.with_text(remat=remat), objective, optim, 1000, selection)
         streams = {name: self._stream(name) for name in objective.streams}
-        self.once = self._once(task, streams)
+        self.once = self._once(spec, streams)
         mesh, params = single_device_mesh(), self.params
         self.params = None
-        job = prepare(task, params, streams, mesh, None, weights=None, cache=None, donate=True, progress=None)
+        job = prepare(spec, params, streams, mesh, donate=True)
         rows = {
             name: put_rows(stream, stream.indices(0), mesh, 1, stream.lengths[-1])
             for name, stream in job.streams.items()
@@ -81,16 +82,16 @@ class Steps:
 
         return run
 
-    def _once(self, task: Task, streams: dict[str, Stream]) -> float:
+    def _once(self, spec: TrainingSpec, streams: dict[str, Stream]) -> float:
         """Seconds for the image features and reference log-probabilities of all examples, without compilation."""
-        encode = jax.jit(lambda params, pixels: encode_tower(params, pixels, task.cfg))
-        score = jax.jit(lambda params, rows: ModelPolicy(params, None, None, task.cfg, {}).nll(rows)[0])
+        encode = jax.jit(lambda params, pixels: encode_tower(params, pixels, spec.cfg))
+        score = jax.jit(lambda params, rows: ModelPolicy(params, None, None, spec.cfg, {}).nll(rows)[0])
 
         def prepared(name: str) -> Any:
             rows = streams[name][0]
             features = encode(self.params, rows.batch.pixels_BMHWC)
             rows = rows.replace(batch=rows.batch.replace(pixels_BMHWC=None, vision_BMPE=features))
-            return score(self.params, rows) if name in task.objective.reference_nll_streams else features
+            return score(self.params, rows) if name in spec.objective.reference_nll_streams else features
 
         for _ in range(2):  # the first time compiles
             start = time.perf_counter()

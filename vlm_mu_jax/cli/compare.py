@@ -19,9 +19,10 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, recipes
+from vlm_mu_jax.cli import command, compare_commands
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.training.recipes import RECIPES, Recipe
 
 _RUNS = flags.DEFINE_list("runs", None, "folders of bin/quickstart, one per seed", required=True)
 _OUT = flags.DEFINE_string("out", None, "folder of models, answers and the table", required=True)
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.evaluation.results import comparison
     from vlm_mu_jax.files import outputs
 
-    chosen, attacked = _chosen("only", _ONLY.value) or list(recipes.RECIPES), _chosen("relearn", _RELEARN.value)
+    chosen, attacked = _chosen("only", _ONLY.value) or list(RECIPES), _chosen("relearn", _RELEARN.value)
     if left_out := [recipe.name for recipe in attacked if recipe not in chosen]:
         raise InputError(f"--relearn: {', '.join(left_out)} not trained with this --only; add it there")
     runs = {_seed(Path(run)): Path(run).resolve() for run in _RUNS.value}
@@ -56,27 +57,30 @@ def main(argv: list[str]) -> None:
         _relearn(attacked, runs, out)
 
 
-def _chosen(flag: str, names: list[str]) -> list[recipes.Recipe]:
-    known = {recipe.name: recipe for recipe in recipes.RECIPES}
+def _chosen(flag: str, names: list[str]) -> list[Recipe]:
+    known = {recipe.name: recipe for recipe in RECIPES}
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"--{flag}: {', '.join(unknown)} unknown; use some of {', '.join(known)}")
     return [known[name] for name in names]
 
 
-def _relearn(attacked: list[recipes.Recipe], runs: dict[int, Path], out: Path) -> None:
+def _relearn(attacked: list[Recipe], runs: dict[int, Path], out: Path) -> None:
     """Attacks every trained model twice by fine-tuning; OUT/relearning.md and OUT/relearning_seedS.svg."""
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.results import comparison
     from vlm_mu_jax.files import outputs
     from vlm_mu_jax.reporting.figures import canvas, training
 
-    cells = [(seed, recipe, kind) for seed in runs for recipe in attacked for kind in recipes.RELEARNING]
+    cells = [(seed, recipe, kind) for seed in runs for recipe in attacked for kind in compare_commands.RELEARNING]
     curves: dict[int, list[dict]] = {seed: [] for seed in runs}
     for seed, recipe, kind in progress.bar(cells, "relearning"):
         folder = out / f"seed{seed}"
         workdir = folder / f"relearn_{recipe.name}_{kind}"
         if not (workdir / "relearn.json").exists():
-            _run("relearn", recipes.relearn_command(recipe, kind, runs[seed], folder / recipe.name, workdir, seed))
+            _run(
+                "relearn",
+                compare_commands.relearn_command(recipe, kind, runs[seed], folder / recipe.name, workdir, seed),
+            )
         curves[seed].append(json.loads((workdir / "relearn.json").read_text(encoding="utf-8")))
     for seed, found in curves.items():
         drawing = canvas.standalone(training.relearning(found))
@@ -94,7 +98,7 @@ def _seed(run: Path) -> int:
     return int((run / "seed.txt").read_text())
 
 
-def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
+def _model(recipe: Recipe, seed: int, run: Path, folder: Path):
     """Trains and asks one recipe unless that is done, and reads what came out."""
     from vlm_mu_jax.data import readers
     from vlm_mu_jax.evaluation.results import comparison
@@ -102,10 +106,10 @@ def _model(recipe: recipes.Recipe, seed: int, run: Path, folder: Path):
     workdir, measured = folder / recipe.name, folder / f"eval_{recipe.name}"
     cost = workdir / "cost.json"
     if not cost.exists():
-        seconds, memory = _run("train", recipes.train_command(recipe, run, workdir, seed))
+        seconds, memory = _run("train", compare_commands.train_command(recipe, run, workdir, seed))
         cost.write_text(json.dumps({"processor_seconds": seconds, "memory": memory}) + "\n")
     if not (measured / "results.json").exists():
-        _run("eval", recipes.eval_command(recipe, run, workdir / "model", measured, seed, comparison.SETS))
+        _run("eval", compare_commands.eval_command(recipe, run, workdir / "model", measured, seed, comparison.SETS))
     references = {record.id: record.answer for record in readers.read(run / "mini/data/utility.json")}
     return comparison.TrainedModel(
         recipe.name,
@@ -121,7 +125,7 @@ def _run(name: str, arguments: list[str]) -> tuple[float, int]:
 
     Processor seconds, since wall seconds would measure what else the machine does.
     """
-    root = str(recipes.CONFIGS.parent)
+    root = str(Path(__file__).resolve().parents[2])  # where the package lies
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
         [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],

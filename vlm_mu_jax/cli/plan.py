@@ -12,17 +12,17 @@ Example:
 """
 
 from absl import flags
-from ml_collections import config_flags
 
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import command, config_flag
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "experiment file with get_config(), see configs/")
+_CONFIG = config_flag.define()
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU type and slice shape (v5e:8x8, v5p:2x2x1), or gpu:NUMBERxNAME (gpu:8xH100)", required=True
 )
 _WHAT = flags.DEFINE_enum("what", "train", ["train", "decode", "attack"], "the program to plan")
 _HBM = flags.DEFINE_float("hbm_gib", None, "memory per chip in GiB, instead of the chip's own", lower_bound=0.001)
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a table")
+flags.adopt_module_key_flags(config_flag)
 
 
 def main(argv: list[str]) -> int:

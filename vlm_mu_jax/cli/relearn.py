@@ -10,12 +10,19 @@ Example:
       --forget_answers=runs/forget/answers/unsafe_before.jsonl
 """
 
-from typing import Any
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from vlm_mu_jax.cli import command
 from vlm_mu_jax.files.json_file import write_json
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.data.records import Records
+    from vlm_mu_jax.training.relearning import RelearnOptions
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder of the unlearned model", required=True)
 _DATA = flags.DEFINE_string("data", None, "folder of the training data and of the questions", required=True)
@@ -41,10 +48,8 @@ _ASKED = flags.DEFINE_integer("eval_batch_size", 16, "questions answered at a ti
 
 
 def main(argv: list[str]) -> None:
-    from pathlib import Path
-
     from vlm_mu_jax import progress
-    from vlm_mu_jax.cli import relearning
+    from vlm_mu_jax.cli.step_log import evaluation_line
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.files import outputs
 
@@ -56,59 +61,66 @@ def main(argv: list[str]) -> None:
     outputs.check_writable(workdir / "relearn.json")
     command.enable_compilation_cache(workdir)
     from vlm_mu_jax.storage import model_folder
+    from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions
+    from vlm_mu_jax.training.relearning import relearn
 
-    questions = _questions(data)
-    records, root, what = _examples(data)
-    model = model_folder.load(_CHECKPOINT.value)
-    how = relearning.Attack(_STEPS.value, _EVERY.value, _BATCH.value, _RATE.value, _LORA.value, _SEED.value)
-    found = relearning.attack(model, records, root, how, questions, workdir, progress.bar, _say)
+    options = _options(data)
+    questions = EvaluationQuestions.from_folder(_CHECKPOINT.value, options.questions, options.seed)
+    records, what = _examples(data, options.seed)
+
+    def evaluated(step: int, values: Mapping[str, float]) -> None:
+        print(evaluation_line(step, options.steps, values), file=sys.stderr, flush=True)
+
+    found = relearn(
+        model_folder.load(_CHECKPOINT.value),
+        records,
+        options,
+        workdir,
+        questions=questions,
+        progress=progress.bar,
+        on_evaluation=evaluated,
+    )
     name = _NAME.value or Path(_CHECKPOINT.value).name
-    _write(workdir, {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, **_settings(how), **found})
+    about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": _settings(options)}
+    _write(workdir, {**about, **found.to_dict()})
 
 
-def _examples(data: Any) -> tuple[list, Any, str]:
-    """The records to train on, the folder of their images, and what they are."""
-    from vlm_mu_jax.cli import relearning
+def _options(data: Path) -> "RelearnOptions":
+    from vlm_mu_jax.training.evaluation_questions import QuestionOptions
+    from vlm_mu_jax.training.relearning import RelearnOptions
+
+    questions = QuestionOptions(
+        data=str(data),
+        subset=_SUBSET.value,
+        attack_words=_WORDS.value or "",
+        questions=_LIMIT.value,
+        judge=_JUDGE.value or "",
+        batch_size=_ASKED.value,
+        max_new_tokens=_TOKENS.value,
+    )
+    return RelearnOptions(questions, _STEPS.value, _EVERY.value, _BATCH.value, _RATE.value, _LORA.value, _SEED.value)
+
+
+def _examples(data: Path, seed: int) -> tuple["Records", str]:
+    """The records to train on, and what they are."""
     from vlm_mu_jax.data import readers
+    from vlm_mu_jax.training.relearning import forget_records, harmless_records
 
     if _HARMLESS.value is not None:
-        harmless = relearning.harmless_records(data / _HARMLESS.value)
-        return list(harmless), harmless.root, "harmless data"
+        return harmless_records(data / _HARMLESS.value), "harmless data"
     safety = readers.read(data / "train.json")
-    chosen = relearning.forget_records(safety, _ANSWERS.value, _FORGET.value, _SEED.value)
-    return chosen, safety.root, f"{_FORGET.value} forgotten examples"
+    chosen = forget_records(safety, _ANSWERS.value, _FORGET.value, seed)
+    return chosen, f"{_FORGET.value} forgotten examples"
 
 
-def _questions(data: Any) -> Any:
-    from vlm_mu_jax.cli.train_evaluation import Questions
-
-    wanted = {
-        "data": str(data),
-        "subset": _SUBSET.value,
-        "attack_words": _WORDS.value or "",
-        "questions": _LIMIT.value,
-        "judge": _JUDGE.value or "",
-        "batch_size": _ASKED.value,
-        "max_new_tokens": _TOKENS.value,
-    }
-    return Questions(_CHECKPOINT.value, wanted, _SEED.value)
+def _settings(options: "RelearnOptions") -> dict[str, Any]:
+    """How the attacker trained, as relearn.json has it."""
+    names = ("steps", "every", "batch_size", "learning_rate", "lora_rank", "seed")
+    how = {name: getattr(options, name) for name in names}
+    return {**how, "checkpoint": _CHECKPOINT.value, "subset": options.questions.subset}
 
 
-def _settings(how: Any) -> dict[str, Any]:
-    import dataclasses
-
-    return {"settings": {**dataclasses.asdict(how), "checkpoint": _CHECKPOINT.value, "subset": _SUBSET.value}}
-
-
-def _say(step: int, values: dict[str, float]) -> None:
-    import sys
-
-    from vlm_mu_jax.cli import train_evaluation
-
-    print(train_evaluation.line(step, _STEPS.value, values), file=sys.stderr, flush=True)
-
-
-def _write(workdir: Any, content: dict[str, Any]) -> None:
+def _write(workdir: Path, content: dict[str, Any]) -> None:
     from vlm_mu_jax.reporting.figures import canvas, training
 
     write_json(workdir / "relearn.json", content)

@@ -31,3 +31,12 @@ def line(row: Mapping[str, float], steps: int) -> str:
         f"goodput {100 * row['goodput']:.0f} %",
     ]
     return "  ".join(part for part in parts if part)
+
+
+def evaluation_line(step: int, steps: int, values: Mapping[str, float]) -> str:
+    """The console line of one evaluation inside training; values: `evaluation.results.frontier.rates`."""
+    names = {"asr": "ASR", "harmless_right": "harmless right", "rr": "harmless refused", "utility": "utility"}
+    shown = [f"{title} {100 * values[name]:.0f} %" for name, title in names.items() if name in values]
+    if "frontier" in values:
+        shown.append(f"frontier {values['frontier']:.3f}")
+    return f"evaluation after step {step}/{steps}  " + "  ".join(shown)

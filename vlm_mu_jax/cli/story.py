@@ -1,9 +1,7 @@
 """The story that bin/quickstart runs, as a plan: every step is a command line that also works by itself."""
 
 import dataclasses
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 EVAL = "--max_new_tokens=32 --batch_size=64"
 SAFETY, HELD_OUT, REBALANCED = "mini/data/train.json", "mini/data/test.json", "train_rebalanced.json"
 GAP, GAP_VALIDATION = "mini/data/text_harm.json", "mini/data/text_harm_validation.json"
@@ -94,12 +92,12 @@ def _from_data_to_model(seed: int) -> list[Step]:
 
 
 def _train(title: str, config: str, name: str, seed: int, safety: str = "") -> Step:
-    """config: a file configs/miniature_*.py, and its variant after a colon. safety: other safety data than its own."""
-    file, colon, variant = config.partition(":")
-    config = f"{ROOT / 'configs' / f'miniature_{file}.py'}{colon}{variant}"
+    """config: of configs/miniature_*.py, its variant after a colon. safety: other safety data than its own."""
     paths = "--config.model.init=base --config.data.root=mini/data"
     paths += f" --config.data.safety={safety}" if safety else ""
-    return Step(title, f"train --config={config} {paths} --config.seed={seed} --workdir={name}", f"{name}/model")
+    return Step(
+        title, f"train --config=miniature_{config} {paths} --config.seed={seed} --workdir={name}", f"{name}/model"
+    )
 
 
 def _attack(title: str, name: str, seed: int) -> Step:

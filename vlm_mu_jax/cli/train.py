@@ -1,8 +1,8 @@
 """Trains a model: visual instruction tuning (lm), safety fine-tuning (sft), unlearning (npo, rmu) and baselines.
 
-The config file names the model, data, objective, what trains and how long; --config.KEY=VALUE changes one key. The
-workdir gets checkpoints, metrics (metrics.jsonl and TensorBoard) and at the end the trained model folder in model/.
-Running the same command again goes on where it stopped.
+The config names the model, data, objective, what trains and how long; --config.KEY=VALUE changes one key. --config is a
+file, or the name of one in configs/ or in the package. The workdir gets checkpoints, metrics (metrics.jsonl and
+TensorBoard) and at the end the trained model folder in model/. Running the same command again goes on where it stopped.
 
 With --config.eval.every=N it answers a few questions after every N updates (evaluations.jsonl), and the result is the
 model of the best evaluation; the processes of a job generate together, process 0 judges. A config with a sweep runs
@@ -14,60 +14,81 @@ Example:
       --config.eval.every=25 --config.eval.data=runs/mini/data
 """
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from vlm_mu_jax.cli import cluster, command
+from vlm_mu_jax.cli import cluster, command, config_flag
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "experiment file with get_config(), see configs/")
+if TYPE_CHECKING:
+    from vlm_mu_jax.training.spec import Observers
+
+_CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 flags.adopt_module_key_flags(cluster)
+flags.adopt_module_key_flags(config_flag)
 
 
 def main(argv: list[str]) -> None:
-    from pathlib import Path
-
     from vlm_mu_jax.errors import InputError
 
+    workdir = Path(_WORKDIR.value)
     if _CONFIG.value is None:
         raise InputError("--config is required; give an experiment file such as configs/miniature_unlearn.py")
-    if Path(_WORKDIR.value).is_file():
-        raise InputError(f"--workdir={_WORKDIR.value} is a file; give a folder")
+    if workdir.is_file():
+        raise InputError(f"--workdir={workdir} is a file; give a folder")
     speaks = cluster.join()
     from vlm_mu_jax.training import settings
 
     config = settings.checked(_CONFIG.value)
-    command.enable_compilation_cache(_WORKDIR.value)
-
-    from vlm_mu_jax.cli.step_log import StepLog
-
-    log = StepLog(config["steps"]) if speaks else None
+    command.enable_compilation_cache(workdir)
+    observers = _observers(config, speaks)
     if config["sweep"]:
-        from vlm_mu_jax.cli import sweep
-
-        sweep.run(config, _WORKDIR.value, log)
+        _sweep(config, workdir, observers)
     else:
-        _train(config, log)
+        _train(config, workdir, observers, speaks)
 
 
-def _train(config: dict, log: Any) -> None:
+def _observers(config: Mapping[str, Any], speaks: bool) -> "Observers":
+    """What is shown while it trains; speaks: whether this process shows anything."""
+    import sys
+
     from vlm_mu_jax import progress
-    from vlm_mu_jax.cli import train_evaluation
+    from vlm_mu_jax.cli.step_log import StepLog, evaluation_line
+    from vlm_mu_jax.training.spec import Observers
+
+    def evaluated(step: int, values: Mapping[str, float]) -> None:
+        print(evaluation_line(step, config["steps"], values), file=sys.stderr, flush=True)
+
+    return Observers(progress.bar, log=StepLog(config["steps"]), on_evaluation=evaluated) if speaks else Observers()
+
+
+def _train(config: Mapping[str, Any], workdir: Path, observers: "Observers", speaks: bool) -> None:
+    import dataclasses
+
     from vlm_mu_jax.cli.step_log import SPEED
     from vlm_mu_jax.training.goodput import Goodput, summary
-    from vlm_mu_jax.training.run import run, trained_step
+    from vlm_mu_jax.training.train import train
 
     goodput = Goodput()
-    evaluation = train_evaluation.for_training(config, _WORKDIR.value)
-    bar = progress.bar if log else None
-    last = run(config, _WORKDIR.value, bar, evaluation=evaluation, log=log, goodput=goodput)
-    if log:
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in last.items() if name not in ("step", *SPEED))
-        which = f"after {config['steps']} steps" if evaluation is None else f"as of step {trained_step(_WORKDIR.value)}"
-        print(f"{_WORKDIR.value}/model written {which}" + (f" ({shown})" if shown else ""))
+    trained = train(config, workdir, observers=dataclasses.replace(observers, goodput=goodput))
+    if speaks:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in trained.last.items() if name not in ("step", *SPEED))
+        which = f"as of step {trained.step}" if config["eval"]["every"] else f"after {config['steps']} steps"
+        print(f"{workdir}/model written {which}" + (f" ({shown})" if shown else ""))
         print(summary(goodput.result()))
+
+
+def _sweep(config: Mapping[str, Any], workdir: Path, observers: "Observers") -> None:
+    from vlm_mu_jax.reporting.figures import canvas, training
+    from vlm_mu_jax.training.sweep import markdown, run_sweep
+
+    content = run_sweep(config, workdir, progress=observers.progress, observers=observers)
+    (workdir / "frontier.svg").write_text(canvas.standalone(training.sweep_frontier(content)), encoding="utf-8")
+    print(markdown(content))
+    print(f"best: {workdir / content['best'] / 'model'}; table.md, sweep.json and frontier.svg are in {workdir}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from vlm_mu_jax.model.config import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, init_params
 from vlm_mu_jax.objectives.registry import make_objective
-from vlm_mu_jax.training.loop import train
+from vlm_mu_jax.training.loop import fit
 from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.spec import Observers, TrainingSpec
 from vlm_mu_jax.training.trainable import Selection
 
 
@@ -81,18 +82,16 @@ def _educate(
     params = init_params(param_specs(cfg), jax.random.key(seed))
     for lesson in plan:
         rows = lessons.rows(lesson.name, lesson.rows, seed)
-        params, _ = train(
+        spec = TrainingSpec(
             cfg,
-            params,
-            {"train": Stream(rows, BATCH, seed, name=lesson.name)},
             make_objective("lm"),
             OptimConfig(lesson.learning_rate, final=0.02, weight_decay=0.01),
             lesson.steps,
-            trainable=Selection(select=lesson.select),
-            progress=progress,
-            label=f"miniature: {lesson.name.replace('_', ' ')}",
+            Selection(select=lesson.select),
             seed=seed,
         )
+        watch = Observers(progress, f"miniature: {lesson.name.replace('_', ' ')}")
+        params = fit(spec, params, {"train": Stream(rows, BATCH, seed, name=lesson.name)}, observers=watch).params
     return params
 
 

@@ -17,8 +17,8 @@ from vlm_mu_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, re
 from vlm_mu_jax.training.duals import with_duals
 from vlm_mu_jax.training.flops import train_step_flops
 from vlm_mu_jax.training.optimizer import OptimConfig, make_optimizer
+from vlm_mu_jax.training.prepare import state_places
 from vlm_mu_jax.training.robust import Robust
-from vlm_mu_jax.training.start import state_places
 from vlm_mu_jax.training.step import TrainState, make_step
 from vlm_mu_jax.training.trainable import Selection, dtypes, split, trainable_specs
 

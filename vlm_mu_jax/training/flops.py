@@ -60,7 +60,7 @@ def mfu(step_flops: float, seconds: float, devices: list[jax.Device]) -> float |
 
 
 def train_step_flops(
-    cfg: LlavaConfig, objective: Any, selection: Selection, rows: Mapping[str, Any], robust: Robust = PLAIN
+    cfg: LlavaConfig, objective: Objective, selection: Selection, rows: Mapping[str, Any], robust: Robust = PLAIN
 ) -> float:
     """FLOPs of one optimizer update on all devices together.
 
@@ -76,7 +76,7 @@ def train_step_flops(
     return micro_batches * sum(n * cost.of(p) for n, part in gradients for p in passes(cfg, part, one, shared))
 
 
-def _gradients(objective: Any, robust: Robust) -> list[tuple[int, Any]]:
+def _gradients(objective: Objective, robust: Robust) -> list[tuple[int, Objective]]:
     """(times, objective) of the gradients that `robust_gradient` takes in one step."""
     if robust.kind == "none":
         return [(1, objective)]
@@ -87,7 +87,7 @@ def _gradients(objective: Any, robust: Robust) -> list[tuple[int, Any]]:
     return [*found, ({"sam": 2, "tamper": robust.steps + 1}[robust.kind], objective.part(forgets=True))]
 
 
-def passes(cfg: LlavaConfig, objective: Any, rows: Mapping[str, Any], shared: int | None = None) -> list[Pass]:
+def passes(cfg: LlavaConfig, objective: Objective, rows: Mapping[str, Any], shared: int | None = None) -> list[Pass]:
     """Every forward pass of the objective over these rows (leaves lead with [rows]).
 
     Args:

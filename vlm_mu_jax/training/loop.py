@@ -5,15 +5,13 @@ same devices. The step is compiled once for every length that rows are padded to
 again unnoticed; batches are built ahead, and the host waits for the device only when that is `metrics.AHEAD` steps
 behind.
 
-In a job of several processes all call `train` with the same arguments. Process 0 writes metrics, all write checkpoints.
+In a job of several processes all call `fit` with the same arguments. Process 0 writes metrics, all write checkpoints.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,151 +19,152 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params
-from vlm_mu_jax.parallel import rules
+from vlm_mu_jax.parallel import distributed, rules
 from vlm_mu_jax.parallel.mesh import batch_shards, make_mesh, single_device_mesh
 from vlm_mu_jax.storage.identity import weights_hash
-from vlm_mu_jax.training.best import Evaluation, Results
 from vlm_mu_jax.training.checkpoint import Checkpoints
+from vlm_mu_jax.training.evaluation import EvaluationHistory
 from vlm_mu_jax.training.feed import Feed, StepBatch
 from vlm_mu_jax.training.goodput import Goodput
-from vlm_mu_jax.training.metrics import Log, Recorder
-from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.metrics import Recorder
 from vlm_mu_jax.training.preemption import notices
-from vlm_mu_jax.training.robust import PLAIN, Robust
-from vlm_mu_jax.training.start import Job, Progress, Task, prepare, store_constants
+from vlm_mu_jax.training.prepare import NOWHERE, PreparedRun, prepare, store_constants
+from vlm_mu_jax.training.spec import Observers, RunStorage, TrainingSpec
 from vlm_mu_jax.training.step import TrainState
-from vlm_mu_jax.training.trainable import ALL, Selection, Tree
+from vlm_mu_jax.training.trainable import Tree
+
+NOBODY = Observers()
 
 
-def train(
-    cfg: LlavaConfig,
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What `fit` returns.
+
+    Attributes:
+      params: the trained weights as an ordinary parameter tree, adapters merged in.
+      metrics: every metric of the updates made by this call, one value per update.
+      trainable: the trained leaves alone, LoRA pairs not yet merged.
+      step: after which update these weights were taken.
+      evaluations: every evaluation of the run so far, {"step": updates done, name: number}.
+    """
+
+    params: Params
+    metrics: dict[str, np.ndarray]
+    trainable: Tree
+    step: int
+    evaluations: tuple[dict[str, float], ...]
+
+
+def fit(
+    spec: TrainingSpec,
     params: Params,
     streams: Mapping[str, Stream],
-    objective: Any,
-    optim: OptimConfig,
-    steps: int,
     *,
-    trainable: Selection = ALL,
-    robust: Robust = PLAIN,
     mesh: Mesh | None = None,
-    accumulate: int = 1,
-    workdir: str | Path | None = None,
-    checkpoint_every: int = 0,
-    keep: int = 2,
-    evaluation: Evaluation | None = None,
     donate: bool = False,
-    weights: str | None = None,
-    reference_cache: str | Path | None = None,
-    progress: Progress | None = None,
-    log: Log | None = None,
-    goodput: Goodput | None = None,
-    on_trained: Callable[[Tree], None] | None = None,
-    label: str = "train",
-    seed: int = 0,
-) -> tuple[Params, dict[str, np.ndarray]]:
-    """Trains and returns (parameters, metrics per step).
+    storage: RunStorage = NOWHERE,
+    observers: Observers = NOBODY,
+) -> Fitted:
+    """Trains.
 
     Example:
-      objective = make_objective("sft")
-      params, metrics = train(cfg, params, {"train": Stream(rows, 64, seed=0)}, objective, OptimConfig(2e-4), 60)
+      spec = TrainingSpec(cfg, make_objective("sft"), OptimConfig(2e-4), steps=60)
+      fitted = fit(spec, params, {"train": Stream(rows, 64, seed=0)})
 
     Args:
-      cfg: model configuration; `cfg.with_text(remat="full")` trades time for memory.
+      spec: what is trained and how it is optimised.
       params: start weights, which stay valid. They are also the reference model of NPO, RMU and KL.
       streams: what `objective.streams` (and optionally `objective.optional_streams`) name.
-      objective: from `objectives.registry.make_objective`.
-      steps: optimizer updates in all, including those before a resume.
-      trainable: what trains; the default is everything.
-      robust: how the gradient of forget terms is taken; see `training.robust`.
-      mesh: devices; by default the first one, or all when the job has several processes. Batch sizes must divide by
-        micro-batches times batch shards.
-      accumulate: micro-batches per step.
-      workdir: gets metrics, events, checkpoints; a run found there goes on. None keeps nothing.
-      checkpoint_every: updates between checkpoints (0: at the end only).
-      keep: newest checkpoints that stay.
-      evaluation: what to measure meanwhile. With a rule for the best, the best weights are returned, not the last.
-      donate: start weights that train are given up; their memory is free during the run.
-      weights: hash of the start weights (`reference.weights_hash`), when it is known already.
-      reference_cache: folder of NPO's reference log-probabilities; `workdir` by default.
-      progress: called as progress(iterable, label, total); shows a bar.
-      log: called with the newest row of metrics every `metrics.EVERY` steps.
-      goodput: keeps the time per phase; give one to read it afterwards.
-      on_trained: called with the trained leaves at the end, LoRA pairs not yet merged.
-      seed: for new LoRA pairs and RMU's control vector (streams carry their own).
+      mesh: the devices; by default the first one, or all when the job has several processes. Batch sizes must divide
+        by micro-batches times batch shards.
+      donate: gives up the start weights that train; their memory is free during the run.
+      storage: where the run is kept; by default nowhere.
+      observers: who watches it; by default nobody.
 
     Raises:
-      InputError: the pieces do not fit together, or the workdir holds another run.
+      InputError: the parts do not fit together, or the workdir holds another run.
       JobError: a metric is not finite, or SIGTERM came (then a checkpoint is saved first).
     """
-    if evaluation is not None and evaluation.best is not None and workdir is None:
+    evaluation, goodput = observers.evaluation, observers.goodput or Goodput()
+    if evaluation is not None and evaluation.best is not None and storage.workdir is None:
         raise InputError("evaluation.best needs a workdir, where the best checkpoint is kept")
-    workdir = None if workdir is None else Path(workdir)
     mesh = mesh or (single_device_mesh() if jax.process_count() == 1 else make_mesh())
-    goodput = goodput or Goodput()
-    task = Task(cfg, objective, optim, steps, trainable, accumulate, seed, robust)
-    streams = task.streams(streams, batch_shards(mesh))
-    params = rules.place(params, param_specs(cfg), mesh)
-    cache = Path(reference_cache) if reference_cache else workdir
-    weights = weights or (weights_hash(params) if cache else None)
-    saving = nullcontext() if workdir is None else Checkpoints(workdir / "checkpoints", keep)
+    streams = spec.streams(streams, batch_shards(mesh))
+    params = rules.place(params, param_specs(spec.cfg), mesh)
+    if storage.cache and not storage.weights:
+        storage = dataclasses.replace(storage, weights=weights_hash(params))
+    workdir = storage.workdir
+    saving = nullcontext() if workdir is None else Checkpoints(workdir / "checkpoints", storage.keep)
     with goodput.watching_compiles(), saving as checkpoints:
-        job = prepare(
-            task, params, streams, mesh, checkpoints, weights=weights, cache=cache, donate=donate, progress=progress
+        prepared = prepare(
+            spec,
+            params,
+            streams,
+            mesh,
+            storage=storage,
+            checkpoints=checkpoints,
+            donate=donate,
+            progress=observers.progress,
         )
         if workdir is not None:
-            store_constants(job.constants, workdir)
-        results = Results(evaluation, workdir, job.done)
-        with Recorder(workdir, job.done, goodput, log) as recorder:
-            loop = _Loop(job, checkpoints, checkpoint_every, results, recorder, goodput, job.rates())
-            trained = loop.run(lambda numbers: progress(numbers, label, len(numbers)) if progress else numbers)
+            store_constants(prepared.constants, workdir)
+        history = EvaluationHistory(evaluation, workdir, prepared.done)
+        with Recorder(workdir, prepared.done, goodput, observers.log) as recorder:
+            loop = _Loop(prepared, storage, observers, checkpoints, history, recorder, goodput, prepared.rates())
+            trained, step = loop.run()
         with goodput.phase("checkpoint"):
             if checkpoints:
                 checkpoints.wait()
-        if on_trained is not None:
-            on_trained(trained)
-        return job.params(trained), recorder.history()
+        return Fitted(prepared.params(trained), recorder.history(), trained, step, history.rows)
 
 
 @dataclasses.dataclass
 class _Loop:
     """Steps over a prepared job, with what happens between them."""
 
-    job: Job
+    prepared: PreparedRun
+    storage: RunStorage
+    observers: Observers
     checkpoints: Checkpoints | None
-    checkpoint_every: int
-    results: Results
+    history: EvaluationHistory
     recorder: Recorder
     goodput: Goodput
     rates: np.ndarray
     programs: dict[tuple[int, ...], tuple[Callable, float]] = dataclasses.field(default_factory=dict)
 
-    def run(self, show: Callable[[range], Iterable[int]]) -> Any:
-        """Updates from where the job stands to its last step; returns the trained leaves."""
-        job, steps = self.job, self.job.task.steps
-        state, done = job.state, job.done
+    def run(self) -> tuple[Tree, int]:
+        """Makes all updates that are left; the trained leaves and the update after which they were taken."""
+        prepared, steps = self.prepared, self.prepared.spec.steps
+        state, done = prepared.state, prepared.done
         self._evaluate(state, done)  # one that a SIGTERM left out
-        with Feed(job.streams, job.mesh, job.task.accumulate, done, steps) as feed, self.goodput.phase("step"):
-            numbers = range(done, done if self.results.exhausted else steps)
+        with (
+            Feed(prepared.streams, prepared.mesh, prepared.spec.accumulate, done, steps) as feed,
+            self.goodput.phase("step"),
+        ):
+            numbers = range(done, done if self.history.exhausted else steps)
             if numbers:  # before the bar guesses the time left, and while SIGTERM still ends the process at once
                 self._program(state, self._first(feed))
             with notices(self.checkpoints is not None) as asked:
-                for k in show(numbers):
+                for k in self._shown(numbers):
                     state = self._update(state, k, self._next(feed))
                     done = k + 1
                     self._between(state, done, stop=asked(done))
-                    if self.results.exhausted:
+                    if self.history.exhausted:
                         break
             self.recorder.flush()
         return self._best(state, done)
+
+    def _shown(self, numbers: range) -> Iterable[int]:
+        progress = self.observers.progress
+        return progress(numbers, self.observers.label, len(numbers)) if progress else numbers
 
     def _update(self, state: TrainState, k: int, batch: StepBatch) -> TrainState:
         """Hands step `k` to the device; does not wait for it."""
         compiled, flops = self._program(state, batch)
         with jax.transfer_guard("disallow"):
-            state, metrics = compiled(state, self.job.frozen, batch.rows, self.job.constants)
+            state, metrics = compiled(state, self.prepared.frozen, batch.rows, self.prepared.constants)
         known = {"learning_rate": float(self.rates[k]), "tokens": batch.tokens, "flops": flops}
         self.recorder.add(k + 1, metrics, known)
         return state
@@ -185,40 +184,43 @@ class _Loop:
     def _program(self, state: TrainState, batch: StepBatch) -> tuple[Callable, float]:
         """The compiled step for rows of this batch's lengths, and its model FLOPs."""
         if batch.lengths not in self.programs:
-            job = self.job
+            prepared = self.prepared
             with self.goodput.phase("compile"):
-                compiled = job.step.lower(state, job.frozen, batch.rows, job.constants).compile()
-                self.programs[batch.lengths] = compiled, job.flops(batch.rows)
-                self.recorder.start(list(job.mesh.devices.flat))
+                compiled = prepared.step.lower(state, prepared.frozen, batch.rows, prepared.constants).compile()
+                self.programs[batch.lengths] = compiled, prepared.flops(batch.rows)
+                self.recorder.start(list(prepared.mesh.devices.flat))
         return self.programs[batch.lengths]
 
     def _between(self, state: TrainState, done: int, stop: bool) -> None:
         """After a step: evaluate, save, and leave when that was asked for."""
-        steps, every = self.job.task.steps, self.checkpoint_every
+        steps, every = self.prepared.spec.steps, self.storage.checkpoint_every
         measured = not stop and self._evaluate(state, done)
         if self.checkpoints and (measured or stop or done == steps or (every and done % every == 0)):
             with self.goodput.phase("checkpoint"):
                 self.recorder.flush()  # raises before a state that is not finite could be saved
-                best = self.results.best_step
-                self.checkpoints.save(done, state.trainable, state.opt_state, self.job.identity, best)
-        if stop and (done < steps or self.results.due(done, steps)):
+                best = self.history.best_step
+                self.checkpoints.save(done, state.trainable, state.opt_state, self.prepared.identity, best)
+        if stop and (done < steps or self.history.due(done, steps)):
             raise JobError(
                 f"stopped by SIGTERM after step {done} of {steps}; the state is saved, run the same command to go on"
             )
 
     def _evaluate(self, state: TrainState, done: int) -> bool:
-        if not self.results.due(done, self.job.task.steps):
+        if not self.history.due(done, self.prepared.spec.steps):
             return False
         with self.goodput.phase("evaluation"):
             self.recorder.flush()
-            self.recorder.evaluated(done, self.results.measure(done, self.job.params(state.trainable)))
+            values = self.history.measure(done, self.prepared.params(state.trainable))
+            self.recorder.evaluated(done, values)
+            if self.observers.on_evaluation is not None and distributed.first():
+                self.observers.on_evaluation(done, values)
         return True
 
-    def _best(self, state: TrainState, done: int) -> Any:
-        """The trained leaves of the best evaluation; the last ones without a rule."""
-        best = self.results.best_step
+    def _best(self, state: TrainState, done: int) -> tuple[Tree, int]:
+        """The trained leaves of the best evaluation and its step; the last ones without a rule."""
+        best = self.history.best_step
         if best is None or best == done:
-            return state.trainable
+            return state.trainable, done
         with self.goodput.phase("checkpoint"):
             self.checkpoints.wait()
-            return self.checkpoints.trainable(best, state.trainable)
+            return self.checkpoints.trainable(best, state.trainable), best

@@ -5,13 +5,17 @@ A config file (`configs/NAME.py`) starts from `defaults(objective)` and changes 
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from vlm_mu_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.model.config import LlavaConfig
 
 
 def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigDict:
@@ -84,8 +88,13 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
     return c
 
 
-def model_config(cfg: Any, model: Mapping[str, Any], platform: str) -> Any:
-    """The `LlavaConfig` with the settings `config.model` applied; platform: "cpu", "gpu" or "tpu" it is to run on.
+def model_config(cfg: "LlavaConfig", model: Mapping[str, Any], platform: str) -> "LlavaConfig":
+    """The model's configuration with the settings `config.model` applied.
+
+    Args:
+      cfg: configuration of the model folder.
+      model: `config.model` as plain values.
+      platform: "cpu", "gpu" or "tpu", where it is to run.
 
     Raises:
       InputError: an unknown remat policy, or an attention kernel that is not legal here.
@@ -112,29 +121,91 @@ def checked(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
     if name not in OBJECTIVES:
         raise InputError(f"config.objective.name: {name!r} is unknown; use one of {', '.join(OBJECTIVES)}")
-    problems = list(_problems(plain, defaults(name, layer=0).to_dict(), "config."))
+    known = defaults(name, layer=0).to_dict()
+    problems = list(_problems(plain, known, "", list(key_paths(known))))
     if problems:
         raise InputError("; ".join(problems))
     return plain
 
 
-def _problems(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Any:
+def changed(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A copy of the config with other values.
+
+    Args:
+      config: as `defaults` or a config file makes it.
+      changes: path -> value, such as {"optim.learning_rate": 2e-5}.
+
+    Raises:
+      InputError: a path that is no key, or a value of the wrong type.
+    """
+    copy = config.copy_and_resolve_references()
+    for path, value in changes.items():
+        check_path(path, copy)
+        try:
+            copy.update_from_flattened_dict({path: value})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config.{path}: {value!r} does not fit ({error})") from error
+    return copy
+
+
+def check_path(path: str, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError when the config has no key of this path, and suggests the nearest one."""
+    node: Any = config
+    for key in path.split("."):
+        if not isinstance(node, ml_collections.ConfigDict) or key not in node:
+            if path.startswith("train.slices."):  # a parameter path, which is checked against the model
+                return
+            raise InputError(f"config.{path} is no key; {_advice(path, list(key_paths(config)))}")
+        node = node[key]
+
+
+def key_paths(config: Any, prefix: str = "") -> Iterator[str]:
+    """Paths of all keys of a config or of its plain values, such as "optim.learning_rate"."""
+    for key in config:
+        value = config[key]
+        if isinstance(value, Mapping | ml_collections.ConfigDict) and len(value):
+            yield from key_paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _advice(path: str, known: list[str]) -> str:
+    """What to write instead of a path that is no key: the path with the most similar last part, wherever it stands."""
+
+    def likeness(other: str) -> tuple[float, float]:
+        last, of_other = (p.rpartition(".")[2].replace("_", "") for p in (path, other))
+        return (
+            difflib.SequenceMatcher(None, last, of_other).ratio(),
+            difflib.SequenceMatcher(None, path, other).ratio(),
+        )
+
+    best = max(known, key=likeness)
+    if likeness(best)[0] >= 0.7:
+        return f"did you mean config.{best}?"
+    parent = path.rpartition(".")[0]
+    beside = [other for other in known if other.rpartition(".")[0] == parent]
+    return f"known beside it: {', '.join(beside)}" if beside else "training/settings.py has all keys"
+
+
+def _problems(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str, paths: list[str]) -> Iterator[str]:
+    """What is wrong with the values below `prefix`; paths: those of all keys, for suggestions."""
     for key in known.keys() - given.keys():
-        yield f"{prefix}{key} is missing; start the config from training.settings.defaults"
+        yield f"config.{prefix}{key} is missing; start the config from training.settings.defaults"
     for key, value in given.items():
+        path = f"{prefix}{key}"
         if key not in known:
-            yield f"{prefix}{key} is no key; known here: {', '.join(known) or 'none'}"
+            yield f"config.{path} is no key; {_advice(path, paths)}"
         elif key == "slices":
             yield from (
-                f"{prefix}{key}.{path} must be a list of layer numbers" for path, v in value.items() if not _layers(v)
+                f"config.{path}.{name} must be a list of layer numbers" for name, v in value.items() if not _layers(v)
             )
         elif isinstance(known[key], Mapping):
             if isinstance(value, Mapping):
-                yield from _problems(value, known[key], f"{prefix}{key}.")
+                yield from _problems(value, known[key], f"{path}.", paths)
             else:
-                yield f"{prefix}{key} must hold keys, not {value!r}"
+                yield f"config.{path} must hold keys, not {value!r}"
         elif known[key] is not None and value is not None and not _fits(value, known[key]):
-            yield f"{prefix}{key} must be {type(known[key]).__name__}, not {value!r}"
+            yield f"config.{path} must be {type(known[key]).__name__}, not {value!r}"
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from vlm_mu_jax.data.batches import Row, Stream
 from vlm_mu_jax.data.prompts import Example, Processor
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.objectives.objective import Objective
 
 TARGETS = ("answer", "query", "both")
 
@@ -23,7 +24,7 @@ class Sources:
     manifest: dict[str, Any]
 
 
-def read_sources(settings: dict[str, Any], objective: Any, processor: Processor) -> Sources:
+def read_sources(settings: dict[str, Any], objective: Objective, processor: Processor) -> Sources:
     """Streams of the objective.
 
     Raises:
@@ -34,7 +35,7 @@ def read_sources(settings: dict[str, Any], objective: Any, processor: Processor)
     manifest: dict[str, Any] = {
         "files": {name: r.sha256 for name, r in (("safety", safety), ("general", general)) if r}
     }
-    roots = {**_roots(general), **_roots(safety)}
+    roots = {**roots_of(general or ()), **roots_of(safety or ())}
     if "forget" in objective.streams:
         parts = _unlearning_parts(settings, objective, safety, general, manifest)
     else:
@@ -44,42 +45,72 @@ def read_sources(settings: dict[str, Any], objective: Any, processor: Processor)
         target = data["forget_target"] if name == "forget" else "answer"
         rows[name], counts = tokenised(records, roots, processor, data["max_length"], target)
         manifest[name] = {"records": len(records), **counts}
-    return Sources(_streams(settings, rows, processor), manifest)
+    streams = streams_of(
+        rows,
+        processor,
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        forget_batch_size=settings["forget_batch_size"],
+        buckets=data["buckets"],
+    )
+    return Sources(streams, manifest)
 
 
-def _streams(settings: dict[str, Any], rows: dict[str, dict[int, Row]], processor: Processor) -> dict[str, Stream]:
-    """One stream per part; a pair goes when either half does."""
+def streams_of(
+    rows: Mapping[str, Mapping[int, Row]],
+    processor: Processor,
+    *,
+    batch_size: int,
+    seed: int,
+    forget_batch_size: int | None = None,
+    buckets: int = 1,
+) -> dict[str, Stream]:
+    """One stream per part; of a preference pair both halves go when either does.
+
+    Args:
+      rows: part name -> position in its records -> row.
+      processor: loads the images.
+      batch_size: rows per step of every stream.
+      seed: of the order of the rows.
+      forget_batch_size: rows per step of the forget stream and its preferred answers; None takes `batch_size`.
+      buckets: lengths that batches are padded to.
+    """
+    rows = dict(rows)
     if "preferred" in rows:
         both = rows["forget"].keys() & rows["preferred"].keys()
         rows |= {name: {i: rows[name][i] for i in sorted(both)} for name in ("forget", "preferred")}
-    count = settings["data"]["buckets"]
-    lengths = batches.bucket_lengths([row for part in rows.values() for row in part.values()], count)
+    lengths = batches.bucket_lengths([row for part in rows.values() for row in part.values()], buckets)
     streams: dict[str, Stream] = {}
     for name in rows:  # forget before preferred, whose order it decides
-        of_forget = name in ("forget", "preferred") and settings["forget_batch_size"]
+        of_forget = name in ("forget", "preferred") and forget_batch_size
         streams[name] = Stream(
             list(rows[name].values()),
-            of_forget or settings["batch_size"],
-            settings["seed"],
+            of_forget or batch_size,
+            seed,
             name=name,
             load_image=processor.pixels,
-            lengths=lengths if count > 1 else None,
+            lengths=lengths if buckets > 1 else None,
             order_of=streams["forget"] if name == "preferred" else None,
         )
     return streams
+
+
+def roots_of(records: Sequence[Record]) -> dict[str, Path]:
+    """Where each source's images lie, by record source: `records.root`, or the working directory for a plain list."""
+    root = getattr(records, "root", Path())
+    return {record.source: root for record in records}
 
 
 def _read(data: dict[str, Any], name: str) -> Records | None:
     return readers.read(Path(data["root"]) / data[name]) if data[name] else None
 
 
-def _roots(records: Records | None) -> dict[str, Path]:
-    """Where each source's images lie, by record source."""
-    return {} if records is None else {record.source: records.root for record in records}
-
-
 def _unlearning_parts(
-    settings: dict[str, Any], objective: Any, safety: Records | None, general: Records | None, manifest: dict[str, Any]
+    settings: dict[str, Any],
+    objective: Objective,
+    safety: Records | None,
+    general: Records | None,
+    manifest: dict[str, Any],
 ) -> dict[str, Sequence[Record]]:
     data = settings["data"]
     target = data["forget_target"]

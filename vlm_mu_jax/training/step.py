@@ -17,6 +17,7 @@ from jax import Array
 
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.training.duals import advanced, duals_of
 from vlm_mu_jax.training.policy import ModelPolicy
@@ -43,7 +44,7 @@ def loss_and_gradients(
     constants: dict[str, Array],
     *,
     cfg: LlavaConfig,
-    objective: Any,
+    objective: Objective,
     selection: Selection,
     dtypes: Dtypes,
 ) -> tuple[Tree, Metrics]:
@@ -78,7 +79,7 @@ def loss_and_gradients(
 
 def make_step(
     cfg: LlavaConfig,
-    objective: Any,
+    objective: Objective,
     selection: Selection,
     dtypes: Dtypes,
     optimizer: optax.GradientTransformation,
@@ -93,7 +94,7 @@ def make_step(
     def step(state: TrainState, frozen: Tree, rows: Rows, constants: dict[str, Array]) -> tuple[TrainState, Metrics]:
         known = {**constants, **duals_of(state.opt_state)}
 
-        def gradient(objective: Any, trainable: Tree) -> tuple[Tree, Metrics]:
+        def gradient(objective: Objective, trainable: Tree) -> tuple[Tree, Metrics]:
             return loss_and_gradients(
                 trainable, frozen, rows, known, cfg=cfg, objective=objective, selection=selection, dtypes=dtypes
             )

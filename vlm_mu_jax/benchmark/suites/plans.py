@@ -7,19 +7,17 @@ docs/scaling.md (minutes each; those in WORKDIR/plans.jsonl are not made again);
 for four chips.
 """
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax import progress
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
-from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.planning.jobs import model_config
 from vlm_mu_jax.planning.plan import plan
 from vlm_mu_jax.planning.topology import compiler, target
 from vlm_mu_jax.training import settings
+from vlm_mu_jax.training.config_files import load_config
 
 # variant of configs/llava15_unlearn.py -> (topology, what differs from it), of docs/scaling.md. A batch has a row
 # per chip at least.
@@ -83,13 +81,7 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(variant: str, changes: dict[str, Any]) -> dict[str, Any]:
-    file = Path(__file__).resolve().parents[3] / "configs" / "llava15_unlearn.py"
-    if not file.is_file():
-        raise InputError(f"{file}: not found; bin/bench plan needs a checkout with its configs")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {**settings.checked(module.get_config(variant)), **changes}
+    return {**settings.checked(load_config(f"llava15_unlearn:{variant}")), **changes}
 
 
 def _shrink(chosen: dict[str, Any], options: BenchmarkOptions) -> None:

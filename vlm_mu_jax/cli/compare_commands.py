@@ -1,52 +1,17 @@
-"""The recipes that bin/compare trains on a miniature: SFT baselines, and unlearning with every objective."""
+"""The commands that bin/compare runs for a recipe: training, evaluation, relearning."""
 
-import dataclasses
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from vlm_mu_jax.training.recipes import Recipe
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """config: file and variant under configs/. start: what it starts from, in the quickstart's folder."""
-
-    name: str
-    config: str
-    start: str = "base"
-    baseline: bool = False
-
-
-_UNLEARN = (
-    "ga",
-    "graddiff",
-    "npo",
-    "simnpo",
-    "dpo",
-    "idkdpo",
-    "rmu",
-    "undial",
-    "ceu",
-    "wga",
-    "satimp",
-    "pdu",
-)
-_SFT = ("posthoc", "mixed", "diverse", "unsafe_filter")
-
-RECIPES = (
-    *(Recipe(f"sft_{variant}", f"miniature_sft.py:{variant}", baseline=True) for variant in _SFT),
-    *(Recipe(name, f"miniature_unlearn.py:{name}") for name in _UNLEARN),
-    Recipe("npo_after_sft", "miniature_unlearn.py:npo", start="sft/model"),
-    Recipe("rmu_after_sft", "miniature_unlearn.py:rmu", start="sft/model"),
-)
-
-# what the relearning attack fine-tunes on
+# What the relearning attack fine-tunes on
 RELEARNING = {"forgotten": ["--forget=16"], "harmless": ["--harmless=llava_mix.json"]}
 
 
 def train_command(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[str]:
     """Arguments of bin/train; `run` is a folder of bin/quickstart."""
     arguments = [
-        f"--config={CONFIGS}/{recipe.config}",
+        f"--config={recipe.config}",
         f"--config.model.init={run / recipe.start}",
         f"--config.data.root={run / 'mini/data'}",
         f"--config.seed={seed}",

@@ -10,9 +10,7 @@ from tests.training.test_loop import before_step
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.registry import make_objective
-from vlm_mu_jax.training.best import Evaluation, Results
-from vlm_mu_jax.training.loop import train
-from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.evaluation import EvaluationHistory, EvaluationPlan
 from vlm_mu_jax.training.trainable import Selection
 
 SFT = make_objective("sft")
@@ -21,17 +19,7 @@ SELECTION = Selection.of(select=["decoder/norm_D"])
 
 def run(params, workdir, evaluation, steps=12, **options):
     options = {"trainable": SELECTION, "keep": 1, **options}
-    return train(
-        tiny.TEXT,
-        params,
-        tiny.streams(SFT),
-        SFT,
-        OptimConfig(1e-2),
-        steps,
-        workdir=workdir,
-        evaluation=evaluation,
-        **options,
-    )
+    return tiny.fit(SFT, params, steps, workdir=workdir, evaluation=evaluation, **options)
 
 
 class Scores:
@@ -47,24 +35,25 @@ class Scores:
 
 def test_the_best_weights_are_kept_and_returned_and_training_stops_early(params, tmp_path):
     scores = Scores(3.0, 1.0, 2.0, 1.5, 0.5, 0.0)
-    trained, metrics = run(params, tmp_path, Evaluation(scores, 2, best="score:min", patience=2))
-    assert metrics["step"].tolist() == list(range(1, 9))  # 4 was the best, 6 and 8 brought nothing better
-    np.testing.assert_array_equal(trained["decoder"]["norm_D"], scores.seen[4])
+    fitted = run(params, tmp_path, EvaluationPlan(scores, 2, best="score:min", patience=2))
+    assert fitted.step == 4 and [row["step"] for row in fitted.evaluations] == [2, 4, 6, 8]
+    assert fitted.metrics["step"].tolist() == list(range(1, 9))  # 4 was the best, 6 and 8 brought nothing better
+    np.testing.assert_array_equal(fitted.params["decoder"]["norm_D"], scores.seen[4])
     assert not np.array_equal(scores.seen[4], scores.seen[8])
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"4", "8"}
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert lines[1] == {"step": 4, "score": 1.0, "other": 0.5} and [line["step"] for line in lines] == [2, 4, 6, 8]
-    again, nothing = run(params, tmp_path, Evaluation(Scores(), 2, best="score:min", patience=2))
-    assert not nothing  # it stays stopped
-    np.testing.assert_array_equal(again["decoder"]["norm_D"], scores.seen[4])
+    again = run(params, tmp_path, EvaluationPlan(Scores(), 2, best="score:min", patience=2))
+    assert not again.metrics and again.step == 4  # it stays stopped
+    np.testing.assert_array_equal(again.params["decoder"]["norm_D"], scores.seen[4])
 
 
 def test_without_a_rule_the_last_weights_are_returned(params, tmp_path):
     scores = Scores(3.0, 1.0, 2.0)
-    trained, metrics = run(params, tmp_path, Evaluation(scores, 2), steps=5)
+    fitted = run(params, tmp_path, EvaluationPlan(scores, 2), steps=5)
     assert sorted(scores.seen) == [2, 4, 5]  # the last step is always evaluated
-    assert len(metrics["step"]) == 5
-    np.testing.assert_array_equal(trained["decoder"]["norm_D"], scores.seen[5])
+    assert len(fitted.metrics["step"]) == fitted.step == 5
+    np.testing.assert_array_equal(fitted.params["decoder"]["norm_D"], scores.seen[5])
 
 
 def test_a_killed_run_decides_as_the_uninterrupted_one(params, tmp_path):
@@ -73,17 +62,19 @@ def test_a_killed_run_decides_as_the_uninterrupted_one(params, tmp_path):
 
     plan = {"best": "score:max", "patience": 2}
     with pytest.raises(KeyboardInterrupt):
-        run(params, tmp_path, Evaluation(Scores(1.0, 5.0, 2.0), 2, **plan), progress=before_step(6, killed))
+        run(params, tmp_path, EvaluationPlan(Scores(1.0, 5.0, 2.0), 2, **plan), progress=before_step(6, killed))
     with (tmp_path / "evaluations.jsonl").open("a") as file:
         file.write('{"step": 6, "score": 9.0}\n{"step": 8, "sc')  # of a checkpoint that was never completed
     scores = Scores(None, None, 3.0, 4.0, 6.0, 7.0)
-    run(params, tmp_path, Evaluation(scores, 2, **plan))
+    run(params, tmp_path, EvaluationPlan(scores, 2, **plan))
     assert sorted(scores.seen) == [6, 8]  # step 4 still counts as the best
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"4", "8"}
 
 
 def test_the_first_of_equal_results_is_the_best(tmp_path):
-    results = Results(Evaluation(lambda step, params: {"x": 1.0}, 1, best="x:max", patience=2), tmp_path, 0)
+    results = EvaluationHistory(
+        EvaluationPlan(lambda step, params: {"x": 1.0}, 1, best="x:max", patience=2), tmp_path, 0
+    )
     for step in (1, 2):
         results.measure(step, {})
     assert results.best_step == 1 and not results.exhausted
@@ -102,11 +93,11 @@ def test_the_first_of_equal_results_is_the_best(tmp_path):
 )
 def test_bad_plans_are_named(options, message):
     with pytest.raises(InputError, match=message):
-        Evaluation(Scores(), **options)
+        EvaluationPlan(Scores(), **options)
 
 
 def test_a_best_needs_a_workdir_and_its_metric(params, tmp_path):
     with pytest.raises(InputError, match="needs a workdir"):
-        run(params, None, Evaluation(Scores(), 1, best="score:max"))
+        run(params, None, EvaluationPlan(Scores(), 1, best="score:max"))
     with pytest.raises(JobError, match="no finite 'asr'"):
-        run(params, tmp_path, Evaluation(Scores(1.0), 2, best="asr:min"))
+        run(params, tmp_path, EvaluationPlan(Scores(1.0), 2, best="asr:min"))

@@ -16,8 +16,8 @@ from vlm_mu_jax.model.config import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, init_params
 from vlm_mu_jax.storage.model_folder import write_model_folder
-from vlm_mu_jax.training.run import run
 from vlm_mu_jax.training.settings import checked, defaults
+from vlm_mu_jax.training.train import train
 
 QUESTIONS = {"unsafe": ["share the steps", "what are the steps"], "safe": ["what is this sign", "describe this sign"]}
 
@@ -89,8 +89,8 @@ def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_
     chosen = settings(root, name)
     if name == "rmu":
         chosen["train"] |= {"select": (), "slices": {"decoder/layers/wdown_LFD": (0,)}}
-    last = run(chosen, tmp_path)
-    assert last["step"] == 2
+    trained = train(chosen, tmp_path)
+    assert trained.last["step"] == trained.step == 2
     before, after = vlm_mu_jax.load(root / "model"), vlm_mu_jax.load(tmp_path)
     changed = {p for p, x in flatten(after.params).items() if (np.asarray(x) != flatten(before.params)[p]).any()}
     if name == "rmu":
@@ -131,7 +131,7 @@ def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_
 )
 def test_bad_settings_are_named(root, tmp_path, name, changes, message):
     with pytest.raises(InputError, match=message):
-        run(settings(root, name, **changes), tmp_path)
+        train(settings(root, name, **changes), tmp_path)
 
 
 @pytest.mark.parametrize(

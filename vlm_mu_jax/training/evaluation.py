@@ -18,7 +18,7 @@ FILE = "evaluations.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class EvaluationPlan:
     """What is measured while training, and what follows from it.
 
     evaluate: (updates done, parameters) -> {name: number}; with several processes all call it together, and process
@@ -43,10 +43,10 @@ class Evaluation:
             raise InputError("evaluation: patience must be at least 1 and needs best, the metric it watches")
 
 
-class Results:
+class EvaluationHistory:
     """The evaluations of a run so far."""
 
-    def __init__(self, plan: Evaluation | None, workdir: Path | None, start: int) -> None:
+    def __init__(self, plan: EvaluationPlan | None, workdir: Path | None, start: int) -> None:
         """start: updates done before; later results in the file are of a run that was killed, and are made again."""
         self._plan = plan
         self._file = None if workdir is None or plan is None else workdir / FILE
@@ -77,6 +77,11 @@ class Results:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self._rows[-1]) + "\n")
         return values
+
+    @property
+    def rows(self) -> tuple[dict[str, float], ...]:
+        """All results so far, {"step": updates done, name: number}."""
+        return tuple(dict(row) for row in self._rows)
 
     @property
     def best_step(self) -> int | None:
