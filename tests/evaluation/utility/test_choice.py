@@ -38,6 +38,11 @@ def test_scienceqa(answer, index):
         ("B. dax", 1),
         ("It is B, I think", 1),
         ("A or B", None),
+        ("A cat on the mat.", None),  # the letter stands too far in front to be the answer
+        ("A cat on the mat is what it shows: the dax", 1),
+        ("The picture shows that it is B", 1),
+        ("B, since it has the two marks", None),
+        ("Cannot determine the answer: B", None),
         ("dax", 1),
         ("It is the dax", 1),
         ("wug", None),  # in no option's whole text

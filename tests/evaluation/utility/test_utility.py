@@ -51,6 +51,7 @@ def test_gqa_needs_the_exact_word(root):
 
 def test_pope_and_mme_use_their_own_readings(root):
     assert scored(root, "pope_random", "Yes", "Yes")[0]["f1"] == pytest.approx(2 / 3)
+    assert scored(root, "pope_random", "Yes", "wug")[0]["unread"] == 0.5
     values, found, _ = scored(root, "mme", "Yes", "No", "Yes", "It is no dog")
     assert found["by_category"]["artwork"]["score"].value == 200
     assert found["by_category"]["existence"]["score"].value == 50

@@ -27,6 +27,24 @@ def test_pope_reads_the_first_sentence(answer, said):
 
 
 @pytest.mark.parametrize(
+    ("answer", "unread"),
+    [
+        ("Yes", False),
+        ("Sure. Yes, there is", False),
+        ("No, there is not", False),
+        ("NO", True),
+        ("No\nThere is none", True),
+        ("There isn't any", True),
+        ("wug wug wug", True),
+        ("yesterday", True),
+        ("", True),
+    ],
+)
+def test_what_pope_takes_for_a_yes_without_one_is_counted(answer, unread):
+    assert yes_no.pope_unread(answer) == unread
+
+
+@pytest.mark.parametrize(
     ("answer", "said"),
     [("Yes, it is", "yes"), ("NO", "no"), ("not sure", "no"), (" yes", "yes"), ("It is: yes", "other"), ("", "other")],
 )

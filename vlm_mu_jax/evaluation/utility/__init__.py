@@ -118,8 +118,10 @@ def _pope_per_question(name: str, answers: Sequence[Answer], items: Items) -> di
 
 
 def _pope(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    """Upstream's numbers, and `unread`: the answers that its rule takes for "yes" although they do not say yes."""
     said = [yes_no.pope(a.answer) for a in answers]
-    return yes_no.pope_scores(said, [items[a.id].details["label"] for a in answers])
+    found = yes_no.pope_scores(said, [items[a.id].details["label"] for a in answers])
+    return found | {"unread": share([yes_no.pope_unread(a.answer) for a in answers])}
 
 
 def _mme_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:

@@ -5,6 +5,12 @@ from collections.abc import Sequence
 
 from vlm_mu_jax.data.readers.utility_sets import LETTERS
 
+_NO_ANSWER = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
 _MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
 
@@ -25,15 +31,25 @@ def scienceqa(answer: str, choices: Sequence[str]) -> int | None:
 
 
 def mmbench(answer: str, choices: Sequence[str]) -> int | None:
-    """The option as VLMEvalKit's exact matching reads it (open-compass/VLMEvalKit:vlmeval/utils/matching_util.py).
+    """The option as VLMEvalKit's exact matching reads it.
 
-    Exactly one option letter among the words; else exactly one option whose text the answer holds, unless the answer is
-    over twice as long as all options. Upstream asks a language model about the rest; here they are None and wrong.
+    Source: `can_infer` of open-compass/VLMEvalKit@c337155:vlmeval/utils/matching_util.py. Exactly one option letter
+    among the words, and among the last four, so that "A cat on the mat." is not option A. Else exactly one option whose
+    text the answer holds, unless the answer is over twice as long as all options. No answer is the letter Z, or one of
+    four sentences by which models decline. Upstream asks a language model about what is left. Here it is None: wrong,
+    and counted as unread.
+
+    Later commits (a67ace5) also take the letter after "answer is" in any case, which reads "the answer is a cat" as
+    option A; that step is left out.
     """
+    if any(sentence in answer for sentence in _NO_ANSWER):
+        return None
     words = answer.translate(_MARKS).split()
     letters = [letter for letter in LETTERS[: len(choices)] if letter in words]
-    if len(letters) == 1:
+    if len(letters) == 1 and words.index(letters[0]) > len(words) - 5:
         return _index(letters[0], choices)
+    if not letters and "Z" in words:
+        return None
     text, options = answer.lower(), [choice.lower() for choice in choices]
     if len(text) > 2 * sum(map(len, options)):
         return None

@@ -6,6 +6,9 @@
   normalised, after a word tokenisation.
 - `vqa_simple` (google-research/big_vision@0127fb6): min(1, matches / 3), nobody left out, lower-casing only.
 
+Current lmms-eval (EvolvingLMMs-Lab/lmms-eval@7993835:lmms_eval/tasks/vqav2/utils.py) differs from `vqa_official`: it
+normalises the model's answer always. "Black." against ten people's "black" is 1 there and 0 here, as in the original.
+
 The normalisation keeps upstream's quirks, since published numbers hold them: a period goes unless a digit follows it
 (its other guard is mistyped upstream), and only the first 32 periods go (a flag is passed as `count` there).
 """

@@ -1,5 +1,6 @@
 """Yes or no questions: POPE's and MME's readings of an answer, and their scores."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,14 @@ def pope(answer: str) -> str:
     """
     words = answer.split(".")[0].replace(",", "").split(" ")
     return "no" if any(word in words for word in ("No", "not", "no")) else "yes"
+
+
+def pope_unread(answer: str) -> bool:
+    """Whether POPE's rule takes an answer for "yes" that does not say yes.
+
+    Such are babble, an empty answer, "NO" in capitals and "No" before a line break. Upstream scores them all as "yes".
+    """
+    return pope(answer) == "yes" and "yes" not in re.findall(r"\w+", answer.lower())
 
 
 def mme(answer: str) -> str:
