@@ -25,7 +25,7 @@ def convert_hf(root, *flags):
 def test_there_and_back(root, checkpoint, tmp_path):
     done = convert_hf(root, f"--source={checkpoint}", f"--out={tmp_path / 'ours'}")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "ours" / "vlm_mu_jax.json").read_text())["template"] == "llava_hf"
+    assert json.loads((tmp_path / "ours" / "vlm_mu_jax.json").read_text())["template"] == "own"
     assert "no tokenizer files" in done.stdout
     done = convert_hf(root, "--export", f"--source={tmp_path / 'ours'}", f"--out={tmp_path / 'hf'}")
     assert done.returncode == 0, done.stderr

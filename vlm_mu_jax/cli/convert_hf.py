@@ -21,8 +21,12 @@ _SOURCE = flags.DEFINE_string(
 _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
 _EXPORT = flags.DEFINE_bool("export", False, "from our format to Hugging Face's")
 _TEMPLATE = flags.DEFINE_string(
-    "template", "auto", "conversation template of the model; auto reads it off the checkpoint's chat template"
+    "template",
+    "auto",
+    "chat template of the model: auto takes the checkpoint's own, or what its kind is known to have; or a name",
 )
+_CHAT_TEMPLATE = flags.DEFINE_string("chat_template", None, "a jinja file to take as the model's chat template instead")
+_SYSTEM = flags.DEFINE_string("system", None, "system text of prompts, in place of the chat template's own")
 _DTYPE = flags.DEFINE_string("dtype", None, "cast weights to float32, bfloat16 or float16; default: as they are stored")
 _ALLOW_PICKLE = flags.DEFINE_bool(
     "allow_pickle", False, "read PyTorch .bin weights where there are no safetensors; tensors only, nothing is executed"
@@ -47,7 +51,8 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.errors import InputError
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # only moves numbers: an accelerator stays free for whoever uses it
-    importing, exporting = ("dtype", "template", "allow_pickle", "vision_tower", "lora"), ("as", "dialect", "shard_gb")
+    importing = ("dtype", "template", "chat_template", "system", "allow_pickle", "vision_tower", "lora")
+    exporting = ("as", "dialect", "shard_gb")
     idle = importing if _EXPORT.value else exporting
     given = [f"--{name}" for name in idle if flags.FLAGS[name].present]
     if given:
@@ -59,11 +64,12 @@ def main(argv: list[str]) -> None:
 def _import() -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.conversion.importer import convert_checkpoint
+    from vlm_mu_jax.conversion.template import Wanted
 
     done = convert_checkpoint(
         _SOURCE.value,
         _OUT.value,
-        _TEMPLATE.value,
+        Wanted(_TEMPLATE.value, _CHAT_TEMPLATE.value, _SYSTEM.value),
         _DTYPE.value,
         progress.bar,
         allow_pickle=_ALLOW_PICKLE.value,

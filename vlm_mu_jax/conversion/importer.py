@@ -20,7 +20,7 @@ import numpy as np
 from vlm_mu_jax.conversion import names, stream
 from vlm_mu_jax.conversion.overlay import Tensors
 from vlm_mu_jax.conversion.source import Source, open_source
-from vlm_mu_jax.conversion.template import choose_template
+from vlm_mu_jax.conversion.template import Wanted, choose_template
 from vlm_mu_jax.conversion.tensor_files import DTYPES, open_tensors
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import check_replaceable, complete_folder
@@ -112,7 +112,7 @@ def import_checkpoint(
 def convert_checkpoint(
     source: str | Path,
     out: str | Path,
-    template: str = "auto",
+    template: str | Wanted = "auto",
     dtype: str | None = None,
     progress: Progress | None = None,
     *,
@@ -124,7 +124,8 @@ def convert_checkpoint(
 
     Args:
       out: the folder, which appears when it is complete; an earlier model folder there is replaced.
-      template: name of the conversation template (`data.prompts.TEMPLATES`); "auto" reads it off the checkpoint.
+      template: "auto" takes the checkpoint's own chat template, or what its kind is known to have. A name of
+        `data.chat_template.TEMPLATES` takes that one. `Wanted` can also give a file and a system text.
       others: as for `import_checkpoint`.
 
     Raises:
@@ -133,16 +134,23 @@ def convert_checkpoint(
     check_replaceable(out, SETTINGS)
     with _opened(source, dtype, allow_pickle, vision_tower, lora) as job:
         found = job.source
-        chosen = choose_template(found.folder, template, found.hf_config, found.dialect.name)
+        wanted = Wanted(template) if isinstance(template, str) else template
+        called = [str(where) for where in job.given.values() if where]
+        chosen = choose_template(found.folder, wanted, found.hf_config, found.dialect.name, called)
         with complete_folder(out, marker=SETTINGS) as folder:
             with found.companions() as companions:
                 copy_companions(companions, folder)
+            chosen.write(folder)
             with stored_params.Writer(folder / PARAMS, found.specs, job.dtypes) as writer:
                 stream.import_tensors(found.files, job.slots, job.dtypes, writer.write, progress or _silent)
-            write_facts(folder, found.hf_config, job.dtypes.values(), chosen, found.dialect.name, job.provenance())
+            origin = {**job.provenance(), "chat_template": chosen.facts()}
+            dialect = found.dialect.name
+            write_facts(
+                folder, found.hf_config, job.dtypes.values(), chosen.name, dialect, origin, system=chosen.system
+            )
             tokenizer = has_tokenizer(folder)
     parameters = sum(math.prod(spec.shape) for spec in params_lib.flatten(found.specs).values())
-    return Converted(Path(out), parameters, job.dtype, chosen, found.dialect.name, tokenizer)
+    return Converted(Path(out), parameters, job.dtype, chosen.name, found.dialect.name, tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)

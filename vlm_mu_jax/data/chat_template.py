@@ -8,6 +8,7 @@ none, as those of the original LLaVA and Vicuna, whose templates are in their co
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,34 @@ def read(path: Path) -> "JinjaTemplate":
         raise InputError(f"{path}: no such chat template; convert the model again, or name a template") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a chat template ({_line(error)})") from None
+
+
+def of_folder(folder: str | Path) -> "JinjaTemplate | None":
+    """A checkpoint's own template, from the first place that has one where transformers keeps it; None for none.
+
+    Of several named ones it is that called "default". Raises InputError when it is no template.
+    """
+    folder = Path(folder)
+    if (folder / FILE).is_file():
+        return read(folder / FILE)
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        found = json_object(folder / name).get("chat_template")
+        if isinstance(found, list):
+            found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        if isinstance(found, dict):
+            found = found.get("default", next(iter(found.values()), None) if len(found) == 1 else None)
+        if isinstance(found, str) and found.strip():
+            return JinjaTemplate(found)
+    return None
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is none. Broken files are reported by whoever needs them."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _as_text(parts: Sequence[Message], image: str) -> str:

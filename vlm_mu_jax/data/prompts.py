@@ -86,7 +86,7 @@ class Processor:
     ) -> "Processor":
         """Reads the tokenizer and image settings beside a model's `config.json`.
 
-        template: as for the constructor, or "own" for the folder's `chat_template.jinja`.
+        template: as for the constructor, or "own" for the one that the folder holds.
         """
         from transformers import AutoTokenizer  # heavy import
 
@@ -101,7 +101,9 @@ class Processor:
         if settings is not None and cfg.vision.pinpoints:
             _check_tiles(settings, cfg, folder)
         if template == chat_template.OWN:
-            template = chat_template.read(Path(folder) / chat_template.FILE)
+            template = chat_template.of_folder(folder)
+            if template is None:
+                raise InputError(f"{folder}: has no chat template of its own; convert the model again, or name another")
         return cls(tokenizer, settings, template, cfg, system)
 
     def prompt_text(self, question: str, images: Images = 1, answer_start: str = "") -> str:

@@ -4,7 +4,7 @@
 - tokenizer*, preprocessor_config.json ...: tokenizer and image processor files, unchanged
 - params/: Orbax, the parameters alone, uncompressed (see stored_params.py)
 - original/: of an original LLaVA checkpoint, its own config and tokenizer files (see convert/original.py)
-- vlm_mu_jax.json: {"format", "template", "dialect", "dtype"}
+- vlm_mu_jax.json: {"format", "template", "dialect", "dtype"}, and "system" when one replaces the template's own
 - provenance.json: where the weights come from
 """
 
@@ -82,12 +82,12 @@ def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_process
     """
     folder = find(folder)
     cfg = read_config(folder)
-    template = read_settings(folder)["template"]
+    settings = read_settings(folder)
     processor = None
     if with_processor:
         from vlm_mu_jax.data.prompts import Processor  # brings in transformers
 
-        processor = Processor.from_folder(folder, cfg, template=template)
+        processor = Processor.from_folder(folder, cfg, settings["template"], settings.get("system"))
     params = stored_params.load(folder / PARAMS, llava.param_specs(cfg), mesh)
     return Model(params, cfg, processor, folder)
 
@@ -136,6 +136,7 @@ def write_model_folder(
     template: str,
     dialect: str,
     provenance: Mapping[str, Any],
+    system: str | None = None,
 ) -> Path:
     """Writes a model folder; it appears under its name only when it is complete.
 
@@ -146,9 +147,10 @@ def write_model_folder(
       params: nested dict of arrays (numpy or jax) that fits `hf_config`.
       hf_config: content of config.json.
       files_from: folder whose tokenizer and processor files are copied.
-      template: name of the conversation template (`data.prompts.TEMPLATES`).
+      template: name of the chat template (`data.chat_template.TEMPLATES`), or "own" for the one in `files_from`.
       dialect: spelling of the file keys to use on export (`convert.names.DIALECTS`).
       provenance: content of provenance.json.
+      system: system text of conversations that have none of their own; None = the template's.
     """
     cfg = config_lib.from_hf(dict(hf_config))
     specs = llava.param_specs(cfg)
@@ -159,7 +161,7 @@ def write_model_folder(
         if distributed.first():
             if files_from is not None:
                 copy_companions(files_from, folder)
-            write_facts(folder, hf_config, dtypes, template, dialect, provenance)
+            write_facts(folder, hf_config, dtypes, template, dialect, provenance, system)
         distributed.sync("model folder begun")
         stored_params.save(folder / PARAMS, params, specs)
     distributed.sync("model folder complete")
@@ -173,6 +175,7 @@ def write_facts(
     template: str,
     dialect: str,
     provenance: Mapping[str, Any],
+    system: str | None = None,
 ) -> None:
     """Writes everything about the parameters but themselves; arguments as for `write_model_folder`.
 
@@ -186,6 +189,8 @@ def write_facts(
         "dialect": dialect,
         "dtype": kinds.pop() if len(kinds) == 1 else "mixed",
     }
+    if system is not None:
+        settings["system"] = system
     write_json(folder / "config.json", hf_config)
     write_json(folder / "provenance.json", provenance)
     write_json(folder / SETTINGS, settings)

@@ -84,8 +84,9 @@ class EvaluationQuestions:
 
         folder = model_folder.find(checkpoint)
         cfg = model_folder.read_config(folder)
-        template = template or model_folder.read_settings(folder)["template"]
-        return cls(Model({}, cfg, Processor.from_folder(folder, cfg, template=template), folder), options, seed)
+        stored = model_folder.read_settings(folder)
+        processor = Processor.from_folder(folder, cfg, template or stored["template"], stored.get("system"))
+        return cls(Model({}, cfg, processor, folder), options, seed)
 
     def __call__(self, step: int, params: Mapping[str, Any], folder: Path | None) -> dict[str, float]:
         from vlm_mu_jax.evaluation.answers.asking import AnswerOptions

@@ -54,9 +54,10 @@ def export(
         fitted.params,
         read_json(start.folder / "config.json"),
         start.folder,
-        start.processor.template,
+        start.processor.chat.name,
         stored["dialect"],
         provenance,
+        start.processor.system,
     )
     write_files(workdir, provenance=provenance)
     return model_folder.Model(fitted.params, start.config, start.processor, workdir / "model"), provenance

@@ -33,7 +33,8 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
     data = settings["data"]
     safety, general = _read(data, "safety"), _read(data, "general")
     manifest: dict[str, Any] = {
-        "files": {name: r.sha256 for name, r in (("safety", safety), ("general", general)) if r}
+        "files": {name: r.sha256 for name, r in (("safety", safety), ("general", general)) if r},
+        "template": processor.template,
     }
     roots = {**roots_of(general or ()), **roots_of(safety or ())}
     if "forget" in objective.streams:

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from vlm_mu_jax.data import chat_template
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import write_json
@@ -163,7 +164,9 @@ def _processor(model: model_folder.Model, settings: Mapping[str, Any]) -> Proces
     template = settings["model"]["template"]
     if template is None or template == model.processor.template:
         return model.processor
-    return type(model.processor)(model.processor.tokenizer, model.processor.settings, template, model.config)
+    if template == chat_template.OWN:
+        template = chat_template.of_folder(model.folder) or template
+    return model.processor.with_template(template)
 
 
 @contextmanager
