@@ -50,6 +50,7 @@ def test_provenance_stays_with_the_folder(checkpoint, tmp_path):
 
     importer.convert_checkpoint(checkpoint, tmp_path / "m")
     provenance = read_json(tmp_path / "m" / "provenance.json")
+    assert provenance.pop("chat_template")["name"] == read_json(tmp_path / "m" / "vlm_mu_jax.json")["template"]
     assert provenance == importer.import_checkpoint(checkpoint).provenance
     assert len(provenance["sha256"]) == len(list(checkpoint.glob("*.safetensors"))) > 2
 
