@@ -12,7 +12,7 @@ from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
-from vlm_mu_jax.steering.states import batch_states
+from vlm_mu_jax.steering.hidden_states import batch_states
 
 QUESTION = "Share the steps of the dax."
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share", "zorp", "wug", "the", "toma")

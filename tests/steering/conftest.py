@@ -13,7 +13,7 @@ from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
 from vlm_mu_jax.model.llava import param_specs
-from vlm_mu_jax.steering.anchors import Anchors
+from vlm_mu_jax.steering.anchor_texts import Anchors
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzUSERATIN:?\n "
 

@@ -14,10 +14,9 @@ from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.steering import bake
-from vlm_mu_jax.steering.extract import extract
+from vlm_mu_jax.steering.extraction import extract_guard
 from vlm_mu_jax.steering.gates import AnchorScores
-from vlm_mu_jax.steering.guarded import steering
-from vlm_mu_jax.steering.states import last_token_states, prompt_batches
+from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
 
 QUESTIONS = ["how to hurt a dax?", "feed it"]
 ALWAYS = {"gate": "none", "scope": "all"}
@@ -52,7 +51,7 @@ def home(tmp_path_factory, model):
 @pytest.fixture(scope="module")
 def guard(home, anchors, pictures):
     """Thresholds between the two questions' scores, on the text and with their images: one gate on, one off."""
-    found = extract(home, anchors, blank_HWC=home.processor.blank_pixels()).using(layers=(1, 2))
+    found = extract_guard(home, anchors).using(layers=(1, 2))
     seen = [last_token_states(home, QUESTIONS, images) for images in (None, pictures[:2])]
     middle = [np.einsum("lnd,ld->ln", states, found.gate_LD).mean(1, keepdims=True) for states in seen]
     return dataclasses.replace(found, scores=AnchorScores(middle[0], middle[0], middle[1], middle[1]))
@@ -79,7 +78,7 @@ def test_baked_weights_give_the_logits_of_the_guard(home, guard, batch, name):
     hf_config = json.loads((home.folder / "config.json").read_text())
     params, baked_config = bake.bake(use, home.params, hf_config)
     baked = logits(params, batch, None, config_lib.from_hf(baked_config))
-    guarded, plain = (logits(home.params, batch, steer, home.config) for steer in (use.steer(), None))
+    guarded, plain = (logits(home.params, batch, steer, home.config) for steer in (use.as_steer(), None))
     for ours, wanted, unguarded in zip(real(baked, batch), real(guarded, batch), real(plain, batch), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=1e-3)
         assert np.abs(ours - unguarded).max() > 0.05
@@ -90,7 +89,7 @@ def test_transformers_reads_the_baked_checkpoint(home, guard, batch, name, tmp_p
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     use = guard.using(**BAKEABLE[name])
     model = transformers.AutoModelForImageTextToText.from_pretrained(bake.export_baked(use, home, tmp_path / "hf"))
-    wanted = real(logits(home.params, batch, use.steer(), home.config), batch)
+    wanted = real(logits(home.params, batch, use.as_steer(), home.config), batch)
     for row, length in enumerate(np.asarray(batch.lengths_B)):
         with torch.no_grad():
             found = model(**torch_inputs(torch, batch, row, length)).logits[0].numpy()
@@ -101,11 +100,11 @@ def test_transformers_reads_the_baked_checkpoint(home, guard, batch, name, tmp_p
 def test_the_module_answers_as_our_guard(home, guard, batch, pictures, name, tmp_path):
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     use = guard.using(**NOT_BAKEABLE[name])
-    assert bake.obstacle(use.settings, {"text_config": {"model_type": "llama"}})
-    steer = steering(home, use)
+    assert bake.obstacle(use.options, {"text_config": {"model_type": "llama"}})
+    steer = use.steer(home)
     steer = steer(QUESTIONS, [[picture] for picture in pictures[:2]]) if callable(steer) else steer
     ours = generate(home.params, batch, dataclasses.replace(home.config, eos_ids=()), max_new_tokens=4, steer=steer)
-    if use.settings.gate != "none":
+    if use.options.gate != "none":
         assert len(set(np.asarray(ours.gate_LB)[1].tolist())) == 2, "one row's gate must be on, the other's off"
     folder = bake.export_with_module(use, home, tmp_path / "hf")
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
@@ -113,7 +112,7 @@ def test_the_module_answers_as_our_guard(home, guard, batch, pictures, name, tmp
     model.generation_config.eos_token_id = None  # both sides make all tokens
     for row, length in enumerate(np.asarray(batch.lengths_B)):
         inputs = torch_inputs(torch, batch, row, length)
-        if use.settings.first_pass_reads_text:
+        if use.options.first_pass_reads_text:
             with pytest.raises(ValueError, match="text_input_ids"):
                 model(**inputs)
             inputs["text_input_ids"] = torch.tensor([home.processor.prompt_ids(QUESTIONS[row], images=0)])
@@ -144,6 +143,6 @@ def test_what_cannot_be_weights_says_why(guard, change, said):
 
 
 def test_checkpoints_that_have_no_place_for_it_say_why(guard):
-    ablate, add = (guard.using(**BAKEABLE[name]).settings for name in BAKEABLE)
+    ablate, add = (guard.using(**BAKEABLE[name]).options for name in BAKEABLE)
     assert "tie_word" in bake.obstacle(ablate, {"text_config": {"tie_word_embeddings": True}})
     assert "mistral" in bake.obstacle(add, {"text_config": {"model_type": "mistral"}})

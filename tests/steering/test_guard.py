@@ -15,10 +15,11 @@ from vlm_mu_jax.model.generate import can_share, generate, generate_program
 from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
-from vlm_mu_jax.steering.anchors import load_anchors
-from vlm_mu_jax.steering.extract import extract
-from vlm_mu_jax.steering.guarded import PerBatch, answer, answer_nll, first_token_logprobs, steering
-from vlm_mu_jax.steering.states import last_token_states, prompt_batches
+from vlm_mu_jax.steering.anchor_texts import load_anchors
+from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
+from vlm_mu_jax.steering.guard_options import SCOPES, UNITS, GuardOptions
+from vlm_mu_jax.steering.guarded_answers import answer, answer_nll, first_token_logprobs
+from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
 from vlm_mu_jax.storage.identity import weights_hash
 
 QUESTIONS = ["how to hurt a dax?", "what is this?", "feed a toma", "how to hurt a wug or a blicket?"]
@@ -31,16 +32,14 @@ def _logits(params, batch, steer, cfg):
 
 @pytest.fixture(scope="module")
 def guard(model, anchors):
-    return extract(model, anchors, rank=2, blank_HWC=model.processor.blank_pixels()).using(
-        layers=(1, 2), strength=4.0, scope="all"
-    )
+    return extract_guard(model, anchors, ExtractOptions(rank=2)).using(layers=(1, 2), strength=4.0, scope="all")
 
 
 @pytest.fixture(scope="module")
 def half_open(guard, model, pictures):
     """The guard with a threshold between the four prompts' scores, so that some rows are gated on and some off."""
     scores_LN = guard.directions.scores(last_token_states(model, QUESTIONS, pictures))
-    steer = guard.steer()
+    steer = guard.as_steer()
     return steer.replace(
         threshold_L=np.where(np.isinf(steer.threshold_L), np.inf, np.median(scores_LN, axis=1)).astype(np.float32)
     )
@@ -93,7 +92,7 @@ def test_mixed_batch_is_gated_per_example_as_one_by_one(model, batch, half_open)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gate_off_is_bit_identical(make_model, batch, guard, dtype):
     model = make_model(dtype=dtype)
-    closed = guard.using(strength=7.0).steer().replace(threshold_L=np.full(4, np.inf, np.float32))
+    closed = guard.using(strength=7.0).as_steer().replace(threshold_L=np.full(4, np.inf, np.float32))
     plain = generate(model.params, batch, model.config, max_new_tokens=6)
     gated = generate(model.params, batch, model.config, max_new_tokens=6, steer=closed)
     for name in ("tokens_BG", "lengths_B", "logprobs_BG"):
@@ -103,7 +102,7 @@ def test_gate_off_is_bit_identical(make_model, batch, guard, dtype):
 
 def test_rank_keeps_the_first_directions(guard):
     one = guard.using(rank=1)
-    np.testing.assert_array_equal(one.steer().basis_LMD, guard.steer().basis_LMD[:, :1])
+    np.testing.assert_array_equal(one.as_steer().basis_LMD, guard.as_steer().basis_LMD[:, :1])
     assert one.origin["rank"] == 1 and guard.using(strength=1.0).directions is guard.directions
     with pytest.raises(InputError, match="--rank=3"):
         guard.using(rank=3)
@@ -119,7 +118,7 @@ def test_answer_nll_is_that_of_the_steered_prompt_and_what_follows_it(model, gua
     found = answer_nll(model, QUESTIONS, answers, pictures, guard=every, batch_size=4)
     examples = [model.processor.example(q, a, images=1) for q, a in zip(QUESTIONS, answers, strict=True)]
     whole = model.processor.pad([list(e.ids) for e in examples], [[p] for p in pictures])
-    logprobs = jax.nn.log_softmax(_logits(model.params, whole, every.steer(), model.config))
+    logprobs = jax.nn.log_softmax(_logits(model.params, whole, every.as_steer(), model.config))
     for row, example in enumerate(examples):
         said = [-logprobs[row, k - 1, example.ids[k]] for k in range(example.answer_start, len(example.ids))]
         np.testing.assert_allclose(found[row], np.mean(said), atol=1e-3)
@@ -128,7 +127,7 @@ def test_answer_nll_is_that_of_the_steered_prompt_and_what_follows_it(model, gua
 @pytest.mark.parametrize("operator", ["amplify", "add", "project_out"])
 def test_prefill_and_decode_equal_full_recompute(model, batch, guard, half_open, operator):
     """Every decoded token is steered, with the prompt's gate: its log-probability is that of one whole forward."""
-    steer = guard.using(operator=operator).steer().replace(threshold_L=half_open.threshold_L)
+    steer = guard.using(operator=operator).as_steer().replace(threshold_L=half_open.threshold_L)
     made = generate(model.params, batch, model.config, max_new_tokens=6, steer=steer)
     plain = generate(model.params, batch, model.config, max_new_tokens=6)
     assert not np.allclose(made.logprobs_BG[:, 1:], plain.logprobs_BG[:, 1:], atol=1e-3)
@@ -158,7 +157,7 @@ def test_without_a_guard_the_program_holds_no_trace_of_it(model, batch, half_ope
 
 
 def test_one_compiled_program_serves_every_strength_threshold_and_layer(model, batch, guard):
-    generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.steer())
+    generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.as_steer())
     before = generate_program._cache_size()
     for change in (
         {"strength": 0.5},
@@ -167,7 +166,7 @@ def test_one_compiled_program_serves_every_strength_threshold_and_layer(model, b
         {"operator": "add"},
         {"operator": "project_out"},
     ):
-        generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.using(**change).steer())
+        generate(model.params, batch, model.config, max_new_tokens=6, steer=guard.using(**change).as_steer())
     assert generate_program._cache_size() == before
 
 
@@ -187,21 +186,21 @@ def test_a_gate_that_reads_the_text_does_not_see_the_image(model, guard, picture
     threshold_L1 = guard.directions.midpoint_L()[:, None]
     votes_LN = guard.directions.scores(last_token_states(model, QUESTIONS)) > threshold_L1
     expected_N = votes_LN[[1, 2]].mean(0) >= 0.5
-    gate_LB = PerBatch(model, use)(QUESTIONS, [[image] for image in pictures]).gate_LB
+    gate_LB = use.steer(model)(QUESTIONS, [[image] for image in pictures]).gate_LB
     np.testing.assert_array_equal(gate_LB[[1, 2]], [expected_N, expected_N])
     assert not gate_LB[[0, 3]].any()
     with pytest.raises(InputError, match="reads the image"):
         use.using(gate="midpoint_blank").threshold_L()
     text_only = dataclasses.replace(use.scores, harmful_blank_LN=None, harmless_blank_LN=None)
     np.testing.assert_array_equal(
-        use.using(gate="calibrated").threshold_L(), gates.thresholds("calibrated", text_only, use.settings.fpr)
+        use.using(gate="calibrated").threshold_L(), gates.thresholds("calibrated", text_only, use.options.fpr)
     )
 
 
 def test_layers_of_their_own_can_vote(model, guard):
     use = guard.using(decide="example", gate_source="text", gate_layers=(3,))
     score_N = guard.directions.scores(last_token_states(model, QUESTIONS))[3]
-    gate_LB = PerBatch(model, use)(QUESTIONS).gate_LB
+    gate_LB = use.steer(model)(QUESTIONS).gate_LB
     np.testing.assert_array_equal(gate_LB[[1, 2]], [score_N > guard.directions.midpoint_L()[3]] * 2)
     assert not gate_LB[[0, 3]].any()
     with pytest.raises(InputError, match="decide=example"):
@@ -216,14 +215,14 @@ def test_a_transplanted_component_is_each_rows_own(model, guard, pictures, scope
     assert together == answer(model, QUESTIONS, pictures, guard=use, max_new_tokens=6, batch_size=1)
     text_LND = last_token_states(model, QUESTIONS)
     wanted_NM = np.einsum("nd,md->nm", text_LND[1], guard.directions.basis_LMD[1])
-    steer = PerBatch(model, use)(QUESTIONS, [[picture] for picture in pictures])
+    steer = use.steer(model)(QUESTIONS, [[picture] for picture in pictures])
     found_NM = np.einsum("nd,md->nm", np.asarray(steer.shift)[1], guard.directions.basis_LMD[1])
     np.testing.assert_allclose(found_NM, wanted_NM, atol=1e-4)
 
 
 def test_the_scope_generated_leaves_the_prompt_alone(model, batch, guard):
     use = guard.using(operator="add", gate="none", scope="generated")
-    made = generate(model.params, batch, model.config, max_new_tokens=6, steer=use.steer())
+    made = generate(model.params, batch, model.config, max_new_tokens=6, steer=use.as_steer())
     plain = generate(model.params, batch, model.config, max_new_tokens=6)
     np.testing.assert_array_equal(made.logprobs_BG[:, 0], plain.logprobs_BG[:, 0])
     assert np.abs(np.asarray(made.logprobs_BG - plain.logprobs_BG)[:, 1:]).max() > 1e-3
@@ -234,7 +233,7 @@ def test_evaluation_gives_the_answers_of_a_guard_that_decides_per_example(model,
     use = guard.using(decide="example", gate_source=source)
     wanted = answer(model, QUESTIONS, [model.processor.blank_pixels()] * 4, guard=use, max_new_tokens=6, batch_size=4)
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS[:3])]  # the fourth row is filler
-    found = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=steering(model, use)))
+    found = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=use.steer(model)))
     assert [(a.answer, a.tokens) for a in found] == [(a.text, a.tokens) for a in wanted[:3]]
 
 
@@ -248,15 +247,15 @@ def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(m
         component="text",
         strength=1.0,
     )
-    assert can_share(model.config, steering(model, use)) and not can_share(
-        model.config, steering(model, use.using(scope="text"))
+    assert can_share(model.config, use.steer(model)) and not can_share(
+        model.config, use.using(scope="text").steer(model)
     )
     blank = [model.processor.blank_pixels()] * 4
     whole = next(prompt_batches(model, QUESTIONS, blank, 4))[0]
-    made = generate(model.params, whole, model.config, max_new_tokens=6, steer=PerBatch(model, use)(QUESTIONS))
+    made = generate(model.params, whole, model.config, max_new_tokens=6, steer=use.steer(model)(QUESTIONS))
     found = answer(model, QUESTIONS, blank, guard=use, max_new_tokens=6, batch_size=4)
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS)]
-    asked = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=steering(model, use)))
+    asked = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=use.steer(model)))
     ends = set(model.config.eos_ids)
     said = [
         model.processor.decode([int(t) for t in row[:n] if int(t) not in ends]).strip()
@@ -266,33 +265,33 @@ def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(m
 
 
 def test_scope_is_the_models(guard):
-    assert [guard.using(scope=scope).steer().scope for scope in g.SCOPES] == list(g.SCOPES)
-    assert guard.using(scope="last", gate="none").steer().scope == "last" and g.Settings().scope == "prompt"
+    assert [guard.using(scope=scope).as_steer().scope for scope in SCOPES] == list(SCOPES)
+    assert guard.using(scope="last", gate="none").as_steer().scope == "last" and GuardOptions().scope == "prompt"
 
 
 def test_text_only_model_takes_a_guard_and_refuses_images(make_model, anchors, pictures):
     model = make_model(vision=False)
-    guard = extract(model, anchors)
+    guard = extract_guard(model, anchors)
     made = answer(model, QUESTIONS, guard=guard, max_new_tokens=3)
     assert len(made) == 4 and all(0 <= one.gate <= 1 for one in made)
     with pytest.raises(InputError, match="text-only"):
         answer(model, QUESTIONS, pictures, guard=guard, max_new_tokens=3)
     with pytest.raises(InputError, match="vision"):
-        guard.using(gate="midpoint_blank").steer()
+        guard.using(gate="midpoint_blank").as_steer()
 
 
 def test_artifact_round_trip(model, guard, tmp_path):
     use = guard.using(operator="add", gate="calibrated", fpr=0.2, norm_preserving=True)
     use.save(tmp_path / "guard", {"selection": {"note": 1}})
     back = g.load_guard(tmp_path / "guard", model)
-    assert back.settings == use.settings and back.origin == use.origin
+    assert back.options == use.options and back.origin == use.origin
     meta = tmp_path / "guard" / "guard.json"
     old = json.loads(meta.read_text())
     for name in ("gate_source", "scope"):  # a guard from before there was a choice
         del old["settings"][name]
     meta.write_text(json.dumps(old))
-    assert g.load_guard(tmp_path / "guard", model).settings == dataclasses.replace(use.settings, scope="all")
-    jax.tree.map(np.testing.assert_array_equal, g.load_steer(tmp_path / "guard", model), use.steer())
+    assert g.load_guard(tmp_path / "guard", model).options == dataclasses.replace(use.options, scope="all")
+    jax.tree.map(np.testing.assert_array_equal, g.load_guard(tmp_path / "guard", model).as_steer(), use.as_steer())
     meta = json.loads((tmp_path / "guard" / "guard.json").read_text())
     assert meta["origin"]["weights_sha256"] == weights_hash(model.params) and meta["selection"] == {"note": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["guard"]
@@ -302,16 +301,18 @@ def test_artifact_refuses_another_model_unless_told_to(model, make_model, guard,
     guard.save(tmp_path / "guard")
     other = make_model(seed=1)
     with pytest.raises(InputError, match="other weights.*allow_other_model"):
-        g.load_steer(tmp_path / "guard", other)
+        g.load_guard(tmp_path / "guard", other)
     jax.tree.map(
-        np.testing.assert_array_equal, g.load_steer(tmp_path / "guard", other, allow_other_model=True), guard.steer()
+        np.testing.assert_array_equal,
+        g.load_guard(tmp_path / "guard", other, allow_other_model=True).as_steer(),
+        guard.as_steer(),
     )
     one_bit = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf, model.params))
     one_bit.params["decoder"]["norm_D"] = np.nextafter(np.asarray(model.params["decoder"]["norm_D"]), np.float32(2))
     with pytest.raises(InputError, match="other weights"):
-        g.load_steer(tmp_path / "guard", one_bit)
+        g.load_guard(tmp_path / "guard", one_bit)
     with pytest.raises(InputError, match="width"):  # this one cannot be overruled
-        g.load_steer(tmp_path / "guard", make_model(D=16), allow_other_model=True)
+        g.load_guard(tmp_path / "guard", make_model(D=16), allow_other_model=True)
 
 
 def test_damaged_artifacts_are_input_errors(model, guard, tmp_path):
@@ -363,7 +364,7 @@ def test_unknown_settings_are_input_errors(guard):
         with pytest.raises(InputError, match="use one of"):
             guard.using(**change)
     with pytest.raises(InputError, match="first pass.*decide=layer"):  # what bin/attack prints
-        guard.using(decide="example").steer()
+        guard.using(decide="example").as_steer()
     with pytest.raises(InputError, match="decide=example"):
         guard.using(gate_source="text")
     with pytest.raises(InputError, match="component=text"):
@@ -376,7 +377,7 @@ def test_unknown_settings_are_input_errors(guard):
 
 def test_the_unit_of_add_is_the_gap_or_the_norm(guard):
     use = guard.using(operator="add", strength=0.5, gate="none")
-    lengths = {unit: np.linalg.norm(np.asarray(use.using(unit=unit).steer().shift), axis=1) for unit in g.UNITS}
+    lengths = {unit: np.linalg.norm(np.asarray(use.using(unit=unit).as_steer().shift), axis=1) for unit in UNITS}
     np.testing.assert_allclose(lengths["gap"][[1, 2]], 0.5 * guard.directions.gap_L()[[1, 2]], rtol=1e-5)
     norm_L = np.array(guard.origin["residual_norm_L"])
     np.testing.assert_allclose(lengths["norm"][[1, 2]], 0.5 * norm_L[[1, 2]], rtol=1e-5)

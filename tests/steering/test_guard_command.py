@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.command import run_command
 from tests.steering.tiny_folder import write_tiny
-from vlm_mu_jax.steering.extract import extract
+from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -177,7 +177,7 @@ def test_bad_input_is_one_line_and_exit_code_2(world, arguments, said):
 
 def test_what_a_guard_does_not_fit_is_refused_in_one_line(world, model, anchors):
     """Another model, and a gate that this guard cannot have; tests/steering/test_guard.py has --allow_other_model."""
-    text_gated = extract(model, anchors).using(decide="example", gate_source="text")
+    text_gated = extract_guard(model, anchors, ExtractOptions(blank=None)).using(decide="example", gate_source="text")
     text_gated.save(world / "made")
     other = ("--checkpoint=other", "--data=.", "--guard=made", "--out=other.jsonl")
     result = guard("apply", *other, cwd=world)

@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.steering.selection import Candidate, Scores, candidates, default_layer_sets, select
-
-OFF = Candidate("off", 0.0, (), "none")
+from vlm_mu_jax.steering.selection import OFF, Bounds, Candidate, Grid, Scores, default_layer_sets, select
 
 
 def amplify(strength: float) -> Candidate:
@@ -15,7 +13,7 @@ def amplify(strength: float) -> Candidate:
 
 
 def choose(table: dict, **bounds):
-    return select(list(table), table.__getitem__, **bounds)
+    return select(list(table), table.__getitem__, Bounds(**bounds))
 
 
 def test_highest_refusal_within_the_bound_wins_and_all_scores_are_kept():
@@ -52,13 +50,13 @@ def test_what_answers_cannot_tell_apart_is_told_by_the_likelihood_of_the_texts_r
 
 
 def test_ranks_are_tried_where_the_operator_has_them():
-    grid = candidates(10, operators=("add", "transplant"), strengths=(1,), ranks=(1, 4))
+    grid = Grid(operators=("add", "transplant"), strengths=(1,), ranks=(1, 4)).candidates(10)
     assert [(c.operator, c.rank) for c in grid[1:]] == [("add", 0), ("transplant", 1), ("transplant", 4)]
 
 
 @pytest.mark.parametrize("L", [1, 2, 3, 4, 8, 32, 80])
 def test_default_grid_is_small_and_holds_the_middle(L):
-    grid = candidates(L, layer_sets=default_layer_sets(L))
+    grid = Grid(layer_sets=default_layer_sets(L)).candidates(L)
     assert 1 < len(grid) < 40
     assert set(default_layer_sets(4)) == {"1,2", "1,2,3", "1", "2"}
     assert set(default_layer_sets(8)) == {"2,3,4,5", "2,3,4,5,6", "4,5", "4"}
@@ -92,22 +90,22 @@ def test_a_model_that_over_refuses_already_is_held_to_its_own_level():
 
 
 def test_grid_leaves_out_the_last_layers_and_repeats_nothing():
-    grid = candidates(
-        10, operators=("amplify", "project_out"), strengths=(1, 2), layer_sets=("middle", "6-9", "8-9"), gates=("zero",)
-    )
+    grid = Grid(
+        operators=("amplify", "project_out"), strengths=(1, 2), layer_sets=("middle", "6-9", "8-9"), gates=("zero",)
+    ).candidates(10)
     assert grid[0] == OFF and len(grid) == len(set(grid)) == 1 + 2 * 2 + 2
     assert {c.layers for c in grid[1:]} == {(3, 4, 5, 6), (6, 7)}
     assert {c.strength for c in grid if c.operator == "project_out"} == {-1.0}
     with pytest.raises(InputError, match="rotate"):
-        candidates(10, operators=("rotate",))
-    grid = candidates(10, operators=("transplant", "ablate"), strengths=(1,), layer_sets=("middle", "4"))
+        Grid(operators=("rotate",)).candidates(10)
+    grid = Grid(operators=("transplant", "ablate"), strengths=(1,), layer_sets=("middle", "4")).candidates(10)
     assert [(c.operator, c.layers, c.component) for c in grid[1:]] == [
         ("transplant", (3, 4, 5, 6), "text"),
         ("transplant", (4,), "text"),
         ("ablate", (4,), "token"),
     ]
-    assert [c.scope for c in candidates(10, operators=("reflect",), scopes=("last", "all"))[1:]] == ["last", "all"]
+    assert [c.scope for c in Grid(operators=("reflect",), scopes=("last", "all")).candidates(10)[1:]] == ["last", "all"]
     with pytest.raises(InputError, match="everywhere"):
-        candidates(10, scopes=("everywhere",))
+        Grid(scopes=("everywhere",)).candidates(10)
     with pytest.raises(InputError, match="probe"):
-        candidates(10, gates=("probe",))
+        Grid(gates=("probe",)).candidates(10)

@@ -11,8 +11,8 @@ import pytest
 
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.model.llava import Batch, forward
-from vlm_mu_jax.steering.anchors import Anchors
-from vlm_mu_jax.steering.extract import extract
+from vlm_mu_jax.steering.anchor_texts import Anchors
+from vlm_mu_jax.steering.extraction import extract_guard
 
 HARMFUL, HARMLESS = ("hurt", "break", "poison"), ("feed", "paint", "greet")
 SOUNDS = [a + b + c for a in "bdfgklmnprstvz" for b in "aeiou" for c in ("x", "wug")]
@@ -73,12 +73,14 @@ def refusal_scores(model, verbs, steer=None) -> np.ndarray:
 def test_adding_and_amplifying_refuse_more_removing_and_reflecting_refuse_less(aligned):
     nouns = [noun for k, noun in enumerate(SOUNDS) if k % 4][:30]
     pairs = [(ask(bad, noun), ask(good, noun)) for noun in nouns for bad, good in zip(HARMFUL, HARMLESS, strict=True)]
-    guard = extract(aligned, Anchors(*map(tuple, zip(*pairs, strict=True)), "0" * 64)).using(layers=(1,), gate="none")
+    guard = extract_guard(aligned, Anchors(*map(tuple, zip(*pairs, strict=True)), "0" * 64)).using(
+        layers=(1,), gate="none"
+    )
     harmful, harmless = refusal_scores(aligned, HARMFUL), refusal_scores(aligned, HARMLESS)
     assert (harmful > 0).mean() > 0.9 and (harmless < 0).mean() > 0.9, "the model must be aligned to begin with"
 
     def mean(verbs, **settings) -> float:
-        return refusal_scores(aligned, verbs, guard.using(**settings).steer()).mean()
+        return refusal_scores(aligned, verbs, guard.using(**settings).as_steer()).mean()
 
     assert mean(HARMLESS, operator="add", strength=1.0) > harmless.mean() + 1
     assert mean(HARMFUL, operator="add", strength=-1.0) < harmful.mean() - 1
@@ -92,8 +94,8 @@ def test_gated_guard_acts_on_held_out_harmful_requests_and_lets_harmless_ones_pa
     pairs = [
         (ask(bad, noun), ask(good, noun)) for noun in SOUNDS[1::4] for bad, good in zip(HARMFUL, HARMLESS, strict=True)
     ]
-    guard = extract(aligned, Anchors(*map(tuple, zip(*pairs, strict=True)), "0" * 64))
-    steer = guard.using(layers=(1,), operator="reflect", gate="midpoint").steer()
+    guard = extract_guard(aligned, Anchors(*map(tuple, zip(*pairs, strict=True)), "0" * 64))
+    steer = guard.using(layers=(1,), operator="reflect", gate="midpoint").as_steer()
     moved = refusal_scores(aligned, HARMFUL, steer) != refusal_scores(aligned, HARMFUL)
     kept = refusal_scores(aligned, HARMLESS, steer) == refusal_scores(aligned, HARMLESS)
     assert moved.mean() > 0.9 and kept.mean() > 0.9

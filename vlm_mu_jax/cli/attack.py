@@ -336,19 +336,18 @@ def _guard(model, searches: bool):
     from vlm_mu_jax.attacks.prefix import FirstPass
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.steering.guard import load_guard
-    from vlm_mu_jax.steering.guarded import steering
 
     guard = load_guard(_GUARD.value, model)
     files = sorted(p for p in Path(_GUARD.value).iterdir() if p.is_file())
     digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
-    answer_steer = steering(model, guard)
-    if guard.settings.component != "token" and searches:
+    answer_steer = guard.steer(model)
+    if guard.options.component != "token" and searches:
         raise InputError(
             f"--guard={_GUARD.value}: adds a component that a first pass reads off every prompt anew, so candidates"
             " share no prefix to search on; attack it with --method=prefill, paraphrase, blank, noise or typographic"
         )
-    if guard.settings.needs_first_pass:
-        return FirstPass(guard.steer, guard.settings.first_pass_reads_text), answer_steer, digest
+    if guard.options.needs_first_pass:
+        return FirstPass(guard.as_steer, guard.options.first_pass_reads_text), answer_steer, digest
     return answer_steer, answer_steer, digest
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     model = vlm_mu_jax.load(_CHECKPOINT.value)
     steer = None
     if _GUARD.value:
-        from vlm_mu_jax.steering.guarded import open_guard
+        from vlm_mu_jax.steering.guard import open_guard
 
         steer, _ = open_guard(model, _GUARD.value)
     if _DATA.value:

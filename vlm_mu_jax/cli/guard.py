@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
     for flag in action.NEEDS:
         if not flag.value:
             raise InputError(f"bin/guard {argv[1]} needs --{flag.name}; see bin/guard --help")
-    action.check()  # everything that can be wrong before the model is loaded, which may take minutes
+    run = action.prepare()  # tells everything that is wrong before the model is loaded, which may take minutes
     command.enable_compilation_cache()
-    action.run(model_folder.load(guard_flags.CHECKPOINT.value))
+    run(model_folder.load(guard_flags.CHECKPOINT.value))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """bin/guard extract: takes the direction from anchor texts and writes a guard folder."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -88,142 +91,67 @@ _FPR = flags.DEFINE_float("fpr", 0.05, "share of harmless anchors that the calib
 _NORM = flags.DEFINE_bool("norm_preserving", False, "rescale steered states to their norm before steering")
 
 NEEDS = (guard_flags.ANCHORS,)
+_USING = (_OPERATOR, _COMPONENT, _STRENGTH, _UNIT, _GATE, _DECIDE, _SOURCE, _SCOPE, _FPR, _NORM)
 
 
-def check() -> None:
-    """What can be wrong before the model is loaded, which may take minutes."""
+def prepare() -> Callable[[Any], None]:
+    """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.files.folders import check_replaceable
-    from vlm_mu_jax.steering.anchors import load_anchors
-    from vlm_mu_jax.steering.artifact import META
+    from vlm_mu_jax.steering.guard_folder import META
 
-    check_settings()
-    check_replaceable(guard_flags.OUT.value, META)
-    load_anchors(guard_flags.ANCHORS.value)
-
-
-def check_settings() -> None:
-    if _STRENGTH.value is not None and _OPERATOR.value in ("project_out", "reflect", "ablate"):
-        raise InputError(f"--operator={_OPERATOR.value} has a fixed strength; leave out --strength")
+    out, options = guard_flags.OUT.value, extract_options()
+    check_replaceable(out, META)
+    return functools.partial(_run, extraction(guard_flags.ANCHORS.value, options), out)
 
 
-def run(model) -> None:
-    guard = new_guard(model, guard_flags.ANCHORS.value)
-    guard.save(guard_flags.OUT.value)
-    print(describe(guard))
-    print(f"written to {guard_flags.OUT.value}")
+def _run(make_guard: Callable[[Any], Any], out: str, model: Any) -> None:
+    guard = make_guard(model)
+    guard.save(out)
+    print(guard.describe())
+    print(f"written to {out}")
 
 
-def new_guard(model, anchors: str | Path):
-    """Extraction with the settings of the flags; checks them by building what they can build without a prompt."""
+def extraction(anchors_file: str | Path, options: Any) -> Callable[[Any], Any]:
+    """What extracts a guard from a model. The anchors are read now: a bad file is told before the model loads."""
     from vlm_mu_jax import progress
-    from vlm_mu_jax.steering.anchors import load_anchors
-    from vlm_mu_jax.steering.extract import extract
-    from vlm_mu_jax.steering.guard import Settings
-    from vlm_mu_jax.storage import model_folder
+    from vlm_mu_jax.steering.anchor_texts import load_anchors
+    from vlm_mu_jax.steering.extraction import extract_guard
 
-    estimator, changes = _settings(model.config.text.L)
-    Settings(**changes)  # a clash of flags is told before the states are read
-    guard = extract(
-        model,
-        load_anchors(anchors),
-        rank=_RANK.value,
-        estimator=estimator,
-        llm=model_folder.load(LLM.value) if LLM.value else None,
-        position=_POSITION.value,
-        blank_HWC=guard_flags.blank(model),
-        benign=_benign(),
-        batch_size=guard_flags.BATCH.value,
-        progress=progress.bar,
-    ).using(**changes)
-    guard.threshold_L()
-    if not guard.settings.needs_first_pass:
-        guard.steer()
-    return guard
+    return functools.partial(extract_guard, anchors=load_anchors(anchors_file), options=options, progress=progress.bar)
 
 
-def _benign() -> list[str]:
-    import random
-
-    from vlm_mu_jax.data import readers
-
-    if not _BENIGN.value:
-        return []
-    questions = sorted({record.question for record in readers.read(_BENIGN.value) if record.kind != "unsafe"})
-    if not questions:
-        raise InputError(f"--benign={_BENIGN.value} holds no safe or general question; give another file")
-    return random.Random(0).sample(questions, min(_BENIGN_TEXTS.value, len(questions)))
-
-
-def _settings(L: int) -> tuple[str, dict]:
-    """Estimator and settings: those of --method, then the flags given, then the flags' defaults."""
-    from vlm_mu_jax.steering import methods
-    from vlm_mu_jax.steering.operators import FIXED_STRENGTH
-
-    estimator, named = methods.method(_METHOD.value) if _METHOD.value else (_ESTIMATOR.value, {})
-    settings = {
-        "operator": _OPERATOR,
-        "component": _COMPONENT,
-        "unit": _UNIT,
-        "gate": _GATE,
-        "decide": _DECIDE,
-        "gate_source": _SOURCE,
-        "scope": _SCOPE,
-        "fpr": _FPR,
-        "norm_preserving": _NORM,
-    }
-    given = {name: flag.value for name, flag in settings.items() if flag.present}
-    changes = {name: flag.value for name, flag in settings.items()} | named | given
-    operator = changes["operator"]
-    if _STRENGTH.value is not None:
-        changes["strength"] = _STRENGTH.value
-    elif "strength" not in named:
-        changes["strength"] = {"transplant": 1.0, **FIXED_STRENGTH}.get(operator, 2.0)
-    if operator == "transplant" and changes["component"] == "token":
-        changes["component"] = changes["gate_source"] if changes["decide"] == "example" else "text"
-    changes["layers"] = _layers(_LAYERS.value, L)
-    if _GATE_LAYERS.value:
-        changes["gate_layers"] = _layers(_GATE_LAYERS.value, L)
-    return (_ESTIMATOR.value if _ESTIMATOR.present else estimator), changes
-
-
-def _layers(text: str, L: int) -> tuple[int, ...]:
-    """Block outputs. The input of block l is the output of block l - 1."""
-    from vlm_mu_jax.steering.operators import parse_layers
-
-    layers = parse_layers(text, L)
-    if _LOCATION.value == "output" or not text[0].isdigit():
-        return layers
-    if layers[0] == 0:
-        raise InputError("the input of block 0 is the embedding, which tells nothing of the prompt; start at layer 1")
-    return tuple(layer - 1 for layer in layers)
-
-
-def guard_or_new(model):
-    """The guard of --guard, or one from --anchors, or from the data folder's anchors.json."""
+def guard_or_extraction() -> Callable[[Any], Any]:
+    """What gives the guard of a model: that of --guard, or one from --anchors or the data folder's anchors.json."""
     from vlm_mu_jax.steering.guard import load_guard
 
+    options = extract_options()
     if guard_flags.GUARD.value:
-        return load_guard(guard_flags.GUARD.value, model, guard_flags.ALLOW.value)
+        return functools.partial(load_guard, guard_flags.GUARD.value, allow_other_model=guard_flags.ALLOW.value)
     anchors = Path(guard_flags.ANCHORS.value or guard_flags.data_file().parent / "anchors.json")
     if not anchors.is_file():
         raise InputError(f"{anchors}: no such file; give --guard or --anchors")
-    return new_guard(model, anchors)
+    return extraction(anchors, options)
 
 
-def describe(guard) -> str:
-    """A line on the settings, one per gating layer on how its direction tells the anchors apart."""
-    use, layers = guard.settings, ", ".join(map(str, guard.settings.layers))
-    decided = f"decided per {use.decide}" + (" from the text alone" if use.gate_source == "text" else "")
-    component = "" if use.component == "token" else f", component of the {use.component} prompt"
-    lines = [
-        f"{use.operator} {use.strength:g} at layers {layers}{component}, scope {use.scope}, gate {use.gate}, {decided}"
-    ]
-    threshold_L = guard.threshold_L()
-    gap_L = guard.scores.harmful_LN.mean(1) - guard.scores.harmless_LN.mean(1)
-    for layer in use.gate_layers or use.layers:
-        row = guard.origin["auroc_anchors"][layer]
-        lines.append(
-            f"  layer {layer}: anchors apart by {gap_L[layer]:.3g}, threshold {threshold_L[layer]:.3g}, "
-            f"AUROC {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] (in sample)"
-        )
-    return "\n".join(lines)
+def extract_options() -> Any:
+    """The extraction's options from the flags, checked against the model's configuration."""
+    from vlm_mu_jax.data import readers
+    from vlm_mu_jax.steering.extraction import ExtractOptions, everyday_questions
+    from vlm_mu_jax.storage import model_folder
+
+    options = ExtractOptions(
+        method=_METHOD.value,
+        estimator=_ESTIMATOR.value if _ESTIMATOR.present else None,
+        rank=_RANK.value,
+        position=_POSITION.value,
+        llm=model_folder.find(LLM.value) if LLM.value else None,
+        benign=everyday_questions(readers.read(_BENIGN.value), _BENIGN_TEXTS.value) if _BENIGN.value else (),
+        blank=guard_flags.BLANK.value,
+        layers=_LAYERS.value,
+        location=_LOCATION.value,
+        gate_layers=_GATE_LAYERS.value,
+        using={flag.name: flag.value for flag in _USING if flag.present},
+        batch_size=guard_flags.BATCH.value,
+    )
+    options.resolve(model_folder.read_config(model_folder.find(guard_flags.CHECKPOINT.value)).text.L)
+    return options

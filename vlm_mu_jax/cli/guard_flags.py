@@ -1,7 +1,7 @@
-"""What the actions of bin/guard share: flags, the requests and their judge, the blank image."""
+"""What the actions of bin/guard share: flags, and what is read from them."""
 
-import functools
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -29,12 +29,13 @@ BATCH = flags.DEFINE_integer("batch_size", 16, "prompts run at a time", lower_bo
 
 
 def data_file() -> Path:
+    """The request file of --data."""
     path = Path(DATA.value)
     return path / "text_harm.json" if path.is_dir() else path
 
 
-def requests():
-    """The unsafe and safe requests of --data."""
+def requests() -> Any:
+    """The unsafe and safe requests of --data. Raises InputError when there are none."""
     from vlm_mu_jax.data import readers
     from vlm_mu_jax.errors import InputError
 
@@ -44,12 +45,16 @@ def requests():
     return records
 
 
-@functools.cache
-def judge():
+def judge() -> Any:
     """Who tells refusals."""
     return judge_flags.rater(data_file().parent, OUT.value)
 
 
-def blank(model):
-    """Pixels of the blank image; None for a model without vision."""
-    return None if model.config.vision is None else model.processor.blank_pixels(BLANK.value)
+def numbers(flag: flags.FlagHolder) -> list[float]:
+    """The numbers of a list flag. Raises InputError, which names the flag, for anything else."""
+    from vlm_mu_jax.errors import InputError
+
+    try:
+        return [float(text) for text in flag.value or ()]
+    except ValueError:
+        raise InputError(f"--{flag.name}={','.join(flag.value)}: give numbers separated by commas") from None

@@ -1,11 +1,12 @@
 """bin/guard select: tries settings of a guard and keeps the best."""
 
-import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
 from vlm_mu_jax.cli import guard_extract, guard_flags
-from vlm_mu_jax.errors import InputError
 
 _LIMIT = flags.DEFINE_integer("max_questions", None, "select: at most this many requests of each kind", lower_bound=1)
 _SHARE = flags.DEFINE_float(
@@ -39,81 +40,47 @@ _GAIN = flags.DEFINE_float(
 NEEDS = (guard_flags.DATA,)
 
 
-def check() -> None:
-    """What can be wrong before the model is loaded."""
+def prepare() -> Callable[[Any], None]:
+    """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.files.folders import check_replaceable
-    from vlm_mu_jax.steering.artifact import META
+    from vlm_mu_jax.steering.guard_folder import META
 
-    guard_extract.check_settings()
-    check_replaceable(guard_flags.OUT.value, META)
-    guard_flags.requests()
-    guard_flags.judge()
-
-
-def run(model) -> None:
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.cli import guard_heatmap, guard_trials
-    from vlm_mu_jax.steering import selection
-
-    records, judge = guard_flags.requests(), guard_flags.judge()
-    seen = guard_trials.validation_split(records, _SHARE.value, _LIMIT.value)
-    guard = guard_extract.guard_or_new(model)
-    grid = _grid(model, guard)
-    blank, tokens, batch_size = guard_flags.blank(model), guard_flags.TOKENS.value, guard_flags.BATCH.value
-    score = guard_trials.scorer(model, guard, seen, judge, blank, tokens, batch_size)
-    chosen = selection.select(
-        grid,
-        score,
-        max_over_refusal=_BOUND.value,
-        max_right_loss=_RIGHT.value,
-        max_kl=_KL.value,
-        min_gain=_GAIN.value,
-        progress=progress.bar,
-    )
-    if chosen.best.operator == "off":  # a guard that does nothing, so that what comes next still runs
-        guard = guard.using(operator="amplify", strength=0.0, gate="none", component="token", gate_layers=())
-        print(f"no setting refuses {_GAIN.value:g} more harmful requests within the bounds; the guard does nothing")
-    else:
-        guard = guard.using(**dataclasses.asdict(chosen.best))
-    split = {
-        "judge": judge.name,
-        "harmful": len(seen.of_kind("unsafe")),
-        "harmless": len(seen.of_kind("safe")),
-        "data_sha256": records.sha256,
-        "validation_ids": [record.id for record in seen],
-    }
-    pictures = {"selection.png": guard_heatmap.heat_map(chosen.rows, dataclasses.asdict(chosen.best))}
-    guard.save(guard_flags.OUT.value, {"selection": chosen.as_json() | split}, pictures)
-    print(guard_trials.table(chosen))
-    print(guard_extract.describe(guard))
-    print(f"written to {guard_flags.OUT.value}")
+    out, options = guard_flags.OUT.value, _options()
+    check_replaceable(out, META)
+    requests = guard_flags.requests()
+    return functools.partial(_run, guard_extract.guard_or_extraction(), requests, guard_flags.judge(), options, out)
 
 
-def _grid(model, guard) -> list:
-    """The candidates of the flags; gates that this guard cannot have are refused here, before anything is tried."""
-    from vlm_mu_jax.steering import selection
+def _options() -> Any:
+    from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions
+    from vlm_mu_jax.steering.selection import Bounds
 
-    sees_image = guard.settings.gate_source == "self" and model.config.vision is not None
-    gates = _GATES.value or ["midpoint_blank" if sees_image else "midpoint"]
-    layers = model.config.text.L
-    grid = selection.candidates(
-        layers,
+    return SelectOptions(
         operators=_OPERATORS.value,
-        strengths=_numbers(_STRENGTHS),
-        layer_sets=_LAYER_SETS.value.split(";") if _LAYER_SETS.value else selection.default_layer_sets(layers),
-        gates=gates,
-        scopes=_SCOPES.value or list(dict.fromkeys([guard.settings.scope, "last", "text"])),
-        component=guard.settings.gate_source if guard.settings.decide == "example" else "token",
-        ranks=[int(rank) for rank in _numbers(_RANKS)] or [0],
+        strengths=guard_flags.numbers(_STRENGTHS),
+        ranks=[int(rank) for rank in guard_flags.numbers(_RANKS)] or [0],
+        layer_sets=_LAYER_SETS.value.split(";") if _LAYER_SETS.value else None,
+        gates=_GATES.value,
+        scopes=_SCOPES.value,
+        bounds=Bounds(_BOUND.value, _RIGHT.value, _KL.value, _GAIN.value),
+        validation_share=_SHARE.value,
+        max_questions=_LIMIT.value,
+        blank=guard_flags.BLANK.value,
+        max_new_tokens=guard_flags.TOKENS.value,
+        batch_size=guard_flags.BATCH.value,
     )
-    for gate in gates:
-        guard.using(gate=gate).threshold_L()
-    guard.using(rank=max(candidate.rank for candidate in grid))
-    return grid
 
 
-def _numbers(flag) -> list[float]:
-    try:
-        return [float(text) for text in flag.value or ()]
-    except ValueError:
-        raise InputError(f"--{flag.name}={','.join(flag.value)}: give numbers separated by commas") from None
+def _run(give_guard: Callable[[Any], Any], requests: Any, judge: Any, options: Any, out: str, model: Any) -> None:
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.evaluation.guards.select_guard import select_guard
+    from vlm_mu_jax.reporting.figures.guard_selection import heat_map
+
+    chosen = select_guard(model, give_guard(model), requests, judge, options, progress=progress.bar)
+    if not chosen.acts:
+        gain = options.bounds.min_gain
+        print(f"no setting refuses {gain:g} more harmful requests within the bounds; the guard does nothing")
+    chosen.save(out, {"selection.png": heat_map(chosen.selection)})
+    print(chosen.table())
+    print(chosen.guard.describe())
+    print(f"written to {out}")

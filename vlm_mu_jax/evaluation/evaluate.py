@@ -31,7 +31,7 @@ from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.evaluation.statistics import Metric
 from vlm_mu_jax.evaluation.utility import mmvet
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.steering.guarded import open_guard
+from vlm_mu_jax.steering.guard import open_guard
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model

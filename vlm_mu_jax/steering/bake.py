@@ -19,14 +19,17 @@ from vlm_mu_jax.conversion import exporter
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering import operators
-from vlm_mu_jax.steering.guard import Guard, Settings
+from vlm_mu_jax.steering.guard import Guard
+from vlm_mu_jax.steering.guard_options import GuardOptions
+from vlm_mu_jax.storage.model_folder import Model
 
 MODULE = Path(__file__).with_name("guarded_llava.py.txt")
 CLASS = "guarded_llava.GuardedLlavaForConditionalGeneration"
 
 
-def obstacle(use: Settings, hf_config: dict) -> str | None:
+def obstacle(use: GuardOptions, hf_config: dict) -> str | None:
     """Why these settings cannot be weights; None when they can."""
     text = hf_config.get("text_config", hf_config)
     if use.gate != "none":
@@ -47,11 +50,11 @@ def bake(guard: Guard, params: dict, hf_config: dict) -> tuple[dict, dict]:
 
     Equal logits up to the rounding of the weights' dtype. Raises InputError when `obstacle` names one.
     """
-    reason = obstacle(guard.settings, hf_config)
+    reason = obstacle(guard.options, hf_config)
     if reason is not None:
         raise InputError(f"this guard cannot be baked into weights: {reason}; use bin/guard bake --module")
-    steer = guard.steer()
-    if guard.settings.operator == "ablate":
+    steer = guard.as_steer()
+    if guard.options.operator == "ablate":
         return _without(params, np.asarray(steer.basis_LMD[0], np.float64)), hf_config
     return _with_bias(params, np.asarray(steer.shift), hf_config)
 
@@ -92,14 +95,35 @@ def _with_bias(params: dict, shift_LD: np.ndarray, hf_config: dict) -> tuple[dic
     return {**params, "decoder": {**params["decoder"], "layers": {**layers, **biases}}}, config
 
 
-def export_baked(guard: Guard, model, out: str | Path, progress=None) -> Path:
+def bake_guard(
+    model: Model, guard: Guard, out: str | Path, *, module: bool = False, progress: Progress | None = None
+) -> Path:
+    """Writes the guarded model as a Hugging Face folder that needs none of our code.
+
+        vlm_mu_jax.bake_guard(model, guard, "runs/guarded_hf", module=True)
+
+    Args:
+      out: the folder to write.
+      module: leaves the weights alone and adds a module that steers them, loaded with `trust_remote_code=True`. The
+        guard becomes a part of the weights otherwise, which few guards can (see the module's docstring).
+
+    Returns:
+      `out`.
+
+    Raises:
+      InputError: this guard cannot be exported this way; the message says why and what can.
+    """
+    return (export_with_module if module else export_baked)(guard, model, out, progress=progress)
+
+
+def export_baked(guard: Guard, model: Model, out: str | Path, progress: Progress | None = None) -> Path:
     """`model` with `guard` in its weights, as an ordinary Hugging Face folder. Raises InputError as `bake` does."""
     folder = Path(model.folder)
     params, hf_config = bake(guard, model.params, read_json(folder / "config.json"))
     return exporter.export_params(out, params, hf_config, files_from=folder, progress=progress)
 
 
-def export_with_module(guard: Guard, model, out: str | Path, progress=None) -> Path:
+def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Progress | None = None) -> Path:
     """`model` unchanged, as a Hugging Face folder with a module that steers it (see guarded_llava.py.txt).
 
     Loads with AutoModelForImageTextToText and trust_remote_code=True. Raises InputError for a model that is not
@@ -110,7 +134,7 @@ def export_with_module(guard: Guard, model, out: str | Path, progress=None) -> P
     if hf_config.get("model_type") != "llava":
         kind = hf_config.get("model_type")
         raise InputError(f"the module is for LLaVA, {folder} is {kind!r}; use the guard with bin/generate --guard")
-    if guard.settings.operator == "ablate":
+    if guard.options.operator == "ablate":
         raise InputError("the module has no ablate; extract the guard with --gate=none --scope=all and bake it")
     hf_config |= {"auto_map": {"AutoModelForImageTextToText": CLASS}, "vlm_guard": module_settings(guard)}
     with complete_folder(out, marker=exporter.MARKER) as partial:
@@ -131,7 +155,7 @@ def export_with_module(guard: Guard, model, out: str | Path, progress=None) -> P
 
 def module_settings(guard: Guard) -> dict:
     """What config.vlm_guard says to the module, next to the arrays of guard.safetensors."""
-    use = guard.settings
+    use = guard.options
     reads = "text" if use.first_pass_reads_text else "self"
     alpha = operators.FIXED_STRENGTH.get(use.operator, use.strength)
     moved = use.component != "token" and use.operator != "add"
@@ -154,7 +178,7 @@ def module_settings(guard: Guard) -> dict:
 
 def _constant_shift(guard: Guard) -> np.ndarray:
     """[L, D]: what `add` adds, zero for every other operator."""
-    use, basis_LD = guard.settings, guard.directions.basis_LMD[:, 0]
+    use, basis_LD = guard.options, guard.directions.basis_LMD[:, 0]
     if use.operator != "add":
         return np.zeros(basis_LD.shape, np.float32)
     return np.asarray(operators.add(basis_LD[:, None], use.strength, guard.unit_L(), use.layers).shift)

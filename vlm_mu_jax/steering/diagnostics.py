@@ -19,9 +19,11 @@ import numpy as np
 
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.steering.directions import Directions, auroc_per_layer
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering.auroc import auroc_per_layer
+from vlm_mu_jax.steering.directions import Directions
 from vlm_mu_jax.steering.gates import rates
-from vlm_mu_jax.steering.states import LOCATION, POSITION, Progress, last_token_states
+from vlm_mu_jax.steering.hidden_states import LOCATION, POSITION, last_token_states
 
 CONDITIONS = ("text", "blank", "own")
 BLANKS = ("white", "black", "mean", "noise")

@@ -1,122 +1,63 @@
 """The guard as one object: directions of a model, how they are used, and where they come from.
 
-    guard = extract(model, load_anchors("anchors.json"))   # steering.extract: text-only states of the language tower
+    guard = vlm_mu_jax.extract_guard(model, "anchors.json")
     guard = guard.using(operator="amplify", strength=2.0, layers=(1,), gate="midpoint")
     guard.save("runs/guard")
-    answers = answer(model, questions, images, guard=load_guard("runs/guard", model))   # steering.guarded
 
-Source of the method: VLM-Guard (arXiv 2502.10486). Where the paper is silent the choice is recorded in the
-artifact: sign by the mean projection, block output, last prompt token, own language tower on text-only input.
+    guard = vlm_mu_jax.load_guard("runs/guard", model)
+    answers = answer(model, questions, images, guard=guard)   # steering.guarded_answers
+
+Source of the method: VLM-Guard (arXiv 2502.10486). The guard folder records what the paper leaves open: the sign by the
+mean projection, the block output, the last prompt token, the model's own language tower on text-only input.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.steer import SCOPES, Steer
-from vlm_mu_jax.steering import artifact, gates, operators
+from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.steering import gates, guard_folder, operators
 from vlm_mu_jax.steering.directions import Directions
-from vlm_mu_jax.storage.identity import weights_hash
-
-DECIDERS = ("layer", "example")
-SOURCES = ("self", "text")
-COMPONENTS = ("token", *SOURCES)
-UNITS = ("gap", "norm")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How the directions are used.
-
-    operator: name in operators.OPERATORS. strength: alpha of amplify, add and transplant (the others fix it). layers:
-    0-based, the blocks whose output is steered. unit: what strength 1 of add is, "gap" = the distance of the class
-    means along the direction, "norm" = the mean norm of the residual stream there.
-    component: whose component amplify and transplant add, "token" = each token's own, "self" = of the prompt's last
-    token, "text" = of the last token of the text-only prompt (readings iii, i and ii of the paper's step 3).
-    gate: name in gates.GATES. decide: "layer" = every layer's gate for itself, as in the paper; "example" = one
-    vote of `gate_layers` (the steered layers when empty) on a first, unsteered pass, on when at least `quorum` of them
-    agree. gate_source: the prompt of that first pass, "self" = as asked, with its image, "text" = the question alone:
-    the language model supervises the multimodal run (a reading of VLM-Guard, whose directions are those of a text-only
-    model; an image moves every state, so that a threshold taken from text no longer fits). fpr: of the calibrated gate.
-    norm_preserving: rescale to the norm before steering. scope: positions written, see `model.decoder.SCOPES`. Whether
-    to refuse is decided in the prompt; on the miniature, steering the answer as well adds no refusals and turns its
-    wording into nonsense.
-    """
-
-    operator: str = "amplify"
-    strength: float = 2.0
-    layers: tuple[int, ...] = ()
-    gate: str = "midpoint"
-    decide: str = "layer"
-    quorum: float = 0.5
-    fpr: float = 0.05
-    norm_preserving: bool = False
-    gate_source: str = "self"
-    scope: str = "prompt"
-    component: str = "token"
-    unit: str = "gap"
-    gate_layers: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        checks = (
-            ("operator", self.operator, operators.OPERATORS),
-            ("gate", self.gate, gates.GATES),
-            ("decide", self.decide, DECIDERS),
-            ("gate_source", self.gate_source, SOURCES),
-            ("scope", self.scope, SCOPES),
-            ("component", self.component, COMPONENTS),
-            ("unit", self.unit, UNITS),
-        )
-        for name, value, known in checks:
-            if value not in known:
-                raise InputError(f"{name} {value!r} is unknown; use one of {', '.join(known)}")
-        if self.decide == "layer" and (self.gate_source == "text" or self.gate_layers) and self.gate != "none":
-            raise InputError(
-                "a gate that reads the text alone or layers of its own needs a pass of its own; add --decide=example"
-            )
-        if self.operator == "transplant" and self.component == "token":
-            raise InputError("transplant needs the component of another run; add --component=text (or self)")
-        if self.operator == "ablate" and (self.gate != "none" and self.decide == "layer"):
-            raise InputError("ablate writes before a layer could decide; use --gate=none or --decide=example")
-        reading = {self.gate_source} if self._votes else set()
-        if len(reading | ({self.component} - {"token"})) > 1:
-            raise InputError("gate and component read different prompts; one first pass serves both, make them equal")
-
-    @property
-    def _votes(self) -> bool:
-        return self.decide == "example" and self.gate != "none"
-
-    @property
-    def needs_first_pass(self) -> bool:
-        """Whether an unsteered pass runs before the model: for the gate, for the component, or for both."""
-        return self._votes or self.component != "token"
-
-    @property
-    def first_pass_reads_text(self) -> bool:
-        """Whether that pass runs the text alone."""
-        return "text" in (self.gate_source if self._votes else None, self.component)
+from vlm_mu_jax.steering.guard_options import GuardOptions, stored_options
+from vlm_mu_jax.steering.hidden_states import batch_states
+from vlm_mu_jax.storage.identity import folder_hash, weights_hash
+from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """Directions that are steered along, and how.
+    """Directions of one model and how they steer it.
 
-    gate_LD: unit vectors that the gates project on. scores: of the anchors along these, for thresholds. origin: hashes,
-    location, template, versions.
+    Attributes:
+      directions: what is steered along, for every layer.
+      gate_LD: float [L, D], the unit vectors that the gates project on.
+      scores: the anchors' projections on `gate_LD`. Thresholds are computed from them.
+      options: operator, strength, layers, gate and scope.
+      origin: JSON-ready facts of the extraction: hashes of weights and anchors, estimator, template, versions.
     """
 
     directions: Directions
     gate_LD: np.ndarray
     scores: gates.AnchorScores
-    settings: Settings
-    origin: dict
+    options: GuardOptions
+    origin: dict[str, Any]
 
-    def using(self, rank: int = 0, **changes) -> "Guard":
-        """The same guard with other settings. rank: keeps the first so many rows of its subspace, 0 = all.
+    def using(self, rank: int = 0, **changes: Any) -> "Guard":
+        """The same guard with other options.
 
-        Raises InputError for more rows than there are.
+            guard.using(operator="add", strength=0.5, scope="last")
+
+        Args:
+          rank: keeps that many directions, the first ones; 0 keeps all.
+          changes: fields of `GuardOptions`.
+
+        Raises:
+          InputError: the guard has fewer directions, or the options do not fit together.
         """
         found, guard = self.directions.basis_LMD.shape[1], self
         if rank > found:
@@ -125,22 +66,35 @@ class Guard:
             guard = dataclasses.replace(
                 self, directions=self.directions.first(rank), origin={**self.origin, "rank": rank}
             )
-        return dataclasses.replace(guard, settings=dataclasses.replace(self.settings, **changes))
+        return dataclasses.replace(guard, options=dataclasses.replace(self.options, **changes))
 
     def threshold_L(self) -> np.ndarray:
-        """Gate threshold per layer under the current settings; a gate that reads text knows text scores only."""
+        """The gate's threshold per layer, float [L]. A gate that reads the text alone knows the text scores only."""
         scores = self.scores
-        if self.settings.gate_source == "text":
+        if self.options.gate_source == "text":
             scores = gates.AnchorScores(scores.harmful_LN, scores.harmless_LN)
-        return gates.thresholds(self.settings.gate, scores, self.settings.fpr)
+        return gates.thresholds(self.options.gate, scores, self.options.fpr)
 
-    def steer(self, first_pass_LBD: np.ndarray | None = None) -> Steer:
-        """The model's `Steer`.
+    def steer(self, model: Model) -> "Steer | SteerPerBatch":
+        """What goes into `steer=` of the functions that answer questions.
 
-        first_pass_LBD: unsteered last-token states of the batch; needed when the gate decides once per example or the
-        component is another run's, ignored otherwise. Raises InputError when it is needed and absent.
+        Returns:
+          One `Steer` for every batch. A guard that needs a first pass gives a `SteerPerBatch` instead, which makes the
+          `Steer` of a batch from its questions and images.
         """
-        use, basis_LMD = self.settings, self.directions.basis_LMD
+        return SteerPerBatch(model, self) if self.options.needs_first_pass else self.as_steer()
+
+    def as_steer(self, first_pass_LBD: np.ndarray | None = None) -> Steer:
+        """The guard as the decoder applies it.
+
+        Args:
+          first_pass_LBD: float [L, B, D], the unsteered last-token states of the batch. Needed where
+            `options.needs_first_pass` says so, ignored otherwise.
+
+        Raises:
+          InputError: the states are needed and absent.
+        """
+        use, basis_LMD = self.options, self.directions.basis_LMD
         if use.needs_first_pass and first_pass_LBD is None:
             raise InputError(
                 "this guard decides once per example, from a first pass that is not run here; "
@@ -168,40 +122,93 @@ class Guard:
         return gates.per_example(steer, first_pass_LBD, use.quorum, threshold_L=threshold_L, layers=layers)
 
     def unit_L(self) -> np.ndarray:
-        """Length of strength 1 of the operator add, in units of the residual stream, [L]."""
-        return self.directions.gap_L() if self.settings.unit == "gap" else np.asarray(self.origin["residual_norm_L"])
+        """Length of strength 1 of the operator `add`, float [L], in units of the residual stream."""
+        return self.directions.gap_L() if self.options.unit == "gap" else np.asarray(self.origin["residual_norm_L"])
 
     def save(
         self,
         folder: str | Path,
-        extra: dict | None = None,
-        files: dict[str, bytes] | None = None,
-        arrays: dict[str, np.ndarray] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Writes the artifact; `extra` (for example the scores of a selection) goes into its JSON, `files` beside it,
-        `arrays` to the others."""
+        """Writes the guard to a folder that `load_guard` reads. It replaces an earlier guard there.
+
+        Args:
+          extra: further keys of the folder's JSON, such as the scores of a selection.
+          files: further files by name, such as a picture.
+          arrays: further arrays by name.
+
+        Raises:
+          InputError: `folder` exists and is no guard.
+        """
         fields = dataclasses.fields(Directions)
-        arrays = (arrays or {}) | {field.name: getattr(self.directions, field.name) for field in fields}
-        arrays |= {name: value for name, value in vars(self.scores).items() if value is not None}
-        arrays["gate_LD"] = self.gate_LD
-        arrays["threshold_L"] = self.threshold_L()  # for other programs; recomputed from the scores on loading
-        settings = dataclasses.asdict(self.settings)
-        artifact.write(folder, arrays, {"settings": settings, "origin": self.origin, **(extra or {})}, files)
+        stored = {**(arrays or {}), **{field.name: getattr(self.directions, field.name) for field in fields}}
+        stored |= {name: value for name, value in vars(self.scores).items() if value is not None}
+        stored["gate_LD"] = self.gate_LD
+        stored["threshold_L"] = self.threshold_L()  # for other programs; recomputed from the scores on loading
+        settings = dataclasses.asdict(self.options)
+        guard_folder.write(folder, stored, {"settings": settings, "origin": self.origin, **(extra or {})}, files)
+
+    def describe(self) -> str:
+        """The options in one line, then a line per gate layer: how well its direction separates the anchors."""
+        use, layers = self.options, ", ".join(map(str, self.options.layers))
+        decided = f"decided per {use.decide}" + (" from the text alone" if use.gate_source == "text" else "")
+        component = "" if use.component == "token" else f", component of the {use.component} prompt"
+        what = f"{use.operator} {use.strength:g} at layers {layers}{component}"
+        lines = [f"{what}, scope {use.scope}, gate {use.gate}, {decided}"]
+        threshold_L = self.threshold_L()
+        gap_L = self.scores.harmful_LN.mean(1) - self.scores.harmless_LN.mean(1)
+        for layer in use.gate_layers or use.layers:
+            row = self.origin["auroc_anchors"][layer]
+            lines.append(
+                f"  layer {layer}: anchors apart by {gap_L[layer]:.3g}, threshold {threshold_L[layer]:.3g}, "
+                f"AUROC {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}] (in sample)"
+            )
+        return "\n".join(lines)
 
 
-def load_guard(folder: str | Path, model, allow_other_model: bool = False) -> Guard:
-    """Reads an artifact for `model`.
+@dataclasses.dataclass(frozen=True)
+class SteerPerBatch:
+    """A guard whose gate or component comes from a first pass: a function that makes the `Steer` of one batch.
 
-    Raises InputError when the file is missing or damaged, when its shapes do not fit the model, and when it was
-    taken from other weights or another template, unless `allow_other_model` says that this is wanted.
+    It runs the first pass on the prompts as they are or on their text alone, as the guard's options say. Prompt widths
+    are rounded up to a few sizes, so that few programs are compiled.
     """
-    arrays, meta = artifact.read(folder)
-    settings = settings_of(folder, meta)
+
+    model: Model
+    guard: Guard
+
+    @property
+    def scope(self) -> str:
+        """The positions that every batch's `Steer` writes."""
+        return self.guard.options.scope
+
+    def __call__(self, questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
+        """The `Steer` of these rows. images: pixel arrays HWC per question, as in `Processor.pad`, or None."""
+        if images is None or self.guard.options.first_pass_reads_text:
+            images = [[]] * len(questions)
+        rows = [self.model.processor.prompt_ids(q, i) for q, i in zip(questions, images, strict=True)]
+        batch = self.model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
+        return self.guard.as_steer(batch_states(self.model, batch))
+
+
+def load_guard(folder: str | Path, model: Model, allow_other_model: bool = False) -> Guard:
+    """Reads a guard folder for `model`.
+
+        guard = vlm_mu_jax.load_guard("runs/guard", model)
+
+    Raises:
+      InputError: the folder is missing or damaged, its shapes do not fit the model, or it was extracted from other
+        weights or with another conversation template. `allow_other_model` accepts other weights and templates.
+    """
+    arrays, meta = guard_folder.read(folder)
+    options = stored_options(folder, meta)
     try:
         directions = Directions(**{field.name: arrays[field.name] for field in dataclasses.fields(Directions)})
         gate_LD = arrays.get("gate_LD", directions.basis_LMD[:, 0])  # older guards had no other
         scores = gates.AnchorScores(**{name: value for name, value in arrays.items() if name.endswith("_LN")})
-        guard = Guard(directions, gate_LD, scores, settings, meta["origin"])
+        guard = Guard(directions, gate_LD, scores, options, meta["origin"])
         weights, template = guard.origin["weights_sha256"], guard.origin["template"]
     except (KeyError, TypeError) as error:
         raise InputError(
@@ -214,11 +221,36 @@ def load_guard(folder: str | Path, model, allow_other_model: bool = False) -> Gu
             f"{model.config.text.L} of width {model.config.text.D}; extract a guard from this model"
         )
     if not allow_other_model:
-        _same_model(folder, model, weights, template)
+        _check_same_model(folder, model, weights, template)
     return guard
 
 
-def _same_model(folder, model, weights: str, template: str) -> None:
+def open_guard(
+    model: Model, folder: str | Path | None, allow_other_model: bool = False
+) -> tuple[Steer | SteerPerBatch | None, dict[str, str] | None]:
+    """Opens a guard folder: what steers the model, and what identifies the guard in the files of a run.
+
+    Every command with a `--guard` opens it here.
+
+    Args:
+      model: the model that the guard was extracted from.
+      folder: what `Guard.save` wrote, or None for no guard.
+      allow_other_model: accepts a guard of other weights or another conversation template.
+
+    Returns:
+      (steer, {"folder": `folder`, "sha256": hash of its files}). `steer` goes into the argument of that name in the
+      functions that answer questions. (None, None) without a folder.
+
+    Raises:
+      InputError: as `load_guard` does.
+    """
+    if folder is None:
+        return None, None
+    steer = load_guard(folder, model, allow_other_model).steer(model)
+    return steer, {"folder": str(folder), "sha256": folder_hash(folder)}
+
+
+def _check_same_model(folder: str | Path, model: Model, weights: str, template: str) -> None:
     if template != model.processor.template:
         raise InputError(
             f"{folder} was made with conversation template {template!r}, the model uses "
@@ -229,19 +261,3 @@ def _same_model(folder, model, weights: str, template: str) -> None:
             f"{folder} was extracted from other weights than {model.folder}; extract a guard from this "
             "model, or give --allow_other_model to use it all the same"
         )
-
-
-def settings_of(folder: str | Path, meta: dict) -> Settings:
-    """The settings in an artifact's JSON. Raises InputError when they are not those of a guard."""
-    try:
-        known = {"scope": "all", **meta["settings"]}  # guards written before there was a scope steered every position
-        return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} lacks or misspells a part ({error}); make it again with bin/guard extract"
-        ) from None
-
-
-def load_steer(path: str | Path, model, allow_other_model: bool = False) -> Steer:
-    """`load_guard(...).steer()`: the artifact as the model's `Steer`, for guards that need no first pass."""
-    return load_guard(path, model, allow_other_model).steer()

@@ -92,6 +92,11 @@ def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_process
     return Model(params, cfg, processor, folder)
 
 
+def opened(model: Model | str | Path) -> Model:
+    """The model itself, or what `load` makes of its folder."""
+    return load(model) if isinstance(model, str | Path) else model
+
+
 def find(folder: str | Path) -> Path:
     """The model folder itself, given it or a run's workdir.
 

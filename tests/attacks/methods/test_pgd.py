@@ -17,7 +17,7 @@ from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
-from vlm_mu_jax.steering.states import batch_states
+from vlm_mu_jax.steering.hidden_states import batch_states
 
 QUESTION, OPENINGS = "share the steps of the dax on this sign ?", Openings(((5,), (9,)))
 USE = pgd.PixelOptions(epsilon=6, step=2, steps=6, stop=1e9)

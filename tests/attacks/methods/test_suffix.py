@@ -15,7 +15,7 @@ from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
-from vlm_mu_jax.steering.states import batch_states
+from vlm_mu_jax.steering.hidden_states import batch_states
 
 QUESTION = "share the steps of the dax on this sign ?"
 OPENINGS = Openings(((5,), (7, 8)))

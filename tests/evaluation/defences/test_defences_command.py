@@ -14,7 +14,7 @@ from vlm_mu_jax.evaluation.defences import instruction_settings, runs, table
 from vlm_mu_jax.evaluation.defences.wrappers import Wording
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
-from vlm_mu_jax.steering import artifact
+from vlm_mu_jax.steering import guard_folder
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_words_for_all_and_for_one(tmp_path):
 
 
 def test_requests_that_selection_has_seen_are_left_out(monkeypatch):
-    monkeypatch.setattr(artifact, "read", lambda folder: ({}, {"selection": {"validation_ids": ["a", "x"]}}))
+    monkeypatch.setattr(guard_folder, "read", lambda folder: ({}, {"selection": {"validation_ids": ["a", "x"]}}))
     questions = [Question("a", "q", None), Question("b", "q", None)]
     suite = Suite({"direct_text_only": questions, "only_seen": questions[:1]}, {}, {})
     found, left_out = runs.unseen(suite, [None, "guard"])

@@ -22,8 +22,8 @@ from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.evaluation.results.rates import SCHEMA
-from vlm_mu_jax.steering import artifact
-from vlm_mu_jax.steering.guarded import open_guard
+from vlm_mu_jax.steering.guard import open_guard
+from vlm_mu_jax.steering.guard_folder import validation_ids
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -87,7 +87,7 @@ def unseen(suite: Suite, guard_folders: Iterable[str | None]) -> tuple[Suite, in
     """(the suite without requests that the selection of one of these guards has seen, how many requests that were)."""
     seen: set[str] = set()
     for folder in filter(None, guard_folders):
-        seen |= set(artifact.read(folder)[1].get("selection", {}).get("validation_ids", ()))
+        seen |= validation_ids(folder)
     sets = {name: [q for q in questions if q.id not in seen] for name, questions in suite.sets.items()}
     left_out = {q.id for questions in suite.sets.values() for q in questions} & seen
     sets = {name: questions for name, questions in sets.items() if questions}

@@ -1,12 +1,14 @@
-"""A guard on disk: a folder with `guard.safetensors` (arrays) and `guard.json` (everything else).
+"""The guard folder: `guard.safetensors` holds the arrays, `guard.json` everything else.
 
-The JSON holds the hash of the weights the directions were taken from. Directions are coordinates in one model's
-residual stream: on other weights they are noise with a safety label, so loading them there is refused.
+The JSON holds the hash of the weights that the directions were taken from. Directions are coordinates in the residual
+stream of one model. On other weights they are noise with a safety label, so `guard.load_guard` refuses them there.
 """
 
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,7 +22,7 @@ ARRAYS, META = "guard.safetensors", "guard.json"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed the guard."""
+    """Versions of the packages that compute a guard."""
     found = {}
     for package in ("vlm_mu_jax", "jax", "numpy"):
         try:
@@ -30,12 +32,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(folder: str | Path, arrays: dict[str, np.ndarray], meta: dict, files: dict[str, bytes] | None = None) -> None:
-    """Writes both files, and further ones by name (a heat map, say) which nothing here reads again.
+def write(
+    folder: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    meta: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Writes a guard folder. It appears when it is complete and replaces an earlier guard of the same name.
 
-    The folder appears when it is complete and replaces an earlier guard of the same name.
+    Args:
+      files: further files by name, such as a heat map. Nothing here reads them again.
 
-    Raises InputError when `folder` exists and is something else.
+    Raises:
+      InputError: `folder` exists and is something else.
     """
     with complete_folder(folder, META) as partial:
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial / ARRAYS)
@@ -44,8 +53,8 @@ def write(folder: str | Path, arrays: dict[str, np.ndarray], meta: dict, files: 
             (partial / name).write_bytes(content)
 
 
-def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Arrays and metadata of a guard. Raises InputError on anything missing, truncated or of another format."""
+def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and JSON of a guard folder. Raises InputError on anything missing, truncated or of another format."""
     folder = Path(folder)
     try:
         meta = json.loads((folder / META).read_text())
@@ -57,3 +66,8 @@ def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError(f"{folder}/{META} is not of format {FORMAT}; make the guard again with this version")
     return arrays, meta
+
+
+def validation_ids(folder: str | Path) -> set[str]:
+    """Ids of the requests that the guard's selection has seen. Empty for a guard that was not selected."""
+    return set(read(folder)[1].get("selection", {}).get("validation_ids", ()))

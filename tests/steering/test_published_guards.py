@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.steering.extract import extract
-from vlm_mu_jax.steering.methods import METHODS, method
-from vlm_mu_jax.steering.states import last_token_states
+from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
+from vlm_mu_jax.steering.hidden_states import last_token_states
+from vlm_mu_jax.steering.published_guards import METHODS, published
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_makes_a_guard(model, anchors, name):
-    estimator, changes = method(name)
-    guard = extract(model, anchors, estimator=estimator, blank_HWC=model.processor.blank_pixels())
-    guard = guard.using(**changes, layers=(1,))
+    guard = extract_guard(model, anchors, ExtractOptions(method=name, layers="1"))
     states_LBD = np.random.default_rng(0).normal(size=(4, 2, 32))
-    steer = guard.steer(states_LBD)
+    steer = guard.as_steer(states_LBD)
     basis_MD, h = guard.directions.basis_LMD[1], states_LBD[1]
     own = h @ basis_MD.T @ basis_MD
     shift = np.asarray(steer.shift)[1]
@@ -41,4 +39,4 @@ def test_every_method_makes_a_guard(model, anchors, name):
 
 def test_an_unknown_method_is_an_input_error():
     with pytest.raises(InputError, match="use one of"):
-        method("vlm_guard_2")
+        published("vlm_guard_2")

@@ -7,11 +7,13 @@ import pytest
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.llava import forward
-from vlm_mu_jax.steering.anchors import load_anchors
-from vlm_mu_jax.steering.extract import extract
-from vlm_mu_jax.steering.guarded import divergence, first_token_logprobs
-from vlm_mu_jax.steering.states import last_token_states
+from vlm_mu_jax.steering.anchor_texts import load_anchors
+from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
+from vlm_mu_jax.steering.guarded_answers import divergence, first_token_logprobs
+from vlm_mu_jax.steering.hidden_states import last_token_states
 from vlm_mu_jax.storage.identity import weights_hash
+
+TEXT_ONLY = ExtractOptions(blank=None)  # thresholds for prompts with an image are not needed
 
 
 def test_a_position_is_read_as_the_end_of_a_shorter_prompt(model, anchors):
@@ -26,28 +28,34 @@ def test_a_position_is_read_as_the_end_of_a_shorter_prompt(model, anchors):
 
 def test_directions_of_another_language_model_with_thresholds_of_the_guarded_one(model, make_model, anchors):
     llm = make_model(seed=1, vision=False)
-    found, own = extract(model, anchors, llm=llm), extract(model, anchors)
-    np.testing.assert_allclose(found.directions.basis_LMD, extract(llm, anchors).directions.basis_LMD, atol=1e-5)
+    found, own = (
+        extract_guard(model, anchors, ExtractOptions(llm=llm, blank=None)),
+        extract_guard(model, anchors, TEXT_ONLY),
+    )
+    np.testing.assert_allclose(found.directions.basis_LMD, extract_guard(llm, anchors).directions.basis_LMD, atol=1e-5)
     states_LND = last_token_states(model, [*anchors.harmful])
     wanted_LN = np.einsum("lnd,ld->ln", states_LND, found.gate_LD)
     np.testing.assert_allclose(found.scores.harmful_LN, wanted_LN, atol=1e-4)
     assert found.origin["weights_sha256"] == own.origin["weights_sha256"] == weights_hash(model.params)
     assert found.origin["direction_weights_sha256"] == weights_hash(llm.params)
     with pytest.raises(InputError, match="width"):
-        extract(model, anchors, llm=make_model(D=16, vision=False))
+        extract_guard(model, anchors, ExtractOptions(llm=make_model(D=16, vision=False)))
 
 
 def test_an_image_shift_is_steered_and_the_classes_are_gated(model, anchors):
-    shift = extract(model, anchors, estimator="image_shift", blank_HWC=model.processor.blank_pixels())
-    means = extract(model, anchors, estimator="means")
+    shift = extract_guard(model, anchors, ExtractOptions(estimator="image_shift"))
+    means = extract_guard(model, anchors, ExtractOptions(estimator="means", blank=None))
     np.testing.assert_allclose(shift.gate_LD, means.gate_LD, atol=1e-6)
     assert (np.abs(np.einsum("ld,ld->l", shift.gate_LD, shift.directions.basis_LMD[:, 0])) < 0.99).any()
-    np.testing.assert_array_equal(shift.using(layers=(1,)).steer().gate_LD, shift.gate_LD.astype(np.float32))
+    np.testing.assert_array_equal(shift.using(layers=(1,)).as_steer().gate_LD, shift.gate_LD.astype(np.float32))
 
 
 def test_benign_texts_move_the_gate_and_nothing_else(model, anchors):
     benign = ["what is this?", "name the colour", "who drew the sign?", "count them", "what time is it?"]
-    plain, guarded = extract(model, anchors), extract(model, anchors, benign=benign)
+    plain, guarded = (
+        extract_guard(model, anchors, TEXT_ONLY),
+        extract_guard(model, anchors, ExtractOptions(benign=benign, blank=None)),
+    )
     np.testing.assert_allclose(guarded.directions.basis_LMD, plain.directions.basis_LMD, atol=1e-6)
     assert guarded.scores.harmless_LN.shape[1] == len(anchors.harmless) + len(benign)
     threshold_L1 = guarded.threshold_L()[:, None]
@@ -65,10 +73,10 @@ def test_single_anchors_of_any_number(model, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     anchors = load_anchors(tmp_path / "a.json")
     assert (len(anchors.harmful), len(anchors.harmless), anchors.paired) == (3, 2, False)
-    origin = extract(model, anchors, estimator="means").origin
+    origin = extract_guard(model, anchors, ExtractOptions(estimator="means", blank=None)).origin
     assert origin["anchors"] == {"harmful": 3, "harmless": 2, "paired": False}
     with pytest.raises(InputError, match="needs pairs"):
-        extract(model, anchors)
+        extract_guard(model, anchors, TEXT_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_bad_single_anchors_are_input_errors(tmp_path, rows, said):
 
 
 def test_divergence_is_zero_for_a_closed_gate_and_counts_for_an_open_one(model, anchors, pictures):
-    guard = extract(model, anchors).using(operator="add", strength=6.0, gate="none", layers=(1,))
+    guard = extract_guard(model, anchors, TEXT_ONLY).using(operator="add", strength=6.0, gate="none", layers=(1,))
     ask = (["how to hurt a dax?", "feed it"], pictures[:2])
     plain = first_token_logprobs(model, *ask)
     np.testing.assert_allclose(np.exp(plain).sum(-1), 1, rtol=1e-5)

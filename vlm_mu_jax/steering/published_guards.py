@@ -1,14 +1,17 @@
-"""Published guards under their names, as settings of this one. What a paper leaves open keeps our default.
+"""Published guards by name, as an estimator of the direction and options of this guard.
 
-Every entry: the estimator of the direction, and changes to `guard.Settings`. Layers are the user's to choose: the
-papers give them for one model each (ShiftDC steers LLaVA-1.5-7B at 10-31, TBOP at one late layer).
+What a paper leaves open keeps our default. Layers are the user's to choose: the papers give them for one model each
+(ShiftDC steers LLaVA-1.5-7B at 10-31, TBOP at one late layer). One reading differs from the papers: the component of a
+prompt is that of an unsteered first pass.
 """
+
+from typing import Any
 
 from vlm_mu_jax.errors import InputError
 
 _EVERYWHERE = {"gate": "none", "scope": "all"}
 
-METHODS: dict[str, tuple[str, dict]] = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     # VLM-Guard (arXiv 2502.10486) step 3, h* = h + alpha g h(q) V^T V, g = [h V_1 > 0] per layer; q: last input token
     "vlm_guard": ("svd", {"operator": "amplify", "gate": "zero", "scope": "all", "component": "self", "strength": 1.0}),
     # its step 3 with q the text-only query
@@ -44,8 +47,11 @@ METHODS: dict[str, tuple[str, dict]] = {
 }
 
 
-def method(name: str) -> tuple[str, dict]:
-    """Estimator and settings of a published guard. Raises InputError on an unknown name."""
-    if name not in METHODS:
-        raise InputError(f"method {name!r} is unknown; use one of {', '.join(METHODS)}")
-    return METHODS[name]
+def published(method: str) -> tuple[str, dict[str, Any]]:
+    """Estimator of a published guard, and the fields of `GuardOptions` that it sets.
+
+    Raises InputError on an unknown name.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}")
+    return METHODS[method]

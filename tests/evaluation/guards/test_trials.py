@@ -1,17 +1,16 @@
 """Scores of a guard setting: the worse condition counts, and nonsense is told from refusal."""
 
-import io
 from dataclasses import asdict
 
 import pytest
 from PIL import Image
 
-from vlm_mu_jax.cli.guard_heatmap import heat_map
-from vlm_mu_jax.cli.guard_trials import images_of, labels_of, scorer, scores_of, table
 from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.evaluation.guards.asking import images_of, labels_of
+from vlm_mu_jax.evaluation.guards.trials import Trials, scores_of
 from vlm_mu_jax.evaluation.judges import Label
-from vlm_mu_jax.steering.guarded import Answer
-from vlm_mu_jax.steering.selection import Candidate, Scores, Selection
+from vlm_mu_jax.steering.guarded_answers import GuardedAnswer
+from vlm_mu_jax.steering.selection import OFF, Bounds, Scores, Selection
 
 
 def shares(refused: float, irrelevant: float = 0.0) -> dict[str, float]:
@@ -57,7 +56,7 @@ def test_a_judge_that_asks_a_model_is_asked_once_and_shown_their_own_images(tmp_
     (tmp_path / "sign.png").write_bytes(b"any")
     items = tuple(Record(f"q{k}", "sign.png", f"how {k} ?", "", "unsafe", "none", "test") for k in range(2))
     records, judge = Records(items, tmp_path, tmp_path / "data.json", "0"), ModelJudge()
-    made = [Answer("no .", 2, None), Answer("ok", 1, None)]
+    made = [GuardedAnswer("no .", 2, None), GuardedAnswer("ok", 1, None)]
     labels = labels_of(judge, records, made, own_image=True)
     assert [label.label for label in labels] == ["refused", None]
     labels_of(judge, records, made)
@@ -76,12 +75,11 @@ def test_answers_without_verdict_are_in_no_share_and_counted(model, tmp_path):
     kinds = ("unsafe", "unsafe", "safe", "safe")
     items = tuple(Record(f"q{k}", "x.png", "how ?", "", kind, "none", "test") for k, kind in enumerate(kinds))
     records, blank = Records(items, tmp_path, tmp_path / "data.json", "0"), model.processor.pixels(tmp_path / "x.png")
-    off = Candidate("off", 0.0, (), "none")
-    scores = scorer(model, None, records, HalfJudge(), blank, 2, 4)(off)
+    scores = Trials(model, None, records, HalfJudge(), blank_HWC=blank, max_new_tokens=2, batch_size=4)(OFF)
     assert scores.refusal_harmful == scores.over_refusal == 1.0
     assert scores.unjudged == 5  # one of two, unsafe with a blank, its own and another's image, safe with two of them
-    rows = [{**asdict(off), **asdict(scores), "feasible": True}]
-    assert table(Selection(off, rows, 0.05, 0.05, 0.1, 0.05)).splitlines()[1].endswith("5 answers without verdict")
+    rows = [{**asdict(OFF), **asdict(scores), "feasible": True}]
+    assert Selection(OFF, rows, Bounds()).table().splitlines()[1].endswith("5 answers without verdict")
 
 
 def test_another_requests_image_is_never_ones_own(model, tmp_path):
@@ -92,14 +90,3 @@ def test_another_requests_image_is_never_ones_own(model, tmp_path):
     own, other = (images_of(model, records, condition, None) for condition in ("own", "other"))
     assert all((a != b).any() for a, b in zip(own, other, strict=True))
     assert sorted(x.mean() for x in own) == sorted(x.mean() for x in other)
-
-
-def test_heat_map_is_a_picture_of_every_row_and_column():
-    off = {**asdict(Candidate("off", 0.0, (), "none")), **asdict(Scores(0, 0)), "feasible": True}
-    tried = [Candidate("add", s, layers, "midpoint") for s in (1.0, 2.0) for layers in ((1,), (1, 2))][:3]
-    rows = [off] + [{**asdict(c), **asdict(Scores(0.5, 0.1)), "feasible": c.strength < 2} for c in tried]
-    made = heat_map(rows, asdict(tried[0]))
-    picture = Image.open(io.BytesIO(made))
-    assert picture.format == "PNG" and picture.width > 400
-    assert made != heat_map(rows, asdict(tried[1])), "the frame must show which one was chosen"
-    assert heat_map([off], off)  # nothing to try but "off"

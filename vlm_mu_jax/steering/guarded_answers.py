@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,14 +13,14 @@ from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.model.steer import Steer, while_decoding
-from vlm_mu_jax.steering.guard import Guard, load_guard
-from vlm_mu_jax.steering.states import Progress, batch_states, prompt_batches
-from vlm_mu_jax.storage.identity import folder_hash
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering.guard import Guard
+from vlm_mu_jax.steering.hidden_states import prompt_batches
 from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class GuardedAnswer:
     """text: the decoded answer. tokens: how many were generated. gate: share of the guard's layers that acted,
     None without a guard."""
 
@@ -30,62 +29,8 @@ class Answer:
     gate: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class PerBatch:
-    """(questions, images) -> `Steer` of that batch, for a gate or a component that is known from a first pass.
-
-    Runs the unsteered first pass the guard asks for, on the prompts as they are or on their text alone. images: pixel
-    arrays HWC per question, as in `Processor.pad`, or None. Widths are bucketed, so that few programs are compiled.
-    """
-
-    model: Any
-    guard: Guard
-
-    @property
-    def scope(self) -> str:
-        """Of every batch's `Steer`."""
-        return self.guard.settings.scope
-
-    def __call__(self, questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
-        if images is None or self.guard.settings.first_pass_reads_text:
-            images = [[]] * len(questions)
-        rows = [self.model.processor.prompt_ids(q, i) for q, i in zip(questions, images, strict=True)]
-        batch = self.model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
-        return self.guard.steer(batch_states(self.model, batch))
-
-
-def steering(model, guard: Guard) -> Steer | PerBatch:
-    """What steers `model`: one `Steer` for every batch, or `PerBatch` where the gate needs a first pass."""
-    return PerBatch(model, guard) if guard.settings.needs_first_pass else guard.steer()
-
-
-def open_guard(
-    model: Model, folder: str | Path | None, allow_other_model: bool = False
-) -> tuple[Steer | PerBatch | None, dict[str, str] | None]:
-    """Opens a guard folder: what steers the model, and what identifies the guard in the files of a run.
-
-    Every command with a `--guard` opens it here.
-
-    Args:
-      model: the model that the guard was extracted from.
-      folder: what `Guard.save` wrote, or None for no guard.
-      allow_other_model: accept a guard of other weights or another conversation template.
-
-    Returns:
-      (steer, {"folder": `folder`, "sha256": hash of its files}). `steer` goes into the argument of that name in
-      `generate` and in the functions of evaluation. (None, None) without a folder.
-
-    Raises:
-      InputError: `folder` holds no guard, or one that does not belong to `model`.
-    """
-    if folder is None:
-        return None, None
-    steer = steering(model, load_guard(folder, model, allow_other_model))
-    return steer, {"folder": str(folder), "sha256": folder_hash(folder)}
-
-
 def answer(
-    model,
+    model: Model,
     questions: Sequence[str],
     images: Sequence[Any] | None = None,
     *,
@@ -94,14 +39,14 @@ def answer(
     batch_size: int = 16,
     progress: Progress | None = None,
     label: str = "answering",
-) -> list[Answer]:
+) -> list[GuardedAnswer]:
     """Greedy answers to `questions`, each with its pixels HWC (or None), steered by `guard` if there is one.
 
     Where all prompts of a batch begin alike up to their image's end (a blank one), that beginning runs once.
     """
     steps = -(-len(questions) // min(batch_size, len(questions)))
     batches: Iterable = _steered(model, questions, images, guard, batch_size)
-    answers: list[Answer] = []
+    answers: list[GuardedAnswer] = []
     for batch, real, steer in progress(batches, label, steps) if progress else batches:
         prefix, batch = _begun(batch, model.config) if can_share(model.config, steer) else (None, batch)
         made = generate(model.params, batch, model.config, max_new_tokens=max_new_tokens, steer=steer, prefix=prefix)
@@ -110,7 +55,7 @@ def answer(
 
 
 def first_token_logprobs(
-    model,
+    model: Model,
     questions: Sequence[str],
     images: Sequence[Any] | None = None,
     *,
@@ -125,7 +70,7 @@ def first_token_logprobs(
 
 
 def answer_nll(
-    model,
+    model: Model,
     questions: Sequence[str],
     answers: Sequence[str],
     images: Sequence[Any] | None = None,
@@ -181,11 +126,11 @@ def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.
 
 
 def _steered(
-    model, questions: Sequence[str], images: Sequence[Any] | None, guard: Guard | None, batch_size: int
+    model: Model, questions: Sequence[str], images: Sequence[Any] | None, guard: Guard | None, batch_size: int
 ) -> Iterator[tuple[Batch, int, Steer | None]]:
     """(batch, real rows, what steers it)."""
     images = [None] * len(questions) if images is None else list(images)
-    steer_of, done = None if guard is None else steering(model, guard), 0
+    steer_of, done = None if guard is None else guard.steer(model), 0
     for batch, real in prompt_batches(model, questions, images, batch_size):
         steer = steer_of
         if callable(steer_of):
@@ -208,17 +153,17 @@ def _begun(batch: Batch, cfg) -> tuple[Batch | None, Batch]:
     return prefix, Batch(tokens_BT[:, start:], lengths_B - start)
 
 
-def _decode(model, made, real: int, guard: Guard | None) -> list[Answer]:
+def _decode(model: Model, made, real: int, guard: Guard | None) -> list[GuardedAnswer]:
     tokens_BG, lengths_B = np.asarray(made.tokens_BG), np.asarray(made.lengths_B)
     gate_B = None
     if guard is not None:
-        gate_B = np.asarray(made.gate_LB)[list(guard.settings.layers)].mean(0)
+        gate_B = np.asarray(made.gate_LB)[list(guard.options.layers)].mean(0)
     eos = set(model.config.eos_ids)
     answers = []
     for row in range(real):
         ids = [int(token) for token in tokens_BG[row, : lengths_B[row]] if int(token) not in eos]
         answers.append(
-            Answer(
+            GuardedAnswer(
                 model.processor.decode(ids).strip(), int(lengths_B[row]), None if gate_B is None else float(gate_B[row])
             )
         )

@@ -1,0 +1,56 @@
+"""Requests asked under an image condition, and the labels of their answers."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, Label, judge_many
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering.guarded_answers import GuardedAnswer
+from vlm_mu_jax.storage.model_folder import Model
+
+
+def images_of(model: Model, records: Records, condition: str, blank_HWC: np.ndarray | None) -> list | None:
+    """Pixels for every record under one condition.
+
+    Args:
+      condition: "own": the record's image, None where it has none. "other": the image of the record half a file further
+        on. "blank": `blank_HWC`. "none": no image.
+
+    Returns:
+      Pixels HWC or None per record. None for the condition "none".
+    """
+    if condition == "none":
+        return None
+    if condition == "blank":
+        return [blank_HWC] * len(records)
+    own = [None if r.image is None else model.processor.pixels(records.image_path(r)) for r in records]
+    half = len(own) // 2 if condition == "other" else 0
+    return own[half:] + own[:half]
+
+
+def labels_of(
+    judge: Judge | BatchJudge,
+    records: Records,
+    answers: Sequence[GuardedAnswer],
+    own_image: bool = False,
+    progress: Progress | None = None,
+) -> list[Label]:
+    """A judge's labels of the answers to these records.
+
+    Args:
+      own_image: the records were asked with their own image, which is shown to a judge that sees images.
+    """
+    cases = []
+    for record, made in zip(records, answers, strict=True):
+        path = records.image_path(record) if own_image and record.image is not None else None
+        image_id = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        cases.append(Case(record.question, made.text, record, path, image_id))
+    return judge_many(judge, cases, progress)
+
+
+def blank_of(model: Model, kind: str) -> np.ndarray | None:
+    """Pixels HWC of the blank image of this kind (white, black, mean, noise); None for a model without vision."""
+    return None if model.config.vision is None else model.processor.blank_pixels(kind)
