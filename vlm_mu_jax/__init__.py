@@ -14,6 +14,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "convert": "vlm_mu_jax.conversion.convert",
+    "ConvertOptions": "vlm_mu_jax.conversion.convert",
+    "export": "vlm_mu_jax.conversion.exporter",
+    "ExportOptions": "vlm_mu_jax.conversion.exporter",
+    "build_miniature": "vlm_mu_jax.miniature.checkpoint",
     "load": "vlm_mu_jax.storage.model_folder",
     "Model": "vlm_mu_jax.storage.model_folder",
     "forward": "vlm_mu_jax.model.llava",
@@ -45,6 +50,7 @@ _EXPORTS = {
     "RelearnOptions": "vlm_mu_jax.training.relearning",
     "RelearnResult": "vlm_mu_jax.training.relearning",
     "QuestionOptions": "vlm_mu_jax.training.evaluation_questions",
+    "answer": "vlm_mu_jax.evaluation.answers.one_answer",
     "InputError": "vlm_mu_jax.errors",
     "JobError": "vlm_mu_jax.errors",
 }

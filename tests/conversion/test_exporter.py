@@ -35,7 +35,7 @@ def convert(source, out):
 
 def there_and_back(source, tmp_path, **options):
     ours = convert(source, tmp_path / "ours")
-    return exporter.export_checkpoint(ours, tmp_path / "back", **options)
+    return exporter.export(ours, tmp_path / "back", exporter.ExportOptions(**options)).folder
 
 
 def spell(folder, dialect):
@@ -98,7 +98,7 @@ def test_transformers_loads_a_text_export(tmp_path):
 
 def test_a_cast_model_says_its_dtype(tmp_path):
     source = save(make_llava(10).to(torch.bfloat16), tmp_path / "hf")
-    done = importer.import_checkpoint(source, dtype="float32")
+    done = importer.import_checkpoint(source, importer.ConvertOptions(dtype="float32"))
     out = exporter.export_params(tmp_path / "out", done.params, done.hf_config)
     config = json.loads((out / "config.json").read_text())
     assert config["dtype"] == "float32"
@@ -125,15 +125,15 @@ def test_a_changed_weight_is_what_comes_out(tmp_path):
 def test_a_folder_of_somebody_else_is_not_overwritten(tmp_path):
     ours = convert(save(make_llama(13), tmp_path / "hf"), tmp_path / "ours")
     with pytest.raises(InputError, match="not a folder that this command wrote"):
-        exporter.export_checkpoint(ours, tmp_path / "hf")
-    exporter.export_checkpoint(ours, tmp_path / "back")
-    exporter.export_checkpoint(ours, tmp_path / "back")  # our own is replaced
+        exporter.export(ours, tmp_path / "hf")
+    exporter.export(ours, tmp_path / "back")
+    exporter.export(ours, tmp_path / "back")  # our own is replaced
 
 
 def test_exporting_what_is_no_model_folder(tmp_path):
     source = save(make_llama(14), tmp_path / "hf")
     with pytest.raises(InputError, match="convert it first"):
-        exporter.export_checkpoint(source, tmp_path / "out")
+        exporter.export(source, tmp_path / "out")
     ours = convert(source, tmp_path / "ours")
     with pytest.raises(InputError, match="dialect 'llava_v4' does not fit"):
-        exporter.export_checkpoint(ours, tmp_path / "out", dialect="llava_v4")
+        exporter.export(ours, tmp_path / "out", exporter.ExportOptions(dialect="llava_v4"))

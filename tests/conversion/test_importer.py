@@ -38,7 +38,7 @@ def change(folder, drop=(), add=None, file=SINGLE):
 
 def message(folder, **options):
     with pytest.raises(InputError) as caught:
-        importer.import_checkpoint(folder, **options)
+        importer.import_checkpoint(folder, importer.ConvertOptions(**options))
     return str(caught.value)
 
 
@@ -62,7 +62,7 @@ def test_shards_give_the_same_tree_as_one_file(saved, tmp_path):
 
 
 def test_dtype_casts_every_tensor(saved):
-    got = importer.import_checkpoint(saved, dtype="bfloat16")
+    got = importer.import_checkpoint(saved, importer.ConvertOptions(dtype="bfloat16"))
     assert {str(leaf.dtype) for leaf in flatten(got.params).values()} == {"bfloat16"}
     assert got.dtype == "bfloat16" and got.provenance["cast_to"] == "bfloat16"
 
@@ -135,7 +135,7 @@ def test_layers_of_several_dtypes_need_a_choice(checkpoint):
     query = load_file(checkpoint / SINGLE)[QUERY]
     change(checkpoint, add={QUERY: query.astype(np.float16)})
     assert "--dtype" in message(checkpoint)
-    importer.import_checkpoint(checkpoint, dtype="float32")
+    importer.import_checkpoint(checkpoint, importer.ConvertOptions(dtype="float32"))
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])

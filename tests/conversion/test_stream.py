@@ -17,6 +17,7 @@ import vlm_mu_jax
 from tests.conftest import ROOT
 from tests.conversion.hf_checkpoints import make_llama, make_llava, save
 from vlm_mu_jax.conversion import exporter, importer, stream
+from vlm_mu_jax.conversion.convert import convert
 from vlm_mu_jax.conversion.tensor_files import SINGLE, TensorFiles, open_tensors
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
@@ -36,8 +37,8 @@ def run(code, *arguments):
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_converted_folder_holds_what_is_read_into_memory(dtype, checkpoint, tmp_path):
-    want = importer.import_checkpoint(checkpoint, dtype)
-    done = importer.convert_checkpoint(checkpoint, tmp_path / "m", dtype=dtype)
+    want = importer.import_checkpoint(checkpoint, importer.ConvertOptions(dtype=dtype))
+    done = convert(checkpoint, tmp_path / "m", importer.ConvertOptions(dtype=dtype))
     model = vlm_mu_jax.load(tmp_path / "m", with_processor=False)
     got = flatten(model.params)
     for path, leaf in flatten(want.params).items():
@@ -48,7 +49,7 @@ def test_a_converted_folder_holds_what_is_read_into_memory(dtype, checkpoint, tm
 
 def test_provenance_stays_with_the_folder(checkpoint, tmp_path):
 
-    importer.convert_checkpoint(checkpoint, tmp_path / "m")
+    convert(checkpoint, tmp_path / "m")
     provenance = read_json(tmp_path / "m" / "provenance.json")
     assert provenance.pop("chat_template")["name"] == read_json(tmp_path / "m" / "vlm_mu_jax.json")["template"]
     assert provenance == importer.import_checkpoint(checkpoint).provenance
@@ -63,7 +64,7 @@ def test_files_are_read_from_their_beginning_to_their_end(checkpoint, tmp_path, 
         return read(self, key, into)
 
     monkeypatch.setattr(TensorFiles, "read", spy)
-    importer.convert_checkpoint(checkpoint, tmp_path / "m")
+    convert(checkpoint, tmp_path / "m")
     assert seen == sorted(seen) and len(seen) == len(set(seen))
 
 
@@ -88,7 +89,7 @@ def test_what_goes_wrong_while_writing_is_raised_and_leaves_nothing(checkpoint, 
 
     monkeypatch.setattr("vlm_mu_jax.storage.stored_params.Writer.write", full)
     with pytest.raises(OSError, match="No space left"):
-        importer.convert_checkpoint(checkpoint, tmp_path / "m")
+        convert(checkpoint, tmp_path / "m")
     assert not any(tmp_path.iterdir())
 
 
@@ -98,14 +99,15 @@ def test_numbers_that_float16_cannot_hold_are_refused(tmp_path):
     tensors["model.norm.weight"][3] = 1e6
     save_file(tensors, source / SINGLE, metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"model\.norm\.weight has numbers above 65504"):
-        importer.convert_checkpoint(source, tmp_path / "m", dtype="float16")
+        convert(source, tmp_path / "m", importer.ConvertOptions(dtype="float16"))
     assert not (tmp_path / "m").exists()
-    importer.convert_checkpoint(source, tmp_path / "m", dtype="bfloat16")
+    convert(source, tmp_path / "m", importer.ConvertOptions(dtype="bfloat16"))
 
 
 KILLED = """
 import os, signal, sys
-from vlm_mu_jax.conversion import exporter, importer
+from vlm_mu_jax.conversion import exporter
+from vlm_mu_jax.conversion.convert import convert
 def progress(items, label, total):
     for i, item in enumerate(items):
         if i == total // 2:
@@ -113,9 +115,9 @@ def progress(items, label, total):
         yield item
 source, out, way = sys.argv[1:]
 if way == "import":
-    importer.convert_checkpoint(source, out, progress=progress)
+    convert(source, out, progress=progress)
 else:
-    exporter.export_checkpoint(source, out, progress=progress)
+    exporter.export(source, out, progress=progress)
 """
 
 
@@ -123,7 +125,7 @@ def test_a_killed_conversion_leaves_nothing_finished_and_can_be_run_again(checkp
     ours, back = tmp_path / "ours", tmp_path / "back"
     assert run(KILLED, checkpoint, ours, "import").returncode == -signal.SIGKILL
     assert not ours.exists() and any(tmp_path.iterdir())  # what it wrote is there, under another name
-    importer.convert_checkpoint(checkpoint, ours)
+    convert(checkpoint, ours)
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
     before = vlm_mu_jax.load(ours, with_processor=False)
     assert run(KILLED, checkpoint, ours, "import").returncode == -signal.SIGKILL
@@ -132,14 +134,15 @@ def test_a_killed_conversion_leaves_nothing_finished_and_can_be_run_again(checkp
         np.testing.assert_array_equal(leaf, flatten(after.params)[path])
     assert run(KILLED, ours, back, "export").returncode == -signal.SIGKILL
     assert not back.exists()
-    exporter.export_checkpoint(ours, back)
+    exporter.export(ours, back)
     assert len(list(back.glob("*.safetensors"))) == 1
 
 
 PEAK = """
 import sys
 import jax
-from vlm_mu_jax.conversion import exporter, importer
+from vlm_mu_jax.conversion import exporter
+from vlm_mu_jax.conversion.convert import convert
 import tensorstore, vlm_mu_jax.storage.stored_params
 from vlm_mu_jax.files.json_file import read_json
 jax.device_put(1.0)
@@ -147,8 +150,8 @@ def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 before = peak()
 source, out, back = sys.argv[1:]
-importer.convert_checkpoint(source, out)
-exporter.export_checkpoint(out, back, shard_bytes=2 * 10**9)
+convert(source, out)
+exporter.export(out, back, exporter.ExportOptions(shard_bytes=2 * 10**9))
 print(peak() - before)
 """
 

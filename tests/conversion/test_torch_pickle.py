@@ -92,7 +92,7 @@ def checkpoints(tmp_path_factory):
 @pytest.mark.parametrize("name", ["one", "many"])
 def test_a_pickled_checkpoint_equals_its_safetensors(name, checkpoints):
     want = flatten(importer.import_checkpoint(checkpoints / "safe").params)
-    got = importer.import_checkpoint(checkpoints / name, allow_pickle=True)
+    got = importer.import_checkpoint(checkpoints / name, importer.ConvertOptions(allow_pickle=True))
     for path, leaf in flatten(got.params).items():
         assert leaf.tobytes() == want[path].tobytes(), path
     assert all(file.endswith(".bin") for file in got.provenance["sha256"])

@@ -24,7 +24,7 @@ def built(tmp_path_factory):
     out = tmp_path_factory.mktemp("miniature")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "BATCH", 4)
-        checkpoint.build(out, seed=5, lessons=SHORT)
+        checkpoint.build_miniature(out, seed=5, lessons=SHORT)
     return out
 
 
@@ -64,7 +64,7 @@ def test_the_checkpoint_appears_only_when_training_is_complete(built, tmp_path, 
 
     monkeypatch.setattr(checkpoint, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.build(tmp_path / "out", seed=5, lessons=SHORT)
+        checkpoint.build_miniature(tmp_path / "out", seed=5, lessons=SHORT)
     assert not (tmp_path / "out" / "hf").exists()
 
 

@@ -10,8 +10,9 @@ from transformers import LlavaForConditionalGeneration, MistralConfig
 
 from tests.conversion.hf_checkpoints import draw_text, make_llama, make_llava, make_mistral, randomise, save
 from tests.parity.test_llava_logits import assert_same_logits, llava_rows
-from vlm_mu_jax.conversion.exporter import export_checkpoint
-from vlm_mu_jax.conversion.importer import convert_checkpoint, import_checkpoint
+from vlm_mu_jax.conversion.convert import ConvertOptions, convert
+from vlm_mu_jax.conversion.exporter import ExportOptions, export
+from vlm_mu_jax.conversion.importer import import_checkpoint
 from vlm_mu_jax.model.params import flatten
 
 # Prefixes of transformers 5's modules -> what a file of that kind has; written down from the files, not from names.py.
@@ -67,21 +68,23 @@ def llava():
 def test_llava_in_every_spelling(llava, name, tmp_path):
     tensors = respelled(llava, SPELLINGS[name])
     source = write(tmp_path / "hf", tensors, llava.config.to_dict())
-    converted = convert_checkpoint(source, tmp_path / "ours")
+    converted = convert(source, tmp_path / "ours")
     assert converted.dialect == name
     got = flatten(import_checkpoint(source).params)
     want = flatten(import_checkpoint(save(llava, tmp_path / "saved")).params)
     assert got.keys() == want.keys() and all(np.array_equal(got[path], want[path]) for path in want)
-    back = load_file(export_checkpoint(tmp_path / "ours", tmp_path / "back") / "model.safetensors")
+    back = load_file(export(tmp_path / "ours", tmp_path / "back").folder / "model.safetensors")
     assert back.keys() == tensors.keys() and all(torch.equal(back[key], tensors[key]) for key in tensors)
 
 
 def test_any_spelling_becomes_any_other(llava, tmp_path):
     source = write(tmp_path / "hf", respelled(llava, SPELLINGS["llava_modules"]), llava.config.to_dict())
-    convert_checkpoint(source, tmp_path / "ours")
+    convert(source, tmp_path / "ours")
     for name, spelling in SPELLINGS.items():
         want = respelled(llava, spelling)
-        got = load_file(export_checkpoint(tmp_path / "ours", tmp_path / "back", name) / "model.safetensors")
+        got = load_file(
+            export(tmp_path / "ours", tmp_path / "back", ExportOptions(dialect=name)).folder / "model.safetensors"
+        )
         assert got.keys() == want.keys() and all(torch.equal(got[key], want[key]) for key in want)
 
 
@@ -124,9 +127,9 @@ def test_text_only_models(name, pickled, tmp_path):
             torch.save({key: parameters[key] for key in part}, source / file)
             index |= dict.fromkeys(part, file)
         (source / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    converted = convert_checkpoint(source, tmp_path / "ours", allow_pickle=pickled)
+    converted = convert(source, tmp_path / "ours", ConvertOptions(allow_pickle=pickled))
     assert converted.dialect == "text"
-    back = load_file(export_checkpoint(tmp_path / "ours", tmp_path / "back") / "model.safetensors")
+    back = load_file(export(tmp_path / "ours", tmp_path / "back").folder / "model.safetensors")
     assert back.keys() == parameters.keys() and all(torch.equal(back[key], parameters[key]) for key in back)
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config == json.loads((source / "config.json").read_text())

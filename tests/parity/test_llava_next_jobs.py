@@ -15,7 +15,7 @@ from tests.attacks.conftest import build
 from tests.conversion.hf_checkpoints import make_llava_next, save
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.words import search
-from vlm_mu_jax.conversion import importer
+from vlm_mu_jax.conversion.convert import convert
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
     LlavaNextProcessor(
         processor, tokenizer, PATCH, "default", MISTRAL_CHAT, num_additional_image_tokens=1
     ).save_pretrained(top / "hf")
-    done = importer.convert_checkpoint(top / "hf", top / "ours")
+    done = convert(top / "hf", top / "ours")
     assert done.template == "own"
     write_data(top / "data")
     return top, theirs

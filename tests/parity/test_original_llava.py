@@ -19,8 +19,9 @@ from tests.conversion.original_checkpoints import (
 )
 from tests.parity.test_llava_logits import our_logits
 from vlm_mu_jax import load
-from vlm_mu_jax.conversion.exporter import export_checkpoint
-from vlm_mu_jax.conversion.importer import convert_checkpoint, import_checkpoint
+from vlm_mu_jax.conversion.convert import ConvertOptions, convert
+from vlm_mu_jax.conversion.exporter import ExportOptions, export
+from vlm_mu_jax.conversion.importer import import_checkpoint
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.storage.model_folder import read_settings, write_model_folder
@@ -44,7 +45,7 @@ def test_logits_equal_llavas_own(name, tmp_path):
         (clip / "model.safetensors").unlink()
     else:
         clip = save_clip(theirs, tmp_path / "clip")
-    ours = import_checkpoint(source, vision_tower=clip)
+    ours = import_checkpoint(source, ConvertOptions(vision_tower=clip))
     V, image = theirs.language.config.vocab_size, [ours.config.image_token_id] * ours.config.vision.P
     rng = np.random.default_rng(seed)
     rows = [[rng.integers(3, V, n).tolist() for n in counts] for counts in ((5, 4), (1, 3, 2), (7,))]
@@ -83,13 +84,13 @@ def test_there_and_back_gives_the_same_checkpoint(inside, dtype, tmp_path):
     kind = str(dtype).removeprefix("torch.")
     source = save_original(theirs, tmp_path / "llava", inside, torch_dtype=kind)
     clip = save_clip(theirs, tmp_path / "clip")
-    convert_checkpoint(source, tmp_path / "ours", vision_tower=clip)
+    convert(source, tmp_path / "ours", ConvertOptions(vision_tower=clip))
     first = load(tmp_path / "ours")
     settings, config = read_settings(first.folder), read_json(first.folder / "config.json")
     write_model_folder(  # as a training run does
         tmp_path / "trained", first.params, config, first.folder, settings["template"], settings["dialect"], {}
     )
-    back = export_checkpoint(tmp_path / "trained", tmp_path / "back")
+    back = export(tmp_path / "trained", tmp_path / "back").folder
     assert same(tensors_of(back), tensors_of(source))
     assert json.loads((back / "config.json").read_text()) == json.loads((source / "config.json").read_text())
     before, after = files_of(source), files_of(back)
@@ -98,7 +99,7 @@ def test_there_and_back_gives_the_same_checkpoint(inside, dtype, tmp_path):
         assert not (back / "vision_tower").exists()
         return
     assert same(load_file(back / "vision_tower" / "model.safetensors"), tower_tensors(theirs, "vision_model."))
-    convert_checkpoint(back, tmp_path / "again", vision_tower=back / "vision_tower")  # and once more
+    convert(back, tmp_path / "again", ConvertOptions(vision_tower=back / "vision_tower"))  # and once more
     again = load(tmp_path / "again")
     assert first.config == again.config
     assert first.processor.settings == again.processor.settings
@@ -107,8 +108,8 @@ def test_there_and_back_gives_the_same_checkpoint(inside, dtype, tmp_path):
 def test_a_tower_apart_may_be_put_inside(tmp_path):
     theirs = make_original(5)
     source = save_original(theirs, tmp_path / "llava", tower_inside=False)
-    convert_checkpoint(source, tmp_path / "ours", vision_tower=save_clip(theirs, tmp_path / "clip"))
-    back = export_checkpoint(tmp_path / "ours", tmp_path / "back", "llava_original")
+    convert(source, tmp_path / "ours", ConvertOptions(vision_tower=save_clip(theirs, tmp_path / "clip")))
+    back = export(tmp_path / "ours", tmp_path / "back", ExportOptions(dialect="llava_original")).folder
     assert same(tensors_of(back), tensors_of(source) | tower_tensors(theirs))
     assert json.loads((back / "config.json").read_text())["unfreeze_mm_vision_tower"] is True
 
@@ -116,8 +117,8 @@ def test_a_tower_apart_may_be_put_inside(tmp_path):
 def test_exported_as_llava_hf_it_runs_in_transformers(tmp_path):
     theirs = make_original(6, vocab_size=380)
     source = save_original(theirs, tmp_path / "llava", tower_inside=False)
-    convert_checkpoint(source, tmp_path / "ours", vision_tower=save_clip(theirs, tmp_path / "clip"))
-    back = export_checkpoint(tmp_path / "ours", tmp_path / "back", "llava_v4")
+    convert(source, tmp_path / "ours", ConvertOptions(vision_tower=save_clip(theirs, tmp_path / "clip")))
+    back = export(tmp_path / "ours", tmp_path / "back", ExportOptions(dialect="llava_v4")).folder
     assert not (back / "original").exists()
     model, info = LlavaForConditionalGeneration.from_pretrained(back, output_loading_info=True)
     assert not any(info.values()), info
@@ -143,12 +144,12 @@ def test_the_released_weights_are_pickles(tmp_path):
     theirs = make_original(7)
     source = save_original(theirs, tmp_path / "llava", tower_inside=False)
     clip = save_clip(theirs, tmp_path / "clip")
-    want = import_checkpoint(source, vision_tower=clip)
+    want = import_checkpoint(source, ConvertOptions(vision_tower=clip))
     for folder in (source, clip):
         tensors = load_file(folder / "model.safetensors")
         torch.save(tensors, folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    got = import_checkpoint(source, vision_tower=clip, allow_pickle=True)
+    got = import_checkpoint(source, ConvertOptions(vision_tower=clip, allow_pickle=True))
     for path, leaf in flatten(want.params).items():
         np.testing.assert_array_equal(flatten(got.params)[path], leaf)
 
@@ -162,7 +163,7 @@ def test_llava_16_is_the_model_that_llava_hf_has(mistral, tmp_path):
     clip = tmp_path / "clip"
     clip.mkdir()
     theirs.config.vision_config.save_pretrained(clip)
-    convert_checkpoint(source, tmp_path / "ours", vision_tower=clip)
+    convert(source, tmp_path / "ours", ConvertOptions(vision_tower=clip))
     ours, V = load(tmp_path / "ours"), hf.config.text.V
     same_ids = {"image_token_id": hf.config.image_token_id, "pad_id": hf.config.pad_id, "bos_id": hf.config.bos_id}
     assert dataclasses.replace(ours.config, **same_ids).with_text(V=V) == hf.config
@@ -173,7 +174,7 @@ def test_llava_16_is_the_model_that_llava_hf_has(mistral, tmp_path):
         got = np.asarray(flatten(ours.params)[path])
         rows = {"decoder/embed_VD": np.s_[:V], "decoder/head_DV": np.s_[:, :V]}.get(path, np.s_[:])
         np.testing.assert_array_equal(got[rows], want, err_msg=path)
-    back = export_checkpoint(tmp_path / "ours", tmp_path / "back")
+    back = export(tmp_path / "ours", tmp_path / "back").folder
     assert same(tensors_of(back), tensors_of(source))
     assert json.loads((back / "config.json").read_text()) == json.loads((source / "config.json").read_text())
 
@@ -185,4 +186,6 @@ def test_resolutions_are_width_and_height_there(tmp_path):
     source = save_original_next(theirs, tmp_path / "llava")
     assert json.loads((source / "config.json").read_text())["image_grid_pinpoints"] == [[3 * side, side]]
     theirs.config.vision_config.save_pretrained(tmp_path)
-    assert import_checkpoint(source, vision_tower=tmp_path).config.vision.pinpoints == ((side, 3 * side),)
+    assert import_checkpoint(source, ConvertOptions(vision_tower=tmp_path)).config.vision.pinpoints == (
+        (side, 3 * side),
+    )

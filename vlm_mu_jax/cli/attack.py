@@ -20,6 +20,7 @@ from vlm_mu_jax.cli import attack_methods, command, judge_flags
 from vlm_mu_jax.cli.attack_methods import shown
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.paths import resolved
 
 _METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> None:
         result = _words(out, model, reference, search, verify, judge, meshes)
     else:
         result = _other(method, use, out, model, search, verify, judge, meshes)
-    result |= {"model": Path(_CHECKPOINT.value).absolute().name, "search_split": _split()}
+    result |= {"model": resolved(_CHECKPOINT.value).name, "search_split": _split()}
     result["data"] = {r.source.name: r.sha256 for r in (search, verify)}
     result |= _judging(out, judge)
     write_json(out, result)

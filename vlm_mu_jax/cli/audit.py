@@ -16,6 +16,7 @@ from absl import flags
 from vlm_mu_jax.cli import command
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.paths import resolved
 
 _DATA = flags.DEFINE_string(
     "data",
@@ -196,7 +197,6 @@ def _attribution_text(found: dict) -> str:
 
 
 def _saliency(records) -> dict:
-    from pathlib import Path
 
     from vlm_mu_jax import progress
     from vlm_mu_jax.attacks import openings
@@ -215,7 +215,7 @@ def _saliency(records) -> dict:
     found = saliency.saliency(model, asks, refusals, progress=progress.bar)
     questions = [{"id": r.id, "kind": r.kind} | one.to_dict() for r, one in zip(chosen, found, strict=True)]
     texts = [model.processor.decode(ids) for ids in refusals.refusal]
-    about = {"model": Path(_CHECKPOINT.value).absolute().name, "openings": texts}
+    about = {"model": resolved(_CHECKPOINT.value).name, "openings": texts}
     return saliency.summary(found) | about | {"questions": questions}
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.paths import resolved
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback when the command fails")
 _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -78,7 +79,7 @@ def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
     chosen = os.environ.get("VLM_MU_CACHE")
     if chosen == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
-    beside = None if workdir is None else Path(workdir).expanduser().absolute().parent / ".xla_cache"
+    beside = None if workdir is None else resolved(workdir).parent / ".xla_cache"
     for base in (chosen,) if chosen else (beside, "~/.cache/vlm_mu_jax/xla"):
         folder = None if base is None else _own_folder(base)
         if folder is not None:

@@ -2,7 +2,10 @@
 
 The way back (--export) writes a folder that `transformers` loads; unless the weights were trained or cast in between,
 it holds the same tensors bit for bit. Both ways hold a few tensors at a time, whatever the size of the model. Nothing
-is downloaded when --source is a local folder.
+is downloaded when --source is a local folder; a hub id that looks like a local path is written hub:ORG/NAME.
+
+A folder that an earlier conversion wrote is replaced. A trained model, or anything else, is replaced with --overwrite
+only.
 
 Example:
   bin/convert_hf --source=llava-hf/llava-1.5-7b-hf --out=runs/base
@@ -42,6 +45,7 @@ _AS = flags.DEFINE_enum(
     "as", "model", ["model", "adapter"], "with --export: the whole model, or the LoRA adapter of a run, for peft"
 )
 _SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "with --export: largest weights file, in GB", lower_bound=0.001)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace whatever is in --out, even a trained model")
 
 
 def main(argv: list[str]) -> None:
@@ -63,36 +67,44 @@ def main(argv: list[str]) -> None:
 
 def _import() -> None:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.conversion.importer import convert_checkpoint
-    from vlm_mu_jax.conversion.template import Wanted
+    from vlm_mu_jax.conversion.convert import ConvertOptions, convert
 
-    done = convert_checkpoint(
-        _SOURCE.value,
-        _OUT.value,
-        Wanted(_TEMPLATE.value, _CHAT_TEMPLATE.value, _SYSTEM.value),
-        _DTYPE.value,
-        progress.bar,
+    options = ConvertOptions(
+        template=_TEMPLATE.value,
+        chat_template=_CHAT_TEMPLATE.value,
+        system=_SYSTEM.value,
+        dtype=_DTYPE.value,
         allow_pickle=_ALLOW_PICKLE.value,
         vision_tower=_VISION_TOWER.value,
         lora=_LORA.value,
+        overwrite=_OVERWRITE.value,
     )
+    done = convert(_SOURCE.value, _OUT.value, options, progress.bar)
     size = f"{done.parameters / 1e9:.2f} billion" if done.parameters >= 1e8 else f"{done.parameters:,}"
-    print(f"{done.folder}: {size} parameters, {done.dtype}, template {done.template}, from {done.dialect} tensor names")
+    what = f"{size} parameters, {done.dtype}, template {done.template}, from {done.dialect} tensor names"
+    print(f"{_OUT.value}: {what}{_replacing(done.replaced)}")
     if not done.has_tokenizer:
         print(f"warning: {_SOURCE.value} has no tokenizer files; most commands need them beside the weights")
 
 
 def _export() -> None:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.conversion.exporter import export_checkpoint
-    from vlm_mu_jax.conversion.peft_writer import export_adapter
+    from vlm_mu_jax.conversion.exporter import ExportOptions, export
 
-    if _AS.value == "adapter":
-        export_adapter(_SOURCE.value, _OUT.value, _DIALECT.value)
-        print(f"{_OUT.value}: written; peft loads it over the model that the run started from")
-        return
-    export_checkpoint(_SOURCE.value, _OUT.value, _DIALECT.value, int(_SHARD_GB.value * 1e9), progress.bar)
-    print(f"{_OUT.value}: written; transformers loads it")
+    options = ExportOptions(_AS.value, _DIALECT.value, int(_SHARD_GB.value * 1e9), _OVERWRITE.value)
+    done = export(_SOURCE.value, _OUT.value, options, progress.bar)
+    adapter = done.what == "adapter"
+    reader = "peft loads it over the model that the run started from" if adapter else "transformers loads it"
+    what = f"{done.what} of {_SOURCE.value} written, {_size(done.nbytes)}"
+    print(f"{_OUT.value}: {what}; {reader}{_replacing(done.replaced)}")
+
+
+def _replacing(what: str | None) -> str:
+    return f"; replaces {what}" if what else ""
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
 if __name__ == "__main__":

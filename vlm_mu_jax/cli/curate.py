@@ -14,13 +14,13 @@ Example:
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from vlm_mu_jax.cli import command, judge_flags
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.paths import resolved
 
 if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.curation.curate import Score
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
 
     _check_flags()
     folders.check_replaceable(_OUT.value, curated.MARKER)
-    out = Path(_OUT.value).expanduser().absolute()
+    out = resolved(_OUT.value)
     command.enable_compilation_cache(out)
     found = curate(
         _SAFETY.value,

@@ -35,6 +35,7 @@ _GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: steer th
 
 
 def main(argv: list[str]) -> None:
+    import dataclasses
     import json
 
     import vlm_mu_jax
@@ -43,29 +44,22 @@ def main(argv: list[str]) -> None:
     _check_flags()
     command.enable_compilation_cache()
     model = vlm_mu_jax.load(_CHECKPOINT.value)
-    steer = None
-    if _GUARD.value:
-        from vlm_mu_jax.steering.guard import open_guard
-
-        steer, _ = open_guard(model, _GUARD.value)
     if _DATA.value:
-        generate_all(model, steer)
+        _answer_all(model)
         return
-    so_far = one_answer.answers(
-        model,
-        _PROMPT.value,
-        _IMAGE.value,
+    options = one_answer.SamplingOptions(
         max_new_tokens=_TOKENS.value,
         temperature=_TEMPERATURE.value,
         top_p=_TOP_P.value,
         seed=_SEED.value,
-        steer=steer,
+        guard=_GUARD.value,
     )
+    so_far = one_answer.stream_answer(model, _PROMPT.value, _IMAGE.value, options)
     if _JSON.value:
         *_, answer = so_far
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
-    for piece in one_answer.pieces(answer["text"] for answer in so_far):
+    for piece in one_answer.pieces(answer.text for answer in so_far):
         print(piece, end="", flush=True)
     print()
 
@@ -84,26 +78,19 @@ def _check_flags() -> None:
         raise InputError("--image, --json and --temperature belong to --prompt; leave them out")
 
 
-def generate_all(model, steer) -> None:
-    """Answers to the records of --data, in --out. Raises InputError for kinds that do not exist or are not there."""
+def _answer_all(model) -> None:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.data import readers
-    from vlm_mu_jax.data.records import KINDS
-    from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-    from vlm_mu_jax.evaluation.answers.record_answers import answer_records
-    from vlm_mu_jax.storage.identity import weights_hash
+    from vlm_mu_jax.evaluation.answers.record_answers import answer_file
 
-    records = readers.read(_DATA.value)
-    unknown = [kind for kind in _KINDS.value if kind not in KINDS]
-    if unknown:
-        raise InputError(f"--kinds: {', '.join(unknown)} is none of {', '.join(KINDS)}")
-    asked = records.of_kind(*(_KINDS.value or KINDS))
-    if not len(asked):
-        raise InputError(f"--data={_DATA.value}: holds no record of --kinds={','.join(_KINDS.value)}")
-    settings = {"checkpoint": str(model.folder), "weights_sha256": weights_hash(model.params), "guard": _GUARD.value}
-    options = AnswerOptions(_BATCH.value, _TOKENS.value, steer, progress.bar)
-    answers = answer_records(model, asked, _OUT.value, settings, options)
+    answers = answer_file(
+        model,
+        _DATA.value,
+        _OUT.value,
+        kinds=_KINDS.value,
+        guard=_GUARD.value,
+        options=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar),
+    )
     print(f"{len(answers)} answers in {_OUT.value}")
 
 

@@ -17,10 +17,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "decides words, signs, data, weights and
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.miniature import checkpoint
+    from vlm_mu_jax.miniature.checkpoint import build_miniature
 
     command.enable_compilation_cache()
-    checkpoint.build(_OUT.value, _SEED.value, progress.bar)
+    build_miniature(_OUT.value, _SEED.value, progress.bar)
     print(f"{_OUT.value}/hf and {_OUT.value}/data written")
 
 

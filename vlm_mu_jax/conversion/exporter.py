@@ -1,7 +1,7 @@
-"""Our parameters -> a Hugging Face folder that `transformers` loads.
+"""`vlm_mu_jax.export`: a model of ours -> a Hugging Face folder that `transformers` loads.
 
-The exact inverse of the importer: the same table, the same spelling of the keys as the source had, the same bits.
-Tensors are read and written one by one, so that a few of them are in memory at a time.
+The export is the exact inverse of the import. It uses the same table, spells the keys as the source did, and writes the
+same bits. Tensors are read and written one by one, so that a few of them are in memory at a time.
 """
 
 import dataclasses
@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.conversion import names, original, original_files, stream
+from vlm_mu_jax.conversion.peft_writer import export_adapter
+from vlm_mu_jax.conversion.replacing import MARKER, check_export
 from vlm_mu_jax.conversion.tensor_files import DTYPES, INDEX, SINGLE
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.direct_file import DirectFile
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
@@ -26,48 +29,77 @@ from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage import model_folder, stored_params
 
 SHARD_BYTES = 5 * 10**9  # as save_pretrained's default has been for years
-MARKER = "vlm_mu_jax_export.json"  # says where an exported folder comes from; lets a second export replace it
 
 
-def export_checkpoint(
-    source: str | Path,
-    out: str | Path,
-    dialect: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    progress: Progress | None = None,
-) -> Path:
-    """Writes a model folder of ours as a Hugging Face checkpoint.
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What is exported, and how.
+
+    what: "model", the whole model for transformers; "adapter", the LoRA adapter of a run for peft.
+    dialect: how the tensors are spelled (`names.DIALECTS`); None takes the spelling of the checkpoint that the weights
+      once came from.
+    shard_bytes: largest size of one file; a single larger tensor gets a file of its own.
+    overwrite: replace whatever is in the output folder, even a trained model.
+    """
+
+    what: str = "model"
+    dialect: str | None = None
+    shard_bytes: int = SHARD_BYTES
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What an export wrote. nbytes: size of the weights files. replaced: what the folder held before, in words."""
+
+    folder: Path
+    what: str
+    nbytes: int
+    replaced: str | None = None
+
+
+def export(
+    source: str | Path, out: str | Path, options: ExportOptions | None = None, progress: Progress | None = None
+) -> Exported:
+    """Writes a model of ours as a Hugging Face checkpoint, or the adapter of a LoRA run as a PEFT adapter.
 
     Args:
       source: our model folder, or the workdir of a training run.
-      out: the folder to write; an earlier export there is replaced.
-      dialect: spelling of the keys (`names.DIALECTS`); None = that of the checkpoint the weights once came from.
-      shard_bytes: largest size of one file (a single larger tensor gets its own).
-      progress: `progress(iterable, label, total)`, shown over tensors.
+      out: the folder to write. An earlier export there is replaced, a trained model only if it is the same one or with
+        `options.overwrite`.
+      options: what is exported, and how.
+      progress: shown over tensors; None is silent.
+
+    Returns:
+      What was written.
 
     Raises:
-      InputError: `source` is no model folder of ours or is damaged, or `out` is somebody else's.
+      InputError: `source` is no model folder of ours or is damaged, or `out` may not be replaced.
+
+    Example:
+      vlm_mu_jax.export("runs/npo", "runs/npo_hf")  # transformers loads runs/npo_hf
     """
+    options = options or ExportOptions()
     folder = model_folder.find(source)
     settings = model_folder.read_settings(folder)
-    hf_config = read_json(folder / "config.json")
-    specs = llava.param_specs(config_lib.from_hf(hf_config, str(folder / "config.json")))
-    stored = stored_params.Reader(folder / model_folder.PARAMS)
-    params_lib.check_params(params_lib.unflatten(stored.arrays), specs, str(folder))
-    dtypes = {path: np.dtype(array.dtype) for path, array in stored.arrays.items()}
+    if options.what not in ("model", "adapter"):
+        raise InputError(f"what={options.what!r}: not known; use 'model' or 'adapter'")
     about = {"source": str(source), "provenance": read_json(folder / "provenance.json")}
-    return _write(
-        out,
-        stored.read,
-        dtypes,
-        hf_config,
-        specs,
-        _dialect(dialect or settings["dialect"], specs),
-        folder,
-        about,
-        shard_bytes,
-        progress,
-    )
+    replaced = check_export(out, [Path(source), folder], options.overwrite, about["provenance"])
+    if options.what == "adapter":
+        export_adapter(source, out, options.dialect, about, options.overwrite)
+    else:
+        hf_config = read_json(folder / "config.json")
+        specs = llava.param_specs(config_lib.from_hf(hf_config, str(folder / "config.json")))
+        stored = stored_params.Reader(folder / model_folder.PARAMS)
+        params_lib.check_params(params_lib.unflatten(stored.arrays), specs, str(folder))
+        dtypes = {path: np.dtype(array.dtype) for path, array in stored.arrays.items()}
+        dialect = _dialect(options.dialect or settings["dialect"], specs)
+        weights = _Weights(stored.read, dtypes, hf_config, specs, dialect, folder)
+        _write(out, weights, about, options, progress)
+    written = resolved(out)
+    size = sum(path.stat().st_size for path in written.rglob("*.safetensors"))
+    return Exported(written, options.what, size, replaced)
 
 
 def export_params(
@@ -75,11 +107,18 @@ def export_params(
     params: Mapping[str, Any],
     hf_config: Mapping[str, Any],
     files_from: str | Path | None = None,
-    dialect: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """As `export_checkpoint`, for parameters in memory (nested dict of arrays that fits `hf_config`)."""
+    """Writes parameters in memory as a Hugging Face checkpoint.
+
+    Args:
+      params: nested dict of arrays that fits `hf_config`.
+      hf_config: content of config.json.
+      files_from: folder whose tokenizer and processor files are copied; None copies none.
+      options: as for `export`, without an adapter.
+    """
+    options = options or ExportOptions()
     specs = llava.param_specs(config_lib.from_hf(dict(hf_config)))
     params_lib.check_params(dict(params), specs, str(out))
     flat = params_lib.flatten(params)
@@ -88,19 +127,21 @@ def export_params(
     def read(path: str, layer: int | None, _: np.ndarray) -> np.ndarray:
         return np.asarray(flat[path] if layer is None else flat[path][layer])
 
-    chosen = _dialect(dialect, specs) if dialect else names.default_dialect(specs)
-    return _write(
-        out,
-        read,
-        dtypes,
-        hf_config,
-        specs,
-        chosen,
-        files_from,
-        {},
-        shard_bytes,
-        progress,
-    )
+    dialect = _dialect(options.dialect, specs) if options.dialect else names.default_dialect(specs)
+    files = None if files_from is None else Path(files_from)
+    return _write(out, _Weights(read, dtypes, hf_config, specs, dialect, files), {}, options, progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """What is written. read(path, layer, buffer): one layer of a parameter. files_from: folder of the other files."""
+
+    read: Callable[[str, int | None, np.ndarray], np.ndarray]
+    dtypes: Mapping[str, np.dtype]
+    hf_config: Mapping[str, Any]
+    specs: params_lib.Specs
+    dialect: names.Dialect
+    files_from: Path | None
 
 
 def _dialect(name: str, specs: params_lib.Specs) -> names.Dialect:
@@ -112,27 +153,24 @@ def _dialect(name: str, specs: params_lib.Specs) -> names.Dialect:
 
 def _write(
     out: str | Path,
-    read: Callable[[str, int | None, np.ndarray], np.ndarray],
-    dtypes: Mapping[str, np.dtype],
-    hf_config: Mapping[str, Any],
-    specs: params_lib.Specs,
-    dialect: names.Dialect,
-    files_from: str | Path | None,
+    weights: _Weights,
     about: Mapping[str, Any],
-    shard_bytes: int,
+    options: ExportOptions,
     progress: Progress | None,
 ) -> Path:
     progress = progress or (lambda items, label, total: items)
-    config, companions, slots = hf_config, files_from, list(names.slots(specs, dialect))
+    dtypes, dialect, files_from = weights.dtypes, weights.dialect, weights.files_from
+    config, companions = weights.hf_config, files_from
+    slots, read = list(names.slots(weights.specs, dialect)), weights.read
     if original.is_dialect(dialect):
         config = original_files.kept_config(files_from, dialect)
         companions, rows = Path(files_from) / model_folder.ORIGINAL, config["vocab_size"]
-        whole = params_lib.flatten(specs)
+        whole = params_lib.flatten(weights.specs)
         nbytes = {path: math.prod(spec.shape) * dtypes[path].itemsize for path, spec in whole.items()}
         slots, read = original.without_rows(slots, rows), original.reader_without_rows(read, rows, nbytes)
-    folders = {name: _shards(part, dtypes, shard_bytes) for name, part in _by_folder(slots).items()}
+    folders = {name: _shards(part, dtypes, options.shard_bytes) for name, part in _by_folder(slots).items()}
     sizes = {slot: _nbytes(slot, dtypes) for shards in folders.values() for shard in shards for slot in shard}
-    with complete_folder(out, marker=MARKER) as folder:
+    with complete_folder(out, MARKER, options.overwrite) as folder:
         tensors = stream.export_tensors(sizes, read, progress)
         for name, shards in folders.items():
             (folder / name).mkdir(exist_ok=True)
@@ -140,7 +178,7 @@ def _write(
         for _ in tensors:  # runs the progress to its end
             raise AssertionError("a tensor without a shard")
         if original.TOWER in folders:
-            original_files.describe_tower(folder / original.TOWER, hf_config, files_from)
+            original_files.describe_tower(folder / original.TOWER, weights.hf_config, files_from)
         if companions is not None:
             model_folder.copy_companions(companions, folder, original=False)
         write_json(folder / "config.json", _with_dtype(config, set(dtypes.values())))

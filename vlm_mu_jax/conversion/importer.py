@@ -1,15 +1,15 @@
-"""A checkpoint of any layout -> our parameters, in memory or as a model folder, without torch.
+"""Reads a checkpoint of any layout into our parameters, without PyTorch.
 
-Headers are checked first and every problem is reported at once; then tensors are read one by one in the order of the
-files, so that a conversion to a folder holds a few tensors at a time, whatever the size of the model. Values are moved,
-never computed (unless a dtype is asked for or an adapter merged), which makes export the exact inverse.
+The headers of the files are checked first, and every problem is reported at once. Tensors are then read one by one in
+the order of the files, so that a conversion holds a few tensors at a time, whatever the size of the model. Values are
+moved and never computed, unless a dtype is asked for, an adapter is merged or the source is quantised. That makes the
+export the exact inverse.
 """
 
 import contextlib
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,16 @@ import ml_dtypes
 import numpy as np
 
 from vlm_mu_jax.conversion import names, stream
+from vlm_mu_jax.conversion.locate import locate
 from vlm_mu_jax.conversion.overlay import Tensors
 from vlm_mu_jax.conversion.source import Source, open_source
-from vlm_mu_jax.conversion.template import Wanted, choose_template
 from vlm_mu_jax.conversion.tensor_files import DTYPES, open_tensors
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.files.folders import check_replaceable, complete_folder
 from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.storage import stored_params
-from vlm_mu_jax.storage.model_folder import (
-    COMPANION_FILES,
-    PARAMS,
-    SETTINGS,
-    copy_companions,
-    has_tokenizer,
-    package_versions,
-    write_facts,
-)
+from vlm_mu_jax.storage.model_folder import package_versions
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NUMPY = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -56,47 +45,55 @@ class Imported:
 
 
 @dataclasses.dataclass(frozen=True)
-class Converted:
-    """A checkpoint as a model folder. parameters: how many numbers; dtype: of all of them, or "mixed"."""
+class ConvertOptions:
+    """How a checkpoint is read.
 
-    folder: Path
-    parameters: int
-    dtype: str
-    template: str
-    dialect: str
-    has_tokenizer: bool
+    template: the chat template. "auto" takes the checkpoint's own, or what its kind is known to have; a name of
+      `data.chat_template.TEMPLATES` takes that one.
+    chat_template: a jinja file to take as the chat template instead.
+    system: the system text of prompts, in place of the template's own.
+    dtype: "float32", "bfloat16" or "float16" casts every tensor; None keeps each as it is stored.
+    allow_pickle: read PyTorch's .bin files where there are no safetensors. Only tensors can come out of them.
+    vision_tower: the CLIP checkpoint of an original LLaVA that has no vision tower inside (folder or hub id).
+    lora: a PEFT LoRA adapter to merge (folder or hub id).
+    overwrite: replace whatever is in the output folder, even a trained model.
+    """
+
+    template: str = "auto"
+    chat_template: str | Path | None = None
+    system: str | None = None
+    dtype: str | None = None
+    allow_pickle: bool = False
+    vision_tower: str | Path | None = None
+    lora: str | Path | None = None
+    overwrite: bool = False
 
 
 def import_checkpoint(
-    source: str | Path,
-    dtype: str | None = None,
-    progress: Progress | None = None,
-    *,
-    allow_pickle: bool = False,
-    vision_tower: str | Path | None = None,
-    lora: str | Path | None = None,
+    source: str | Path, options: ConvertOptions | None = None, progress: Progress | None = None
 ) -> Imported:
     """Reads a checkpoint into memory.
 
     Args:
-      source: a local folder, or a hub id such as "llava-hf/llava-1.5-7b-hf" (downloaded into the hub cache).
-      dtype: None keeps the dtype of every tensor; "float32", "bfloat16" or "float16" casts all of them.
-      progress: `progress(iterable, label, total)`, shown over tensors.
-      allow_pickle: read PyTorch's .bin files where there are no safetensors; only tensors can come out of them.
-      vision_tower: CLIP checkpoint of an original LLaVA that has none inside; as `source`.
-      lora: PEFT adapter to merge; as `source`.
+      source: a local folder, a GGUF file, or a hub id such as "llava-hf/llava-1.5-7b-hf"; see `locate.locate`.
+      options: how it is read. The template and `overwrite` do not matter here.
+      progress: shown over tensors; None is silent.
 
     Raises:
       InputError: a file is missing or broken, or the tensors are not exactly those that config.json calls for.
+
+    Example:
+      found = import_checkpoint("llava-hf/llava-1.5-7b-hf", ConvertOptions(dtype="bfloat16"))
+      found.params["decoder"]["embed_VD"].shape  # (32064, 4096)
     """
-    with _opened(source, dtype, allow_pickle, vision_tower, lora) as job:
+    with opened(source, options or ConvertOptions()) as job:
         specs = params_lib.flatten(job.source.specs)
         flat = {path: np.empty(specs[path].shape, kind) for path, kind in job.dtypes.items()}
 
         def put(path: str, layer: int | None, array: np.ndarray) -> None:
             stream.copy(flat[path] if layer is None else flat[path][layer], array)
 
-        stream.import_tensors(job.source.files, job.slots, job.dtypes, put, progress or _silent)
+        job.read(put, progress)
         found = job.source
         return Imported(
             params_lib.unflatten(flat),
@@ -109,53 +106,13 @@ def import_checkpoint(
         )
 
 
-def convert_checkpoint(
-    source: str | Path,
-    out: str | Path,
-    template: str | Wanted = "auto",
-    dtype: str | None = None,
-    progress: Progress | None = None,
-    *,
-    allow_pickle: bool = False,
-    vision_tower: str | Path | None = None,
-    lora: str | Path | None = None,
-) -> Converted:
-    """Writes a checkpoint as a model folder of ours, holding a few tensors at a time.
-
-    Args:
-      out: the folder, which appears when it is complete; an earlier model folder there is replaced.
-      template: "auto" takes the checkpoint's own chat template, or what its kind is known to have. A name of
-        `data.chat_template.TEMPLATES` takes that one. `Wanted` can also give a file and a system text.
-      others: as for `import_checkpoint`.
-
-    Raises:
-      InputError: as `import_checkpoint`, or `out` is somebody else's.
-    """
-    check_replaceable(out, SETTINGS)
-    with _opened(source, dtype, allow_pickle, vision_tower, lora) as job:
-        found = job.source
-        wanted = Wanted(template) if isinstance(template, str) else template
-        called = [str(where) for where in job.given.values() if where]
-        chosen = choose_template(found.folder, wanted, found.hf_config, found.dialect.name, called)
-        with complete_folder(out, marker=SETTINGS) as folder:
-            with found.companions() as companions:
-                copy_companions(companions, folder)
-            chosen.write(folder)
-            with stored_params.Writer(folder / PARAMS, found.specs, job.dtypes) as writer:
-                stream.import_tensors(found.files, job.slots, job.dtypes, writer.write, progress or _silent)
-            origin = {**job.provenance(), "chat_template": chosen.facts()}
-            dialect = found.dialect.name
-            write_facts(
-                folder, found.hf_config, job.dtypes.values(), chosen.name, dialect, origin, system=chosen.system
-            )
-            tokenizer = has_tokenizer(folder)
-    parameters = sum(math.prod(spec.shape) for spec in params_lib.flatten(found.specs).values())
-    return Converted(Path(out), parameters, job.dtype, chosen.name, found.dialect.name, tokenizer)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """An opened source whose tensors are all there and fit. given: what the caller asked for, for the provenance."""
+class Job:
+    """An opened source whose tensors are all there and fit.
+
+    slots: the tensors to read. dtypes: path -> dtype of every parameter. folders: what is read, by the option's name.
+    given: what the caller asked for, for the provenance.
+    """
 
     source: Source
     slots: list[names.Slot]
@@ -167,8 +124,17 @@ class _Job:
         kinds = {str(kind) for kind in self.dtypes.values()}
         return kinds.pop() if len(kinds) == 1 else "mixed"
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(math.prod(spec.shape) for spec in params_lib.flatten(self.source.specs).values())
+
+    def read(self, put: Callable[[str, int | None, np.ndarray], None], progress: Progress | None) -> None:
+        """Hands every tensor to `put(path, layer, array)`; see `stream.import_tensors`."""
+        stream.import_tensors(self.source.files, self.slots, self.dtypes, put, progress or _silent)
+
     def provenance(self) -> dict[str, Any]:
-        """Where the weights come from. The files are hashed while they are read: ask when they have been."""
+        """Where the weights come from. Call it after `read`: files are hashed while they are read."""
         return {
             **self.given,
             "sha256": dict(self.source.files.sha256()),
@@ -177,59 +143,39 @@ class _Job:
         }
 
 
+def sources(source: str | Path, options: ConvertOptions) -> dict[str, Path]:
+    """The local folders that a conversion reads, by the option's name; hub ids are downloaded."""
+    given = {"source": source, "vision_tower": options.vision_tower, "lora": options.lora}
+    return {name: locate(where, options.allow_pickle) for name, where in given.items() if where is not None}
+
+
 @contextlib.contextmanager
-def _opened(
-    source: str | Path, dtype: str | None, allow_pickle: bool, vision_tower: str | Path | None, lora: str | Path | None
-) -> Iterator[_Job]:
+def opened(source: str | Path, options: ConvertOptions, folders: Mapping[str, Path] | None = None) -> Iterator[Job]:
+    """Opens a checkpoint and checks its headers against its config.
+
+    Args:
+      folders: the result of `sources`, if it is known already.
+    """
+    dtype = options.dtype
     if dtype is not None and dtype not in _NUMPY:
         raise InputError(f"--dtype={dtype}: not known; use one of {', '.join(_NUMPY)}")
-    given = {"source": source, "vision_tower": vision_tower, "lora": lora}
-    given = {name: str(where) for name, where in given.items() if where is not None}
-    folders = {name: locate(where, allow_pickle) for name, where in given.items()}
+    folders = folders or sources(source, options)
+    given = {"source": source, "vision_tower": options.vision_tower, "lora": options.lora}
     opening = open_source(
         folders["source"],
-        partial(open_tensors, allow_pickle=allow_pickle),
+        partial(open_tensors, allow_pickle=options.allow_pickle),
         folders.get("vision_tower"),
         folders.get("lora"),
     )
     with opening as found:
         slots = list(names.slots(found.specs, found.dialect))
         dtypes = _check(found.files, slots, found.specs, found.dialect, dtype)
-        yield _Job(found, slots, dtypes, given | {"cast_to": dtype})
+        told = {name: str(where) for name, where in given.items() if where is not None}
+        yield Job(found, slots, dtypes, told | {"cast_to": dtype})
 
 
 def _silent(items: Iterable, label: str, total: int | None) -> Iterable:
     return items
-
-
-def locate(source: str | Path, allow_pickle: bool = False) -> Path:
-    """The local folder of a checkpoint; a hub id is downloaded (weights as safetensors, if it has them).
-
-    Raises:
-      InputError: neither a folder nor a hub id that can be fetched.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise InputError(f"{source}: is a file; give the folder that holds it")
-    if not _HUB_ID.fullmatch(str(source)) or str(source).startswith("."):
-        raise InputError(f"{source}: no such folder; give one, or a hub id such as llava-hf/llava-1.5-7b-hf")
-    import huggingface_hub
-
-    others = ["config.json", "adapter_config.json", "non_lora_trainables.bin", *COMPANION_FILES]
-    try:
-        fetch = partial(huggingface_hub.snapshot_download, str(source))
-        found = Path(fetch(allow_patterns=[*others, "*.safetensors", "*.safetensors.index.json"]))
-        if allow_pickle and not list(found.glob("*.safetensors")):
-            found = Path(fetch(allow_patterns=[*others, "*.bin", "*.bin.index.json"]))
-        return found
-    except Exception as error:  # unrelated types for "not found", "no network", "no access"
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{source}: no such local folder, and it cannot be fetched from the Hugging Face hub"
-            f" ({type(error).__name__}: {reason}); check the name, or download it and give the folder"
-        ) from error
 
 
 def _check(

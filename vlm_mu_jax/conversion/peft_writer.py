@@ -1,6 +1,7 @@
 """Our LoRA pairs as a PEFT adapter folder (see peft.py), which `peft` loads over the base model."""
 
 import contextlib
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -12,10 +13,12 @@ import numpy as np
 from vlm_mu_jax.conversion import names
 from vlm_mu_jax.conversion.overlay import Tensors
 from vlm_mu_jax.conversion.peft import CONFIG, PREFIX, WEIGHTS, Adapter, spellings
+from vlm_mu_jax.conversion.replacing import MARKER
 from vlm_mu_jax.conversion.tensor_files import open_tensors
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import lora as lora_lib
@@ -79,21 +82,32 @@ def write_adapter(
         "init_lora_weights": True,
         "use_rslora": False,
     }
-    return _write(out, tensors, config, adapted, kept, dialect) if distributed.first() else Path(out)
+    if distributed.first():
+        with complete_folder(out, marker=CONFIG) as folder:
+            _write(folder, _Files(tensors, {**config, **_modules(adapted, kept, dialect)}))
+    return Path(out)
 
 
-def export_adapter(source: str | Path, out: str | Path, dialect: str | None = None) -> Path:
+def export_adapter(
+    source: str | Path,
+    out: str | Path,
+    dialect: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Writes the adapter of a LoRA run for another reader.
 
     Args:
       source: workdir of the run.
-      out: the folder to write; an earlier adapter there is replaced.
+      out: the folder to write; an earlier export there is replaced.
       dialect: whose module names to use (`names.DIALECTS`); None = see `names.for_adapters`.
+      about: what `MARKER` says about the export.
+      overwrite: replace whatever is in `out`.
 
     Raises:
       InputError: the run has no adapter, or `out` is somebody else's.
     """
-    folder = Path(source).expanduser() / FOLDER
+    folder = resolved(source) / FOLDER
     model = model_folder.find(source)
     if not (folder / CONFIG).is_file():
         reason = read_json(model / "provenance.json").get("adapter", "it trained no LoRA")
@@ -104,10 +118,23 @@ def export_adapter(source: str | Path, out: str | Path, dialect: str | None = No
     if dialect is not None and dialect not in fitting:
         raise InputError(f"dialect {dialect!r} does not fit this model; use one of {', '.join(fitting)}")
     chosen = fitting.get(dialect or "", names.for_adapters(model_folder.read_settings(model)["dialect"], specs))
-    return _respell(folder, out, specs, chosen)
+    adapter = _respelled(folder, specs, chosen)
+    with complete_folder(out, MARKER, overwrite) as written:
+        _write(written, adapter)
+        write_json(written / MARKER, {**(about or {}), "dialect": chosen.name})
+    return Path(out)
 
 
-def _respell(folder: Path, out: str | Path, specs: params_lib.Specs, dialect: names.Dialect) -> Path:
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Content of an adapter folder: adapter_model.safetensors and adapter_config.json."""
+
+    tensors: dict[str, np.ndarray]
+    config: dict[str, Any]
+
+
+def _respelled(folder: Path, specs: params_lib.Specs, dialect: names.Dialect) -> _Files:
+    """The adapter of a folder with the module names of `dialect`."""
     with contextlib.ExitStack() as stack:
 
         def open_one(where: Path, stem: str) -> Tensors | None:
@@ -124,24 +151,18 @@ def _respell(folder: Path, out: str | Path, specs: params_lib.Specs, dialect: na
                 tensors[f"{PREFIX}{module}.lora_{half}.weight"] = adapter.read(key)
         tensors |= {PREFIX + spelled[weight]: adapter.read(key) for weight, key in adapter.whole.items()}
         kept = {_module(spelled[weight]) for weight in adapter.whole}
-        return _write(out, tensors, adapter.config, adapted, kept, dialect)
+        return _Files(tensors, {**adapter.config, **_modules(adapted, kept, dialect)})
 
 
-def _write(
-    out: str | Path,
-    tensors: dict[str, np.ndarray],
-    config: Mapping[str, Any],
-    adapted: Collection[str],
-    kept: Collection[str],
-    dialect: names.Dialect,
-) -> Path:
+def _modules(adapted: Collection[str], kept: Collection[str], dialect: names.Dialect) -> dict[str, Any]:
+    return {"target_modules": _target_modules(adapted, dialect), "modules_to_save": sorted(kept) or None}
+
+
+def _write(folder: Path, adapter: _Files) -> None:
     from safetensors.numpy import save_file
 
-    named = {"target_modules": _target_modules(adapted, dialect), "modules_to_save": sorted(kept) or None}
-    with complete_folder(out, marker=CONFIG) as folder:
-        save_file(tensors, folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
-        write_json(folder / CONFIG, {**config, **named})
-    return Path(out)
+    save_file(adapter.tensors, folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+    write_json(folder / CONFIG, adapter.config)
 
 
 def _pair_tensors(pairs: params_lib.Params, slots: list[names.Slot]) -> tuple[dict[str, np.ndarray], set[str]]:

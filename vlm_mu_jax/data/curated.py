@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.files.paths import resolved
 
 MARKER = "manifest.json"
 LINKS = {"safety": "images", "general": "images_general"}
@@ -42,7 +43,7 @@ def write(
       answers: text of forget_answers.jsonl; empty with empty `forget`.
     """
     for name, root in roots.items():
-        os.symlink(Path(root).absolute(), folder / LINKS[name], target_is_directory=True)
+        os.symlink(resolved(root), folder / LINKS[name], target_is_directory=True)
     files = {"requests.json": _rows(requests), "retain.json": _rows(retain)}
     if forget:
         files |= {"forget.json": _rows(forget), "forget_answers.jsonl": answers}

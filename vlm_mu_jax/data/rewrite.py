@@ -11,6 +11,7 @@ from typing import Any
 from vlm_mu_jax.data.readers import rows as _rows
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.outputs import complete_file
 
 _MARK = "<image>"  # LLaVA's place of an image in a question
 
@@ -54,7 +55,8 @@ def _write_json(records: Records, questions: Sequence[str], out: Path) -> None:
         if record.image is not None:
             row["image"] = record.image  # as it was found: a reader may look into folders named like the file
             _bring(records.root, out.parent, record.image)
-    out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with complete_file(out) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _places(row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

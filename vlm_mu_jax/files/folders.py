@@ -8,23 +8,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.paths import resolved
 
 _SYNC_THREADS = 16
 
 
 @contextlib.contextmanager
-def complete_folder(out: str | Path, marker: str) -> Iterator[Path]:
-    """Yields an empty temporary sibling of `out`, which becomes `out` when the block ends without an error.
+def complete_folder(out: str | Path, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty temporary folder beside `out`, which becomes `out` when the block ends without an error.
 
-    Its files are on the disk before it gets the name, so that a power failure cannot leave half a folder either. A
-    folder that is already there is replaced only if it is empty or holds `marker`, a file that only we write: a
-    mistyped flag must not delete somebody's data.
+    The files are on the disk before the folder gets its name, so that a power failure cannot leave half of it. A lock
+    keeps two processes from writing one folder.
+
+    Args:
+      out: the folder to write. What is there already is kept until the new folder is complete.
+      marker: name of a file that only this kind of folder holds; see `check_replaceable`.
+      overwrite: see `check_replaceable`.
 
     Raises:
-      InputError: `out` exists and is something else, or another process is writing it.
+      InputError: `out` may not be replaced, or another process is writing it.
+
+    Example:
+      with complete_folder("runs/base", marker="vlm_mu_jax.json") as folder:
+          (folder / "vlm_mu_jax.json").write_text("{}")
     """
-    out = Path(out).expanduser().absolute()
-    check_replaceable(out, marker)
+    out = check_replaceable(out, marker, overwrite)
     partial = partial_folder(out)
     old = out.with_name(f".{out.name}.old")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -47,19 +55,36 @@ def complete_folder(out: str | Path, marker: str) -> Iterator[Path]:
 
 def partial_folder(out: str | Path) -> Path:
     """Where `complete_folder` collects the files of `out`."""
-    out = Path(out).expanduser().absolute()
+    out = resolved(out)
     return out.with_name(f".{out.name}.partial")
 
 
-def check_replaceable(out: str | Path, marker: str) -> None:
-    """Commands call it first, so that a bad --out fails before the work and not after it."""
-    out = Path(out).expanduser()
-    if not out.exists():
-        return
-    if not out.is_dir():
+def check_replaceable(out: str | Path, marker: str, overwrite: bool = False) -> Path:
+    """The resolved path of an output folder that may be written.
+
+    A folder that exists may be replaced if it is empty, if it holds `marker`, or if `overwrite` says so. A mistyped
+    --out must not delete somebody's data. Commands call this before they start to work, so that it fails at once.
+
+    Args:
+      overwrite: replace a folder without `marker` too. The home folder, the working folder and the folders around them
+        are refused all the same.
+
+    Raises:
+      InputError: `out` is a file, or a folder that may not be replaced.
+    """
+    found = resolved(out)
+    if not found.exists():
+        return found
+    if not found.is_dir():
         raise InputError(f"{out}: is a file; give a folder to write")
-    if any(out.iterdir()) and not (out / marker).is_file():
+    if not any(found.iterdir()):
+        return found
+    for kept in (Path.home(), Path.cwd()):
+        if found == kept or found in kept.parents:
+            raise InputError(f"{out}: is or holds {kept}, and is never replaced; give another folder")
+    if not overwrite and not (found / marker).is_file():
         raise InputError(f"{out}: exists and is not a folder that this command wrote; give another one or remove it")
+    return found
 
 
 @contextlib.contextmanager

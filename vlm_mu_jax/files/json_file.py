@@ -14,9 +14,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises:
       InputError: the file is missing, no JSON, or something else than an object.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # json.loads takes half a surrogate pair, which no file in UTF-8 can hold
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; is {path.parent} a complete folder?") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Files that a command writes: they appear under their final name only when complete."""
+"""Single output files that appear under their final name only when they are complete."""
 
 import contextlib
 import os
@@ -6,29 +6,50 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.paths import resolved
 
 
 @contextlib.contextmanager
 def complete_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path with the same ending, which becomes `path` when the block ends without an error."""
+    """Yields a temporary path beside `path`, which becomes `path` when the block ends without an error.
+
+    A reader sees the old content or the new content, never a part of either. The content is on the disk before it gets
+    the name, so that a power failure cannot leave half a file. The temporary path differs from process to process, and
+    has the same ending as `path`, because some libraries choose the format by it.
+
+    Raises:
+      InputError: see `check_writable`.
+
+    Example:
+      with complete_file("table.csv") as partial:
+          partial.write_text("a,b\\n")
+    """
     path = check_writable(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> Path:
-    """Makes the parent folder; commands call it first, so that a bad --out fails before the work and not after it."""
-    path = Path(path).expanduser()
-    if path.is_dir():
+    """The resolved path of an output file, whose parent folder exists afterwards.
+
+    Commands call this before they start to work, so that a bad --out fails at once.
+
+    Raises:
+      InputError: the path is a folder, or its parent folder cannot be made or written to.
+    """
+    found, parent = resolved(path), Path(path).parent
+    if found.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file to write")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        found.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path.parent}: cannot be made ({error.strerror}); give another path") from error
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path.parent}: may not be written to; give another path")
-    return path
+        raise InputError(f"{parent}: cannot be made ({error.strerror}); give another path") from error
+    if not os.access(found.parent, os.W_OK):
+        raise InputError(f"{parent}: may not be written to; give another path")
+    return found

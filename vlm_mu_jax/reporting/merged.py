@@ -3,10 +3,10 @@
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.reporting.inputs.content import Content
 
 _CSV_COLUMNS = ("run", "name", "kind", "seed", "metric", "value", "k", "n", "low", "high")
@@ -41,10 +41,8 @@ def table(content: Content) -> str:
 
 def write(path: Path, text: str) -> None:
     """Writes a text file under its final name only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with complete_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def to_json(value: Any) -> str:

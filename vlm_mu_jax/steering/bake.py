@@ -140,7 +140,12 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
     with complete_folder(out, marker=exporter.MARKER) as partial:
         # transformers respells the keys of the classes it knows; this one is new to it and has its modules' names
         exporter.export_params(
-            partial / "hf", model.params, hf_config, dialect="llava_modules_v5", files_from=folder, progress=progress
+            partial / "hf",
+            model.params,
+            hf_config,
+            files_from=folder,
+            options=exporter.ExportOptions(dialect="llava_modules_v5"),
+            progress=progress,
         )
         for path in (partial / "hf").iterdir():
             path.rename(partial / path.name)

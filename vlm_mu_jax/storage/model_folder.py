@@ -22,6 +22,7 @@ import jax
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder, partial_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
@@ -103,13 +104,13 @@ def find(folder: str | Path) -> Path:
     Raises:
       InputError: there is none.
     """
-    folder = Path(folder).expanduser()
-    for candidate in (folder, folder / "model"):
+    found = resolved(folder)
+    for candidate in (found, found / "model"):
         if (candidate / SETTINGS).is_file():
-            return candidate.absolute()
-    if not folder.is_dir():
+            return candidate
+    if not found.is_dir():
         raise InputError(f"{folder}: no such folder; give a model folder made by bin/convert_hf or bin/train")
-    if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+    if (found / "config.json").is_file() and list(found.glob("*.safetensors")):
         raise InputError(f"{folder}: a Hugging Face checkpoint; convert it first (bin/convert_hf --source={folder})")
     raise InputError(f"{folder}: holds no model ({SETTINGS} is missing); give one made by bin/convert_hf or bin/train")
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.direct_file import DirectFile
+from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.parallel import rules
 
@@ -56,7 +57,7 @@ class Writer:
     """
 
     def __init__(self, folder: Path, specs: params_lib.Specs, dtypes: Mapping[str, np.dtype]):
-        self._folder = folder.absolute()
+        self._folder = resolved(folder)
         self._shapes = {path: spec.shape for path, spec in params_lib.flatten(specs).items()}
         self._pieces = {
             path: piece_shape(spec, dtypes[path].itemsize) for path, spec in params_lib.flatten(specs).items()
@@ -165,7 +166,7 @@ class Reader:
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder.absolute()
+        self._folder = resolved(folder)
         with _explained(self._folder):
             about = json.loads((self._folder / "_METADATA").read_text(encoding="utf-8"))
             driver = "zarr3" if about.get("use_zarr3") else "zarr"
@@ -247,7 +248,7 @@ def save(folder: Path, params: Mapping[str, Any], specs: params_lib.Specs) -> No
         import orbax.checkpoint as ocp
 
         writer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
-        writer.save(folder.absolute(), args=ocp.args.PyTreeSave(dict(params)))
+        writer.save(resolved(folder), args=ocp.args.PyTreeSave(dict(params)))
         return
     flat = params_lib.flatten(params)
     with Writer(folder, specs, {path: np.dtype(leaf.dtype) for path, leaf in flat.items()}) as writer:

@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.paths import resolved
 
 _ARRAYS = ("trainable", "optimizer")
 
@@ -26,7 +27,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
         if keep < 1:
             raise InputError(f"keep must be at least 1, the newest checkpoint, not {keep}")
-        self._folder = Path(folder).absolute()
+        self._folder = resolved(folder)
         self._kept = _Kept(keep)
         options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, create=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=_handlers())

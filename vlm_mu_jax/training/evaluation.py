@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
 
@@ -53,7 +54,8 @@ class EvaluationHistory:
         rows = [row for row in _read(self._file) if row["step"] <= start] if distributed.first() else []
         self._rows: list[dict] = distributed.from_first(rows)
         if self._file is not None and distributed.first():
-            self._file.write_text("".join(f"{json.dumps(row)}\n" for row in self._rows), encoding="utf-8")
+            with complete_file(self._file) as partial:
+                partial.write_text("".join(f"{json.dumps(row)}\n" for row in self._rows), encoding="utf-8")
 
     def due(self, step: int, steps: int) -> bool:
         """Whether the state after `step` of `steps` updates is still to be evaluated."""

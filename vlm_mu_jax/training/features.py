@@ -7,7 +7,6 @@ is kept in memory.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.batches import Stream
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import encode_tower
 from vlm_mu_jax.model.params import Params
@@ -115,13 +115,25 @@ def _encoded(
     progress: Progress | None,
 ) -> np.ndarray:
     """Runs the tower; the result is `like` that. A file appears under its name only when it is complete."""
-    size = IMAGES * batch_shards(mesh)
     encode = OnMesh(jax.jit(lambda p, x: encode_tower(p, x, cfg), out_shardings=replicated(mesh)), mesh)
-    partial = None if file is None else file.with_suffix(f".{os.getpid()}")
-    if partial is not None:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-    shape, dtype = like.shape, like.dtype
-    stored = np.empty(shape, dtype) if partial is None else np.memmap(partial, dtype, "w+", shape=shape)
+    if file is None:
+        return _fill(np.empty(like.shape, like.dtype), encode, params, images, load, mesh, progress)
+    with complete_file(file) as partial:
+        stored = np.memmap(partial, like.dtype, "w+", shape=like.shape)
+        _fill(stored, encode, params, images, load, mesh, progress).flush()
+    return np.memmap(file, like.dtype, "r", shape=like.shape)
+
+
+def _fill(
+    stored: Any,
+    encode: OnMesh,
+    params: Params,
+    images: Sequence[Any],
+    load: Callable[[Any], Pixels],
+    mesh: Mesh,
+    progress: Progress | None,
+) -> Any:
+    size = IMAGES * batch_shards(mesh)
     show = progress or (lambda items, label, total=None: items)
     starts = range(0, len(images), size)
     for start in show(starts, "image features", len(starts)):
@@ -129,8 +141,4 @@ def _encoded(
         padded = np.stack(chosen + chosen[:1] * (size - len(chosen)))  # one shape, one program
         made = jax.device_get(encode(params, put_batch(padded, mesh, size)))
         stored[start : start + len(chosen)] = made[: len(chosen)]
-    if partial is None or file is None:
-        return stored
-    stored.flush()
-    os.replace(partial, file)
-    return np.memmap(file, dtype, "r", shape=shape)
+    return stored

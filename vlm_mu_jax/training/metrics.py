@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.training import flops
 from vlm_mu_jax.training.goodput import Goodput
@@ -152,4 +153,5 @@ def _forget_after(file: Path, start: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue
-    file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    with complete_file(file) as partial:
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

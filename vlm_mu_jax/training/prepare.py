@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, flatten
 from vlm_mu_jax.parallel import distributed, rules
@@ -185,4 +186,5 @@ def store_constants(constants: Mapping[str, jax.Array], workdir: Path) -> None:
     if distributed.first():
         workdir.mkdir(parents=True, exist_ok=True)
         for name, value in constants.items():
-            np.save(workdir / f"{name}.npy", jax.device_get(value))
+            with complete_file(workdir / f"{name}.npy") as partial:
+                np.save(partial, jax.device_get(value))

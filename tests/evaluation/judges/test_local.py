@@ -105,7 +105,7 @@ def test_a_converted_llama_judges_as_in_transformers(tokenizer, tmp_path):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from vlm_mu_jax.conversion.importer import convert_checkpoint
+    from vlm_mu_jax.conversion.convert import convert
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -127,7 +127,7 @@ def test_a_converted_llama_judges_as_in_transformers(tokenizer, tmp_path):
             weight.mul_(6 if weight.ndim > 1 else 1)  # loud enough that the prompt matters
     theirs.save_pretrained(tmp_path / "hf")
     tokenizer.save_pretrained(tmp_path / "hf")
-    convert_checkpoint(tmp_path / "hf", tmp_path / "ours")
+    convert(tmp_path / "hf", tmp_path / "ours")
     judging = local.LocalModel(tmp_path / "ours", batch_size=2)
     template = rubrics.Rubric("tiny", "harm", "raw", template="{question} : {answer} ?")
     prompts = [template.prompt(Case("share it", answer, UNSAFE), True) for answer in ("press", "turn it now", "a")]

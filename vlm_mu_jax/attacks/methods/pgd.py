@@ -32,6 +32,7 @@ from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import encode_images
 from vlm_mu_jax.model.params import Params
@@ -245,10 +246,9 @@ def projected(x_HWC: np.ndarray, base_HWC: np.ndarray, epsilon: int) -> np.ndarr
 
 def save(image_HWC: np.ndarray, path: Path) -> Path:
     """Writes a picture; an interrupted write leaves no half file under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    Image.fromarray(image_HWC.astype(np.uint8)).save(partial, format="PNG")
-    return partial.replace(path)
+    with complete_file(path) as partial:
+        Image.fromarray(image_HWC.astype(np.uint8)).save(partial, format="PNG")
+    return path
 
 
 def _row(processor: Processor, question: str, images: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
+from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model.config import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, Specs, flatten, unflatten
@@ -83,7 +84,7 @@ def _orbax_save(folder: Path, params: Params) -> None:
     import orbax.checkpoint as ocp
 
     writer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
-    writer.save(folder.absolute(), args=ocp.args.PyTreeSave(params))
+    writer.save(resolved(folder), args=ocp.args.PyTreeSave(params))
 
 
 def _orbax_load(folder: Path, specs: Specs) -> Params:
@@ -98,7 +99,7 @@ def _orbax_load(folder: Path, specs: Specs) -> Params:
     )
     how = ocp.checkpoint_utils.construct_restore_args(like)
     reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    return reader.restore(folder.absolute(), args=ocp.args.PyTreeRestore(item=like, restore_args=how))
+    return reader.restore(resolved(folder), args=ocp.args.PyTreeRestore(item=like, restore_args=how))
 
 
 def _same(restored: Params, params: Params) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.outputs import complete_file
 
 _KINDS = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
@@ -46,11 +47,9 @@ def unpack(image: Embedded, file: Path, root: Path) -> str:
         raise InputError("image bytes are of no known kind (PNG, JPEG, GIF, WebP, BMP)")
     target = file.with_name(f"{file.name}.images") / f"{image.name.replace(os.sep, '_')}{suffix}"
     if not target.exists():
-        part = target.with_name(f"{target.name}.part{os.getpid()}")
         try:
-            target.parent.mkdir(exist_ok=True)
-            part.write_bytes(image.content)
-            os.replace(part, target)
+            with complete_file(target) as partial:
+                partial.write_bytes(image.content)
         except OSError as error:
             raise InputError(
                 f"{target}: image cannot be unpacked ({error.strerror}); make the folder writable"

@@ -1,64 +1,111 @@
-"""One answer to one prompt, as it comes: what `bin/generate` prints."""
+"""`vlm_mu_jax.answer`: one answer to one prompt, whole or as it comes (what `bin/generate` prints)."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.generate import Generated, stream
+from vlm_mu_jax.steering.guard import Guard, open_guard
+from vlm_mu_jax.storage.model_folder import Model
 
 LONG = 24  # letters without a space: a script that writes none
 
 
-def answers(
-    model: Any,
-    prompt: str,
-    images: Sequence[Any],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    steer: Any = None,
-) -> Iterator[dict[str, Any]]:
-    """The answer so far as {"prompt_token_ids", "token_ids", "logprobs", "text"}, every few tokens; the last is whole.
+@dataclasses.dataclass(frozen=True)
+class OneAnswer:
+    """An answer, or its beginning.
+
+    prompt_token_ids: what the model saw, every image as its placeholder ids.
+    token_ids: the new tokens, the end token included.
+    logprobs: log-probability of each under the model's own distribution (temperature 1), in nats.
+    text: the new tokens as text, without the end token.
+    """
+
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How an answer is made.
+
+    max_new_tokens: longest answer, in tokens.
+    temperature: 0 takes the likeliest token every time; above 0 tokens are drawn from the nucleus of mass `top_p`.
+    seed: of the drawing.
+    guard: a guard, or its folder, that steers the model.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    guard: Guard | str | Path | None = None
+
+
+def answer(model: Model, prompt: str, images: Sequence[Any] = (), **options: Any) -> OneAnswer:
+    """Answers one prompt.
 
     Args:
-      images: files or pictures, in the order in which the template puts them.
-      steer: as in `answers.answer_questions`.
+      prompt: the question, without the conversation template.
+      images: files or pictures (PIL), in the order in which the template puts them; none for a question alone.
+      options: fields of `SamplingOptions`.
 
-    Raises InputError for an image that cannot be read or a prompt that is too long.
+    Raises:
+      InputError: an image cannot be read, or the prompt is too long.
+
+    Example:
+      model = vlm_mu_jax.load("runs/base")
+      print(vlm_mu_jax.answer(model, "What is on this sign?", ["photo.png"], max_new_tokens=64).text)
     """
-    from vlm_mu_jax.model.generate import stream
+    *_, whole = stream_answer(model, prompt, images, SamplingOptions(**options))
+    return whole
 
+
+def stream_answer(
+    model: Model, prompt: str, images: Sequence[Any] = (), options: SamplingOptions | None = None
+) -> Iterator[OneAnswer]:
+    """Yields the answer so far, every few tokens; the last is what `answer` returns. Arguments as there."""
+    options = options or SamplingOptions()
     ids = model.processor.prompt_ids(prompt, images)
-    limit = model.config.text.max_positions
-    if len(ids) + max_new_tokens > limit:
+    limit, longest = model.config.text.max_positions, options.max_new_tokens
+    if len(ids) + longest > limit:
         raise InputError(
-            f"{len(ids)} prompt tokens and --max_new_tokens={max_new_tokens} exceed the {limit} positions; lower it"
+            f"{len(ids)} prompt tokens and --max_new_tokens={longest} exceed the {limit} positions; lower it"
         )
     pixels = [[model.processor.pixels(image) for image in images]]
     batch = model.processor.pad([ids], pixels)
-    if callable(steer):
+    steer = _steer(model, options.guard)
+    if callable(steer):  # a gate that looks at the prompt first
         steer = steer([prompt], pixels if images else None)
     for out in stream(
         model.params,
         batch,
         model.config,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seeds_B=np.array([seed], np.int32),
+        max_new_tokens=longest,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seeds_B=np.array([options.seed], np.int32),
         steer=steer,
     ):
-        length = int(out.lengths_B[0])
-        tokens = [int(i) for i in out.tokens_BG[0, :length]]
-        yield {
-            "prompt_token_ids": [int(i) for i in ids],
-            "token_ids": tokens,
-            "logprobs": [float(p) for p in out.logprobs_BG[0, :length]],
-            "text": model.processor.decode([i for i in tokens if i not in model.config.eos_ids]),
-        }
+        yield _so_far(model, ids, out)
+
+
+def _steer(model: Model, guard: Guard | str | Path | None) -> Any:
+    return guard.steer(model) if isinstance(guard, Guard) else open_guard(model, guard)[0]
+
+
+def _so_far(model: Model, ids: Sequence[int], out: Generated) -> OneAnswer:
+    length = int(out.lengths_B[0])
+    tokens = [int(i) for i in out.tokens_BG[0, :length]]
+    logprobs = [float(p) for p in out.logprobs_BG[0, :length]]
+    text = model.processor.decode([i for i in tokens if i not in model.config.eos_ids])
+    return OneAnswer([int(i) for i in ids], tokens, logprobs, text)
 
 
 def pieces(texts: Iterable[str]) -> Iterator[str]:

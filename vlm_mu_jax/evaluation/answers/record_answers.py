@@ -4,23 +4,65 @@ The second file says which model answered which file with which settings. A kill
 or other settings is refused, so that one answers file never mixes two models.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.data import readers
+from vlm_mu_jax.data.records import KINDS, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
+from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.steering.guard import open_guard
+from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
 
 
 def provenance_path(out: str | Path) -> Path:
     """Where what is known about an answers file stands."""
     return Path(f"{out}.provenance.json")
+
+
+def answer_file(
+    model: Model,
+    data: str | Path,
+    out: str | Path,
+    *,
+    kinds: Sequence[str] = (),
+    guard: str | Path | None = None,
+    options: AnswerOptions = AnswerOptions(),  # noqa: B008
+) -> list[Answer]:
+    """Greedy answers to the records of a data file, in `out`.
+
+    Args:
+      data: a data file in any format that `data.readers.read` knows.
+      out: the answers file. A killed run goes on where it stopped.
+      kinds: ask only records of these kinds (`data.records.KINDS`); () asks all.
+      guard: guard folder that steers the model; it takes the place of `options.steer`.
+      options: how the questions are answered.
+
+    Raises:
+      InputError: a kind does not exist or is not there, or `out` holds answers made otherwise.
+    """
+    records = readers.read(data)
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise InputError(f"--kinds: {', '.join(unknown)} is none of {', '.join(KINDS)}")
+    asked = records.of_kind(*(kinds or KINDS))
+    if not len(asked):
+        raise InputError(f"--data={data}: holds no record of --kinds={','.join(kinds)}")
+    settings = {
+        "checkpoint": str(model.folder),
+        "weights_sha256": weights_hash(model.params),
+        "guard": None if guard is None else str(guard),
+    }
+    steer, _ = open_guard(model, guard)
+    return answer_records(model, asked, out, settings, dataclasses.replace(options, steer=steer))
 
 
 def answer_records(
@@ -65,10 +107,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     if known is None:
         if out.exists() and answers_file.read(out):
             raise InputError(f"{out}: holds answers of an unknown model; give another --out")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = provenance_path(out).with_suffix(".part")
-        part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        part.replace(provenance_path(out))
+        write_json(provenance_path(out), settings)
         return
     differ = _differing(known, settings)
     if differ:

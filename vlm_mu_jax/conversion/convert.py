@@ -1,0 +1,81 @@
+"""`vlm_mu_jax.convert`: a checkpoint of any layout -> a model folder of ours."""
+
+import dataclasses
+from pathlib import Path
+
+from vlm_mu_jax.conversion.importer import ConvertOptions, opened, sources
+from vlm_mu_jax.conversion.replacing import check_model_folder
+from vlm_mu_jax.conversion.template import Wanted, choose_template
+from vlm_mu_jax.files.folders import complete_folder
+from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage import stored_params
+from vlm_mu_jax.storage.model_folder import PARAMS, SETTINGS, copy_companions, has_tokenizer, write_facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A checkpoint as a model folder.
+
+    parameters: how many numbers. dtype: of all of them, or "mixed". template: name of the chat template.
+    dialect: how the source spells its tensors (`names.DIALECTS`). replaced: what the folder held before, in words.
+    """
+
+    folder: Path
+    parameters: int
+    dtype: str
+    template: str
+    dialect: str
+    has_tokenizer: bool
+    replaced: str | None = None
+
+
+def convert(
+    source: str | Path, out: str | Path, options: ConvertOptions | None = None, progress: Progress | None = None
+) -> Converted:
+    """Writes a checkpoint as a model folder, which every other function of the package reads.
+
+    A few tensors are in memory at a time, whatever the size of the model. `out` appears when it is complete.
+
+    Args:
+      source: a local folder, a GGUF file, or a hub id such as "llava-hf/llava-1.5-7b-hf"; see `locate.locate`.
+      out: the folder to write. An earlier conversion there is replaced, anything else only with `options.overwrite`.
+      options: how the source is read.
+      progress: shown over tensors; None is silent. `vlm_mu_jax.progress.bar` is a progress bar.
+
+    Returns:
+      What was written.
+
+    Raises:
+      InputError: a file is missing or broken, the tensors are not exactly those that config.json calls for, or `out`
+        may not be replaced.
+
+    Example:
+      vlm_mu_jax.convert("llava-hf/llava-1.5-7b-hf", "runs/base")
+      model = vlm_mu_jax.load("runs/base")
+    """
+    options = options or ConvertOptions()
+    folders = sources(source, options)
+    replaced = check_model_folder(out, folders.values(), options.overwrite)
+    with opened(source, options, folders) as job:
+        found = job.source
+        wanted = Wanted(options.template, options.chat_template, options.system)
+        called = [str(where) for where in job.given.values() if where]
+        template = choose_template(found.folder, wanted, found.hf_config, found.dialect.name, called)
+        with complete_folder(out, SETTINGS, options.overwrite) as folder:
+            with found.companions() as companions:
+                copy_companions(companions, folder)
+            template.write(folder)
+            with stored_params.Writer(folder / PARAMS, found.specs, job.dtypes) as writer:
+                job.read(writer.write, progress)
+            write_facts(
+                folder,
+                found.hf_config,
+                job.dtypes.values(),
+                template.name,
+                found.dialect.name,
+                {**job.provenance(), "chat_template": template.facts()},
+                system=template.system,
+            )
+            tokenizer = has_tokenizer(folder)
+    return Converted(resolved(out), job.parameters, job.dtype, template.name, found.dialect.name, tokenizer, replaced)
