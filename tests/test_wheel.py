@@ -67,3 +67,12 @@ def test_the_papers_tables_are_in_the_wheel(site):
     assert {p.name for p in (site / "share" / "vlm_mu_jax" / "published").glob("*.csv")} == {
         p.name for p in (ROOT / "third_party" / "published").glob("*.csv")
     }
+
+
+def test_the_shipped_configs_are_found_by_name(site, tmp_path):
+    in_wheel = {path.name for path in (site / "vlm_mu_jax" / "configs").glob("*.py")}
+    assert in_wheel == {path.name for path in (ROOT / "configs").glob("*.py")}
+    vlm_mu = str(site / "bin" / "vlm-mu")
+    done = run(site, tmp_path, vlm_mu, "train", "--config=llava15_unlearn:7b_npo", "--workdir=run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: runs/llava: no such folder")  # the config was read: this is its model.init

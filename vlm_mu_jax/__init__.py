@@ -46,6 +46,8 @@ _EXPORTS = {
     "JudgeOptions": "vlm_mu_jax.evaluation.judges",
     "train": "vlm_mu_jax.training.train",
     "Trained": "vlm_mu_jax.training.train",
+    "unlearn": "vlm_mu_jax.training.unlearn",
+    "UnlearnOptions": "vlm_mu_jax.training.unlearn",
     "relearn": "vlm_mu_jax.training.relearning",
     "RelearnOptions": "vlm_mu_jax.training.relearning",
     "RelearnResult": "vlm_mu_jax.training.relearning",

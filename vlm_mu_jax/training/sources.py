@@ -82,7 +82,7 @@ def streams_of(
         rows |= {name: {i: rows[name][i] for i in sorted(both)} for name in ("forget", "preferred")}
     lengths = batches.bucket_lengths([row for part in rows.values() for row in part.values()], buckets)
     streams: dict[str, Stream] = {}
-    for name in rows:  # forget before preferred, whose order it decides
+    for name in sorted(rows, key="preferred".__eq__):  # last, because the forget stream decides its order
         of_forget = name in ("forget", "preferred") and forget_batch_size
         streams[name] = Stream(
             list(rows[name].values()),

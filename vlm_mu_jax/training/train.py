@@ -107,8 +107,8 @@ def train(
     observers = dataclasses.replace(
         observers, progress=progress or observers.progress, goodput=goodput, label=settings["objective"]["name"]
     )
-    spec_of, mesh, model = _opened(settings)
-    sources = read_sources(settings, spec_of.objective, model.processor)
+    spec, mesh, model = _opened(settings)
+    sources = read_sources(settings, spec.objective, model.processor)
     start = weights_hash(model.params)
     about = {name: settings[name] for name in ("seed", "objective", "robust", "steps")}
     provenance = provenance_of(settings["objective"]["name"], about, sources.manifest, start)
@@ -121,10 +121,8 @@ def train(
         start,
     )
     with _recorded(goodput, workdir):
-        fitted = fit(
-            spec_of, model.params, sources.streams, mesh=mesh, donate=True, storage=storage, observers=observers
-        )
-        trained, provenance = export(workdir, model, fitted, spec_of.trainable, provenance)
+        fitted = fit(spec, model.params, sources.streams, mesh=mesh, donate=True, storage=storage, observers=observers)
+        trained, provenance = export(workdir, model, fitted, spec.trainable, provenance)
     return Trained(trained, fitted.metrics, fitted.step, provenance, workdir)
 
 
