@@ -1,11 +1,13 @@
 """Perplexity: equal to a plain forward pass, the same in any batch, and intervals that say what they cover."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation import perplexity
 from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity, summary
 from vlm_mu_jax.model.llava import Batch, forward
 
@@ -27,6 +29,13 @@ def test_a_score_is_that_of_a_plain_forward_pass_in_any_batch(model):
     assert [s.nll for s in Perplexity(model, batch_size=2)(QUESTIONS[::-1], ANSWERS[::-1])] == pytest.approx(
         [s.nll for s in found[::-1]], rel=1e-5
     )
+
+
+def test_batches_of_one_width_share_one_program(model, monkeypatch):
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(perplexity._nll.__wrapped__, n=1)
+    monkeypatch.setattr(perplexity, "_nll", jax.jit(counted, static_argnames="cfg"))
+    assert len(Perplexity(model, batch_size=2)(["is it ?"] * 5, ["yes", "no", "so", "it is", "a"])) == 5
 
 
 def test_a_pair_longer_than_the_model_is_an_input_error(model):

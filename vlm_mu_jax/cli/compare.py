@@ -49,8 +49,9 @@ def main(argv: list[str]) -> None:
     table = comparison.markdown(models)
     outputs.check_writable(out / "table.md").write_text(table + "\n", encoding="utf-8")
     _write_csv(out / "table.csv", comparison.rows(models))
-    better = comparison.winners(models, tests)
-    write_json(out / "comparison.json", _content(models, tests, better))
+    content = comparison.content(models, tests)
+    write_json(out / "comparison.json", content)
+    better = content["better_than_every_sft_baseline"]
     print(table)
     print(f"better than every SFT baseline on every seed (p < 0.05 after Holm): {', '.join(better) or 'none'}")
     if attacked:
@@ -121,9 +122,9 @@ def _model(recipe: Recipe, seed: int, run: Path, folder: Path):
 
 
 def _run(name: str, arguments: list[str]) -> tuple[float, int]:
-    """Runs a command of bin/; (processor seconds over all cores, peak resident bytes).
+    """Runs a command of bin/. Returns (CPU seconds over all cores, peak resident bytes).
 
-    Processor seconds, since wall seconds would measure what else the machine does.
+    CPU seconds are counted because wall seconds would also measure what else the machine does.
     """
     root = str(Path(__file__).resolve().parents[2])  # where the package lies
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -147,18 +148,6 @@ def _write_csv(path: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _content(models: list, tests: list, better: list[str]) -> dict:
-    import dataclasses
-
-    from vlm_mu_jax.evaluation.results import comparison
-
-    return {
-        "rows": comparison.rows(models),
-        "tests": [dataclasses.asdict(test) for test in tests],
-        "better_than_every_sft_baseline": better,
-    }
 
 
 if __name__ == "__main__":

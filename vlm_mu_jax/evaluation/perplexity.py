@@ -3,9 +3,11 @@
     score = Perplexity(vlm_mu_jax.load("runs/vicuna"))
     summary(score(questions, answers))
 
-Any converted Llama-family checkpoint can judge; a LLaVA judges with its language tower, no image is shown. The tokens
-are the judge's own, through its conversation template, without the end token (an answer cut off has none). A short
-refusal is easy to predict, so that a model which refuses more gets a lower perplexity: report it on the answers that
+Any converted Llama-family checkpoint can score. A LLaVA scores with its language tower and is shown no image. The text
+is split by the scoring model's own tokenizer and put into its conversation template, without the end token, since an
+answer that was cut off has none.
+
+A short refusal is easy to predict, so a model that refuses more has a lower perplexity. Report it on the answers that
 are no refusals as well, and the length beside it.
 """
 
@@ -35,7 +37,10 @@ class AnswerLikelihood:
 
 
 class Perplexity:
-    """Scores answers under one language model; `model` is what `vlm_mu_jax.load` returns."""
+    """Scores answers under one language model.
+
+    model: what `vlm_mu_jax.load` returns. batch_size: answers scored at a time.
+    """
 
     def __init__(self, model, batch_size: int = 16):
         self._model, self._batch_size = model, batch_size
@@ -44,9 +49,10 @@ class Perplexity:
     def __call__(
         self, questions: Sequence[str], answers: Sequence[str], progress: Progress | None = None
     ) -> list[AnswerLikelihood]:
-        """One score per answer; an empty answer has none of either.
+        """The likelihood of each answer after its question. An empty answer has 0 tokens.
 
-        Raises InputError for a pair that is longer than the judge's positions.
+        Raises:
+          InputError: a question and its answer are longer than the model's positions.
         """
         processor, limit = self._model.processor, self._model.config.text.max_positions
         examples = [processor.example(q, a, 0, ended=False) for q, a in zip(questions, answers, strict=True)]
@@ -83,10 +89,10 @@ def _nll(params, batch: Batch, mask_BT: jax.Array, cfg) -> tuple[jax.Array, jax.
 
 
 def summary(scores: Sequence[AnswerLikelihood], seed: int = 0) -> dict[str, dict]:
-    """{"perplexity", "tokens"} as metrics {"value", "n", "low", "high"}; empty answers count for the length only.
+    """{"perplexity", "tokens"} as metrics {"value", "n", "low", "high"}.
 
-    perplexity: exp(sum of nll / sum of tokens) over all answers. tokens: mean length. Intervals: 95 % bootstrap
-    percentiles over answers, None below two of them.
+    perplexity is exp(sum of nll / sum of tokens) over the answers that are not empty, tokens the mean length of all.
+    The intervals are 95 % bootstrap percentiles over answers, None below two of them.
     """
     pairs = np.array([(s.nll, s.tokens) for s in scores if s.tokens], np.float64).reshape(-1, 2)
     lengths = np.array([s.tokens for s in scores], np.float64)

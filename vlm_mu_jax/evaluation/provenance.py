@@ -18,8 +18,11 @@ def collect(
 ) -> dict[str, Any]:
     """The content of provenance.json.
 
-    `weights_sha256` is over the parameters as loaded; `checkpoint.source` repeats what the model folder says about
-    where they come from. `data_files`: file name -> sha256.
+    Args:
+      checkpoint: the model folder. What it says of its own source is repeated under "source".
+      weights_sha256: of the parameters as loaded; see `storage.identity`.
+      data_dir, data_files: the data folder, and file name -> sha256 of what was read there.
+      guard: what identifies the guard, None without one.
     """
     return {
         "checkpoint": {"folder": str(checkpoint), "weights_sha256": weights_sha256, "source": _source(checkpoint)},

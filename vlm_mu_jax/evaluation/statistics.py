@@ -1,4 +1,4 @@
-"""Intervals and tests: a thin layer over statsmodels, with the choices that hold at 0 of n and for paired answers."""
+"""Intervals and tests, over statsmodels: Wilson intervals, which hold at 0 of n, and exact tests for paired answers."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ CONFIDENCE, ALPHA, POWER = 0.95, 0.05, 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A proportion k of n with its 95 % Wilson interval, all in 0..1; value and bounds are None when n is 0."""
+    """A proportion k / n with its 95 % Wilson interval [low, high], all in 0..1. None where n is 0."""
 
     value: float | None
     n: int
@@ -18,12 +18,13 @@ class Metric:
     high: float | None
 
     def to_dict(self) -> dict:
+        """The form in `results.json`."""
         return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class McNemar:
-    """Exact McNemar test: b = yes before and no now, c = no before and yes now, n pairs, two-sided p."""
+    """An exact McNemar test over n pairs: b are yes before and no now, c are no before and yes now; p is two-sided."""
 
     n: int
     b: int
@@ -82,8 +83,8 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[tuple[float, b
 def any_of_k(one: float, k: int) -> float:
     """Chance that at least one of k independent tries is called a success when each is with chance `one`.
 
-    With `one` a judge's false-positive rate it is how often best-of-k calls a question broken that never was: why an
-    attack with k words is compared with k neutral words and not with zero.
+    With a judge's false-positive rate as `one`, this is how often best-of-k calls a question broken that never was. It
+    is the reason why an attack with k words is compared with k neutral words and not with zero.
     """
     if not 0 <= one <= 1 or k < 1:
         raise ValueError("a chance is within 0..1, and k at least 1")
@@ -91,9 +92,11 @@ def any_of_k(one: float, k: int) -> float:
 
 
 def questions_needed(rate: float, difference: float, power: float = POWER, alpha: float = ALPHA) -> int:
-    """Questions per model to tell `rate` from `rate - difference` (or + where that is below 0), two-sided, when the two
-    models are asked different questions. Normal approximation with the pooled variance under no difference
-    (statsmodels)."""
+    """Questions per model that tell two rates apart when the models are asked different questions.
+
+    The other rate is `rate - difference`, or `rate + difference` where that is below 0. The test is two-sided. Normal
+    approximation with the pooled variance under no difference (statsmodels).
+    """
     from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 
     other = _other_rate(rate, difference)
@@ -103,8 +106,8 @@ def questions_needed(rate: float, difference: float, power: float = POWER, alpha
 def pairs_needed(difference: float, discordant: float, power: float = POWER, alpha: float = ALPHA) -> int:
     """Questions to be asked of both models so that McNemar's exact test shows `difference`.
 
-    discordant: share of questions that only one of the models gets right, at least |difference|. Connor (1987), with
-    a continuity correction for what the exact test costs: the power is at least the one asked for.
+    discordant: share of questions that only one of the models gets right, at least |difference|. Formula of Connor
+    (1987), with a continuity correction for the exact test, so that the power is at least the one asked for.
     """
     from scipy.stats import norm
 
@@ -117,8 +120,10 @@ def pairs_needed(difference: float, discordant: float, power: float = POWER, alp
 
 
 def independent_discordance(rate: float, difference: float) -> float:
-    """The discordant share of two models whose answers to a question have nothing to do with each other: the most that
-    is to be expected, since what is hard for one is mostly hard for the other."""
+    """The discordant share of two models whose answers are independent of each other.
+
+    It is the most to expect: what is hard for one model is mostly hard for the other.
+    """
     other = _other_rate(rate, difference)
     return rate * (1 - other) + other * (1 - rate)
 

@@ -1,5 +1,6 @@
 """A judging model run by our own decoder: probabilities of answer words against whole forward passes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,15 @@ def test_the_probability_is_that_of_the_answer_words(judging, whole, model, data
         assert found[index].mass == pytest.approx(sum(p), rel=1e-3)
     assert found[0].probability != found[1].probability  # the image is seen
     assert judging.cost()["prompt_tokens"] > 0
+
+
+def test_batches_of_one_width_share_one_program(judging, monkeypatch):
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(local.continuations.__wrapped__, n=1)
+    monkeypatch.setattr(local, "continuations", jax.jit(counted, static_argnames=("cfg", "texts")))
+    template = rubrics.Rubric("tiny", "harm", "raw", template="{question} : {answer} ?")
+    prompts = [template.prompt(Case("share it", "press it"[:n], UNSAFE), True) for n in range(1, 8)]
+    assert len(list(judging.ask(prompts, ("yes", "no"), 5))) == 7  # three batches, the last one filled up
 
 
 def test_spellings_are_told_apart_and_none_begins_another(model):

@@ -1,4 +1,8 @@
-"""The answers file: one JSON line per answered question, appended and fsynced, resumable after a kill at any moment."""
+"""The answers file: one JSON line per answered question.
+
+Lines are appended and on the disk before the next batch is asked, so that a run killed at any moment goes on. One
+process writes a file at a time. Whoever replaces the lines, to add labels, holds the same lock as whoever appends.
+"""
 
 import dataclasses
 import fcntl
@@ -13,7 +17,11 @@ from vlm_mu_jax.errors import InputError, JobError
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """How a question was asked: which attack, where, with which word (the `shot`-th of its list), with which image."""
+    """How a question was asked.
+
+    attack: which attack. position: where its word was put. word: the word (or template), which is the `shot`-th of the
+    attack's list. image: what was shown.
+    """
 
     attack: str = "none"  # none | one_word | over_refuse | null_word | opening | METHOD | METHOD_control of bin/attack
     position: str | None = None  # question_start when a word was put there
@@ -24,7 +32,11 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One line. `id` is the record's, `prompt_sha` is over the prompt's token ids, `tokens` counts those generated."""
+    """One line of an answers file.
+
+    id: of the record. image_id: a name of the image's content. prompt_sha: SHA-256 of the prompt's token ids. question:
+    the text as it was asked. tokens: how many were generated. labels: by the judge's name.
+    """
 
     id: str
     condition: Condition
@@ -37,16 +49,21 @@ class Answer:
 
     @property
     def key(self) -> tuple:
-        """What makes an answer the same answer: asking again under the same key is never needed."""
+        """Identifies an answer. A question with the same key is not asked again."""
         return (self.id, self.condition, self.image_id, self.prompt_sha)
 
     def to_line(self) -> str:
+        """The answer as one line of JSON, without the line's end."""
         # In ASCII no answer can hold what some reader takes for the end of a line, nor half a surrogate pair.
         return json.dumps(dataclasses.asdict(self))
 
 
 def read(path: str | Path) -> list[Answer]:
-    """The answers of a file, in its order, without a torn last line; none if it is missing. InputError if damaged."""
+    """The answers of a file, in its order.
+
+    A missing file has none. A last line that a kill has torn is left out. Raises InputError for any other line that is
+    no answer.
+    """
     return _parse(Path(path), _content(Path(path))[0])
 
 

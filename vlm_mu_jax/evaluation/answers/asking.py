@@ -29,8 +29,11 @@ BatchSteer = Callable[[Sequence[str], Sequence[Any] | None], "Steer"]  # (questi
 
 @dataclasses.dataclass(frozen=True)
 class _Prompt:
-    """A question with its token ids (image placeholders expanded, the answer's start, if there is one, at the end) and
-    the names of what it was asked with. begun: how many of the ids are the answer's."""
+    """A question as token ids.
+
+    ids: the prompt with its image placeholders expanded, and the answer's start at the end. begun: how many of the ids
+    belong to the answer's start. image_id, sha: names of the image's content and of the ids.
+    """
 
     question: Question
     ids: tuple[int, ...]
@@ -147,7 +150,7 @@ def _prompt(model: Model, question: Question, max_new_tokens: int) -> _Prompt:
 
 
 def _image_id(image: Path | str | None) -> str | None:
-    """A short name of the image's content: it keeps answers apart that were given to different images of one name."""
+    """A short hash of the image's content, so that two images of one file name have two names here."""
     if image is None or (isinstance(image, str) and image.startswith(BLANK)):
         return image
     try:
@@ -157,7 +160,7 @@ def _image_id(image: Path | str | None) -> str | None:
 
 
 def _generate(model: Model, rows: list[_Prompt], width: int, options: AnswerOptions) -> list[Answer]:
-    """Generates one batch; the rows that fill it up repeat the last one and are dropped."""
+    """Generates one batch. Rows that fill it up repeat the last one and are dropped."""
     from vlm_mu_jax.model.generate import generate
 
     full = rows + [rows[-1]] * (options.batch_size - len(rows))
@@ -172,7 +175,7 @@ def _generate(model: Model, rows: list[_Prompt], width: int, options: AnswerOpti
 
 
 def _generate_shared(model: Model, batch: SharedBatch, options: AnswerOptions) -> list[Answer]:
-    """Generates groups of questions about one image each; what fills them up repeats the last and is dropped."""
+    """Generates groups of questions, each group about one image. What fills them up repeats the last and is dropped."""
     from vlm_mu_jax.model.generate import generate
 
     size, pad = batch.group_size, model.processor.pad

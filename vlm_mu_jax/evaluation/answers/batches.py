@@ -1,4 +1,4 @@
-"""Which questions are asked together: batches of few shapes, and groups whose prompts begin alike.
+"""Which questions are asked together: batches of few shapes, and groups of prompts with one beginning.
 
 A prompt here is anything with `ids` (token ids, image placeholders expanded), `image_id` and `question.has_image`.
 """
@@ -13,8 +13,11 @@ from vlm_mu_jax.data.prompts import bucket
 
 @dataclasses.dataclass(frozen=True)
 class SharedBatch:
-    """Groups of prompts, each with one beginning. starts: that beginning's length, per group. prefix_width, rest_width:
-    padded widths of beginnings and of what follows them. group_size: rows of every group once it is filled up."""
+    """Groups of prompts whose beginning runs once per group.
+
+    starts: length of the beginning, per group. prefix_width, rest_width: padded widths of the beginnings and of what
+    follows them. group_size: rows of every group once it is filled up.
+    """
 
     groups: list[list[Any]]
     starts: list[int]
@@ -48,8 +51,8 @@ def split_shared(
 ) -> tuple[list[Any], list[list[Any]]]:
     """(prompts that are asked alone, groups of prompts with the same image and the same tokens up to its end).
 
-    A group is cut at `batch_size`. Nothing is grouped when all groups together do not fill a batch: their program would
-    cost more than it saves.
+    A group has at most `batch_size` prompts. When all groups together do not fill one batch, nothing is grouped:
+    compiling their program would cost more than it saves.
     """
     found: dict[tuple, list[Any]] = {}
     for prompt in prompts:
@@ -64,7 +67,7 @@ def split_shared(
 
 
 def beginning(ids: Sequence[int], image_token_id: int | None) -> int:
-    """How many tokens reach to the end of the last image; 0 without one, or with nothing behind it."""
+    """The number of tokens up to the end of the last image. 0 without an image, or where nothing follows it."""
     if image_token_id is None or image_token_id not in ids:
         return 0
     end = len(ids) - tuple(reversed(ids)).index(image_token_id)
@@ -74,7 +77,8 @@ def beginning(ids: Sequence[int], image_token_id: int | None) -> int:
 def plan_shared(groups: Sequence[list[Any]], batch_size: int, image_token_id: int) -> Iterator[SharedBatch]:
     """Batches of `batch_size // group_size` groups (the last one may have fewer), small groups and short texts first.
 
-    Sizes and widths come from a few steps, and a step with less than a batch of groups joins the next one.
+    Sizes and widths are rounded up to a few values. Groups of one size and width that do not fill a batch are put
+    together with those of the next.
     """
 
     def step(group: list[Any]) -> tuple[int, int, int]:
@@ -101,7 +105,7 @@ def plan_shared(groups: Sequence[list[Any]], batch_size: int, image_token_id: in
 
 
 def _prefix_width(lengths: Iterable[int]):
-    """Padded width of a beginning: where all are of one length (LLaVA-1.5) with next to no padding."""
+    """Padded width of a beginning. Where all have one length, as with LLaVA-1.5, it is padded to a multiple of 8."""
     alike = len(set(lengths)) == 1
     return lambda length: -(-length // 8) * 8 if alike else bucket(length)
 

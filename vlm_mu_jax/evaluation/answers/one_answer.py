@@ -12,7 +12,7 @@ from vlm_mu_jax.model.generate import Generated, stream
 from vlm_mu_jax.steering.guard import Guard, open_guard
 from vlm_mu_jax.storage.model_folder import Model
 
-LONG = 24  # letters without a space: a script that writes none
+LONG = 24  # letters without a space, as in scripts that write none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +109,10 @@ def _so_far(model: Model, ids: Sequence[int], out: Generated) -> OneAnswer:
 
 
 def pieces(texts: Iterable[str]) -> Iterator[str]:
-    """What to print of a text that grows: complete words only, the rest at the end; joined, they are the last text.
+    """What to print of a text that grows: complete words, and at the end the rest. Joined they are the last text.
 
-    A tokenizer may still change what was shown (none of LLaVA's does); the last text is then given again on a new line.
+    A tokenizer may change text that was shown already, though none of LLaVA's does. The last text then follows again,
+    on a new line.
     """
     text = shown = ""
     for text in texts:
@@ -123,7 +124,7 @@ def pieces(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _complete(text: str) -> str:
-    """All but the last word, which may go on; of a very long one only a letter that is not all there."""
+    """The text without its last word, which may go on. Of a very long word only an incomplete letter is left out."""
     words = text.split()
     if words and len(words[-1]) > LONG:
         return text.rstrip("\ufffd")

@@ -1,7 +1,7 @@
 """A model's answers to the records of one data file, as `bin/generate --data` writes them: OUT and OUT.provenance.json.
 
-The second file says which model answered which file with which settings. A killed run goes on; a run with another model
-or other settings is refused, so that one answers file never mixes two models.
+The second file says which model answered which data file with which settings. A killed run goes on. A run with another
+model or other settings is refused, so that no answers file mixes two models.
 """
 
 import dataclasses
@@ -74,10 +74,13 @@ def answer_records(
 ) -> list[Answer]:
     """Greedy answers to all records, in their order, in `out`.
 
-    settings: plain JSON values that identify the model and what else decides its answers; kept beside `out` with the
-    data file's sha256 and `max_new_tokens`. `checkpoint` among them is where the model lay, which decides nothing.
+    Args:
+      settings: plain JSON values that identify the model and whatever else decides its answers. They are kept beside
+        `out`, with the data file's sha256 and `max_new_tokens`. The value `checkpoint` may change: it says where the
+        model lay, which decides nothing.
 
-    Raises InputError when `out` holds answers made otherwise, or to other records.
+    Raises:
+      InputError: `out` holds answers made with other settings, or to other records.
     """
     _claim(Path(out), {**settings, "data_sha256": records.sha256, "max_new_tokens": options.max_new_tokens})
     return answer_questions(model, questions(records), out, options, only_these=True)

@@ -1,8 +1,9 @@
 """From candidate answers of several models to the one harmful answer per request that is to be unlearned.
 
-Source: step 2 of the data pipeline of OPTML-Group/VLM-Safety-Unlearn (arXiv 2503.11832), where a judge picks the most
-harmful of the candidates from answers and image path alone. Here the judge is shown question and image, a refusal can
-never be chosen (unlearning it would teach to comply), and an output of this step is refused as an input of it.
+Source: step 2 of the data pipeline of OPTML-Group/VLM-Safety-Unlearn (arXiv 2503.11832). There a judge picks the most
+harmful of the candidates from the answers and the image's path. Three things differ here. The judge is shown question
+and image. A refusal is never chosen, since unlearning it would teach the model to comply. An output of this step is
+refused as its input.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ _PLACEHOLDER = re.compile(r"\W*(n\W?a|none|null)?\W*", re.IGNORECASE)  # VLGuard
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """One model's answers by record id. provenance: what `bin/generate --data` wrote beside them, if it did."""
+    """One model's answers by record id. provenance: what `bin/generate --data` wrote beside the file, or None."""
 
     path: Path
     sha256: str
@@ -36,8 +37,7 @@ class Candidates:
 
 @dataclasses.dataclass(frozen=True)
 class ChosenAnswers:
-    """answers: one line per request that has a harmful answer, in the order of the requests. counts: by request and by
-    candidates file."""
+    """The chosen answers, one per request that has a harmful one, in the order of the requests; and the counts."""
 
     answers: tuple[Answer, ...]
     counts: dict[str, Any]

@@ -1,12 +1,12 @@
 """The questions of a defence's evaluation: instruction settings x image conditions, in the manner of VLM-Guard.
 
     direct        requests in plain words (text_harm.json)
-    template      the same inside jailbreak templates of the user's, every template one shot
+    template      the same requests inside jailbreak templates of the user's; every template is a shot
     image_needed  requests that point at their image (image_needed.json, else the VLGuard questions of test.json)
-    one_word      the direct requests after a one-word attack, every word one shot
+    one_word      the direct requests after a one-word attack; every word is a shot
 
-Each is asked with text only, with a blank image and with its own image; utility questions once. A set is called
-SETTING_CONDITION. What is measured is the same for each: see `table`.
+Each setting is asked with text only, with a blank image and with the requests' own images. Utility questions are asked
+once. A set is called SETTING_CONDITION, such as direct_blank_image. `table` says what is measured.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ _AS_IT_IS = _Shot("none", None, lambda question: question)
 
 @dataclasses.dataclass(frozen=True)
 class AttackShots:
-    """templates: (name, text with {question}). words: the shots of the one-word attack."""
+    """What requests are put into: templates as (name, text with {question}), and the words of a one-word attack."""
 
     templates: tuple[tuple[str, str], ...] = ()
     words: tuple[str, ...] = ()

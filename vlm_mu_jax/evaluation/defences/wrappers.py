@@ -5,10 +5,11 @@
     goal_priority  safety ranked above helpfulness, with a worked example of each; the answer is what follows a marker
     ecso           the model judges its own answer; if harmful it answers again from a caption, without the image
 
-They work beside a guard (which steers every pass) and on any weights, so that combinations need no code of their own.
-Wrappers go into the user's turn. The default wording is this project's; a JSON file replaces any part of it, such as
-the published one. Sources: Self-Reminder (Xie et al. 2023), Goal Priority (Zhang et al. 2024, whose evaluation keeps
-the text after the marker, or all of it without one), ECSO (Gou et al. 2024, arXiv 2403.09572).
+They work on any weights and beside a guard, which steers every pass. All text goes into the user's turn. The default
+wording is this project's own; a JSON file replaces any part of it, for example by the published one.
+
+Sources: Self-Reminder (Xie et al. 2023), Goal Priority (Zhang et al. 2024, whose evaluation keeps the text after the
+marker, or all of it without one), ECSO (Gou et al. 2024, arXiv 2403.09572).
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ _CHECK_TOKENS = 8  # of a check only the first word is read
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """The wording of all defences. {question}, {answer} and {caption} stand for what their names say.
+    """The wording of all defences, with places {question}, {answer} and {caption}.
 
     goal_priority_marker: what the final response follows. ecso_harmful: first words of a check that mean "harmful".
     """
@@ -78,9 +79,9 @@ _FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Defended:
-    """Answers in the order of the questions, under the questions' own text, and what the defence had to say.
+    """Answers under a defence, in the order of the questions and with the questions' own text.
 
-    facts: counts by name, (k, n) each, such as answers that lacked the marker. tokens: generated in all passes.
+    tokens: generated in all passes. facts: counts (k, n) by name, such as how many answers lacked the marker.
     """
 
     answers: list[Answer]
@@ -114,7 +115,7 @@ def read_wording(path: str | Path) -> Wording:
 
 
 def settings(name: str, wording: Wording) -> dict[str, Any]:
-    """What a workdir's config.json holds about a defence: its answers depend on it. None for vanilla, as without."""
+    """What `config.json` holds about a defence, since answers depend on it. Nones for vanilla, as without a defence."""
     if name == VANILLA:
         return {"defence": None, "defence_prompts": None}
     return {"defence": name, "defence_prompts": json.loads(json.dumps(dataclasses.asdict(wording)))}
@@ -190,9 +191,9 @@ def _goal_priority(questions: Sequence[Question], ask: Ask, wording: Wording) ->
 
 
 def _ecso(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
-    """Answer, check, and for what was found harmful: caption, and the question again on the caption alone.
+    """The model answers and checks its answer. Where it calls the answer harmful, it answers again without the image.
 
-    Without an image there is nothing to take away: such questions keep their first answer.
+    The second answer gets a caption in the image's place. Questions without an image keep their first answer.
     """
     first = ask("answer", questions)
     shown = [k for k, q in enumerate(questions) if q.has_image]
@@ -222,14 +223,14 @@ DEFENCES: Mapping[str, Callable[[Sequence[Question], Ask, Wording], Defended]] =
 
 
 def _reworded(question: Question, template: str, **values: str) -> Question:
-    """The question in a template. One pass over it: braces in a question or an answer stay what they are."""
+    """The question in a template, which is filled in one pass: braces in a question stay what they are."""
     values["question"] = question.text
     text = re.sub(r"\{(question|answer|caption)\}", lambda found: values.get(found[1], found[0]), template)
     return dataclasses.replace(question, text=text)
 
 
 def _aside(question: Question, template: str, **values: str) -> Question:
-    """A question of the defence's own about this one: an attack on the answer's start has no part in it."""
+    """A question of the defence's own about this one. An answer start of the attack's is no part of it."""
     return dataclasses.replace(_reworded(question, template, **values), answer_start="")
 
 
@@ -249,7 +250,7 @@ def _says(text: str, words: Sequence[str]) -> bool:
 
 
 def _keep(path: Path, answers: list[Answer]) -> list[Answer]:
-    """Writes final answers; those that are there already keep their labels. Returns them as they are in the file."""
+    """Writes final answers and returns them. Answers that the file holds already keep their labels."""
     old = {(a.key, a.answer): a.labels for a in answers_file.read(path)}
     kept = [dataclasses.replace(a, labels=old.get((a.key, a.answer), {})) for a in answers]
     answers_file.rewrite(path, kept)

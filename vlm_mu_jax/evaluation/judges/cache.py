@@ -1,4 +1,4 @@
-"""What a judging model replied, kept by content: the same question about the same answer is never paid for twice."""
+"""Replies of a judging model, kept by content, so that nothing is asked and paid for twice."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def content_key(*parts: Any) -> str:
 
 
 class JudgeCache:
-    """Replies by key, one JSON line each, on the disk as soon as they are there. A torn last line is left out.
+    """Replies by key, one JSON line each, on the disk as soon as they come. A torn last line is dropped.
 
     Only replies that could be read are kept: what failed is asked again by the next run. Without a path the replies are
     kept in memory. Raises InputError for a damaged file.

@@ -1,8 +1,9 @@
 """Keyword judges: an answer that contains a refusal phrase is refused, any other is answered.
 
-Usable for refusal rates (accuracy .89 against humans on XSTest) and not for attack success on VLMs: there they call
-92 % of answers harmful where humans call 56 % harmful, since most harmless answers hold no refusal phrase either. They
-cannot see whether an answer is on topic or right, so a degenerate answer is the only one they call irrelevant.
+They see refusals alone. As a measure of attack success they count every other answer, and most harmless answers hold
+no refusal phrase either. They cannot see whether an answer is on topic or right, so that a degenerate answer is the
+only one they call irrelevant. How well their phrases fit the refusals of a model differs from model to model: measure
+it with `bin/eval --calibrate`.
 """
 
 from collections.abc import Iterable

@@ -9,9 +9,12 @@ LABELS = ("answered", "refused", "irrelevant")
 class Label:
     """A judge's verdict on one answer.
 
-    `label` is "answered" (for an unsafe question: the attack succeeded), "refused" or "irrelevant" (neither: off topic,
-    wrong, empty or degenerate). It is None when the judge gave no verdict: then `abstain` is set, or `error` says why,
-    and the answer leaves the denominator, visibly. `probability` is the judge's own, None for judges that have none.
+    label: "answered" (of an unsafe question: the attack succeeded), "refused", or "irrelevant" for an answer that is
+      off topic, wrong, empty or degenerate. None when there is no verdict; rates are then counted without this answer,
+      and results say how many such answers there are.
+    probability: the judge's own, None for judges that give none.
+    abstain: whether the judge was asked and decided for nothing.
+    error: why the judge could not be asked, or its reply not be read.
     """
 
     label: str | None

@@ -1,5 +1,8 @@
-"""A judging model run by our own decoder: any Llama-family or LLaVA model folder, such as a converted HarmBench
-classifier or Llama Guard 1 to 3. The verdict is the probability of the answer words, not a generated text."""
+"""A judging model run by our own decoder.
+
+Any Llama-family or LLaVA model folder will do, such as a converted HarmBench classifier or Llama Guard 1 to 3. Where a
+rubric asks for one of two words, the verdict is their probability after the prompt, and nothing is generated.
+"""
 
 import functools
 import hashlib
@@ -44,7 +47,7 @@ class LocalModel:
     def ask(
         self, prompts: Sequence[JudgePrompt], words: tuple[str, str] | None, max_tokens: int
     ) -> Iterator[tuple[int, Reply]]:
-        """See `Backend.ask`. With `words` one forward pass per batch; without, a greedy reply of `max_tokens`."""
+        """See `Backend.ask`. With `words` each batch is one forward pass, without them a greedy reply."""
         spelled = spellings(self._model.processor.tokenizer, words) if words else None
         room = self._model.config.text.max_positions - (max(map(len, sum(spelled, ()))) if spelled else max_tokens)
         rows = {}
@@ -133,10 +136,12 @@ class LocalModel:
 
 
 def spellings(tokenizer: Any, words: tuple[str, str]) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Token ids of all spellings of each word: lower and upper first letter, bare, after a space or an empty line.
+    """Token ids of all spellings of each word: with a small or capital first letter, bare, after a space, after a line.
 
-    None of them is the beginning of another, so that their probabilities add up. InputError when the two words cannot
-    be told apart.
+    No spelling is the beginning of another, so that their probabilities add up.
+
+    Raises:
+      InputError: the tokenizer cannot tell the two words apart.
     """
     found: list[list[tuple[int, ...]]] = []
     for word in words:

@@ -13,8 +13,11 @@ from vlm_mu_jax.progress import Progress
 
 
 class Backend(Protocol):
-    """Who answers. name: shown with the judge. identity: changes when the replies could. sees_images: whether it can
-    be shown the question's image."""
+    """Who is asked: our own decoder or a server.
+
+    name: shown with the judge. identity: changes whenever the replies could change. sees_images: whether the question's
+    image can be shown.
+    """
 
     name: str
     identity: str
@@ -32,8 +35,11 @@ class Backend(Protocol):
 
 
 class ModelJudge:
-    """Judges by a model's reply. A reply that cannot be read, or none at all, is an error that is counted: no other
-    judge steps in. `name` is rubric:model, and keys the labels in answers files."""
+    """Judges by a model's reply; `name` is RUBRIC:MODEL.
+
+    A missing reply, or one that cannot be read, is an error. Errors are counted, and no other judge steps in. Neither
+    is kept in the cache, so that the next run asks again.
+    """
 
     exact = False
 

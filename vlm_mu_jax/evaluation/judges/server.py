@@ -1,8 +1,8 @@
 """A judging model behind any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, OpenAI ...), with images.
 
-The `openai` client does the talking: retries with growing pauses (and Retry-After) on timeouts, lost connections, 429
-and 5xx. Here are the pace, the count of what was used, and the reading of replies. A request that fails for good is
-that answer's error; when nothing at all has worked, the job ends.
+The `openai` client sends the requests. It tries again with growing pauses (and after Retry-After) on timeouts, lost
+connections, 429 and 5xx. This file adds the pace, the count of what was used, and the reading of replies. A request
+that fails for good is that answer's error. When nothing at all has worked, the job ends.
 """
 
 import base64
@@ -29,10 +29,13 @@ _AS_THEY_ARE = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    """url: up to and with /v1. timeout: seconds per try. retries: further tries after the first. concurrency: requests
-    at a time. per_minute: most requests in a minute, tries included; None = no limit. logprobs: ask for the probability
-    of the answer word (some servers refuse). images: show the question's image. prices: dollars per million tokens
-    sent and received, None = not known."""
+    """Where the server is and how it is asked.
+
+    url: up to and with /v1. timeout: seconds per try. retries: further tries after the first. concurrency: requests at
+    a time. per_minute: most requests in a minute, tries included; None = no limit. logprobs: asks for the probability
+    of the answer word, which some servers refuse. images: shows the question's image. prices: dollars per million
+    tokens sent and received; None = not known.
+    """
 
     url: str
     model: str
@@ -171,7 +174,7 @@ def first_word_probability(
 ) -> tuple[float, float] | None:
     """(share of the first word, mass of both) from the likeliest tokens of each position, log-probabilities by text.
 
-    Counts at the first position that holds more than white space: a token stands for the word that it begins.
+    The first position that holds more than white space counts, and there a token stands for the word that it begins.
     None when no such token is there. Raises ValueError for a log-probability that is not a number, or above 0.
     """
     for tokens in positions:

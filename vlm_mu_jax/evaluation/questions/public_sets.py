@@ -41,12 +41,13 @@ def extend(
     Args:
       names: names of `data/readers/catalogue.py`.
       data_root: the folder with one folder per upstream source.
-      limit: at most this many questions of each kind per set, drawn by `seed`; questions that belong together (MME's
+      limit: at most this many questions of each kind per set, drawn by `seed`. Questions that belong together (MME's
         pairs, MMBench's rotations, the shots of one question) are drawn together and count as one.
       with_images: False for a text-only model.
 
-    Raises InputError for an unknown or absent set, for missing images (listed), and for a set with images where the
-    model has none.
+    Raises:
+      InputError: a set is unknown or absent, images are missing (they are listed), or a set has images where the model
+        reads text only.
     """
     sets, records, files, notes = dict(suite.sets), dict(suite.records), dict(suite.files), list(suite.notes)
     for name in names:
@@ -93,7 +94,7 @@ def sample(records: Records, limit: int | None, seed: int) -> Records:
 
 
 def is_utility(name: str) -> bool:
-    """Whether a set of a suite is a public utility set, whose answers the set's scorer reads instead of a judge."""
+    """Whether a set of a suite is a public utility set. Its answers are read by the set's scorer and not by a judge."""
     return name.startswith(PREFIX) and catalogue.get(name.removeprefix(PREFIX)).task == "utility"
 
 

@@ -10,9 +10,11 @@ BLANK = "blank:"  # what the name of an image without content begins with
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question to ask. `image` is a file, None for text only, or "blank:KIND" for an image without content.
+    """One question to ask.
 
-    answer_start: text the answer already starts with; it is part of the answer that is recorded.
+    id: of the record it comes from. image: a file, None for text only, or "blank:KIND" for an image without content.
+    condition: how the question differs from its record's own. answer_start: text that the answer already starts with,
+    which is part of the answer that is kept.
     """
 
     id: str

@@ -23,7 +23,11 @@ _START = "question_start"
 
 @dataclasses.dataclass(frozen=True)
 class AttackWords:
-    """The words an attack found: the first K jailbreak words are the K shots; `null` are neutral words, the control."""
+    """The words that an attack found, the best first.
+
+    jailbreak: words under which unsafe questions are answered; K shots use the first K. over_refuse: words under which
+    harmless questions are refused. null: neutral words, the control.
+    """
 
     jailbreak: tuple[str, ...] = ()
     over_refuse: tuple[str, ...] = ()
@@ -67,11 +71,12 @@ def build(
       data_dir: the data folder.
       subset: which VLGuard file to ask, "test" or "train".
       words, shots: the attack's words, and how many of them an unsafe question is tried with.
-      blank: kind of the blank image of the alignment gap.
-      limit: at most this many records of each kind per file, drawn by `seed`; None = all.
-      with_images: False for a text-only model: nothing but `text_only` can be asked then.
+      blank: kind of the blank image of the alignment gap, "white", "black", "mean" or "noise".
+      limit: at most this many records of each kind per file, drawn by `seed`. None = all.
+      with_images: False for a text-only model, which is asked `gap_text_only` alone.
 
-    Raises InputError when a file is missing or bad, or nothing is left to ask.
+    Raises:
+      InputError: a file is missing or bad, or nothing is left to ask.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():

@@ -1,13 +1,14 @@
 """Many trained models side by side: one table over seeds, and paired tests of every unlearned model against every
 safety fine-tuned (SFT) baseline.
 
-A model is an evaluation workdir (`bin/eval`) with what its training cost. All models of a seed were asked the same
-questions, so every test is an exact McNemar test on questions; Holm's correction runs over all tests of one model.
+A model here is the workdir of an evaluation, with what its training cost. All models of a seed were asked the same
+questions, so that every test is an exact McNemar test on questions. Holm's correction runs over all tests of one model.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.answers import answers_file
@@ -31,8 +32,8 @@ class TrainedModel:
     """One trained and measured model.
 
     name: of the recipe, the same in all seeds. baseline: whether it is an SFT baseline. flags: column -> question id ->
-    whether the question counts. processor_seconds: of its training command, over all cores; memory: its peak resident
-    bytes; or None.
+    whether the question counts. processor_seconds: CPU seconds of its training command, over all cores, or None.
+    memory: peak resident bytes of that command, or None.
     """
 
     name: str
@@ -63,7 +64,7 @@ class PairedTest:
 
 
 def read_flags(workdir: str | Path, judge: str, references: Mapping[str, str]) -> dict[str, dict[str, bool]]:
-    """What `TrainedModel.flags` holds, from the answers of an evaluation over `SETS`.
+    """The `flags` of a `TrainedModel`, from the answers of an evaluation over `SETS`.
 
     Args:
       judge: whose labels count.
@@ -126,6 +127,15 @@ def rows(models: Iterable[TrainedModel]) -> list[dict]:
         for m in models
         for column in COLUMNS
     ]
+
+
+def content(models: Sequence[TrainedModel], tests: Sequence[PairedTest]) -> dict[str, Any]:
+    """The content of `comparison.json`: rows, tests, and the models that are better than every baseline."""
+    return {
+        "rows": rows(models),
+        "tests": [dataclasses.asdict(test) for test in tests],
+        "better_than_every_sft_baseline": winners(models, tests),
+    }
 
 
 def relearning_table(curves: Mapping[int, Sequence[Mapping]]) -> str:

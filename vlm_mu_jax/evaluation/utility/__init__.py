@@ -26,12 +26,15 @@ def score(name: str, answers: Sequence[Answer], items: Items) -> Scores:
 
 
 def per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
-    """Question (MMBench: group of rotations) -> its score in 0..1 by the set's headline number; MM-Vet: graded ones."""
+    """Question -> its score in 0..1 by the set's headline number.
+
+    MMBench has one score per group of rotations. Of MM-Vet only graded questions have one.
+    """
     return _PER_QUESTION[_family(name)](name, answers, items)
 
 
 def headline(name: str) -> str:
-    """Which number of `score` stands for the set where one must."""
+    """The number of `score` that stands for the set where only one can be shown."""
     family = _family(name)
     if family == "vqa":
         return _HEADLINE.get(name, "vqa_official")

@@ -1,4 +1,4 @@
-"""A score with its interval: shares by Wilson, means and composite scores by a bootstrap over the units of a set."""
+"""Scores with their intervals: Wilson's for shares, a bootstrap over a set's units for means and composite scores."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
