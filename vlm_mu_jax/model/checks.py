@@ -109,7 +109,7 @@ def _known(array: Any) -> np.ndarray | None:
     """The values, or None while a program is traced and where another process holds them."""
     if isinstance(array, jax.core.Tracer) or (isinstance(array, jax.Array) and not array.is_fully_addressable):
         return None
-    return np.asarray(array)
+    return np.asarray(jax.device_get(array))
 
 
 def _outside(lengths_B: np.ndarray, T: int) -> int:
