@@ -8,7 +8,8 @@ import pytest
 
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
 
@@ -75,7 +76,7 @@ def tiny_processor(kind: str = "byte_level", vision: bool = True) -> Processor:
     tokenizer = build(kind)
     cfg = LlavaConfig(
         text=TextConfig(V=len(tokenizer), D=32, L=2, N=4, K=2, H=8, F=48, max_positions=256),
-        vision=VisionConfig(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
+        vision=clip_vision(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>") if vision else None,
         bos_id=1,
         eos_ids=(2,),

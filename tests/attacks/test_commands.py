@@ -63,11 +63,11 @@ def checkpoint(model, tmp_path_factory):
         "vision_config": {
             "model_type": "clip_vision_model",
             "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "hidden_size": vision.D,
-            "num_hidden_layers": vision.L,
-            "num_attention_heads": vision.N,
-            "intermediate_size": vision.F,
+            "patch_size": vision.tower.patch_size,
+            "hidden_size": vision.tower.D,
+            "num_hidden_layers": vision.tower.L,
+            "num_attention_heads": vision.tower.N,
+            "intermediate_size": vision.tower.F,
         },
     }
     write_model_folder(folder / "m", model.params, config, folder / "files", "llava_hf", "llava_v4", {"source": "test"})

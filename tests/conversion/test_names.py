@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from vlm_mu_jax.conversion import names
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+from vlm_mu_jax.model import tensors
+from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
 
 TEXT = TextConfig(V=11, D=12, L=2, N=4, K=2, H=3, F=7, attention_bias=True, mlp_bias=True)
-LLAVA = param_specs(LlavaConfig(text=TEXT, vision=VisionConfig(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
+LLAVA = param_specs(LlavaConfig(text=TEXT, vision=clip_vision(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
 LLAMA = param_specs(LlavaConfig(text=TEXT))
 
 
@@ -30,7 +32,7 @@ def test_every_parameter_entry_comes_from_exactly_one_tensor(dialect):
 
 
 @given(
-    layout=st.sampled_from([names.SAME, names.FLAT, names.LINEAR, names.MERGE]),
+    layout=st.sampled_from([tensors.SAME, tensors.FLAT, tensors.LINEAR, tensors.MERGE]),
     shape=st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple),
 )
 def test_layouts_are_exactly_reversible(layout, shape):
@@ -43,9 +45,9 @@ def test_layouts_are_exactly_reversible(layout, shape):
 
 def test_patch_convolution_is_flattened_channel_row_column():
     stored = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
-    ours = names.CONV.to_ours(stored, (48, 2))
+    ours = tensors.CONV.to_ours(stored, (48, 2))
     assert ours[1 * 16 + 2 * 4 + 3, 1] == stored[1, 1, 2, 3]
-    np.testing.assert_array_equal(names.CONV.to_file(ours), stored)
+    np.testing.assert_array_equal(tensors.CONV.to_file(ours), stored)
 
 
 def test_each_dialect_is_recognised_by_its_own_keys():

@@ -66,8 +66,8 @@ def test_the_config_becomes_what_llava_hf_has(checkpoint, clip, model):
     assert config["model_type"] == "llava" and config["text_config"]["model_type"] == "llama"
     assert (config["image_token_index"], config["pad_token_id"]) == (83, 84)
     assert config["text_config"]["vocab_size"] == cfg.text.V == 128
-    assert cfg.vision.feature_layers == (-2,) and cfg.vision.select == "default"
-    assert cfg.vision.D == model.tower.config.hidden_size and cfg.text.D == model.language.config.hidden_size
+    assert cfg.vision.tower.feature_layers == (-2,) and cfg.vision.tower.select == "default"
+    assert cfg.vision.tower.D == model.tower.config.hidden_size and cfg.text.D == model.language.config.hidden_size
     assert not any(name.startswith("mm_") for name in config["text_config"])
 
 

@@ -14,7 +14,7 @@ from vlm_mu_jax.conversion import names
 from vlm_mu_jax.conversion.peft_writer import write_adapter
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import llava, lora
-from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.params import flatten, unflatten
 
 

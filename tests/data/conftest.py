@@ -6,7 +6,7 @@ import pytest
 
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.miniature import checkpoint, language, world
-from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.families import from_hf
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from vlm_mu_jax.data import anyres, images
-from vlm_mu_jax.model.config import VisionConfig
+from vlm_mu_jax.model.families.llava import clip_vision
+from vlm_mu_jax.model.image_plans import Tiled
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RELEASED = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -22,7 +23,7 @@ SIDES = st.integers(1, 130)
 
 def tower(side, patch, shapes):
     pinpoints = tuple((side * down, side * across) for down, across in shapes)
-    return VisionConfig(image_size=side, patch_size=patch, D=8, L=2, N=2, F=8, pinpoints=pinpoints)
+    return clip_vision(image_size=side, patch_size=patch, D=8, L=2, N=2, F=8, pinpoints=pinpoints)
 
 
 TOWERS = [
@@ -46,7 +47,7 @@ def test_pixels_equal_transformers(height, width, vision, resample):
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
         resample=resample,
-        image_grid_pinpoints=[list(one) for one in vision.pinpoints],
+        image_grid_pinpoints=[list(one) for one in vision.plan.pinpoints],
     )
     want = theirs(picture(height, width), return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
     settings = images.ImageSettings(side, side, MEAN, STD, resample=resample)
@@ -60,14 +61,17 @@ def test_pixels_equal_transformers(height, width, vision, resample):
 @hypothesis.settings(max_examples=300)
 def test_the_pinpoint_is_that_of_transformers(height, width):
     pinpoints = [list(one) for one in RELEASED]
-    assert anyres.best_pinpoint((height, width), RELEASED) == select_best_resolution((height, width), pinpoints)
+    plan = Tiled(P=576, side=24, image_size=336, pinpoints=RELEASED)
+    assert plan.best_pinpoint((height, width)) == select_best_resolution((height, width), pinpoints)
 
 
 def packed_by_transformers(size, vision):
     """Their packing of features that are their own numbers, the newline being 0."""
-    pinpoints = [list(one) for one in vision.pinpoints]
-    config = SimpleNamespace(vision_config=vision, image_grid_pinpoints=pinpoints)  # all the method reads of a model
-    height, width = anyres.best_pinpoint(size, vision.pinpoints)
+    pinpoints = [list(one) for one in vision.plan.pinpoints]
+    config = SimpleNamespace(
+        vision_config=vision.tower, image_grid_pinpoints=pinpoints
+    )  # all the method reads of a model
+    height, width = vision.plan.best_pinpoint(size)
     tiles = 1 + height * width // vision.image_size**2
     numbers = 1.0 + torch.arange(tiles * vision.P).reshape(tiles, vision.P, 1)
     packed, lengths = LlavaNextModel.pack_image_features(
@@ -82,7 +86,7 @@ def packed_by_transformers(size, vision):
 @hypothesis.example(130, 1, TOWERS[0]).via("only newlines are left")
 @hypothesis.settings(max_examples=100)
 def test_the_packing_equals_that_of_transformers(height, width, vision):
-    got = anyres.gather((height, width), vision)
+    got = vision.plan.gather((height, width))
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, packed_by_transformers((height, width), vision))
 
@@ -93,8 +97,8 @@ def test_the_packing_equals_that_of_transformers(height, width, vision):
 )
 def test_counts_of_the_released_models(size, tokens):
     """By hand: the view's 24 x 24 tokens, then the rows of patches that are not padding, each with its newline."""
-    vision = VisionConfig(336, 14, 1024, 24, 16, 4096, pinpoints=RELEASED)
-    assert vision.tiles == 5 and len(anyres.gather(size, vision)) == tokens
+    vision = clip_vision(image_size=336, patch_size=14, D=1024, L=24, N=16, F=4096, pinpoints=RELEASED)
+    assert vision.tiles == 5 and len(vision.plan.gather(size)) == tokens
     assert vision.most_tokens == 576 + 48 * (48 + 1) == 2928
 
 

@@ -13,7 +13,6 @@ from PIL import ExifTags, Image
 from transformers import AutoProcessor, AutoTokenizer, LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from vlm_mu_jax.data import anyres
 from vlm_mu_jax.data.batches import row
 from vlm_mu_jax.data.prompts import TEMPLATES, Processor
 from vlm_mu_jax.errors import InputError
@@ -168,12 +167,12 @@ def test_a_prompt_of_llava_next_equals_the_one_of_transformers(
         LlavaNextImageProcessorPil(
             size={"shortest_edge": side},
             crop_size={"height": side, "width": side},
-            image_grid_pinpoints=[list(one) for one in vision.pinpoints],
+            image_grid_pinpoints=[list(one) for one in vision.plan.pinpoints],
             image_mean=processor.settings.mean,
             image_std=processor.settings.std,
         ),
         wide_tokenizer,
-        vision.patch_size,
+        vision.tower.patch_size,
         "default",
         CHAT_TEMPLATES[name],
         num_additional_image_tokens=1,
@@ -217,7 +216,7 @@ def test_tokens_of_an_image_of_any_resolution_come_from_the_image(processor, nex
     picture.save(tmp_path / "turned.jpg", exif=exif)
     for path, size in ((tmp_path / "image.png", (20, 90)), (tmp_path / "turned.jpg", (90, 20))):
         tokens = one.image_tokens(path)
-        assert tokens == len(anyres.gather(size, next_config.vision)) == len(one.pixels(path).gather_Q)
+        assert tokens == len(next_config.vision.plan.gather(size)) == len(one.pixels(path).gather_Q)
         assert one.prompt_ids("what ?", [path]).count(next_config.image_token_id) == tokens
         example = one.example("what ?", "a ring .", [path])
         assert example.ids[: example.answer_start] == tuple(one.prompt_ids("what ?", [path]))
@@ -230,7 +229,7 @@ def test_tokens_of_an_image_of_any_resolution_come_from_the_image(processor, nex
         one.pad([ids], [[one.pixels(tmp_path / "turned.jpg")]])
     picture.resize((20, 90)).save(tmp_path / "image.png")  # another image under the same name
     os.utime(tmp_path / "image.png", ns=(1, 1))
-    assert one.image_tokens(tmp_path / "image.png") == len(anyres.gather((90, 20), next_config.vision))
+    assert one.image_tokens(tmp_path / "image.png") == len(next_config.vision.plan.gather((90, 20)))
 
 
 @pytest.mark.parametrize("change", [{"image_grid_pinpoints": [[32, 64]]}, {"crop_size": {"height": 16, "width": 16}}])

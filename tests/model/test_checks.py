@@ -31,7 +31,7 @@ WRONG = {
         "pixels_BMHWC has dtype uint8",
     ),
     "states of another tower": (
-        lambda b: b.replace(pixels_BMHWC=None, vision_BMPE=jnp.zeros((2, 1, 5, VISION.D))),
+        lambda b: b.replace(pixels_BMHWC=None, vision_BMPE=jnp.zeros((2, 1, 5, VISION.tower.D))),
         "vision_BMPE has shape [2, 1, 5, 12]",
     ),
     "features of another width": (

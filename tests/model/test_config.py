@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import RopeScaling, from_hf
+from vlm_mu_jax.model.config import RopeScaling
+from vlm_mu_jax.model.families import from_hf
 
 LLAMA = {
     "model_type": "llama",
@@ -36,7 +37,7 @@ def test_sizes_are_read_into_their_letters():
     assert (text.V, text.D, text.L, text.N, text.K, text.H, text.F) == (100, 24, 2, 6, 3, 4, 40)
     cfg = from_hf(LLAVA)
     vision = cfg.vision
-    assert (vision.image_size, vision.patch_size, vision.D, vision.L, vision.N, vision.F) == (28, 7, 20, 3, 2, 30)
+    assert dataclasses.astuple(vision.tower)[:6] == (28, 7, 20, 3, 2, 30)
     assert cfg.image_token_id == 99
     assert cfg.text == dataclasses.replace(text)
 
@@ -68,8 +69,8 @@ def test_one_image_has_a_token_per_patch_and_one_more_with_the_class_token():
 
 def test_llava_next_has_tiles_and_the_rest_of_llava():
     cfg = from_hf(LLAVA | NEXT | {"use_image_newline_parameter": True})
-    assert cfg.vision.pinpoints == ((28, 56), (84, 28)) and cfg.vision.tiles == 1 + 3 and cfg.vision.P == 16
-    assert dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, pinpoints=())) == from_hf(LLAVA)
+    assert cfg.vision.plan.pinpoints == ((28, 56), (84, 28)) and cfg.vision.tiles == 1 + 3 and cfg.vision.P == 16
+    assert cfg.vision.tower == from_hf(LLAVA).vision.tower and cfg.vision.connector.newline
     assert from_hf(LLAVA).vision.tiles == 1
     assert hash(cfg) == hash(from_hf(LLAVA | NEXT))
 
@@ -120,6 +121,15 @@ BAD = {
     "tiles that are numbers": {"model_type": "llava_next", "image_grid_pinpoints": [28, 56]},
     "class token in every tile": NEXT | {"vision_feature_select_strategy": "full"},
     "no newline": NEXT | {"use_image_newline_parameter": False},
+    "more layers than can be": {"text_config": LLAMA | {"num_hidden_layers": 1_000_000_000}},
+    "an epsilon that is no number": {"text_config": LLAMA | {"rms_norm_eps": float("nan")}},
+    "an epsilon of the tower that is no number": {"vision_config": CLIP | {"layer_norm_eps": float("nan")}},
+    "a negative rope base": {"text_config": LLAMA | {"rope_theta": -1}},
+    "an image token beyond the vocabulary": {"image_token_index": 999_999},
+    "an image token that is no id": {"image_token_index": "<image>"},
+    "an activation of the connector that we do not have": {"projector_hidden_act": "gelu_fast"},
+    "an activation of the tower that we do not have": {"vision_config": CLIP | {"hidden_act": "gelu_fast"}},
+    "heads of odd size": {"text_config": LLAMA | {"head_dim": 7}},
 }
 
 

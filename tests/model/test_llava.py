@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.model.tiny import IMAGE, LLAVA, TEXT_ONLY, VISION, mixed_rows, pad, pixels, random_params, run, words
+from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.llava import Batch, cast, embed, encode_images, forward, logits_of
 
 PARAMS = random_params(LLAVA)
@@ -64,7 +65,8 @@ def test_images_fill_their_places_in_order():
 
 def test_tiles_are_packed_in_the_order_they_are_asked_for():
     """LLaVA-NeXT: any feature of any tile, any number of times, and the newline between them."""
-    cfg = dataclasses.replace(LLAVA, vision=dataclasses.replace(VISION, pinpoints=((8, 16), (16, 8))))
+    tiled = clip_vision(**dataclasses.asdict(VISION.tower), pinpoints=((8, 16), (16, 8)))
+    cfg = dataclasses.replace(LLAVA, vision=tiled)
     params = random_params(cfg)
     rng = np.random.default_rng(0)
     rows = [words(rng, 2) + [IMAGE] * 6 + words(rng, 1), [IMAGE] * 9]

@@ -9,7 +9,7 @@ import transformers
 from tests.conversion.hf_checkpoints import LLAMA3_ROPE, make_llava, save
 from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.families import from_hf
 
 # As released: llava-hf/llava-1.5-7b-hf, written by transformers 4.36, which stores only what differs from the defaults.
 LLAVA_15 = {
@@ -95,9 +95,10 @@ def test_fields_are_those_of_transformers(name):
     assert (ours.text.rope_scaling.kind if ours.text.rope_scaling else "default") == kind
     if ours.vision is not None:
         vision = theirs.vision_config
-        got = {a: getattr(ours.vision, a) for a in VISION_FIELDS}
+        got = {a: getattr(ours.vision.tower, a) for a in VISION_FIELDS}
         assert got == {a: getattr(vision, b) for a, b in VISION_FIELDS.items()}
-        assert [list(one) for one in ours.vision.pinpoints] == getattr(theirs, "image_grid_pinpoints", [])
+        pinpoints = getattr(ours.vision.plan, "pinpoints", ())
+        assert [list(one) for one in pinpoints] == getattr(theirs, "image_grid_pinpoints", [])
 
 
 def test_released_llava_has_576_tokens_per_image():

@@ -54,7 +54,7 @@ def drawn_rows(cfg):
     for pictures in plan:
         row = rng.integers(3, cfg.image_token_id, 4).tolist()
         for one in pictures:
-            row += [cfg.image_token_id] * len(anyres.gather((one.height, one.width), cfg.vision))
+            row += [cfg.image_token_id] * len(cfg.vision.plan.gather((one.height, one.width)))
             row += rng.integers(3, cfg.image_token_id, int(rng.integers(1, 4))).tolist()
         rows.append(row)
     return rows, plan

@@ -167,8 +167,8 @@ def test_llava_16_is_the_model_that_llava_hf_has(mistral, tmp_path):
     ours, V = load(tmp_path / "ours"), hf.config.text.V
     same_ids = {"image_token_id": hf.config.image_token_id, "pad_id": hf.config.pad_id, "bos_id": hf.config.bos_id}
     assert dataclasses.replace(ours.config, **same_ids).with_text(V=V) == hf.config
-    assert ours.config.image_token_id == V and ours.config.vision.pinpoints
-    assert ours.processor.settings.pinpoints == ours.config.vision.pinpoints
+    assert ours.config.image_token_id == V and ours.config.vision.plan.pinpoints
+    assert ours.processor.settings.pinpoints == ours.config.vision.plan.pinpoints
     assert ours.processor.template == ("mistral_instruct" if mistral else "vicuna_v1")
     for path, want in flatten(hf.params).items():
         got = np.asarray(flatten(ours.params)[path])
@@ -186,6 +186,6 @@ def test_resolutions_are_width_and_height_there(tmp_path):
     source = save_original_next(theirs, tmp_path / "llava")
     assert json.loads((source / "config.json").read_text())["image_grid_pinpoints"] == [[3 * side, side]]
     theirs.config.vision_config.save_pretrained(tmp_path)
-    assert import_checkpoint(source, ConvertOptions(vision_tower=tmp_path)).config.vision.pinpoints == (
+    assert import_checkpoint(source, ConvertOptions(vision_tower=tmp_path)).config.vision.plan.pinpoints == (
         (side, 3 * side),
     )

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.steering.anchor_texts import Anchors
 
@@ -33,7 +34,7 @@ def tiny_model(seed: int = 0, dtype: str = "float32", vision: bool = True, **tex
     sizes = {"V": len(tokens), "D": 32, "L": 4, "N": 4, "K": 2, "H": 8, "F": 48, "max_positions": 256}
     cfg = LlavaConfig(
         text=TextConfig(**sizes | text),
-        vision=VisionConfig(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
+        vision=clip_vision(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
         image_token_id=2 if vision else None,
         bos_id=None,
         eos_ids=(1,),

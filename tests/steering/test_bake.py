@@ -10,7 +10,7 @@ import pytest
 
 from tests.steering.tiny_folder import write_tiny
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model import config as config_lib
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.steering import bake
@@ -77,7 +77,7 @@ def test_baked_weights_give_the_logits_of_the_guard(home, guard, batch, name):
     use = guard.using(**BAKEABLE[name])
     hf_config = json.loads((home.folder / "config.json").read_text())
     params, baked_config = bake.bake(use, home.params, hf_config)
-    baked = logits(params, batch, None, config_lib.from_hf(baked_config))
+    baked = logits(params, batch, None, from_hf(baked_config))
     guarded, plain = (logits(home.params, batch, steer, home.config) for steer in (use.as_steer(), None))
     for ours, wanted, unguarded in zip(real(baked, batch), real(guarded, batch), real(plain, batch), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=1e-3)

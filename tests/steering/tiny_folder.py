@@ -30,11 +30,11 @@ def write_tiny(folder: Path, model, scratch: Path) -> None:
         "vision_config": {
             "model_type": "clip_vision_model",
             "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "hidden_size": vision.D,
-            "num_hidden_layers": vision.L,
-            "num_attention_heads": vision.N,
-            "intermediate_size": vision.F,
+            "patch_size": vision.tower.patch_size,
+            "hidden_size": vision.tower.D,
+            "num_hidden_layers": vision.tower.L,
+            "num_attention_heads": vision.tower.N,
+            "intermediate_size": vision.tower.F,
         },
     }
     files = scratch / "files"

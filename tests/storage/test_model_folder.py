@@ -14,7 +14,7 @@ import pytest
 import vlm_mu_jax
 from tests.multidevice.start import run_together
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
 from vlm_mu_jax.parallel.mesh import make_mesh

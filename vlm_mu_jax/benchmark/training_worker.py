@@ -11,7 +11,8 @@ import numpy as np
 
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.data.batches import Row, Stream
-from vlm_mu_jax.model.config import LlavaConfig, from_hf
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
 from vlm_mu_jax.objectives.registry import make_objective

@@ -19,10 +19,10 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.files.paths import resolved
-from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import lora as lora_lib
 from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import model_folder
 
@@ -112,7 +112,7 @@ def export_adapter(
     if not (folder / CONFIG).is_file():
         reason = read_json(model / "provenance.json").get("adapter", "it trained no LoRA")
         raise InputError(f"{source}: has no adapter ({reason}); export the model itself")
-    config = config_lib.from_hf(read_json(model / "config.json"), str(model / "config.json"))
+    config = from_hf(read_json(model / "config.json"), str(model / "config.json"))
     specs = llava.param_specs(config)
     fitting = {known.name: known for known in names.fitting(specs)}
     if dialect is not None and dialect not in fitting:

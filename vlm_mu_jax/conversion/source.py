@@ -14,6 +14,7 @@ from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.storage.model_folder import has_tokenizer
 
 Open = Callable[..., contextlib.AbstractContextManager[Tensors]]
@@ -68,7 +69,7 @@ def open_source(
             return
         if vision_tower is not None:
             raise InputError(f"--vision_tower: {folder} is no original LLaVA, its vision tower is inside; leave it out")
-        cfg = config_lib.from_hf(config, str(described / "config.json"))
+        cfg = from_hf(config, str(described / "config.json"))
         specs = llava.param_specs(cfg)
         dialect = names.find_dialect(files.tensors.keys(), specs, str(folder))
         if adapter is not None:
@@ -100,7 +101,7 @@ def _original(
     tokenizer_folder = next((f for f in (described, folder) if has_tokenizer(f)), folder)
     tokenizer = original_files.read_tokenizer(tokenizer_folder, original.LANGUAGE_MODELS[config["model_type"]])
     hf_config = original.hf_config(config, original.vision_config(config, vision_tower, name), tokenizer, name)
-    cfg = config_lib.from_hf(hf_config, name)
+    cfg = from_hf(hf_config, name)
     specs = llava.param_specs(cfg)
     if not original.has_tower(files):
         tower = None if vision_tower is None else stack.enter_context(open_files(vision_tower))

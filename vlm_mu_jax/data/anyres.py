@@ -4,12 +4,12 @@ An image becomes a small view of the whole and the tiles of the pinpoint (a heig
 into it and padded with black. Its tokens are those of the view, then those of the tiles row by row as one picture,
 without the rows or columns that are padding, a newline after each row. How many they are depends on the size alone.
 
-Sources: arithmetic of transformers@image_processing_pil_llava_next.py, processing_llava_next.py and
-modeling_llava_next.py (pack_image_features), which follow haotian-liu/LLaVA@llava/mm_utils.py and llava_arch.py.
+The arithmetic of pinpoints and tokens is the model's: `model.image_plans.Tiled`. Sources:
+transformers@image_processing_pil_llava_next.py and processing_llava_next.py, which follow
+haotian-liu/LLaVA@llava/mm_utils.py and llava_arch.py.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -18,8 +18,7 @@ from PIL import Image
 
 from vlm_mu_jax.data import images
 from vlm_mu_jax.model.config import VisionConfig
-
-Size = tuple[int, int]  # height, width
+from vlm_mu_jax.model.image_plans import Size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,44 +42,10 @@ class Tiles:
         return self.pixels_MHWC.tobytes() + self.gather_Q.tobytes()
 
 
-def best_pinpoint(size: Size, pinpoints: tuple[Size, ...]) -> Size:
-    """The one that keeps most of the image's pixels, and of those the one with least padding; the first of equals."""
-
-    def kept_and_padding(pinpoint: Size) -> tuple[int, int]:
-        scale = min(pinpoint[1] / size[1], pinpoint[0] / size[0])
-        kept = min(int(size[1] * scale) * int(size[0] * scale), size[0] * size[1])
-        return kept, kept - pinpoint[0] * pinpoint[1]
-
-    return max(pinpoints, key=kept_and_padding)
-
-
-@functools.lru_cache(maxsize=4096)
-def gather(size: Size, vision: VisionConfig) -> np.ndarray:
-    """int32 [Q], `Tiles.gather_Q` of an image of this size; its length is the image's number of tokens."""
-    height, width = best_pinpoint(size, vision.pinpoints)
-    side = vision.image_size // vision.patch_size
-    columns = width // vision.image_size
-    top, left = _padding(size, height // vision.image_size * side, columns * side)
-    y, x = np.ogrid[top : height // vision.image_size * side - top, left : columns * side - left]
-    tile, patch = 1 + y // side * columns + x // side, y % side * side + x % side
-    rows = np.pad(1 + tile * vision.P + patch, ((0, 0), (0, 1)))  # a newline after each row
-    found = np.concatenate([1 + np.arange(vision.P), rows.ravel()]).astype(np.int32)
-    found.setflags(write=False)  # shared by all images of this size
-    return found
-
-
-def _padding(size: Size, rows: int, columns: int) -> tuple[int, int]:
-    """Rows above (and below) and columns to the left (and right) of an image of this size in a grid of patches."""
-    height, width = size
-    if width / height > columns / rows:
-        return (rows - int(round(height * (columns / width), 7))) // 2, 0
-    return 0, (columns - int(round(width * (rows / height), 7))) // 2
-
-
 def prepare(image: Image.Image, settings: images.ImageSettings, vision: VisionConfig) -> Tiles:
     """An RGB image as normalised tiles; pixels equal those of transformers' LlavaNextImageProcessor (PIL backend)."""
     size = image.height, image.width
-    pinpoint = best_pinpoint(size, vision.pinpoints)
+    pinpoint = vision.plan.best_pinpoint(size)
     scaled = _scaled(size, pinpoint)
     canvas = Image.new("RGB", pinpoint[::-1])
     left, top = (pinpoint[1] - scaled[1]) // 2, (pinpoint[0] - scaled[0]) // 2
@@ -92,7 +57,7 @@ def prepare(image: Image.Image, settings: images.ImageSettings, vision: VisionCo
     pixels = np.zeros((vision.tiles, settings.crop, settings.crop, 3), np.float32)
     for i, tile in enumerate(tiles):
         pixels[i] = images.to_pixels(tile, settings)
-    return Tiles(pixels, gather(size, vision), vision.tiles * vision.P)
+    return Tiles(pixels, vision.plan.gather(size), vision.tiles * vision.P)
 
 
 def _scaled(size: Size, pinpoint: Size) -> Size:

@@ -98,7 +98,7 @@ class Processor:
                 f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there"
             ) from error
         settings = None if cfg.vision is None else images.read_settings(Path(folder), cfg.vision.image_size)
-        if settings is not None and cfg.vision.pinpoints:
+        if settings is not None and cfg.vision.plan.varies:
             _check_tiles(settings, cfg, folder)
         if template == chat_template.OWN:
             template = chat_template.of_folder(folder)
@@ -207,12 +207,12 @@ class Processor:
         Raises:
           InputError: the file is no image.
         """
-        if not self.cfg.vision.pinpoints:
+        if not self.cfg.vision.plan.varies:
             return self.cfg.vision.P
         if isinstance(image, Tiles):
             return len(image.gather_Q)
         size = (image.height, image.width) if isinstance(image, Image.Image) else images.size_of(image)
-        return len(anyres.gather(size, self.cfg.vision))
+        return len(self.cfg.vision.plan.gather(size))
 
     def _counts(self, images: Images) -> list[int]:
         """Tokens of each image."""
@@ -220,7 +220,7 @@ class Processor:
         if number and self.cfg.vision is None:
             raise InputError("this is a text-only model; ask without an image")
         if number and isinstance(images, int):
-            if self.cfg.vision.pinpoints:
+            if self.cfg.vision.plan.varies:
                 raise InputError("how many tokens an image of this model has depends on its size; give the images")
             return [self.cfg.vision.P] * number
         return [self.image_tokens(image) for image in images] if number else []
@@ -348,7 +348,7 @@ class Processor:
         if self.settings is None:
             raise InputError("this is a text-only model; it reads no images")
         picture = image if isinstance(image, Image.Image) else images.load(image)
-        if self.cfg.vision.pinpoints:
+        if self.cfg.vision.plan.varies:
             return anyres.prepare(images.to_rgb(picture), self.settings, self.cfg.vision)
         return images.to_pixels(picture, self.settings)
 
@@ -402,7 +402,7 @@ def _check_tiles(settings: images.ImageSettings, cfg: LlavaConfig, folder: str |
         raise InputError(
             f"{folder}: the image processor's crop of {settings.crop} is not the tower's {vision.image_size}"
         )
-    if settings.pinpoints not in ((), vision.pinpoints):
+    if settings.pinpoints not in ((), vision.plan.pinpoints):
         raise InputError(
             f"{folder}: image_grid_pinpoints of the image processor and of config.json differ; restore them"
         )

@@ -17,7 +17,8 @@ from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 from vlm_mu_jax.miniature.curriculum import Lessons
 from vlm_mu_jax.miniature.dataset import Writer
-from vlm_mu_jax.model.config import LlavaConfig, from_hf
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, init_params
 from vlm_mu_jax.objectives.registry import make_objective

@@ -60,7 +60,7 @@ def _check_images(batch: "Batch", cfg: LlavaConfig, name: str) -> None:
         what = f"[B, M, {side}, {side}, 3], B as in tokens_BT and {side} the tower's image size"
         _check(f"{name}.pixels_BMHWC", pixels, (B, None, side, side, 3), what, float)
     if states is not None:
-        P, E = cfg.vision.P, cfg.vision.D * len(cfg.vision.feature_layers)
+        P, E = cfg.vision.tower.P, cfg.vision.tower.E
         _check(f"{name}.vision_BMPE", states, (B, None, P, E), f"[B, M, {P}, {E}], B as in tokens_BT", float)
     if batch.features_BQD is not None:
         _check(f"{name}.features_BQD", batch.features_BQD, (B, None, D), f"[B, Q, {D}], B as in tokens_BT", float)

@@ -44,13 +44,10 @@ def head_flops(cfg: TextConfig, positions: float) -> float:
 
 
 def vision_flops(cfg: VisionConfig) -> float:
-    """One image through the blocks that the projector's features need."""
-    n, D = cfg.patches + 1, cfg.D
-    depth = max(i if i >= 0 else cfg.L + 1 + i for i in cfg.feature_layers)
-    block = 2 * n * (4 * D * D + 2 * D * cfg.F) + 4 * n * n * D
-    return float(depth * block + 2 * cfg.patches * 3 * cfg.patch_size**2 * D)
+    """One encoded image through the blocks of the tower that the connector's features need."""
+    return cfg.tower.flops()
 
 
 def projector_sizes(cfg: LlavaConfig) -> dict[str, int]:
-    """Weights of the projector's two linear maps."""
-    return {"w1_ED": cfg.vision.D * len(cfg.vision.feature_layers) * cfg.text.D, "w2_DD": cfg.text.D**2}
+    """Weights of the connector's linear maps, in the order they are applied."""
+    return cfg.vision.connector.linear_sizes(cfg.vision.tower.E, cfg.text.D)

@@ -55,17 +55,20 @@ def linear(x: Array, w: Array, bias: Array | None = None, lora: dict | None = No
     return y if bias is None else y + _as(bias, y)
 
 
+# By the names of Hugging Face configs. `gelu` is the exact (erf) one.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
+
+
 def activation(name: str) -> Callable[[Array], Array]:
-    """HF activation names. `gelu` is the exact (erf) one."""
-    functions = {
-        "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-        "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-        "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-        "silu": jax.nn.silu,
-        "relu": jax.nn.relu,
-    }
-    return functions[name]
+    """One of ACTIVATIONS; `families.from_hf` refuses other names when a config is read."""
+    return ACTIVATIONS[name]
 
 
 def rope_frequencies(cfg: TextConfig, lengths_B: Array) -> Array:

@@ -11,11 +11,10 @@ from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.checks import check_batch
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.decoder import decode, decoder_specs
-from vlm_mu_jax.model.layers import activation, linear, rms_norm
-from vlm_mu_jax.model.params import Params, ParamSpec, Specs
+from vlm_mu_jax.model.layers import rms_norm
+from vlm_mu_jax.model.params import Params, Specs
 from vlm_mu_jax.model.stacks import freeze
 from vlm_mu_jax.model.steer import Steer
-from vlm_mu_jax.model.vision import encode, vision_specs
 
 
 @flax.struct.dataclass
@@ -25,13 +24,13 @@ class Batch:
     tokens_BT: ids; an image stands as one `image_token_id` per image token, anywhere in the row.
     lengths_B: real tokens per row.
     pixels_BMHWC: M normalised images per row in the order of their placeholders (zeros fill short rows), or None.
-      Each is cfg.vision.P image tokens; for LLaVA-NeXT each is a tile, cfg.vision.tiles of them per image.
+      Each gives cfg.vision.P image tokens; a picture that is tiled takes cfg.vision.tiles of them.
     vision_BMPE: the vision tower's output of these images if it is known already (E as wide as the tower's layers the
       projector reads); skips the tower, and the projector can still train.
     features_BQD: projected image tokens per row in the order of their placeholders, if they are known already; skips
       tower and projector.
-    gather_BQ: LLaVA-NeXT: which feature each image token is, 0 = the newline, 1 + m * P + p = feature p of tile m (see
-      data/anyres.py). Data, not shapes: images of all sizes run in one compiled program.
+    gather_BQ: where pictures of different sizes have different numbers of tokens: which feature each image token is
+      (see `image_plans.ImagePlan.gather`). Data, not shapes: pictures of all sizes run in one compiled program.
     embedded_BTD: what `embed` makes of the row if it is known already, so that a gradient can be taken of it.
     """
 
@@ -60,16 +59,9 @@ def param_specs(cfg: LlavaConfig) -> Specs:
     specs: Specs = {"decoder": decoder_specs(cfg.text)}
     if cfg.vision is None:
         return specs
-    D, E = cfg.text.D, cfg.vision.D * len(cfg.vision.feature_layers)
-    specs["vision"] = vision_specs(cfg.vision)
-    specs["projector"] = {
-        "w1_ED": ParamSpec((E, D), (None, "embed")),
-        "w2_DD": ParamSpec((D, D), (None, "embed")),
-    }
-    if cfg.projector_bias:
-        specs["projector"] |= {name: ParamSpec((D,), ("embed",), "zeros") for name in ("b1_D", "b2_D")}
-    if cfg.vision.pinpoints:
-        specs["projector"]["newline_D"] = ParamSpec((D,), ("embed",))
+    vision = cfg.vision
+    specs["vision"] = vision.tower.specs()
+    specs["projector"] = vision.connector.specs(vision.tower.E, cfg.text.D)
     return specs
 
 
@@ -81,20 +73,21 @@ def encode_images(params: Params, pixels_BMHWC: Array, cfg: LlavaConfig, gather_
 def encode_tower(params: Params, pixels_BMHWC: Array, cfg: LlavaConfig) -> Array:
     """Images of every row -> what the projector reads, [B, M, P, E]."""
     B, M = pixels_BMHWC.shape[:2]
-    features_IPE = encode(params["vision"], pixels_BMHWC.reshape(B * M, *pixels_BMHWC.shape[2:]), cfg.vision)
+    features_IPE = cfg.vision.tower.encode(params["vision"], pixels_BMHWC.reshape(B * M, *pixels_BMHWC.shape[2:]))
     return features_IPE.reshape(B, M, *features_IPE.shape[1:])
 
 
 def project(params: Params, vision_BMPE: Array, cfg: LlavaConfig, gather_BQ: Array | None = None) -> Array:
     """The tower's output -> projected image tokens, as `encode_images` returns them."""
-    B, M, P, _ = vision_BMPE.shape
-    p = params["projector"]
-    h = activation(cfg.projector_activation)(linear(vision_BMPE, p["w1_ED"], p.get("b1_D")))
-    features_BQD = linear(h, p["w2_DD"], p.get("b2_D")).reshape(B, M * P, cfg.text.D)
+    connector, B = cfg.vision.connector, vision_BMPE.shape[0]
+    features_BQD = connector.project(params["projector"], vision_BMPE).reshape(B, -1, cfg.text.D)
     if gather_BQ is None:
         return features_BQD
-    newline_B1D = jnp.broadcast_to(p["newline_D"].astype(features_BQD.dtype), (B, 1, cfg.text.D))
-    return jnp.take_along_axis(jnp.concatenate([newline_B1D, features_BQD], axis=1), gather_BQ[:, :, None], axis=1)
+    extra_XD = connector.extra(params["projector"])
+    if extra_XD is not None:
+        extra_BXD = jnp.broadcast_to(extra_XD[None].astype(features_BQD.dtype), (B, *extra_XD.shape))
+        features_BQD = jnp.concatenate([extra_BXD, features_BQD], axis=1)
+    return jnp.take_along_axis(features_BQD, gather_BQ[:, :, None], axis=1)
 
 
 def embed(params: Params, batch: Batch, cfg: LlavaConfig) -> Array:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig, from_hf
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.families import from_hf
 
 _CLIP_L_336: dict[str, Any] = {
     "model_type": "clip_vision_model",

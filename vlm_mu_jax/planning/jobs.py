@@ -17,7 +17,8 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.cache import KV
-from vlm_mu_jax.model.config import LlavaConfig, from_hf
+from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.generate import generate_program
 from vlm_mu_jax.model.llava import Batch, param_specs
 from vlm_mu_jax.model.params import abstract_params
@@ -80,7 +81,7 @@ def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Jo
     put = functools.partial(_shape, batch_sharding(mesh) if rows % batch_shards(mesh) == 0 else replicated(mesh))
     side = cfg.vision.image_size if cfg.vision else 0
     pixels = put((rows, cfg.vision.tiles, side, side, 3), jnp.float32) if cfg.vision else None
-    gather_BQ = put((rows, prompt), jnp.int32) if cfg.vision and cfg.vision.pinpoints else None
+    gather_BQ = put((rows, prompt), jnp.int32) if cfg.vision and cfg.vision.plan.varies else None
     batch = Batch(put((rows, prompt), jnp.int32), put((rows,), jnp.int32), pixels, gather_BQ=gather_BQ)
     last = prompt + NEW_TOKENS
     cost = flops.decoder_flops(cfg.text, np.full(rows, last)) + flops.head_flops(cfg.text, rows * NEW_TOKENS)

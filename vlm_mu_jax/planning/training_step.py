@@ -115,7 +115,7 @@ def _batch(cfg: LlavaConfig, lead: tuple[int, int], length: int, reference: bool
     if cfg.vision is not None:
         side = cfg.vision.image_size
         pixels = shape(cfg.vision.tiles, side, side, 3, dtype=jnp.float32)
-        gather_BQ = shape(length) if cfg.vision.pinpoints else None
+        gather_BQ = shape(length) if cfg.vision.plan.varies else None
     nll = shape(dtype=jnp.float32) if reference else None
     batch = Batch(shape(length), shape(), pixels, gather_BQ=gather_BQ)
     return TrainBatch(batch, shape(length, dtype=jnp.bool_), nll)

@@ -26,6 +26,7 @@ from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import stored_params
 
@@ -116,7 +117,7 @@ def find(folder: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> config_lib.LlavaConfig:
-    return config_lib.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
+    return from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def write_model_folder(
       provenance: content of provenance.json.
       system: system text of conversations that have none of their own; None = the template's.
     """
-    cfg = config_lib.from_hf(dict(hf_config))
+    cfg = from_hf(dict(hf_config))
     specs = llava.param_specs(cfg)
     params_lib.check_params(dict(params), specs, str(out))
     dtypes = [leaf.dtype for leaf in params_lib.flatten(params).values()]

@@ -8,7 +8,7 @@ from tests.evaluation.conftest import CONFIG, make_params, make_tokenizer
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
-from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.storage.model_folder import Model
 
 QUESTIONS = [Question(f"q{i}", "what " + "abcdefghijkl"[i], None) for i in range(12)]

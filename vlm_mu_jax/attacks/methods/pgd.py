@@ -116,8 +116,8 @@ def search(
 def _check(cfg: LlavaConfig, asks: Sequence[SearchQuestion]) -> None:
     if cfg.vision is None or any(ask.image is None for ask in asks):
         raise InputError("--method=pgd changes images; this model or a question has none, so use another --method")
-    if cfg.vision.pinpoints:
-        raise InputError("--method=pgd does not know models that cut an image into tiles (LLaVA-NeXT); use another one")
+    if cfg.vision.plan.varies:
+        raise InputError("--method=pgd does not know models that cut an image into tiles; use another one")
 
 
 class _Search:

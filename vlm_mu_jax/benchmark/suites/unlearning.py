@@ -18,7 +18,7 @@ from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.workers import Ours, Peer
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
-from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.objectives.rmu import control_vector
 
 LEARNING_RATE, BETA, ALPHA, C = 1e-5, 0.1, 1.0, 10.0

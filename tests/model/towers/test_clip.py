@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.model.tiny import LLAVA, VISION, pixels, random_params
-from vlm_mu_jax.model.vision import encode
 
 PARAMS = random_params(LLAVA)["vision"]
-run = jax.jit(encode, static_argnums=2)
+run = jax.jit(lambda params, x, tower: tower.encode(params, x), static_argnums=2)
+TOWER = VISION.tower
 
 
 def images(count, size=VISION.image_size):
@@ -20,7 +20,7 @@ def images(count, size=VISION.image_size):
 
 
 def variant(**fields):
-    return dataclasses.replace(VISION, **fields)
+    return dataclasses.replace(TOWER, **fields)
 
 
 def test_a_list_of_layers_is_the_concatenation_of_each():
@@ -51,16 +51,14 @@ def test_later_blocks_are_never_read():
 def test_an_image_does_not_depend_on_its_neighbours():
     x = images(3)
     for i in range(3):
-        np.testing.assert_allclose(
-            run(PARAMS, x, VISION)[i], run(PARAMS, x[i : i + 1], VISION)[0], rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(run(PARAMS, x, TOWER)[i], run(PARAMS, x[i : i + 1], TOWER)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_every_patch_sees_every_pixel_after_one_block_and_only_its_own_before():
     def touched(feature_layers):
         """[patch, row, column]: does the patch's feature depend on the pixel?"""
         cfg = variant(feature_layers=feature_layers)
-        jacobian = jax.jit(jax.jacrev(lambda x: encode(PARAMS, x, cfg)[0].sum(-1)))(images(1))
+        jacobian = jax.jit(jax.jacrev(lambda x: cfg.encode(PARAMS, x)[0].sum(-1)))(images(1))
         return np.abs(np.asarray(jacobian))[:, 0].max(-1) > 0
 
     assert touched((1,)).all()
@@ -80,4 +78,4 @@ def test_pixels_beyond_the_last_whole_patch_are_ignored():
 def test_features_have_the_weights_type(dtype):
     low = jax.tree.map(lambda w: w.astype(dtype), PARAMS)
     x = jnp.asarray(pixels(np.random.default_rng(0)))[None]
-    assert run(low, x, VISION).dtype == dtype
+    assert run(low, x, TOWER).dtype == dtype
