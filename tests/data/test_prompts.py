@@ -16,6 +16,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from vlm_mu_jax.data.batches import row
 from vlm_mu_jax.data.prompts import TEMPLATES, Processor
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.families.llava import clip_vision
 
 WORDS = st.lists(st.sampled_from(["what", "shape", "is", "zorp", "?", "\n", "  ", "é", "ASSISTANT:"]), min_size=1)
 TEXTS = WORDS.map(" ".join)
@@ -140,7 +141,9 @@ def next_config(hf_config):
     """A LLaVA-NeXT of the same sizes."""
     side = hf_config.vision.image_size
     pinpoints = tuple((side * down, side * across) for down, across in [(1, 2), (2, 1), (2, 2), (3, 1), (1, 3)])
-    return dataclasses.replace(hf_config, vision=dataclasses.replace(hf_config.vision, pinpoints=pinpoints))
+    return dataclasses.replace(
+        hf_config, vision=clip_vision(**dataclasses.asdict(hf_config.vision.tower), pinpoints=pinpoints)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.hidden_states import batch_states
@@ -125,7 +126,7 @@ def test_it_stops_early_and_a_finished_question_is_not_searched_again(model, pic
 def test_models_and_questions_without_an_image_are_refused(model, make_model, tmp_path):
     with pytest.raises(InputError, match="changes images"):
         pgd.search(model, [SearchQuestion(QUESTION)], OPENINGS, USE, tmp_path)
-    vision = dataclasses.replace(model.config.vision, pinpoints=((8, 16),))
+    vision = clip_vision(**dataclasses.asdict(model.config.vision.tower), pinpoints=((8, 16),))
     tiled = dataclasses.replace(model, config=dataclasses.replace(model.config, vision=vision))
     with pytest.raises(InputError, match="tiles"):
         pgd.search(tiled, [SearchQuestion(QUESTION, np.zeros((8, 8, 3), np.float32))], OPENINGS, USE, tmp_path)
