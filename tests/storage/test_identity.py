@@ -44,7 +44,7 @@ def test_a_mesh_does_not_matter():
     import jax
 
     from tests.storage.test_model_folder import HF
-    from vlm_mu_jax.model.config import from_hf
+    from vlm_mu_jax.model.families import from_hf
     from vlm_mu_jax.model.llava import param_specs
     from vlm_mu_jax.model.params import init_params
 
