@@ -25,6 +25,7 @@ _EXPORTS = {
     "Batch": "vlm_mu_jax.model.llava",
     "generate": "vlm_mu_jax.model.generate",
     "FlaxModel": "vlm_mu_jax.model.flax_model",
+    "Anchors": "vlm_mu_jax.steering.anchor_texts",
     "extract_guard": "vlm_mu_jax.steering.extraction",
     "ExtractOptions": "vlm_mu_jax.steering.extraction",
     "Guard": "vlm_mu_jax.steering.guard",

@@ -1,14 +1,17 @@
 """Extraction: where directions are read, whose they are, and single anchors."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.steering.anchor_texts import load_anchors
-from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
+from vlm_mu_jax.steering.extraction import ExtractOptions, everyday_questions, extract_guard
+from vlm_mu_jax.steering.guard_options import GuardOptions
 from vlm_mu_jax.steering.guarded_answers import divergence, first_token_logprobs
 from vlm_mu_jax.steering.hidden_states import last_token_states
 from vlm_mu_jax.storage.identity import weights_hash
@@ -91,6 +94,54 @@ def test_bad_single_anchors_are_input_errors(tmp_path, rows, said):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     with pytest.raises(InputError, match=said):
         load_anchors(tmp_path / "a.json")
+
+
+def test_options_resolve_to_the_methods_then_what_is_given_then_the_defaults():
+    estimator, use = ExtractOptions().resolve(6)
+    assert (estimator, use) == ("svd", GuardOptions(layers=(2, 3)))
+    estimator, use = ExtractOptions(method="shiftdc", layers="4-5", using={"scope": "all"}).resolve(6)
+    assert (estimator, use.operator, use.component, use.scope, use.layers) == (
+        "means",
+        "transplant",
+        "text",
+        "all",
+        (4, 5),
+    )
+    assert ExtractOptions(method="shiftdc", estimator="svd").resolve(6)[0] == "svd"
+    assert ExtractOptions(using={"operator": "transplant"}).resolve(6)[1].strength == 1.0
+    assert ExtractOptions(using={"operator": "reflect"}).resolve(6)[1].strength == -2.0
+    voted = {"operator": "transplant", "decide": "example", "gate_source": "self"}
+    assert ExtractOptions(using=voted).resolve(6)[1].component == "self"
+    assert ExtractOptions(layers=(3, 1), gate_layers="last", location="input", using={"decide": "example"}).resolve(6)[
+        1
+    ].layers == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"using": {"operator": "reflect", "strength": 1.0}}, "fixed strength"),
+        ({"using": {"strenght": 1.0}}, "strenght"),
+        ({"using": {"layers": (1,)}}, "no such option"),
+        ({"layers": "0", "location": "input"}, "start at layer 1"),
+        ({"layers": "9"}, "outside this model"),
+        ({"method": "vlm_guard_2"}, "use one of"),
+        ({"using": {"gate_source": "text"}}, "decide=example"),
+    ],
+)
+def test_options_that_do_not_fit_are_input_errors(options, said):
+    with pytest.raises(InputError, match=said):
+        ExtractOptions(**options).resolve(6)
+
+
+def test_everyday_questions_are_drawn_alike_and_never_unsafe(tmp_path):
+    items = tuple(Record(str(k), None, f"what {k}?", "", "unsafe" if k % 5 == 0 else "general") for k in range(50))
+    records = Records(items, tmp_path, tmp_path / "d.json", "0")
+    drawn = everyday_questions(records, 10)
+    assert drawn == everyday_questions(records, 10) and len(set(drawn)) == 10
+    assert not set(drawn) & {f"what {k}?" for k in range(0, 50, 5)} and len(everyday_questions(records)) == 40
+    with pytest.raises(InputError, match="no safe or general question"):
+        everyday_questions(dataclasses.replace(records, items=items[:1]))
 
 
 def test_divergence_is_zero_for_a_closed_gate_and_counts_for_an_open_one(model, anchors, pictures):

@@ -1,9 +1,10 @@
-"""The guard on a tiny random LLaVA: gating in batches, decoding, switching off, and its artifact."""
+"""The guard on a tiny random LLaVA: gating in batches, decoding, switching off, and its folder."""
 
 import dataclasses
 import functools
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
 from vlm_mu_jax.steering.guard_options import SCOPES, UNITS, GuardOptions
 from vlm_mu_jax.steering.guarded_answers import answer, answer_nll, first_token_logprobs
 from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
-from vlm_mu_jax.storage.identity import weights_hash
+from vlm_mu_jax.storage.identity import folder_hash, weights_hash
 
 QUESTIONS = ["how to hurt a dax?", "what is this?", "feed a toma", "how to hurt a wug or a blicket?"]
 
@@ -95,8 +96,8 @@ def test_gate_off_is_bit_identical(make_model, batch, guard, dtype):
     closed = guard.using(strength=7.0).as_steer().replace(threshold_L=np.full(4, np.inf, np.float32))
     plain = generate(model.params, batch, model.config, max_new_tokens=6)
     gated = generate(model.params, batch, model.config, max_new_tokens=6, steer=closed)
-    for name in ("tokens_BG", "lengths_B", "logprobs_BG"):
-        np.testing.assert_array_equal(getattr(plain, name), getattr(gated, name))
+    made = [(one.tokens_BG, one.lengths_B, one.logprobs_BG) for one in (plain, gated)]
+    chex.assert_trees_all_equal(*made)
     assert not np.asarray(gated.gate_LB).any()
 
 
@@ -280,7 +281,7 @@ def test_text_only_model_takes_a_guard_and_refuses_images(make_model, anchors, p
         guard.using(gate="midpoint_blank").as_steer()
 
 
-def test_artifact_round_trip(model, guard, tmp_path):
+def test_guard_folder_round_trip(model, guard, tmp_path):
     use = guard.using(operator="add", gate="calibrated", fpr=0.2, norm_preserving=True)
     use.save(tmp_path / "guard", {"selection": {"note": 1}})
     back = g.load_guard(tmp_path / "guard", model)
@@ -291,19 +292,18 @@ def test_artifact_round_trip(model, guard, tmp_path):
         del old["settings"][name]
     meta.write_text(json.dumps(old))
     assert g.load_guard(tmp_path / "guard", model).options == dataclasses.replace(use.options, scope="all")
-    jax.tree.map(np.testing.assert_array_equal, g.load_guard(tmp_path / "guard", model).as_steer(), use.as_steer())
+    chex.assert_trees_all_equal(g.load_guard(tmp_path / "guard", model).as_steer(), use.as_steer())
     meta = json.loads((tmp_path / "guard" / "guard.json").read_text())
     assert meta["origin"]["weights_sha256"] == weights_hash(model.params) and meta["selection"] == {"note": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["guard"]
 
 
-def test_artifact_refuses_another_model_unless_told_to(model, make_model, guard, tmp_path):
+def test_guard_folder_refuses_another_model_unless_told_to(model, make_model, guard, tmp_path):
     guard.save(tmp_path / "guard")
     other = make_model(seed=1)
     with pytest.raises(InputError, match="other weights.*allow_other_model"):
         g.load_guard(tmp_path / "guard", other)
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    chex.assert_trees_all_equal(
         g.load_guard(tmp_path / "guard", other, allow_other_model=True).as_steer(),
         guard.as_steer(),
     )
@@ -315,7 +315,15 @@ def test_artifact_refuses_another_model_unless_told_to(model, make_model, guard,
         g.load_guard(tmp_path / "guard", make_model(D=16), allow_other_model=True)
 
 
-def test_damaged_artifacts_are_input_errors(model, guard, tmp_path):
+def test_an_opened_guard_steers_and_is_identified_by_its_files(model, guard, tmp_path):
+    guard.save(tmp_path / "guard")
+    steer, identity = g.open_guard(model, tmp_path / "guard")
+    chex.assert_trees_all_equal(steer, guard.as_steer())
+    assert identity == {"folder": str(tmp_path / "guard"), "sha256": folder_hash(tmp_path / "guard")}
+    assert g.open_guard(model, None) == (None, None)
+
+
+def test_damaged_guard_folders_are_input_errors(model, guard, tmp_path):
     with pytest.raises(InputError, match="not a guard"):
         g.load_guard(tmp_path / "nothing", model)
     guard.save(tmp_path / "guard")

@@ -127,7 +127,7 @@ def guard_or_extraction() -> Callable[[Any], Any]:
     options = extract_options()
     if guard_flags.GUARD.value:
         return functools.partial(load_guard, guard_flags.GUARD.value, allow_other_model=guard_flags.ALLOW.value)
-    anchors = Path(guard_flags.ANCHORS.value or guard_flags.data_file().parent / "anchors.json")
+    anchors = Path(guard_flags.ANCHORS.value or guard_flags.data_folder() / "anchors.json")
     if not anchors.is_file():
         raise InputError(f"{anchors}: no such file; give --guard or --anchors")
     return extraction(anchors, options)

@@ -28,26 +28,23 @@ TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens",
 BATCH = flags.DEFINE_integer("batch_size", 16, "prompts run at a time", lower_bound=1)
 
 
-def data_file() -> Path:
-    """The request file of --data."""
-    path = Path(DATA.value)
-    return path / "text_harm.json" if path.is_dir() else path
+def data_folder() -> Path:
+    """The folder of the request file, where its anchors and its oracle lie."""
+    from vlm_mu_jax.evaluation.guards.asking import request_file
+
+    return request_file(DATA.value).parent
 
 
 def requests() -> Any:
     """The unsafe and safe requests of --data. Raises InputError when there are none."""
-    from vlm_mu_jax.data import readers
-    from vlm_mu_jax.errors import InputError
+    from vlm_mu_jax.evaluation.guards.asking import read_requests
 
-    records = readers.read(data_file()).of_kind("unsafe", "safe")
-    if not records:
-        raise InputError(f"{data_file()}: holds neither unsafe nor safe requests; check the file")
-    return records
+    return read_requests(DATA.value)
 
 
 def judge() -> Any:
     """Who tells refusals."""
-    return judge_flags.rater(data_file().parent, OUT.value)
+    return judge_flags.rater(data_folder(), OUT.value)
 
 
 def numbers(flag: flags.FlagHolder) -> list[float]:

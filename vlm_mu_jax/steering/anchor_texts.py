@@ -1,8 +1,10 @@
-"""Anchors, the texts that safety directions are taken from: a JSON list in one of two forms.
+"""Anchor texts: the harmful and harmless texts that safety directions are taken from, in a JSON list of two forms.
 
-Pairs, [{"harmful": text, "harmless": text}, ...]: the two texts should be alike in everything but harm (the same
-opening, the same verb); then their difference is harm and nothing else. Or single texts, [{"text": text, "harmful":
-true or false}, ...], in any numbers; estimators that need differences of pairs cannot use these.
+Pairs, `[{"harmful": text, "harmless": text}, ...]`. The two texts of a pair should be alike in everything but harm: the
+same opening, the same verb. Then their difference is harm and nothing else.
+
+Single texts, `[{"text": text, "harmful": true or false}, ...]`, in any numbers. Estimators that need differences of
+pairs cannot use these.
 """
 
 import dataclasses
@@ -14,7 +16,12 @@ from vlm_mu_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Texts of both classes, row by row alike if `paired`. sha256: of the file's bytes; it goes into the artifact."""
+    """Texts of both classes.
+
+    Attributes:
+      harmful, harmless: the texts. With `paired`, row k of one belongs to row k of the other.
+      sha256: hash of the file's bytes, which every guard folder holds.
+    """
 
     harmful: tuple[str, ...]
     harmless: tuple[str, ...]
@@ -23,7 +30,7 @@ class Anchors:
 
 
 def load_anchors(path: str | Path) -> Anchors:
-    """Reads anchors. Raises InputError with every bad row, or when there are fewer than two texts of a class."""
+    """Reads a file of anchors. Raises InputError that names every bad row, or for fewer than two texts of a class."""
     content, sha256 = rows.load(path)
     paired = not any(isinstance(row, dict) and "text" in row for row in content)
     check = _pair_problem if paired else _single_problem

@@ -17,11 +17,11 @@ def auroc(positive_N: np.ndarray, negative_K: np.ndarray) -> float:
 
 
 def auroc_interval(value: float, positive: int, negative: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % score interval of an AUROC from the two sample sizes.
+    """95 % score interval (low, high) of an AUROC from the two sample sizes.
 
-    Solves |theta - value| = z * sd(theta) with the Hanley-McNeil variance taken at theta rather than at the
-    estimate (Newcombe 2006, method 5). Unlike Wald, DeLong or bootstrap intervals it keeps a width at 0 and 1,
-    where perfectly separated layers live.
+    It solves |theta - value| = z * sd(theta), with the Hanley-McNeil variance taken at theta rather than at the
+    estimate (Newcombe 2006, method 5). Unlike Wald, DeLong or bootstrap intervals it keeps a width at 0 and 1, where
+    perfectly separated layers lie.
     """
     mean_size = (positive + negative) / 2 - 1
 

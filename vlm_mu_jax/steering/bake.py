@@ -1,14 +1,15 @@
-"""Guards as weights: a Hugging Face checkpoint that is guarded without any of our code, where algebra allows it.
+"""Baking: a guard as part of the weights, in a Hugging Face checkpoint that needs none of our code.
 
-    ablate, no gate     every matrix that writes to the residual stream loses the subspace: W (I - V^T V) for the
-                        embedding, the projector's output (image tokens enter the stream there), the attention's and
-                        the MLP's output, and their biases
-    add, no gate, on    a bias of the MLP's output at the steered layers; Llama configs know one (mlp_bias)
-    all positions
-    anything else       no. A gate depends on the input, and a component scaled at one layer is no linear change of any
-                        weight, because the readers of the stream see it through an RMSNorm
+Algebra allows it for two guards, both without a gate and on all positions:
 
-What cannot be baked is exported with a small module for `trust_remote_code` that applies it (`export_with_module`).
+    ablate   Every matrix that writes to the residual stream loses the subspace, W (I - V^T V). These are the embedding,
+             the projector's output (image tokens enter the stream there), the outputs of attention and MLP, and their
+             biases.
+    add      A bias of the MLP's output at the steered layers. Llama configs know one (`mlp_bias`).
+
+No other guard can be weights. A gate depends on the input. A component scaled at one layer is no linear change of any
+weight, because the readers of the stream see it through an RMSNorm. Such a guard is exported with a small module for
+`trust_remote_code` that applies it (`export_with_module`).
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ CLASS = "guarded_llava.GuardedLlavaForConditionalGeneration"
 
 
 def obstacle(use: GuardOptions, hf_config: dict) -> str | None:
-    """Why these settings cannot be weights; None when they can."""
+    """Why a guard with these options cannot be weights of this checkpoint. None when it can."""
     text = hf_config.get("text_config", hf_config)
     if use.gate != "none":
         return "its gate depends on the input"
@@ -46,9 +47,11 @@ def obstacle(use: GuardOptions, hf_config: dict) -> str | None:
 
 
 def bake(guard: Guard, params: dict, hf_config: dict) -> tuple[dict, dict]:
-    """Guarded parameters and the Hugging Face config that fits them; the inputs are left as they are.
+    """Guarded parameters, and the Hugging Face config that fits them. The inputs are left as they are.
 
-    Equal logits up to the rounding of the weights' dtype. Raises InputError when `obstacle` names one.
+    The logits equal those of the guarded model up to the rounding of the weights' dtype.
+
+    Raises InputError when `obstacle` names one.
     """
     reason = obstacle(guard.options, hf_config)
     if reason is not None:
@@ -60,7 +63,7 @@ def bake(guard: Guard, params: dict, hf_config: dict) -> tuple[dict, dict]:
 
 
 def _without(params: dict, basis_MD: np.ndarray) -> dict:
-    """Takes the subspace out of everything that writes to the residual stream; D is the last axis of each."""
+    """Takes the subspace out of everything that writes to the residual stream. D is the last axis of each leaf."""
 
     def removed(parts: dict, names: tuple[str, ...]) -> dict:
         return {**parts, **{name: _project(parts[name], basis_MD) for name in names if name in parts}}
@@ -117,17 +120,18 @@ def bake_guard(
 
 
 def export_baked(guard: Guard, model: Model, out: str | Path, progress: Progress | None = None) -> Path:
-    """`model` with `guard` in its weights, as an ordinary Hugging Face folder. Raises InputError as `bake` does."""
+    """Writes `model` with `guard` in its weights, as an ordinary Hugging Face folder. Raises InputError as `bake`."""
     folder = Path(model.folder)
     params, hf_config = bake(guard, model.params, read_json(folder / "config.json"))
     return exporter.export_params(out, params, hf_config, files_from=folder, progress=progress)
 
 
 def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Progress | None = None) -> Path:
-    """`model` unchanged, as a Hugging Face folder with a module that steers it (see guarded_llava.py.txt).
+    """Writes `model` unchanged, as a Hugging Face folder with a module that steers it (see guarded_llava.py.txt).
 
-    Loads with AutoModelForImageTextToText and trust_remote_code=True. Raises InputError for a model that is not
-    LLaVA and for the operator ablate, which is baked or not exported at all.
+    AutoModelForImageTextToText loads the folder, with trust_remote_code=True.
+
+    Raises InputError for a model that is not LLaVA, and for the operator ablate, which is baked or not exported.
     """
     folder = Path(model.folder)
     hf_config = read_json(folder / "config.json")
@@ -159,7 +163,7 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
 
 
 def module_settings(guard: Guard) -> dict:
-    """What config.vlm_guard says to the module, next to the arrays of guard.safetensors."""
+    """What the module reads from `config.vlm_guard`, next to the arrays of guard.safetensors."""
     use = guard.options
     reads = "text" if use.first_pass_reads_text else "self"
     alpha = operators.FIXED_STRENGTH.get(use.operator, use.strength)
@@ -182,7 +186,7 @@ def module_settings(guard: Guard) -> dict:
 
 
 def _constant_shift(guard: Guard) -> np.ndarray:
-    """[L, D]: what `add` adds, zero for every other operator."""
+    """What `add` adds, float [L, D]. Zero for every other operator."""
     use, basis_LD = guard.options, guard.directions.basis_LMD[:, 0]
     if use.operator != "add":
         return np.zeros(basis_LD.shape, np.float32)

@@ -1,14 +1,14 @@
 """What an image does to the safety directions of a model: VLM-Guard's Figure 2 and the numbers behind it.
 
-For every request several prompts are run: its text alone, with blank images of several kinds, with its own image.
-Everything is read off the last-token states [L, N, D] of these conditions:
+Every request is run under several conditions: its text alone, with blank images of several kinds, with its own image.
+The last-token states [L, N, D] of these conditions give:
 
-- a joint PCA of all conditions at one layer;
-- per layer the AUROC with which the *text-only* direction tells harmful from harmless in each condition, and beside it
-  that of a direction fitted anew inside the condition: the first falls when an image rotates the direction away, the
-  second only when the condition itself no longer holds the difference;
-- how far an image moves the class means along the direction, and what that does to a gate whose threshold is text's;
-- the cosine of the language model's direction (text alone) with that of every condition, beside what chance takes.
+- A joint PCA of all conditions at one layer.
+- Per layer, the AUROC with which the *text-only* direction tells harmful from harmless in each condition. Beside it
+  stands the AUROC of a direction fitted anew inside the condition. The first falls when an image rotates the direction
+  away. The second falls only when the condition itself no longer holds the difference.
+- How far an image moves the class means along the direction, and what that does to a gate with the threshold of text.
+- The cosine of the language model's direction (text alone) with that of every condition, beside what chance takes.
 
 Source: VLM-Guard (arXiv 2502.10486), Figures 1 and 2; layer, token and fit set of the latter are not published.
 """
@@ -24,6 +24,8 @@ from vlm_mu_jax.steering.auroc import auroc_per_layer
 from vlm_mu_jax.steering.directions import Directions
 from vlm_mu_jax.steering.gates import rates
 from vlm_mu_jax.steering.hidden_states import LOCATION, POSITION, last_token_states
+from vlm_mu_jax.steering.shapes import check_shapes
+from vlm_mu_jax.storage.model_folder import Model
 
 CONDITIONS = ("text", "blank", "own")
 BLANKS = ("white", "black", "mean", "noise")
@@ -34,9 +36,17 @@ States = Mapping[str, np.ndarray]  # condition -> [L, N, D]
 
 
 def condition_states(
-    model, requests: Records, blank_HWC: np.ndarray | None, *, batch_size: int = 16, progress: Progress | None = None
+    model: Model,
+    requests: Records,
+    blank_HWC: np.ndarray | None,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
-    """States [L, N, D] by condition; without vision only "text", and "own" only when every request has an image."""
+    """States [L, N, D] by condition.
+
+    A model without vision has the condition "text" alone. "own" is there when every request has an image.
+    """
     images: dict[str, list | None] = {"text": None}
     if model.config.vision is not None:
         images["blank"] = [blank_HWC] * len(requests)
@@ -46,9 +56,14 @@ def condition_states(
 
 
 def blank_states(
-    model, requests: Records, kinds: Sequence[str] = BLANKS, *, batch_size: int = 16, progress: Progress | None = None
+    model: Model,
+    requests: Records,
+    kinds: Sequence[str] = BLANKS,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
 ) -> dict[str, np.ndarray]:
-    """States [L, N, D] by kind of blank image, for the stress test; empty for a model without vision."""
+    """States [L, N, D] by kind of blank image, for `stress`. Empty for a model without vision."""
     if model.config.vision is None:
         return {}
     images = {kind: [model.processor.blank_pixels(kind)] * len(requests) for kind in kinds}
@@ -56,7 +71,7 @@ def blank_states(
 
 
 def _states(
-    model, requests: Records, images: Mapping[str, list | None], batch_size: int, progress: Progress | None
+    model: Model, requests: Records, images: Mapping[str, list | None], batch_size: int, progress: Progress | None
 ) -> dict[str, np.ndarray]:
     questions = [request.question for request in requests]
     return {
@@ -68,17 +83,25 @@ def _states(
 
 
 def diagnose(states: States, requests: Records, directions: Directions, layer: int) -> dict:
-    """What the conditions show. Raises InputError when one kind of request is missing or `layer` is no layer.
+    """What the conditions show.
 
-    states: of `condition_states`. The values, lists being per layer:
-    pca: {"layer", "explained", "points": [{"x", "y", "kind", "condition", "id"}]}.
-    auroc, auroc_interval: {condition: [value], [[low, high]]} along the given directions.
-    auroc_refit, auroc_refit_interval: the same along a difference of means fitted in the condition itself; every
-    request is scored by a direction that has not seen it.
-    mean_score: {condition: {"harmful", "harmless"}}, projections of the class means.
-    gate: {condition: {"tpr", "fpr"}} of a gate at the midpoint of the text-only anchors.
-    within_cosine: {condition: [cosine]} of the given directions with the condition's own difference of means.
-    cosine: see `cosines`.
+    Args:
+      states: of `condition_states`.
+      layer: the layer of the PCA.
+
+    Returns:
+      These keys. Lists have one value per layer.
+        pca: {"layer", "explained", "points": [{"x", "y", "kind", "condition", "id"}]}.
+        auroc, auroc_interval: {condition: [value]} and {condition: [[low, high]]} along the given directions.
+        auroc_refit, auroc_refit_interval: the same along a difference of means fitted in the condition itself. Every
+          request is scored by a direction that has not seen it.
+        mean_score: {condition: {"harmful", "harmless"}}, projections of the class means.
+        gate: {condition: {"tpr", "fpr"}} of a gate at the midpoint of the text-only anchors.
+        within_cosine: {condition: [cosine]} of the given directions with the condition's own difference of means.
+        cosine: see `cosines`.
+
+    Raises:
+      InputError: one kind of request is missing, or `layer` is no layer.
     """
     harmful_N = kinds_of(requests)
     depth = len(next(iter(states.values())))
@@ -100,10 +123,12 @@ def diagnose(states: States, requests: Records, directions: Directions, layer: i
 
 
 def stress(blanks: States, text_LND: np.ndarray, requests: Records, directions: Directions) -> dict:
-    """Every kind of blank image against the text alone: {kind: AUROCs and gate rates as in `diagnose`, "shift"}.
+    """Every kind of blank image against the text alone.
 
-    shift: {"harmful", "harmless"}: how far the image moves the class mean along the direction, per layer, in units of
-    the distance between the two means of the text-only anchors; -1 takes a harmful prompt to where harmless ones were.
+    Returns:
+      {kind: AUROCs and gate rates as in `diagnose`, and "shift"}. shift is {"harmful", "harmless"}: how far the image
+      moves the class mean along the direction, per layer. Its unit is the distance between the two means of the
+      text-only anchors: -1 takes a harmful prompt to where the harmless ones were.
     """
     harmful_N = kinds_of(requests)
     gap_L = np.maximum(directions.gap_L(), 1e-30)
@@ -119,11 +144,17 @@ def stress(blanks: States, text_LND: np.ndarray, requests: Records, directions: 
 def cosines(states: States, harmful_N: np.ndarray, llm_LND: np.ndarray | None = None) -> dict[str, list[float]]:
     """Cosine per layer of the text-only difference of means (the language model's direction) with those of others.
 
-    Keys: every other condition (the direction of the whole VLM), "llm" (that of another language model with states
-    `llm_LND` of the same requests) and "two_halves": the text-only direction of one random half of the requests with
-    that of the other, mean of 20 draws: what other requests alone take off 1. Conditions share their requests and
-    can stay above it. Absent below two of a kind.
-    Raises InputError when the other language model has another depth or width.
+    Args:
+      llm_LND: states of the same requests in another language model.
+
+    Returns:
+      Lists by key. Every other condition: the direction of the whole VLM there. "llm": that of the other language
+      model. "two_halves": the text-only direction of one random half of the requests with that of the other half, mean
+      of 20 draws. It shows what other requests alone take off 1. Conditions share their requests and can stay above it.
+      It is absent below two requests of a kind.
+
+    Raises:
+      InputError: the other language model has another depth or width.
     """
     text_LND = states["text"]
     reference_LD = _difference(text_LND, harmful_N)
@@ -142,7 +173,7 @@ def cosines(states: States, harmful_N: np.ndarray, llm_LND: np.ndarray | None = 
 
 
 def kinds_of(requests: Records) -> np.ndarray:
-    """bool [N], True for harmful requests. Raises InputError when there is only one kind."""
+    """Whether each request is harmful, bool [N]. Raises InputError when there is only one kind."""
     harmful_N = np.array([request.kind == "unsafe" for request in requests], bool)
     if harmful_N.all() or not harmful_N.any():
         raise InputError("diagnosis needs both unsafe and safe requests in the data file")
@@ -150,10 +181,11 @@ def kinds_of(requests: Records) -> np.ndarray:
 
 
 def joint_pca(states_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First two principal coordinates [N, 2] of centred states and the share of variance of each [2].
+    """First two principal coordinates [N, 2] of centred states, and the share of variance of each [2].
 
     The sign of an axis is fixed by its largest loading, so that the same states always give the same picture.
     """
+    check_shapes(states_ND=states_ND)
     centred_ND = np.asarray(states_ND, np.float64) - states_ND.mean(0, dtype=np.float64)
     _, values, rows = np.linalg.svd(centred_ND, full_matrices=False)
     rows = rows[:2] * np.sign(rows[:2, np.abs(rows[:2]).argmax(1)].diagonal())[:, None]
@@ -193,9 +225,9 @@ def _separation(states_LND: np.ndarray, harmful_N: np.ndarray, directions: Direc
 
 
 def _held_out_scores(states_LND: np.ndarray, harmful_N: np.ndarray) -> np.ndarray:
-    """Score [L, N] of every request on the difference of means of the other folds, 0 = midway between their means.
+    """Score [L, N] of every request on the difference of means of the other folds. 0 is midway between their means.
 
-    A fold is a block of neighbours in each kind: the variants of one request usually stand together in a file, and a
+    A fold is a block of neighbours of each kind. The variants of one request usually stand together in a file, and a
     direction that has seen a request's twin has seen the request.
     """
     fold_N = np.empty(len(harmful_N), int)

@@ -1,12 +1,12 @@
-"""Safety directions from last-token states of harmful and harmless prompts, one per decoder layer.
+"""Safety directions from last-token states of harmful and harmless prompts, one set per decoder layer.
 
-Letters: L layers, N anchor pairs, M steering rank, D model width. Everything is computed in float64 on the
-host: sums over 100 x 4096 differences in half precision lose the direction.
+Letters: L layers, N anchor pairs, M rank (directions per layer), D model width. All is computed in float64 on the host:
+sums over 100 x 4096 differences in half precision lose the direction.
 
-Source: VLM-Guard (arXiv 2502.10486), section "safety steering direction": A = H(harmful) - H(harmless), row by
-row, A = U S V^T, the direction is the top right singular vectors. Two things the paper leaves open are settled
-here. A is *not* centred: the signal is the mean of A, and centring removes it. The sign that an SVD returns is
-arbitrary, so every row is flipped until the mean of A projects onto it positively: "+" is the harmful side.
+Source: VLM-Guard (arXiv 2502.10486), section "safety steering direction". A = H(harmful) - H(harmless), row by row,
+and A = U S V^T; the directions are the top right singular vectors. The paper leaves two things open. A is *not*
+centred here: the signal is the mean of A, and centring removes it. And the sign that an SVD returns is arbitrary, so
+every row is turned until the mean of A projects onto it positively: "+" is the harmful side.
 """
 
 import dataclasses
@@ -14,15 +14,20 @@ import dataclasses
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.steering.shapes import check_shapes
 
 
 @dataclasses.dataclass(frozen=True)
 class Directions:
-    """Orthonormal rows per layer and what is needed to read them.
+    """Directions of every layer, and what is needed to read them. Float arrays.
 
-    basis_LMD: unit rows, the harmful side positive. sign_LM: the factor (+1 or -1) applied to what the
-    decomposition returned. singular_LM: singular values (for difference of means, the norm of the difference).
-    mean_harmful_LD, mean_harmless_LD: class means of the states.
+    Attributes:
+      basis_LMD: orthonormal rows, the harmful side positive.
+      sign_LM: the factor (+1 or -1) that turned what the decomposition returned.
+      singular_LM: singular values. For a difference of means, the norm of the difference.
+      mean_harmful_LD, mean_harmless_LD: class means of the states.
+
+    Raises InputError when the shapes do not belong together.
     """
 
     basis_LMD: np.ndarray
@@ -31,30 +36,39 @@ class Directions:
     mean_harmful_LD: np.ndarray
     mean_harmless_LD: np.ndarray
 
+    def __post_init__(self):
+        check_shapes(**vars(self))
+
     def first(self, rank: int) -> "Directions":
-        """The same with the first `rank` rows."""
+        """The first `rank` directions of every layer."""
         rows = {name: getattr(self, name)[:, :rank] for name in ("basis_LMD", "sign_LM", "singular_LM")}
         return dataclasses.replace(self, **rows)
 
     def scores(self, states_LND: np.ndarray) -> np.ndarray:
-        """Projection of states on the first direction of their layer, [L, N]."""
+        """Projection of states on the first direction of their layer, float [L, N]."""
+        check_shapes(basis_LMD=self.basis_LMD, states_LND=states_LND)
         return np.einsum("lnd,ld->ln", np.asarray(states_LND, np.float64), self.basis_LMD[:, 0])
 
     def midpoint_L(self) -> np.ndarray:
-        """Threshold half way between the two class means, [L]."""
+        """The point half way between the two class means along the first direction, float [L]."""
         middle_LD = (self.mean_harmful_LD + self.mean_harmless_LD) / 2
         return np.einsum("ld,ld->l", middle_LD, self.basis_LMD[:, 0])
 
     def gap_L(self) -> np.ndarray:
-        """Distance of the class means along the first direction, [L]; adding it moves harmless onto harmful."""
+        """Distance of the class means along the first direction, float [L]. Adding it moves harmless onto harmful."""
         return np.einsum("ld,ld->l", self.mean_harmful_LD - self.mean_harmless_LD, self.basis_LMD[:, 0])
 
 
 def paired_svd(harmful_LND: np.ndarray, harmless_LND: np.ndarray, rank: int = 1) -> Directions:
-    """Top `rank` right singular vectors of the uncentred row-wise differences of every layer.
+    """Top `rank` right singular vectors of every layer's uncentred differences.
 
-    Raises InputError when the shapes are not those of pairs, when `rank` is larger than the number of pairs or
-    than the width, and when a layer has fewer than `rank` independent differences.
+    Args:
+      harmful_LND, harmless_LND: states of the anchors; row n of one belongs to row n of the other.
+      rank: directions per layer.
+
+    Raises:
+      InputError: the shapes are not those of pairs, `rank` is larger than the number of pairs or the width, or a layer
+        has fewer independent differences.
     """
     harmful_LND, harmless_LND = np.asarray(harmful_LND, np.float64), np.asarray(harmless_LND, np.float64)
     if harmful_LND.shape != harmless_LND.shape:
@@ -77,10 +91,11 @@ def paired_svd(harmful_LND: np.ndarray, harmless_LND: np.ndarray, rank: int = 1)
 
 
 def difference_of_means(harmful_LND: np.ndarray, harmless_LKD: np.ndarray) -> Directions:
-    """Unit vector from the harmless to the harmful mean of every layer (rank 1; the anchors need not be pairs).
+    """Unit vector from the harmless to the harmful mean of every layer. The rank is 1; the anchors need not be pairs.
 
     Source: refusal_direction (Arditi et al. 2024). Raises InputError when the two means of a layer coincide.
     """
+    check_shapes(harmful_LND=harmful_LND, harmless_LKD=harmless_LKD)
     mean_harmful_LD = np.asarray(harmful_LND, np.float64).mean(1)
     mean_harmless_LD = np.asarray(harmless_LKD, np.float64).mean(1)
     difference_LD = mean_harmful_LD - mean_harmless_LD

@@ -1,22 +1,25 @@
-"""Ways to take a direction from states, by name; the default, `svd`, is in `directions`.
+"""Estimators: ways to take directions from states, by name. The default, `svd`, is in `directions`.
 
-    svd          top right singular vectors of the uncentred paired differences (VLM-Guard, RepE's pairs)
+    svd          top right singular vectors of the uncentred paired differences (VLM-Guard, the pairs of RepE)
     means        difference of the class means (refusal_direction)
     pca          principal components of the centred states of both classes together (the paper's Figure 2)
-    lda          Fisher's discriminant, within-class covariance shrunk towards a sphere
+    lda          Fisher's discriminant, with the within-class covariance shrunk towards a sphere
     probe        weights of a logistic regression with a ridge penalty
     image_shift  what an image adds: uncentred SVD of (with a blank image) - (text only), both classes (TBOP, CMRM)
     null_space   svd within the null space of the benign states (AlphaSteer, NullSteer): linear operators along it leave
                  benign states as they are
 
-"+" is the harmful side, for image_shift the side of the image. lda and probe tell the classes apart best, which is
-what a gate wants; what moves a model from one class to the other is the difference of the means.
+"+" is the harmful side. For image_shift it is the side of the image.
+
+lda and probe tell the classes apart best, which is what a gate needs. What moves a model from one class to the other is
+the difference of the means.
 """
 
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.steering.directions import Directions, difference_of_means, paired_svd
+from vlm_mu_jax.steering.shapes import check_shapes
 
 ESTIMATORS = ("svd", "means", "pca", "lda", "probe", "image_shift", "null_space")
 RANK_ONE = ("means", "lda", "probe")
@@ -28,14 +31,22 @@ def estimate(
 ) -> Directions:
     """Directions of every layer.
 
-    blank_LKD: states of the same prompts, harmful ones first, with a blank image; needed by image_shift, and taken as
-    further benign states by null_space. Raises InputError on an unknown name, a rank that the estimator has not, and
-    states that give no direction.
+    Args:
+      name: one of `ESTIMATORS`.
+      harmful_LND, harmless_LND: states of the anchors, in pairs for the estimators in `PAIRED`.
+      rank: directions per layer; the estimators in `RANK_ONE` have one.
+      blank_LKD: states of the same prompts with a blank image, harmful ones first. image_shift needs them; null_space
+        takes those of the harmless prompts as further benign states.
+
+    Raises:
+      InputError: an unknown name, a rank that the estimator has not, or states that give no direction.
     """
     if name not in ESTIMATORS:
         raise InputError(f"estimator {name!r} is unknown; use one of {', '.join(ESTIMATORS)}")
     if name in RANK_ONE and rank != 1:
         raise InputError(f"estimator {name} gives one direction, not {rank}; use --rank=1 or --estimator=svd")
+    check_shapes(harmful_LND=harmful_LND)
+    check_shapes(harmless_LND=harmless_LND, blank_LKD=blank_LKD)
     harmful_LND, harmless_LND = np.asarray(harmful_LND, np.float64), np.asarray(harmless_LND, np.float64)
     if name == "svd":
         return paired_svd(harmful_LND, harmless_LND, rank)
@@ -56,10 +67,12 @@ def estimate(
 def null_space(
     harmful_LND: np.ndarray, harmless_LND: np.ndarray, benign_LKD: np.ndarray, rank: int = 1, energy: float = 0.999
 ) -> Directions:
-    """svd of the paired differences after the benign subspace is taken out of them.
+    """SVD of the paired differences after the benign subspace is taken out of them.
 
-    The benign subspace of a layer holds the leading right singular vectors of benign_LKD (uncentred) that carry a share
-    `energy` of its squares. Raises InputError when nothing is left at some layer.
+    The benign subspace of a layer holds the leading right singular vectors of `benign_LKD`, uncentred, that carry a
+    share `energy` of its squares.
+
+    Raises InputError when nothing is left at some layer.
     """
     rows = []
     for layer, benign_KD in enumerate(np.asarray(benign_LKD, np.float64)):

@@ -1,30 +1,39 @@
-"""When the guard acts: a score per layer, a threshold, and one decision per layer or per example.
+"""Gates: when the guard acts. A score per layer, a threshold, and one decision per layer or per example.
 
-The score is the projection of the last prompt token's state on the first safety direction. All prompts share a
-large common mean, so the paper's threshold 0 has no meaningful bias: depending on that mean it lets most harmful
-prompts through or fires on most harmless ones. The other thresholds are read from the anchors.
+The score is the projection of the last prompt token's state on the gate vector of its layer, by default the first
+safety direction. The gate opens where the score is above the threshold.
 
-    zero            h . V_1 > 0 (the paper)
-    midpoint        half way between the class means, text-only anchors
-    midpoint_blank  the same with a blank image in the prompt: an image shifts every state, harmless ones too
-    calibrated      the smallest threshold at which at most `fpr` of the harmless anchors pass, in each of the
-                    conditions (text-only, blank image) that were measured
-    none            always on
+    zero            threshold 0: h . V_1 > 0 (the paper)
+    midpoint        half way between the class means of the text-only anchors
+    midpoint_blank  the same, of the anchors with a blank image: an image shifts every state, harmless ones too
+    calibrated      the smallest threshold at which at most a share `fpr` of the harmless anchors passes, in each of the
+                    conditions that were measured (text only, blank image)
+    none            always open
+
+The paper's threshold 0 has no meaning by itself. All prompts share a large common mean, and depending on that mean a
+threshold of 0 lets most harmful prompts through or fires on most harmless ones.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.steering.shapes import check_shapes
 
 GATES = ("midpoint", "midpoint_blank", "calibrated", "zero", "none")
 
 
 @dataclasses.dataclass(frozen=True)
 class AnchorScores:
-    """Scores of the anchors on the first direction, [L, N] each; the blank ones None for a model without vision."""
+    """Scores of the anchors on the gate vectors, float [L, N] each.
+
+    The harmful ones are as many as the harmful anchors. Harmless ones include the benign texts. The scores with a blank
+    image are None for a model without vision.
+    """
 
     harmful_LN: np.ndarray
     harmless_LN: np.ndarray
@@ -33,7 +42,15 @@ class AnchorScores:
 
 
 def thresholds(kind: str, scores: AnchorScores, fpr: float = 0.05) -> np.ndarray:
-    """Threshold per layer, [L]. Raises InputError on an unknown kind or when blank-image scores are missing."""
+    """Threshold per layer, float [L].
+
+    Args:
+      kind: one of `GATES`.
+      fpr: false-positive rate of `calibrated`.
+
+    Raises:
+      InputError: an unknown kind, or a gate that needs scores with a blank image where there are none.
+    """
     if kind == "zero":
         return np.zeros(len(scores.harmful_LN))
     if kind == "none":
@@ -51,18 +68,21 @@ def thresholds(kind: str, scores: AnchorScores, fpr: float = 0.05) -> np.ndarray
 
 
 def calibrated_L(harmless_LN: np.ndarray, fpr: float) -> np.ndarray:
-    """Smallest observed score per layer that at most a share `fpr` of the harmless scores exceeds, [L]."""
+    """The smallest observed score per layer that at most a share `fpr` of the harmless scores exceeds, float [L]."""
     if not 0 <= fpr < 1:
         raise InputError(f"false-positive rate {fpr} is not in [0, 1); give for example --fpr=0.05")
     descending_LN = -np.sort(-np.asarray(harmless_LN), axis=1)
     return descending_LN[:, int(fpr * descending_LN.shape[1] + 1e-9)]
 
 
-def per_layer(steer: Steer, threshold_L, gate_LD=None) -> Steer:
-    """`steer` with a gate that each of its layers decides for itself, per example, as in the paper.
+def per_layer(steer: Steer, threshold_L: Any, gate_LD: Any = None) -> Steer:
+    """`steer` with a gate that each of its layers decides for itself and for each example, as in the paper.
 
-    gate_LD: what the gates project on; None = the first rows of the steered subspaces.
+    Args:
+      threshold_L: thresholds. Layers that `steer` leaves alone stay off.
+      gate_LD: what the gates project on. None: the first rows of the steered subspaces.
     """
+    check_shapes(basis_LMD=steer.basis_LMD, threshold_L=threshold_L, gate_LD=gate_LD)
     on_L = np.asarray(steer.threshold_L) < np.inf
     threshold_L = np.where(on_L, threshold_L, np.inf).astype(np.float32)
     gate_LD = np.asarray(steer.basis_LMD)[:, 0] if gate_LD is None else np.asarray(gate_LD, np.float32)
@@ -71,17 +91,30 @@ def per_layer(steer: Steer, threshold_L, gate_LD=None) -> Steer:
 
 def decisions(states_LBD: np.ndarray, gate_LD: np.ndarray, threshold_L: np.ndarray) -> np.ndarray:
     """What each layer's gate says about unsteered last-token states, bool [L, B]."""
+    check_shapes(states_LBD=states_LBD, gate_LD=gate_LD, threshold_L=threshold_L)
     scores_LB = np.einsum("lbd,ld->lb", np.asarray(states_LBD, np.float32), np.asarray(gate_LD))
     return scores_LB > np.asarray(threshold_L)[:, None]
 
 
-def per_example(steer: Steer, states_LBD: np.ndarray, quorum: float = 0.5, *, threshold_L=None, layers=None) -> Steer:
-    """`steer` with one decision per example: on at all its layers when at least `quorum` of the voting layers say yes.
+def per_example(
+    steer: Steer,
+    states_LBD: np.ndarray,
+    quorum: float = 0.5,
+    *,
+    threshold_L: Any = None,
+    layers: Sequence[int] | None = None,
+) -> Steer:
+    """`steer` with one decision per example: it acts at all its layers or at none.
 
-    states_LBD: last-token states of a first pass without steering (of the same prompts, or of their text alone,
-    in which case the language model supervises the multimodal run). Costs that first pass; in exchange no
-    example is steered at some layers only, and steering at one layer cannot change the vote of the next.
-    layers: those that vote, with thresholds threshold_L [L]; by default the steered ones, with those of `steer`.
+    This costs a first pass without steering. In exchange no example is steered at some layers only, and steering at one
+    layer cannot change the vote of the next.
+
+    Args:
+      states_LBD: last-token states of that first pass, over the same prompts or over their text alone. In the second
+        case the language model supervises the multimodal run.
+      quorum: share of the voting layers that must be open.
+      threshold_L: thresholds of the voting layers. None: those of `steer`.
+      layers: the layers that vote. None: the steered ones.
     """
     on_L = np.asarray(steer.threshold_L) < np.inf
     gate_LD = steer.basis_LMD[:, 0] if steer.gate_LD is None else steer.gate_LD
@@ -91,7 +124,8 @@ def per_example(steer: Steer, states_LBD: np.ndarray, quorum: float = 0.5, *, th
     return steer.replace(gate_LB=gate_LB, gated=True)
 
 
-def rates(harmful_LN, harmless_LK, threshold_L) -> tuple[np.ndarray, np.ndarray]:
-    """True- and false-positive rate of every layer's gate on scored prompts, [L] and [L]."""
+def rates(harmful_LN: Any, harmless_LK: Any, threshold_L: Any) -> tuple[np.ndarray, np.ndarray]:
+    """True- and false-positive rate of every layer's gate on scored prompts, float [L] and [L]."""
+    check_shapes(harmful_LN=harmful_LN, harmless_LK=harmless_LK, threshold_L=threshold_L)
     threshold_L1 = np.asarray(threshold_L)[:, None]
     return (np.asarray(harmful_LN) > threshold_L1).mean(1), (np.asarray(harmless_LK) > threshold_L1).mean(1)

@@ -1,4 +1,4 @@
-"""Answers of a model under its guard: batches, first pass where the gate needs one, generation, decoding."""
+"""Answers of a guarded model, and how likely it finds given ones: the measurements that selection stands on."""
 
 import dataclasses
 import functools
@@ -16,13 +16,19 @@ from vlm_mu_jax.model.steer import Steer, while_decoding
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.hidden_states import prompt_batches
+from vlm_mu_jax.steering.shapes import check_shapes
 from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class GuardedAnswer:
-    """text: the decoded answer. tokens: how many were generated. gate: share of the guard's layers that acted,
-    None without a guard."""
+    """One answer.
+
+    Attributes:
+      text: decoded, without the end token.
+      tokens: how many were generated.
+      gate: share of the guard's layers that acted. None without a guard.
+    """
 
     text: str
     tokens: int
@@ -40,9 +46,20 @@ def answer(
     progress: Progress | None = None,
     label: str = "answering",
 ) -> list[GuardedAnswer]:
-    """Greedy answers to `questions`, each with its pixels HWC (or None), steered by `guard` if there is one.
+    """Greedy answers to `questions`.
 
-    Where all prompts of a batch begin alike up to their image's end (a blank one), that beginning runs once.
+        answer(model, ["What is on this sign?"], [model.processor.blank_pixels()], guard=guard)[0].text
+
+    Where all prompts of a batch begin alike up to the end of their image (a blank one), that beginning runs once.
+
+    Args:
+      images: pixels HWC, or None, per question. None: no question has an image.
+      guard: steers the answers. None: the model as it is.
+      max_new_tokens: longest answer, in tokens.
+      batch_size: prompts run at a time.
+
+    Raises:
+      InputError: an image for a model without vision.
     """
     steps = -(-len(questions) // min(batch_size, len(questions)))
     batches: Iterable = _steered(model, questions, images, guard, batch_size)
@@ -62,7 +79,7 @@ def first_token_logprobs(
     guard: Guard | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Log-probabilities [N, V] of the answer's first token, steered by `guard` if there is one."""
+    """Log-probabilities of the first token of every answer, float [N, V]. Arguments as in `answer`."""
     found = []
     for batch, real, steer in _steered(model, questions, images, guard, batch_size):
         found.append(np.asarray(_first_token(model.params, batch, model.config, steer))[:real])
@@ -78,9 +95,10 @@ def answer_nll(
     guard: Guard | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Negative log-likelihood per token (nats, the end token included) of given answers, [N], steered by `guard`.
+    """Negative log-likelihood of given answers, float [N], in nats per token with the end token included.
 
-    Steered as in generation: the prompt first, then the answer with the gates that the prompt has decided.
+    The guard steers as in generation: the prompt first, then the answer with the gates that the prompt has decided. The
+    other arguments are those of `answer`.
     """
     examples = [model.processor.example(q, a, images=0) for q, a in zip(questions, answers, strict=True)]
     rows = [list(one.ids[one.answer_start :]) for one in examples]
@@ -94,10 +112,11 @@ def answer_nll(
 
 
 def divergence(base_NV: np.ndarray, guarded_NV: np.ndarray) -> float:
-    """Mean over prompts of KL(base || guarded), nats, from log-probabilities.
+    """Mean over prompts of KL(base || guarded), in nats, from log-probabilities.
 
     Source: refusal_direction bounds it on harmless prompts by 0.1 when it chooses a direction.
     """
+    check_shapes(base_NV=base_NV, guarded_NV=guarded_NV)
     return float((np.exp(base_NV) * (base_NV - guarded_NV)).sum(-1).mean())
 
 
@@ -128,7 +147,7 @@ def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.
 def _steered(
     model: Model, questions: Sequence[str], images: Sequence[Any] | None, guard: Guard | None, batch_size: int
 ) -> Iterator[tuple[Batch, int, Steer | None]]:
-    """(batch, real rows, what steers it)."""
+    """Yields (batch, how many of its rows are real, what steers it)."""
     images = [None] * len(questions) if images is None else list(images)
     steer_of, done = None if guard is None else guard.steer(model), 0
     for batch, real in prompt_batches(model, questions, images, batch_size):
@@ -141,7 +160,10 @@ def _steered(
 
 
 def _begun(batch: Batch, cfg) -> tuple[Batch | None, Batch]:
-    """(what all rows begin with, up to the end of their images; what follows in each); (None, batch) for no such."""
+    """(what all rows begin with, up to the end of their images; what follows in each row).
+
+    (None, batch) where the rows do not begin alike.
+    """
     if batch.pixels_BMHWC is None or batch.gather_BQ is not None or len(batch.lengths_B) < 2:
         return None, batch
     tokens_BT, pixels, lengths_B = (np.asarray(x) for x in (batch.tokens_BT, batch.pixels_BMHWC, batch.lengths_B))

@@ -1,8 +1,8 @@
-"""Last-token states of prompts at every decoder block, with or without an image in the prompt.
+"""Hidden states of prompts: the last token's state after every decoder block, with or without an image in the prompt.
 
-Location: block *output* (after the residual additions), before any steering; position: the last prompt token,
-after the conversation template, where the answer starts. Both are written into every artifact: an index that is
-off by one layer, or a position before the template's closing tokens, gives another direction.
+The state is read at the block *output* (after the residual additions), before any steering. The position is the last
+prompt token, after the conversation template, where the answer starts. Both are written into every guard folder. An
+index that is off by one layer, or a position before the template's closing tokens, gives another direction.
 """
 
 import functools
@@ -15,19 +15,28 @@ import numpy as np
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage.model_folder import Model
 
 LOCATION = "block_output"
 POSITION = "last_prompt_token"
 
 
 def prompt_batches(
-    model, questions: Sequence[str], images: Sequence[Any] | None, size: int, at: int = -1
+    model: Model, questions: Sequence[str], images: Sequence[Any] | None, size: int, at: int = -1
 ) -> Iterator[tuple[Batch, int]]:
-    """Yields (batch, real rows). All batches have one shape, so that one compiled program serves them all.
+    """Prompts in batches of one shape, so that one compiled program serves them all.
 
-    images: what `Processor.pixels` makes of one (or None) per question; None = no question has an image. The last
-    batch is filled up with copies of its last row. at: the prompts end with this token, -1 = whole (a token's state
-    does not depend on later ones, so that any position of a prompt is the last one of a shorter prompt).
+    Args:
+      images: per question what `Processor.pixels` makes of its image, or None. None: no question has an image.
+      size: rows of a batch. The last batch is filled up with copies of its last row.
+      at: the prompts end with this token; -1 is the whole prompt. A token's state does not depend on later tokens, so
+        any position of a prompt is the last one of a shorter prompt.
+
+    Yields:
+      (batch, how many of its rows are real).
+
+    Raises:
+      InputError: images for a model without vision, or a prompt without a token `at`.
     """
     images = [None] * len(questions) if images is None else list(images)
     if any(image is not None for image in images) and model.config.vision is None:
@@ -46,7 +55,7 @@ def prompt_batches(
 
 
 def last_token_states(
-    model,
+    model: Model,
     questions: Sequence[str],
     images: Sequence[Any] | None = None,
     *,
@@ -55,9 +64,11 @@ def last_token_states(
     label: str = "reading states",
     at: int = -1,
 ) -> np.ndarray:
-    """States of the last prompt token (or of token `at`) after every block, float32 [L, N, D] on the host.
+    """States of the last prompt token, or of token `at`, after every block: float32 [L, N, D] on the host.
 
-    Raises InputError when images are given to a model without vision, and when some prompt has no token `at`.
+        states_LND = last_token_states(model, ["What is on this sign?"], [model.processor.blank_pixels()])
+
+    Args, Raises: as `prompt_batches`.
     """
     steps = -(-len(questions) // min(batch_size, len(questions)))
     batches: Iterable = prompt_batches(model, questions, images, batch_size, at)
@@ -65,8 +76,8 @@ def last_token_states(
     return np.concatenate([batch_states(model, batch)[:, :real] for batch, real in batches], axis=1)
 
 
-def batch_states(model, batch: Batch) -> np.ndarray:
-    """States of the last prompt token after every block for one batch, float32 [L, B, D] on the host."""
+def batch_states(model: Model, batch: Batch) -> np.ndarray:
+    """States of the last prompt token after every block, for one batch: float32 [L, B, D] on the host."""
     return np.asarray(_taps(model.params, batch, model.config))
 
 

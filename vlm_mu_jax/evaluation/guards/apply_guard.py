@@ -3,13 +3,13 @@
 import dataclasses
 import hashlib
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
-from vlm_mu_jax.evaluation.guards.asking import blank_of, images_of, labels_of
-from vlm_mu_jax.evaluation.judges import BatchJudge, Judge, KeywordJudge
+from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, images_of, judge_of, labels_of, read_requests
 from vlm_mu_jax.evaluation.statistics import Metric, proportion
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
@@ -90,8 +90,8 @@ class AppliedGuard:
 def apply_guard(
     model: Model,
     guard: Guard,
-    requests: Records,
-    judge: Judge | BatchJudge | None = None,
+    requests: Records | str | Path,
+    judge: JudgeChoice = "keyword",
     options: ApplyOptions | None = None,
     *,
     seen: Collection[str] = (),
@@ -99,19 +99,20 @@ def apply_guard(
 ) -> AppliedGuard:
     """Answers requests under a guard and judges the answers.
 
-        applied = vlm_mu_jax.apply_guard(model, guard, requests, judge)
+        applied = vlm_mu_jax.apply_guard(model, guard, "runs/mini/data", "oracle")
         print(applied.table())
 
     Args:
-      requests: unsafe and safe requests.
-      judge: labels the answers; None is the keyword judge.
+      requests: unsafe and safe requests, or their file or data folder.
+      judge: labels the answers, as in `select_guard`.
       seen: ids of requests that the guard's selection used (`guard_folder.validation_ids`). They are answered and left
         out of the rates.
 
     Returns:
       One answer per request and condition, and the rates.
     """
-    options, judge = options or ApplyOptions(), judge or KeywordJudge()
+    options, requests = options or ApplyOptions(), read_requests(requests)
+    judge = judge_of(judge, requests)
     blank_HWC = blank_of(model, options.blank)
     lines: list[Answer] = []
     rates: list[GuardedRates] = []

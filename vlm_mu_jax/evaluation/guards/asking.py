@@ -2,14 +2,45 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.records import Records
-from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, Label, judge_many
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, JudgeOptions, Label, choose, judge_many
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guarded_answers import GuardedAnswer
 from vlm_mu_jax.storage.model_folder import Model
+
+JudgeChoice = str | JudgeOptions | Judge | BatchJudge | None  # by name, with options, one's own, or the data's best
+
+
+def read_requests(data: Records | str | Path) -> Records:
+    """The unsafe and safe requests of records, of a data file, or of a data folder's `text_harm.json`.
+
+    Raises InputError when there are none.
+    """
+    if isinstance(data, Records):
+        found, source = data.of_kind("unsafe", "safe"), data.source
+    else:
+        source = request_file(data)
+        found = readers.read(source).of_kind("unsafe", "safe")
+    if not len(found):
+        raise InputError(f"{source}: holds neither unsafe nor safe requests; check the file")
+    return found
+
+
+def request_file(data: str | Path) -> Path:
+    """The request file itself, or that of a data folder."""
+    path = Path(data)
+    return path / "text_harm.json" if path.is_dir() else path
+
+
+def judge_of(judge: JudgeChoice, requests: Records) -> Judge | BatchJudge:
+    """The judge whose labels count. The judge `oracle` reads its file beside that of the requests."""
+    return choose(judge, requests.source.parent).counted
 
 
 def images_of(model: Model, records: Records, condition: str, blank_HWC: np.ndarray | None) -> list | None:

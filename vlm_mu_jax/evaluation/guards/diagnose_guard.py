@@ -9,8 +9,8 @@ import numpy as np
 
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.guards.asking import blank_of, images_of, labels_of
-from vlm_mu_jax.evaluation.judges import LABELS, BatchJudge, Judge, KeywordJudge
+from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, images_of, judge_of, labels_of, read_requests
+from vlm_mu_jax.evaluation.judges import LABELS, BatchJudge, Judge
 from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity, summary
 from vlm_mu_jax.evaluation.statistics import proportion
 from vlm_mu_jax.files.json_file import write_json
@@ -85,25 +85,25 @@ class GuardDiagnosis:
 def diagnose_guard(
     model: Model,
     guard: Guard,
-    requests: Records,
-    judge: Judge | BatchJudge | None = None,
+    requests: Records | str | Path,
+    judge: JudgeChoice = "keyword",
     options: DiagnoseOptions | None = None,
     *,
     progress: Progress | None = None,
 ) -> GuardDiagnosis:
     """Measures what an image does to the states of requests along a guard's directions.
 
-        print(vlm_mu_jax.diagnose_guard(model, guard, requests).table())
+        print(vlm_mu_jax.diagnose_guard(model, guard, "runs/mini/data").table())
 
     Args:
       guard: gives the directions. The model runs without it.
-      requests: unsafe and safe requests.
-      judge: labels the answers, with `DiagnoseOptions.answers`; None is the keyword judge.
+      requests: unsafe and safe requests, or their file or data folder.
+      judge: labels the answers, with `DiagnoseOptions.answers`; as in `select_guard`.
 
     Raises:
       InputError: the guard reads another token than the last one, only one kind of request, or no such layer.
     """
-    options = options or DiagnoseOptions()
+    options, requests = options or DiagnoseOptions(), read_requests(requests)
     if guard.origin["position"] != POSITION:
         raise InputError(f"the guard reads {guard.origin['position']}, diagnosis reads {POSITION}; use another guard")
     layer = model.config.text.L // 2 if options.layer is None else options.layer
@@ -117,7 +117,7 @@ def diagnose_guard(
     if options.llm is not None:
         found["cosine"] = _with_llm(model_folder.opened(options.llm), states, requests, how)
     if options.answers:
-        found["answers"] = _answers(model, requests, judge or KeywordJudge(), options, progress)
+        found["answers"] = _answers(model, requests, judge_of(judge, requests), options, progress)
     about = {"direction": guard.origin, "blank": options.blank, "llm": None, "data_sha256": requests.sha256}
     if options.llm is not None:
         about["llm"] = str(getattr(options.llm, "folder", options.llm))

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data.records import Records
-from vlm_mu_jax.evaluation.guards.asking import blank_of
+from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, judge_of, read_requests
 from vlm_mu_jax.evaluation.guards.trials import Trials, validation_split
-from vlm_mu_jax.evaluation.judges import BatchJudge, Judge, KeywordJudge
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.selection import OFF, Bounds, Candidate, Grid, Selection, default_layer_sets, select
@@ -112,15 +111,15 @@ class GuardSelection:
 def select_guard(
     model: Model,
     guard: Guard,
-    requests: Records,
-    judge: Judge | BatchJudge | None = None,
+    requests: Records | str | Path,
+    judge: JudgeChoice = "keyword",
     options: SelectOptions | None = None,
     *,
     progress: Progress | None = None,
 ) -> GuardSelection:
     """Chooses a guard's options by the answers that the guarded model gives to validation requests.
 
-        chosen = vlm_mu_jax.select_guard(model, guard, requests, judge)
+        chosen = vlm_mu_jax.select_guard(model, guard, "runs/mini/data", "oracle")
         print(chosen.table())
         chosen.save("runs/guard")
 
@@ -129,8 +128,9 @@ def select_guard(
     Args:
       model: the model that the guard belongs to.
       guard: its directions are kept; its options are the default of what is tried.
-      requests: unsafe and safe requests. A part of them, drawn by id, is asked.
-      judge: tells refusals from answers; None is the keyword judge.
+      requests: unsafe and safe requests, or their file or data folder. A part of them, drawn by id, is asked.
+      judge: tells refusals from answers: a name ("keyword", "oracle", ...), `JudgeOptions`, or a judge of your own.
+        None is the best one that the data have.
 
     Returns:
       The guard with the chosen options, and the scores of every candidate.
@@ -139,7 +139,8 @@ def select_guard(
       InputError: no unsafe or no safe request, or a candidate that this guard cannot be.
       JobError: the judge has no verdict on any answer.
     """
-    options, judge = options or SelectOptions(), judge or KeywordJudge()
+    options, requests = options or SelectOptions(), read_requests(requests)
+    judge = judge_of(judge, requests)
     seen = validation_split(requests, options.validation_share, options.max_questions)
     candidates = options.candidates(model, guard)
     score = Trials(
