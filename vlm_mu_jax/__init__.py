@@ -42,7 +42,7 @@ _EXPORTS = {
     "ReportOptions": "vlm_mu_jax.reporting",
     "evaluate": "vlm_mu_jax.evaluation.evaluate",
     "EvaluateOptions": "vlm_mu_jax.evaluation.evaluate",
-    "Evaluation": "vlm_mu_jax.evaluation.evaluate",
+    "Evaluation": "vlm_mu_jax.evaluation.results.summary",
     "judge": "vlm_mu_jax.evaluation.judging",
     "JudgeOptions": "vlm_mu_jax.evaluation.judges",
     "compare_defences": "vlm_mu_jax.evaluation.defences.comparison",

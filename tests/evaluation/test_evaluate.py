@@ -11,6 +11,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.evaluate import EvaluateOptions, evaluate
 from vlm_mu_jax.evaluation.judges import Case, KeywordJudge
 from vlm_mu_jax.evaluation.judges.calibration import Labelled
+from vlm_mu_jax.steering.guard import Guard
 
 OPTIONS = EvaluateOptions(name="tiny", seed=3, max_new_tokens=4, batch_size=5)
 
@@ -68,6 +69,13 @@ def test_the_judge_is_yours_to_choose(model, quick, data_dir, tmp_path):
     found = evaluate(model, data_dir, OPTIONS, judge=KeywordJudge(["z"], "strict"), workdir=tmp_path)
     assert found.judge == "strict"
     assert json.loads((tmp_path / "config.json").read_text())["judge"] == "strict"
+
+
+def test_a_guard_that_no_folder_identifies_keeps_no_answers(model, quick, data_dir, tmp_path):
+    guard = object.__new__(Guard)
+    with pytest.raises(InputError, match="save the guard"):
+        evaluate(model, data_dir, OPTIONS, guard=guard, workdir=tmp_path)
+    assert quick == []
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ _SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_befor
 
 def main(argv: list[str]) -> None:
     if eval_list.LIST.value:
-        return eval_list.print_sets()
+        root = eval_list.DATA_ROOT.value
+        return eval_list.print_sets(root, eval_list.names() if root else [])
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.evaluate import evaluate, resolve_suite
     from vlm_mu_jax.evaluation.results import sample_size, table

@@ -1,6 +1,7 @@
 """Public data sets in bin/eval: which of them lie on this disk (--list), and asking them (--utility, --safety)."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -35,17 +36,19 @@ def names() -> list[str]:
     return public_sets.checked(SAFETY.value, UTILITY.value, DATA_ROOT.value)
 
 
-def print_sets() -> None:
-    """The table of --list: all public sets, or those named by --utility and --safety with every missing image."""
+def print_sets(data_root: str | None, named: Sequence[str]) -> None:
+    """The table of --list: all public sets, or the named ones with every missing image.
+
+    Raises InputError without a data root.
+    """
     from vlm_mu_jax import progress
     from vlm_mu_jax.data.readers import catalogue
     from vlm_mu_jax.errors import InputError
 
-    if not DATA_ROOT.value:
+    if not data_root:
         raise InputError("--list needs --data_root, the folder that holds the public sets (it may be empty)")
-    named = names()
     chosen = [one for name, one in catalogue.all_sets().items() if not named or name in named]
-    found = [catalogue.status(one, DATA_ROOT.value) for one in progress.bar(chosen, "data sets", len(chosen))]
+    found = [catalogue.status(one, data_root) for one in progress.bar(chosen, "data sets", len(chosen))]
     for task in ("safety", "utility"):
         own = [one for one in found if one.dataset.task == task]
         if own:
@@ -55,7 +58,7 @@ def print_sets() -> None:
     for one in found:
         for line in _problems(one, None if named else _SHOWN):
             print(line)
-    print(f"{sum(one.state == 'ready' for one in found)} of {len(found)} sets are ready under {DATA_ROOT.value}")
+    print(f"{sum(one.state == 'ready' for one in found)} of {len(found)} sets are ready under {data_root}")
 
 
 def _print_table(task: str, found: list) -> None:

@@ -16,22 +16,20 @@ from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import provenance
 from vlm_mu_jax.evaluation import workdir as workdirs
-from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path, stored_answers
+from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, stored_answers
 from vlm_mu_jax.evaluation.defences import wrappers
 from vlm_mu_jax.evaluation.defences.wrappers import VANILLA, Wording
 from vlm_mu_jax.evaluation.judges import BatchJudge, ChosenJudges, Judge, JudgeOptions, calibration, choose, judge_many
 from vlm_mu_jax.evaluation.judges.calibration import Labelled
-from vlm_mu_jax.evaluation.judging import judge_answers, judge_suite
+from vlm_mu_jax.evaluation.judging import judge_suite
 from vlm_mu_jax.evaluation.questions import public_sets
 from vlm_mu_jax.evaluation.questions import suite as suites
 from vlm_mu_jax.evaluation.questions.suite import AttackWords, Suite
-from vlm_mu_jax.evaluation.results import rates
-from vlm_mu_jax.evaluation.statistics import Metric
+from vlm_mu_jax.evaluation.results.summary import Answered, Evaluation, RunName, against, baseline_answers, summarise
 from vlm_mu_jax.evaluation.utility import mmvet
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.steering.guard import open_guard
+from vlm_mu_jax.steering.guard import Guard, open_guard
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
@@ -72,71 +70,13 @@ class EvaluateOptions:
     max_new_tokens: int = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found. `to_dict()` is the content of `results.json`.
-
-    Attributes:
-      name, kind, seed: how the run is called.
-      judge: the name of the judge whose labels count.
-      metrics: by name, at any depth; a metric is {"value", "n", "k", "low", "high"} with fractions in 0..1 and the 95 %
-        interval. See `metric`.
-      unjudged: answers without a verdict, {"errors", "abstained"}. They left the denominators.
-      judge_error: what most of these errors said. judge_cost: what a judging model used.
-      null_control: the attack's words against as many neutral words.
-      comparisons: exact McNemar tests against the baseline.
-      provenance: weights, data, code, packages, device.
-      calibration, corrected: agreement of the judge with people, and rates corrected for its errors.
-      defence: what the defence had to say.
-      answers: every judged answer, by set. Not part of `results.json`.
-      suite: the questions. Not part of `results.json`.
-    """
-
-    name: str
-    kind: str
-    seed: int | None
-    judge: str
-    metrics: Mapping[str, Any]
-    unjudged: Mapping[str, int]
-    judge_error: str | None
-    judge_cost: Mapping[str, Any] | None
-    null_control: Mapping[str, Any] | None
-    comparisons: Sequence[Mapping[str, Any]]
-    provenance: Mapping[str, Any]
-    calibration: Mapping[str, Any] | None = None
-    corrected: Mapping[str, Any] | None = None
-    defence: Mapping[str, Any] | None = None
-    answers: SuiteAnswers = dataclasses.field(default_factory=dict, repr=False)
-    suite: Suite = dataclasses.field(default_factory=Suite, repr=False)
-
-    def metric(self, name: str) -> Metric:
-        """One metric, such as "asr_after" or "gap/blank_image/asr". KeyError for what was not measured."""
-        found: Any = self.metrics
-        for part in name.split("/"):
-            found = found[part]
-        return Metric(**found)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of `results.json`."""
-        optional = ("calibration", "corrected", "defence")
-        names = ("name", "kind", "seed", "judge", "unjudged", "judge_error", "judge_cost", "metrics", "null_control")
-        entry = {name: getattr(self, name) for name in names}
-        entry |= {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
-        return {
-            "schema": rates.SCHEMA,
-            "runs": [entry],
-            "comparisons": list(self.comparisons),
-            "provenance": dict(self.provenance),
-        }
-
-
 def evaluate(
     model: Model | str | Path | None,
     data: Suite | Records | str | Path | None,
     options: EvaluateOptions = EvaluateOptions(),  # noqa: B008
     *,
     judge: str | JudgeOptions | Judge | BatchJudge | None = "keyword",
-    guard: str | Path | None = None,
+    guard: Guard | str | Path | None = None,
     attack_words: AttackWords | str | Path | None = None,
     baseline: Evaluation | str | Path | None = None,
     calibrate: Sequence[Labelled] | str | Path = (),
@@ -155,7 +95,7 @@ def evaluate(
         data file, records, or a suite of questions. None for the public sets of the options alone.
       judge: a name ("keyword", "oracle", "rules", ...), `JudgeOptions` for a judge that asks a model, or a judge of
         your own. None is the best judge that the data folder has.
-      guard: a guard folder, which steers the model.
+      guard: steers the model. A folder, or without a workdir a guard as it was extracted.
       attack_words: words of an attack, or its attack.json: unsafe and harmless questions are then asked after the
         attack too.
       baseline: an evaluation, or its workdir, to test against question by question.
@@ -169,7 +109,7 @@ def evaluate(
       InputError: something is missing or does not fit together. JobError: another process writes the workdir.
     """
     asked = resolve_suite(data, options, attack_words, _sees_images(model))
-    against = None if baseline is None else _baseline(baseline, asked)
+    before = None if baseline is None else baseline_answers(baseline, asked)
     labelled = calibration.read(calibrate) if isinstance(calibrate, str | Path) else list(calibrate)
     wrappers.check(options.defence)
     judges = choose(judge, asked.folder or options.data_root, workdir)
@@ -183,9 +123,10 @@ def evaluate(
     agreement = None
     if labelled:
         agreement = calibration.calibrate(labelled, lambda cases: judge_many(judges.counted, cases, progress))
-    found = summarise(options, answers, asked, judges.counted, made, agreement)
-    if against is not None:
-        found = dataclasses.replace(found, comparisons=_comparisons(found, *against, judges.counted))
+    run = RunName(options.name, options.kind, options.seed)
+    found = summarise(run, answers, asked, judges.counted, made, agreement)
+    if before is not None:
+        found = dataclasses.replace(found, comparisons=against(found, *before, judges.counted))
     if workdir is not None:
         workdirs.write_results(workdir, found.to_dict())
     return found
@@ -220,57 +161,6 @@ def resolve_suite(
     if not found.sets:
         raise InputError("there is nothing to ask; give data, or public sets with data_root")
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Answered:
-    """Answers with what they were made with.
-
-    max_new_tokens: the bound under which they were generated. origin: the content of `provenance.json`. defence: what
-    the defence had to say, None for stored answers.
-    """
-
-    answers: SuiteAnswers
-    max_new_tokens: int
-    origin: Mapping[str, Any]
-    defence: Mapping[str, Any] | None = None
-
-
-def summarise(
-    options: EvaluateOptions,
-    answers: SuiteAnswers,
-    suite: Suite,
-    judge: Judge | BatchJudge,
-    made: Answered,
-    agreement: Mapping[str, calibration.Agreement] | None = None,
-) -> Evaluation:
-    """The numbers of judged answers.
-
-    Args:
-      agreement: of the judge with people, from `calibration.calibrate`. Rates are then given corrected as well.
-    """
-    metrics = rates.compute(answers, suite.records, judge.name, judge.exact, made.max_new_tokens)
-    control = rates.null_control(answers, judge.name)
-    if control is not None:
-        control |= {"by_judge_errors": calibration.null_expectation(agreement or {}, control["shots"])}
-    return Evaluation(
-        name=options.name,
-        kind=options.kind,
-        seed=options.seed,
-        judge=judge.name,
-        metrics=metrics,
-        unjudged=rates.unjudged(answers, judge.name),
-        judge_error=rates.common_error(answers, judge.name),
-        judge_cost=judge.cost() if isinstance(judge, BatchJudge) else None,
-        null_control=control,
-        comparisons=(),
-        provenance=made.origin,
-        calibration=None if agreement is None else {target: one.to_dict() for target, one in agreement.items()},
-        corrected=None if agreement is None else calibration.corrected(metrics, agreement),
-        defence=made.defence,
-        answers=answers,
-        suite=suite,
-    )
 
 
 def _sees_images(model: Model | str | Path | None) -> bool:
@@ -311,11 +201,16 @@ def _generated(
     suite: Suite,
     options: EvaluateOptions,
     settings: Mapping[str, Any],
-    guard: str | Path | None,
+    guard: Guard | str | Path | None,
     workdir: str | Path | None,
     progress: Progress | None,
 ) -> Answered:
-    steer, identity = open_guard(model, guard)
+    if isinstance(guard, Guard):
+        if workdir is not None:
+            raise InputError("a workdir keeps the guard's hash beside its answers: save the guard and give its folder")
+        steer, identity = guard.steer(model), {"folder": None, "sha256": None}
+    else:
+        steer, identity = open_guard(model, guard)
     weights = weights_hash(model.params)
     origin = provenance.collect(model.folder, weights, suite.folder or options.data_root, suite.files, identity)
     if workdir is not None:
@@ -349,7 +244,7 @@ def _settings(
     judge: str | JudgeOptions | Judge | BatchJudge | None,
     suite: Suite,
     model: Model,
-    guard: str | Path | None,
+    guard: Guard | str | Path | None,
     calibrate: Sequence[Labelled] | str | Path,
 ) -> dict[str, Any]:
     """The content of `config.json` but for the hashes and the defence, under the names of the flags of bin/eval."""
@@ -365,7 +260,7 @@ def _settings(
         "data": _text(suite.folder),
         **values,
         "data_root": _text(options.data_root),
-        "guard": _text(guard),
+        "guard": None if isinstance(guard, Guard) else _text(guard),
         **judging,
         "calibrate": _text(calibrate) if isinstance(calibrate, str | Path) else None,
         "attack_words": words,
@@ -374,40 +269,3 @@ def _settings(
 
 def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _baseline(baseline: Evaluation | str | Path, suite: Suite) -> tuple[str, SuiteAnswers]:
-    """(the baseline's name, its answers to records of this suite). InputError when there are none."""
-    if isinstance(baseline, Evaluation):
-        name, stored, where = baseline.name, baseline.answers, f"the baseline {baseline.name!r}"
-    else:
-        name, stored, where = *_read_baseline(Path(baseline), suite), f"--baseline={baseline}"
-    shared = {
-        set_name: [dataclasses.replace(a, labels={}) for a in stored.get(set_name, ()) if a.id in records]
-        for set_name, records in suite.records.items()
-    }
-    if not any(shared.values()):
-        raise InputError(f"{where}: shares no question with this run; evaluate it on the same data")
-    return name, {set_name: answers for set_name, answers in shared.items() if answers}
-
-
-def _comparisons(
-    ours: Evaluation, name: str, baseline: SuiteAnswers, judge: Judge | BatchJudge
-) -> list[dict[str, Any]]:
-    """Paired tests against the baseline, on its answers as this run's judge labels them."""
-    suite = ours.suite
-    theirs = {
-        set_name: judge_answers(answers, {judge.name: judge}, suite.records[set_name], images=suite.images(set_name))
-        for set_name, answers in baseline.items()
-    }
-    return rates.compare(ours.name, ours.answers, name, theirs, suite.records, judge.name, judge.exact)
-
-
-def _read_baseline(folder: Path, suite: Suite) -> tuple[str, SuiteAnswers]:
-    """(the baseline's name, its answers to the sets of this suite)."""
-    stored = workdirs.read_object(folder / "results.json")
-    try:
-        name = stored["runs"][0]["name"]
-    except (KeyError, IndexError, TypeError):
-        raise InputError(f"{folder / 'results.json'}: names no run; make it with bin/eval") from None
-    return name, {set_name: answers_file.read(answers_path(folder, set_name)) for set_name in suite.records}
