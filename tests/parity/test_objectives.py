@@ -18,7 +18,7 @@ from vlm_mu_jax.model.llava import Batch
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.policy import Read, Reading
 from vlm_mu_jax.objectives.registry import FORGET, make_objective
-from vlm_mu_jax.training.policy import ModelPolicy
+from vlm_mu_jax.training.model_policy import ModelPolicy
 
 STREAMS = ("forget", "preferred", "retain")
 TOLERANCE = 1e-5  # relative; for gradients, of the norm of a parameter's gradient

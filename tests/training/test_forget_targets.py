@@ -86,7 +86,7 @@ def test_scores_are_the_mean_loss_and_the_norm_of_its_gradient(processor):
 
 def _gradient(cfg, params, processor):
     from vlm_mu_jax.data.batches import Stream
-    from vlm_mu_jax.training.policy import ModelPolicy
+    from vlm_mu_jax.training.model_policy import ModelPolicy
 
     rows = tokenised(FORGET[:1], {}, processor, 99)[0]
     batch = Stream([rows[0]], 1, 0).take([0])

@@ -7,9 +7,11 @@ import numpy as np
 from tests.training import tiny
 from vlm_mu_jax.model.llava import forward, logits_of
 from vlm_mu_jax.objectives import logprobs
+from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import single_device_mesh
 from vlm_mu_jax.storage.identity import weights_hash
-from vlm_mu_jax.training.reference import reference_nll
+from vlm_mu_jax.training.reference import reference_nll, rows_of_steps
+from vlm_mu_jax.training.trainable import Selection
 
 
 def test_computed_once_and_right(params, tmp_path):
@@ -39,3 +41,29 @@ def test_computed_once_and_right(params, tmp_path):
     assert np.abs(compute(other) - first).max() > 1e-3
     assert asked == [3, 1, 1, 3]
     assert weights_hash(params) != weights_hash(other) and weights_hash(params) == weights_hash(dict(params))
+
+
+def test_only_the_rows_of_the_steps_are_computed(params):
+    stream, mesh = tiny.stream(count=20, batch=4), single_device_mesh()
+    rows = rows_of_steps(stream, 2)
+    assert rows == sorted({*stream.indices(0).tolist(), *stream.indices(1).tolist()}) and len(rows) == 8
+    assert rows_of_steps(stream, 10**9) == list(range(20))
+    some = reference_nll(params, stream, tiny.TEXT, mesh, rows_per_batch=8, rows=rows)
+    every = reference_nll(params, stream, tiny.TEXT, mesh, rows_per_batch=4)
+    assert np.flatnonzero(np.isfinite(some)).tolist() == rows
+    np.testing.assert_allclose(some[rows], every[rows], rtol=1e-6)
+
+
+def test_a_run_pays_for_the_references_of_its_own_steps_in_few_passes(params, tmp_path):
+    objective, passes = make_objective("npo"), {}
+
+    def progress(items, label, total=None):
+        passes[label] = total
+        return items
+
+    streams = {name: tiny.stream(count=64, batch=4, name=name) for name in objective.streams}
+    tiny.fit(
+        objective, params, 3, streams, progress=progress, workdir=tmp_path, trainable=Selection(("decoder/norm_D",))
+    )
+    lines = next(tmp_path.glob("reference_*.jsonl")).read_text().splitlines()
+    assert len(lines) == 12 and passes["reference forget"] == 1  # 3 steps of 4 rows, in one pass

@@ -16,6 +16,7 @@ from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, init_params
 from vlm_mu_jax.storage.model_folder import write_model_folder
+from vlm_mu_jax.training.export import owned
 from vlm_mu_jax.training.settings import checked, defaults
 from vlm_mu_jax.training.train import train
 
@@ -111,6 +112,16 @@ def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_
         assert ("preferred" in data) == (name == "dpo") and data.get("preferred", data["forget"])["rows"] == 5
     else:
         assert data["train"]["rows"] == 18
+
+
+def test_a_second_command_on_one_workdir_is_refused_and_changes_nothing(root, tmp_path):
+    chosen = settings(root, "sft")
+    with owned(tmp_path):
+        with pytest.raises(InputError, match="another command is writing it"):
+            train(chosen, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    train(chosen, tmp_path)
+    assert not (tmp_path / ".lock").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from vlm_mu_jax.model.llava import encode_tower
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import single_device_mesh
 from vlm_mu_jax.training.feed import put_rows
+from vlm_mu_jax.training.model_policy import ModelPolicy
 from vlm_mu_jax.training.optimizer import OptimConfig
-from vlm_mu_jax.training.policy import ModelPolicy
 from vlm_mu_jax.training.prepare import prepare
 from vlm_mu_jax.training.spec import TrainingSpec
 from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection

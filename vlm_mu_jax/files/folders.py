@@ -36,7 +36,7 @@ def complete_folder(out: str | Path, marker: str, overwrite: bool = False) -> It
     partial = partial_folder(out)
     old = out.with_name(f".{out.name}.old")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _only_writer(partial, out):
+    with only_writer(partial.with_suffix(".lock"), out):
         for leftover in (partial, old):  # of a run that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
@@ -88,9 +88,16 @@ def check_replaceable(out: str | Path, marker: str, overwrite: bool = False) -> 
 
 
 @contextlib.contextmanager
-def _only_writer(partial: Path, out: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process, however that ends: two commands must not share a partial folder."""
-    lock = partial.with_suffix(".lock")
+def only_writer(lock: Path, out: Path) -> Iterator[None]:
+    """Holds the file `lock` until the block or the process ends, so that two commands never write one folder.
+
+    Args:
+      lock: made in a folder that exists, and removed again.
+      out: what is written, for the message.
+
+    Raises:
+      InputError: another command holds it.
+    """
     with open(lock, "w") as file:
         try:
             _lock(file.fileno())

@@ -1,11 +1,14 @@
 """What a finished run leaves: the model folder, the adapter of a LoRA run, and where the weights come from."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from vlm_mu_jax.files.folders import only_writer
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.parallel import distributed
@@ -90,6 +93,21 @@ def write_files(workdir: Path, **contents: Any) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             write_json(workdir / f"{name}.json", content)
+
+
+@contextmanager
+def owned(workdir: Path | None) -> Iterator[None]:
+    """Holds a run's folder: a second command on it is refused. Only process 0 of a job asks. None holds nothing.
+
+    Raises:
+      InputError: another command writes the folder.
+    """
+    if workdir is None or not distributed.first():
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with only_writer(workdir / ".lock", workdir):
+        yield
 
 
 def trained_step(workdir: str | Path) -> int:

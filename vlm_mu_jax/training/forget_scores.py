@@ -13,7 +13,7 @@ from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.training.policy import ModelPolicy
+from vlm_mu_jax.training.model_policy import ModelPolicy
 from vlm_mu_jax.training.sources import tokenised
 
 

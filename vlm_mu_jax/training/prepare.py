@@ -17,19 +17,20 @@ from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, flatten
 from vlm_mu_jax.parallel import distributed, rules
-from vlm_mu_jax.parallel.mesh import put, replicated
+from vlm_mu_jax.parallel.mesh import batch_shards, put, replicated
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training.checkpoint import Checkpoints
 from vlm_mu_jax.training.duals import with_duals
 from vlm_mu_jax.training.features import with_features
 from vlm_mu_jax.training.flops import train_step_flops
 from vlm_mu_jax.training.optimizer import learning_rate, make_optimizer
-from vlm_mu_jax.training.reference import reference_nll
+from vlm_mu_jax.training.reference import reference_nll, rows_of_steps
 from vlm_mu_jax.training.spec import RunStorage, TrainingSpec
 from vlm_mu_jax.training.step import TrainState, make_step
 from vlm_mu_jax.training.trainable import Dtypes, Tree, dtypes, finished, rests, split, trainable_specs
 
 NOWHERE = RunStorage()
+REFERENCE_BATCH = 4  # times the rows of a micro-batch: a pass without gradient keeps no activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,18 +134,25 @@ def _with_references(
     prepared = dict(streams)
     for name in spec.objective.reference_nll_streams:
         stream = streams[name]
+        rows = rows_of_steps(stream, spec.steps)
         nll = reference_nll(
             params,
             stream,
             spec.cfg,
             mesh,
-            rows_per_batch=stream.batch_size // spec.accumulate,
+            rows_per_batch=_reference_batch(stream.batch_size // spec.accumulate, len(rows), batch_shards(mesh)),
+            rows=rows,
             cache=storage.cache,
             weights=storage.weights,
             progress=progress,
         )
         prepared[name] = stream.with_reference(nll)
     return prepared
+
+
+def _reference_batch(micro_batch: int, rows: int, shards: int) -> int:
+    """Rows of one forward pass over `rows` rows; a multiple of the mesh's batch shards, as the micro-batch is."""
+    return min(REFERENCE_BATCH * micro_batch, -(-rows // shards) * shards)
 
 
 def state_places(learned: Tree, specs: Tree, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

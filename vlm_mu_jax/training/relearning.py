@@ -17,6 +17,7 @@ from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
 from vlm_mu_jax.training.evaluation import EvaluationPlan
 from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions, QuestionOptions
+from vlm_mu_jax.training.export import owned
 from vlm_mu_jax.training.loop import fit
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.sources import roots_of, tokenised
@@ -110,7 +111,7 @@ def relearn(
       on_evaluation: called with (step, rates) after every evaluation.
 
     Raises:
-      InputError: the records give no row to train on, or the questions cannot be read.
+      InputError: the records give no row to train on, or the questions cannot be read, or the workdir is being written.
     """
     workdir = None if workdir is None else Path(workdir)
     ask = questions or EvaluationQuestions(model, options.questions, options.seed)
@@ -123,18 +124,19 @@ def relearn(
     def evaluate(step: int, params: Mapping[str, Any]) -> dict[str, float]:
         return ask(step, params, folder)
 
-    first = evaluate(0, model.params)
-    if on_evaluation is not None:
-        on_evaluation(0, first)
-    fitted = fit(
-        _attacker(model, options),
-        model.params,
-        {"train": stream},
-        storage=RunStorage(None if workdir is None else workdir / "training", keep=1, weights=weights),
-        observers=Observers(
-            progress, "relearning", evaluation=EvaluationPlan(evaluate, options.every), on_evaluation=on_evaluation
-        ),
-    )
+    with owned(workdir):
+        first = evaluate(0, model.params)
+        if on_evaluation is not None:
+            on_evaluation(0, first)
+        fitted = fit(
+            _attacker(model, options),
+            model.params,
+            {"train": stream},
+            storage=RunStorage(None if workdir is None else workdir / "training", keep=1, weights=weights),
+            observers=Observers(
+                progress, "relearning", evaluation=EvaluationPlan(evaluate, options.every), on_evaluation=on_evaluation
+            ),
+        )
     return RelearnResult(curve([{"step": 0, **first}, *fitted.evaluations]), counts, weights)
 
 

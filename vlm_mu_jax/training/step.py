@@ -20,7 +20,7 @@ from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.training.duals import advanced, duals_of
-from vlm_mu_jax.training.policy import ModelPolicy
+from vlm_mu_jax.training.model_policy import ModelPolicy
 from vlm_mu_jax.training.robust import PLAIN, Robust, robust_gradient
 from vlm_mu_jax.training.trainable import Dtypes, Selection, Tree, assemble, shared_blocks
 

@@ -24,7 +24,7 @@ from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training.config_files import load_config
 from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions, evaluation_of
-from vlm_mu_jax.training.export import export, provenance_of, write_files
+from vlm_mu_jax.training.export import export, owned, provenance_of, write_files
 from vlm_mu_jax.training.goodput import Goodput
 from vlm_mu_jax.training.loop import NOBODY, fit
 from vlm_mu_jax.training.optimizer import OptimConfig
@@ -95,7 +95,7 @@ def train(
       reference_cache: folder of the reference log-probabilities; the workdir by default.
 
     Raises:
-      InputError: bad settings or data.
+      InputError: bad settings or data, or another command writes the workdir.
       JobError: training failed, or was stopped by SIGTERM after a checkpoint.
     """
     settings, workdir = settings_of(config, changes), Path(workdir)
@@ -112,7 +112,6 @@ def train(
     start = weights_hash(model.params)
     about = {name: settings[name] for name in ("seed", "objective", "robust", "steps")}
     provenance = provenance_of(settings["objective"]["name"], about, sources.manifest, start)
-    write_files(workdir, config=settings, data=sources.manifest, provenance=provenance)
     storage = RunStorage(
         workdir,
         settings["checkpoint_every"],
@@ -120,9 +119,13 @@ def train(
         None if reference_cache is None else Path(reference_cache),
         start,
     )
-    with _recorded(goodput, workdir):
-        fitted = fit(spec, model.params, sources.streams, mesh=mesh, donate=True, storage=storage, observers=observers)
-        trained, provenance = export(workdir, model, fitted, spec.trainable, provenance)
+    with owned(workdir):
+        write_files(workdir, config=settings, data=sources.manifest, provenance=provenance)
+        with _recorded(goodput, workdir):
+            fitted = fit(
+                spec, model.params, sources.streams, mesh=mesh, donate=True, storage=storage, observers=observers
+            )
+            trained, provenance = export(workdir, model, fitted, spec.trainable, provenance)
     return Trained(trained, fitted.metrics, fitted.step, provenance, workdir)
 
 

@@ -14,7 +14,7 @@ from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
-from vlm_mu_jax.training.export import export, provenance_of, write_files
+from vlm_mu_jax.training.export import export, owned, provenance_of, write_files
 from vlm_mu_jax.training.loop import fit
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.robust import PLAIN, Robust
@@ -95,7 +95,7 @@ def unlearn(
       the trained model, its metrics and its provenance. Hashes of weights are in the provenance only with a workdir.
 
     Raises:
-      InputError: an option or record does not fit, or the workdir holds another run.
+      InputError: an option or record does not fit, or the workdir holds another run or is being written.
       JobError: a metric is not finite, or SIGTERM came (then a checkpoint is saved first).
     """
     options = options or UnlearnOptions()
@@ -121,14 +121,15 @@ def unlearn(
     }
     start = None if workdir is None else weights_hash(model.params)
     provenance = provenance_of(options.objective, about, counts, start)
-    if workdir is not None:
-        write_files(workdir, data=counts, provenance=provenance)
     watch = dataclasses.replace(observers or Observers(progress), label=options.objective)
     storage = RunStorage(workdir, options.checkpoint_every, weights=start)
-    fitted = fit(spec, model.params, streams, storage=storage, observers=watch)
-    trained = dataclasses.replace(model, params=fitted.params)
-    if workdir is not None:
-        trained, provenance = export(workdir, model, fitted, options.trainable, provenance)
+    with owned(workdir):
+        if workdir is not None:
+            write_files(workdir, data=counts, provenance=provenance)
+        fitted = fit(spec, model.params, streams, storage=storage, observers=watch)
+        trained = dataclasses.replace(model, params=fitted.params)
+        if workdir is not None:
+            trained, provenance = export(workdir, model, fitted, options.trainable, provenance)
     return Trained(trained, fitted.metrics, fitted.step, provenance, workdir)
 
 

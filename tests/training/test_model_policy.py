@@ -12,7 +12,7 @@ from vlm_mu_jax.model.lora import adapters, init_lora, merge
 from vlm_mu_jax.model.params import flatten, unflatten
 from vlm_mu_jax.objectives.policy import Read
 from vlm_mu_jax.objectives.token_losses import KL, NLL
-from vlm_mu_jax.training.policy import ModelPolicy
+from vlm_mu_jax.training.model_policy import ModelPolicy
 
 READ = Read((NLL(), KL()), layer=0, reference=True)
 
