@@ -76,6 +76,7 @@ def test_the_table_shows_rates_counts_and_the_judge(evaluated):
     _, _, printed = evaluated
     for text in ("tiny (base)", "ASR", "RR", "IR", "utility", "alignment gap", "text only", "judge: oracle", "/5"):
         assert text in printed
+    assert "refusals alone" not in printed
 
 
 def test_config_and_provenance_say_what_was_run(evaluated, checkpoint):
@@ -108,7 +109,7 @@ def test_rejudging_with_another_judge_and_a_baseline(evaluated, tmp_path):
     assert missing.returncode == 2 and len(missing.stderr.splitlines()) == 1
     done = run_command("eval", *flags, "--rejudge", "--judge=keyword_seed", f"--baseline={workdir}", "--name=again")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert content(workdir) == before
+    assert content(workdir) == before and "keyword_seed sees refusals alone" in done.stdout
     results = json.loads((workdir / "results.json").read_text())
     assert (
         results["runs"][0]["judge"] == "keyword_seed" and "harmless_right_before" not in results["runs"][0]["metrics"]

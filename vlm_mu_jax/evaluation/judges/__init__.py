@@ -6,7 +6,16 @@ its name; a judge of your own is any object of the type `Judge`.
 """
 
 from vlm_mu_jax.evaluation.judges.case import BatchJudge, Case, Judge, judge_many
-from vlm_mu_jax.evaluation.judges.choice import BY_MODEL, NAMES, ChosenJudges, JudgeOptions, available, choose, get
+from vlm_mu_jax.evaluation.judges.choice import (
+    BY_MODEL,
+    NAMES,
+    SEE_REFUSALS_ONLY,
+    ChosenJudges,
+    JudgeOptions,
+    available,
+    choose,
+    get,
+)
 from vlm_mu_jax.evaluation.judges.degenerate import degeneracy, is_degenerate
 from vlm_mu_jax.evaluation.judges.keyword import KeywordJudge, SeedKeywordJudge
 from vlm_mu_jax.evaluation.judges.label import LABELS, Label
@@ -17,6 +26,7 @@ __all__ = [
     "BY_MODEL",
     "LABELS",
     "NAMES",
+    "SEE_REFUSALS_ONLY",
     "BatchJudge",
     "Case",
     "ChosenJudges",

@@ -13,6 +13,7 @@ from vlm_mu_jax.evaluation.judges.oracle import OracleJudge
 from vlm_mu_jax.evaluation.judges.rules import RulesJudge
 
 NAMES = ("oracle", "keyword", "keyword_seed", "rules")  # the best one first
+SEE_REFUSALS_ONLY = ("keyword", "keyword_seed", "rules")  # their "answered" is every answer that is no refusal
 BY_MODEL = ("harm", "harmbench", "llama_guard", "qwen3guard", "strongreject", "relevance")
 _KNOWN = f"choose from {', '.join((*NAMES, *BY_MODEL))}"
 

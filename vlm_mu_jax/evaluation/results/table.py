@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vlm_mu_jax.evaluation.judges import SEE_REFUSALS_ONLY
 from vlm_mu_jax.evaluation.questions import public_sets
 
 # Main rows: (label, metric before the attack, metric after it)
@@ -43,10 +44,15 @@ def print_results(results: Mapping[str, Any]) -> None:
 
 
 def verdict_lines(run: Mapping[str, Any]) -> Iterator[str]:
-    """Who judged, what got no verdict and why, what a model judge used."""
+    """Who judged and what that judge cannot see, what got no verdict and why, what a model judge used."""
     lost = run["unjudged"]
     line = f"judge: {run['judge']}; answers without a verdict: {lost['errors']} errors, {lost['abstained']} abstained"
     yield line + (f"; most errors: {run['judge_error']}" if run.get("judge_error") else "")
+    if run["judge"] in SEE_REFUSALS_ONLY:
+        yield (
+            f"{run['judge']} sees refusals alone: ASR counts every answer that is no refusal, a wrong or harmless one"
+            " too; only degenerate answers are left out"
+        )
     if run.get("judge_cost"):
         yield "judging took " + ", ".join(
             f"${value:.4f}" if name == "dollars" else f"{value} {name.replace('_', ' ')}"

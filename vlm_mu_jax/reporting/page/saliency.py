@@ -25,7 +25,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Question:
+class MarkedQuestion:
     """`strips`: the words once per method of METHODS."""
 
     name: str
@@ -47,7 +47,7 @@ class Saliency:
     first: list[tuple[str, str]]
     chance: str
     openings: list[tuple[str, int, str, str]]
-    questions: list[Question]
+    questions: list[MarkedQuestion]
     total: int
 
 
@@ -90,10 +90,10 @@ def _words(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [word for word in rows if all(number(word, method) is not None for method, _ in METHODS)]
 
 
-def _question(row: Mapping[str, Any], readable: bool) -> Question:
+def _question(row: Mapping[str, Any], readable: bool) -> MarkedQuestion:
     kind = str(row.get("kind") or "")
     margin = number(row, "margin")
-    return Question(
+    return MarkedQuestion(
         name=str(row.get("id") or ""),
         kind=_KINDS.get(kind, kind),
         margin="" if margin is None else f"{margin:+.1f}",
