@@ -53,9 +53,9 @@ def test_the_hash_is_the_files_whatever_was_read(keys, folder):
 
 def test_reading_in_the_order_of_the_file_reads_every_byte_once(folder, monkeypatch):
     passes = []
-    fill = tensor_files._File._fill
+    fill = tensor_files.HashedFile._fill
     monkeypatch.setattr(
-        tensor_files._File, "_fill", lambda self, at, piece: (passes.append(len(piece)), fill(self, at, piece))
+        tensor_files.HashedFile, "_fill", lambda self, at, piece: (passes.append(len(piece)), fill(self, at, piece))
     )
     with open_tensors(folder) as files:
         for key in sorted(files.tensors, key=lambda key: files.tensors[key].start):

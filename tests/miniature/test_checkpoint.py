@@ -62,7 +62,7 @@ def test_the_checkpoint_appears_only_when_training_is_complete(built, tmp_path, 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "train", interrupted)
+    monkeypatch.setattr(checkpoint, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.build_miniature(tmp_path / "out", seed=5, lessons=SHORT)
     assert not (tmp_path / "out" / "hf").exists()

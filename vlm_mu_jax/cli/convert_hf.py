@@ -1,8 +1,10 @@
-"""Converts a Hugging Face checkpoint (LLaVA or Llama family) into our model folder, and back.
+"""Converts a Hugging Face checkpoint (LLaVA or Llama family) or a GGUF file (Llama) into our model folder, and back.
 
 The way back (--export) writes a folder that `transformers` loads; unless the weights were trained or cast in between,
 it holds the same tensors bit for bit. Both ways hold a few tensors at a time, whatever the size of the model. Nothing
 is downloaded when --source is a local folder; a hub id that looks like a local path is written hub:ORG/NAME.
+
+A GGUF file is dequantised: quantised weights become float32 unless --dtype says otherwise.
 
 A folder that an earlier conversion wrote is replaced. A trained model, or anything else, is replaced with --overwrite
 only.
@@ -10,6 +12,7 @@ only.
 Example:
   bin/convert_hf --source=llava-hf/llava-1.5-7b-hf --out=runs/base
   bin/convert_hf --source=lmsys/vicuna-7b-v1.5 --lora=LLAVA_LORA --vision_tower=CLIP --allow_pickle --out=runs/base
+  bin/convert_hf --source=SmolLM2-135M-Instruct.Q4_1.gguf --out=runs/smollm2
   bin/convert_hf --export --source=runs/npo --out=runs/npo_hf
   bin/convert_hf --export --as=adapter --source=runs/npo_lora --out=runs/npo_adapter
 """
@@ -19,7 +22,10 @@ from absl import flags
 from vlm_mu_jax.cli import command
 
 _SOURCE = flags.DEFINE_string(
-    "source", None, "checkpoint folder or hub id; with --export our model folder or a run's workdir", required=True
+    "source",
+    None,
+    "checkpoint folder, GGUF file or hub id; with --export our model folder or a run's workdir",
+    required=True,
 )
 _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
 _EXPORT = flags.DEFINE_bool("export", False, "from our format to Hugging Face's")

@@ -99,7 +99,7 @@ def import_checkpoint(
             params_lib.unflatten(flat),
             found.config,
             found.hf_config,
-            found.folder,
+            found.folder if found.folder.exists() else found.files.folder,
             found.dialect.name,
             job.dtype,
             job.provenance(),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.conversion import names, original, original_files, peft
+from vlm_mu_jax.conversion import gguf_file, gguf_kinds, gguf_tokenizer, names, original, original_files, peft
 from vlm_mu_jax.conversion.overlay import Tensors
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
@@ -46,7 +46,7 @@ def open_source(
     """Opens a checkpoint of any layout; reads headers only.
 
     Args:
-      folder: the checkpoint, or the base of `lora`.
+      folder: the checkpoint, or the base of `lora`; or a GGUF file.
       open_files: opens the weights of a folder, or (with `stem`) one file of it; None if there is no such file.
       vision_tower: CLIP checkpoint of an original LLaVA that has none inside.
       lora: PEFT adapter to merge. If it carries a LLaVA config (llava/train/train.py), that says what the model is.
@@ -55,6 +55,11 @@ def open_source(
       InputError: a file is missing or broken, a layout is not supported, or a folder is given that nothing needs.
     """
     with contextlib.ExitStack() as stack:
+        if folder.suffix.lower() == gguf_file.SUFFIX and folder.is_file():
+            if vision_tower is not None or lora is not None:
+                raise InputError(f"--vision_tower and --lora do not go with a GGUF file ({folder}); leave them out")
+            yield _gguf(folder, stack)
+            return
 
         def open_one(where: Path, stem: str) -> Tensors | None:
             files = open_files(where, stem=stem)
@@ -75,6 +80,18 @@ def open_source(
         if adapter is not None:
             files = peft.merged(files, adapter, specs, dialect)
         yield Source(files, config, cfg, specs, dialect, folder, lambda: contextlib.nullcontext(folder))
+
+
+def _gguf(path: Path, stack: contextlib.ExitStack) -> Source:
+    """A GGUF file. Its tokenizer is written out first: the chat template is read there."""
+    file = gguf_file.GgufFile(path)
+    config, files = gguf_kinds.read(file)
+    made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    config |= gguf_tokenizer.write_tokenizer(file, made)
+    stack.enter_context(files)
+    cfg = config_lib.from_hf(config, str(path))
+    specs = llava.param_specs(cfg)
+    return Source(files, config, cfg, specs, names.DIALECTS["text"], made, lambda: contextlib.nullcontext(made))
 
 
 def _described_by(folder: Path, lora: Path | None) -> Path:

@@ -63,7 +63,7 @@ class TensorFiles:
         self.names = files
         self.problems: list[str] = []  # of the files themselves: missing shards, keys stored twice
         self.tensors: dict[str, TensorInfo] = {}
-        self._open: dict[str, _File] = {}
+        self._open: dict[str, HashedFile] = {}
         self._stack = contextlib.ExitStack()
         try:
             for name in files:
@@ -109,7 +109,7 @@ class TensorFiles:
             self.problems.append(f"{name} is missing from the folder")
             return
         found = torch_pickle.tensors(path) if name.endswith(".bin") else _safetensors(path)
-        self._open[name] = _File(self._stack.enter_context(open(path, "rb", buffering=0)))
+        self._open[name] = HashedFile(self._stack.enter_context(open(path, "rb", buffering=0)))
         for key, (shape, dtype, start, strides) in found.items():
             if key in self.tensors:
                 self.problems.append(f"{key} is in {self.tensors[key].file} and again in {name}")
@@ -125,7 +125,7 @@ def nbytes(info: TensorInfo) -> int:
     return (1 + sum((size - 1) * step for size, step in zip(info.shape, info.strides, strict=True))) * itemsize
 
 
-class _File:
+class HashedFile:
     """An open file, and the hash of its bytes from the first to where reading has come so far."""
 
     def __init__(self, file: FileIO):
