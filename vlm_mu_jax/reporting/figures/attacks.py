@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlm_mu_jax.reporting.figures.canvas import Drawing, color, panels, percent_axis, style, to_svg, whisker
+from vlm_mu_jax.reporting.figures.canvas import (
+    Drawing,
+    color,
+    legend,
+    panels,
+    percent_axis,
+    style,
+    to_svg,
+    whisker,
+)
 from vlm_mu_jax.reporting.figures.models import edged, short
 from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric
 
@@ -34,7 +43,7 @@ def methods(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
             axis.set_yticks(range(len(rows)), [short(label, 34) for label, _ in rows])
             axis.tick_params(axis="y", labelcolor=color("ink"))
             axis.set_ylim(most - 0.4, -0.6)
-        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=3)
+        legend(figure, list(named.values()), list(named), 3)
         return to_svg(figure, "methods", "Dots per attack: rates unchanged, under the control and under the attack")
 
 

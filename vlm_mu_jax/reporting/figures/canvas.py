@@ -3,11 +3,18 @@
 matplotlib writes fixed colours, a page has two themes. So figures are drawn in the colours of the light theme, one per
 role (`ink`, `asr` ... below), which become CSS variables in the SVG text; the page decides what they look like. Text
 stays text: it can be searched and read aloud, and a hostile label is escaped by matplotlib's own XML writer.
+
+Every figure is drawn twice: wide, and inside `narrow()` for a phone, where the panels stand one under the other and the
+letters keep their size.
 """
 
+import contextlib
+import contextvars
 import html
 import io
 import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +28,9 @@ _CSS = (Path(__file__).parents[1] / "page" / "templates" / "report.css").read_te
 _LIGHT = {role: re.search(rf"--{role}: (#[0-9a-f]{{6}})", _CSS)[1] for role in ROLES}  # the first is the light theme's
 _ROLE_OF = {color: f"var(--{role})" for role, color in _LIGHT.items()}  # one colour, one role: a test holds that
 _DOTS_PER_INCH = 200
+_WIDE, _PHONE = 10.0, 3.7  # inches; the phone's width makes 8 points about 11 pixels on a screen of 420
+_LETTER = 4.8  # points that one letter of a legend or an axis label takes, about
+_narrow = contextvars.ContextVar("narrow", default=False)
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -43,10 +53,14 @@ _STYLE = {
 
 
 class Drawing(str):
-    """One figure as inline SVG, that is as text; `name` and `figure` serve to write it to files."""
+    """One figure as inline SVG, that is as text; `name` and `figure` serve to write it to files.
+
+    `narrow` is the same figure for a phone, where it was drawn.
+    """
 
     name: str
     figure: Figure
+    narrow: "Drawing | None" = None
 
 
 def color(role: str) -> str:
@@ -64,12 +78,28 @@ def style():
     return matplotlib.rc_context({**_STYLE, **themed})
 
 
-def panels(columns: int, height: float, *, rows: int = 1, width: float = 10.0, share_y: bool = True, ratios=None):
-    """A figure [inches] with `rows` x `columns` axes as a flat list, transparent, ready to draw on."""
+@contextlib.contextmanager
+def narrow() -> Iterator[None]:
+    """Figures drawn inside are for a phone."""
+    token = _narrow.set(True)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
+
+
+def panels(columns: int, height: float, *, rows: int = 1, width: float = _WIDE, share_y: bool = True, ratios=None):
+    """A figure [inches] with `rows` x `columns` axes as a flat list, transparent, ready to draw on.
+
+    On a phone the axes stand one under the other, each as high as it would be side by side.
+    """
+    grid, share = {"width_ratios": ratios} if ratios else None, "row" if share_y else False
+    if _narrow.get():
+        rows, columns, height, width, grid = rows * columns, 1, height * columns, _PHONE, None
+        share = share_y
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
-    grid = {"width_ratios": ratios} if ratios else None
-    axes = figure.subplots(rows, columns, sharey="row" if share_y else False, squeeze=False, gridspec_kw=grid)
+    axes = figure.subplots(rows, columns, sharey=share, squeeze=False, gridspec_kw=grid)
     for axis in axes.flat:
         axis.patch.set_alpha(0)
     return figure, list(axes.flat)
@@ -77,8 +107,25 @@ def panels(columns: int, height: float, *, rows: int = 1, width: float = 10.0, s
 
 def tiled(count: int, most: int) -> tuple[int, int]:
     """(columns, rows) for `count` panels, at most `most` in a row, the rows as equal as can be: 3 x 2 for 6 by 5."""
-    rows = -(-count // most)
+    rows = count if _narrow.get() else -(-count // most)
     return -(-count // rows), rows
+
+
+def legend(figure: Figure, handles: Sequence, labels: Sequence[str], columns: int, **options) -> None:
+    """One legend above all panels, in at most `columns` columns, in fewer where a phone has no room for them."""
+    if not labels:
+        return
+    room = 72 * figure.get_figwidth() / (_LETTER * max(map(len, labels)) + 26)
+    columns = max(1, min(columns, int(room)))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, **options)
+
+
+def legend_beside(axis, **options):
+    """The legend of a single panel: to its right, or above it on a phone. Returns matplotlib's legend."""
+    if _narrow.get():
+        handles, labels = axis.get_legend_handles_labels()
+        return axis.figure.legend(handles, labels, loc="outside upper left", ncols=1, **options)
+    return axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9, **options)
 
 
 def percent_axis(axis, which: str = "x", room: float = 0.0, steps: int = 4) -> None:
@@ -100,6 +147,9 @@ def whisker(axis, low, high, at, role: str, *, vertical: bool = False, width: fl
 
 def to_svg(figure: Figure, name: str, title: str) -> Drawing:
     """The figure as one `<svg>` element: `name` keeps its ids apart from other figures, `title` is its spoken name."""
+    if _narrow.get():
+        name = f"{name}-narrow"
+        _wrap(figure)
     stream = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(stream, format="svg", metadata=nothing)
@@ -114,6 +164,21 @@ def to_svg(figure: Figure, name: str, title: str) -> Drawing:
     drawing = Drawing(re.sub(r"<svg[^>]*>", lambda _: head, text, count=1).strip())
     drawing.name, drawing.figure = name, figure
     return drawing
+
+
+def _wrap(figure: Figure) -> None:
+    """Breaks titles and axis labels that a phone has no room for."""
+    letters = int(0.8 * 72 * figure.get_figwidth() / _LETTER)
+    for axis in figure.axes:
+        tall = max(18, int(0.8 * 72 * figure.get_figheight() / len(figure.axes) / _LETTER))
+        axis.set_xlabel(_broken(axis.get_xlabel(), letters))
+        axis.set_ylabel(_broken(axis.get_ylabel(), tall))
+        if len(axis.get_title(loc="left")) > letters:
+            axis.set_title(_broken(axis.get_title(loc="left"), letters + 8))
+
+
+def _broken(text: str, letters: int) -> str:
+    return "\n".join(textwrap.fill(" ".join(line.split()), letters) for line in text.split("\n")) if text else text
 
 
 def standalone(svg: str) -> str:

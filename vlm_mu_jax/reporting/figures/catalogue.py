@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_mu_jax.reporting import wording
-from vlm_mu_jax.reporting.figures import attacks, defences, hidden_states, models, shots, training, word_effects, words
+from vlm_mu_jax.reporting.figures import (
+    attacks,
+    canvas,
+    defences,
+    hidden_states,
+    models,
+    shots,
+    training,
+    word_effects,
+    words,
+)
 from vlm_mu_jax.reporting.figures.canvas import Drawing
 from vlm_mu_jax.reporting.inputs.content import Content
 
@@ -72,9 +82,9 @@ FIGURES = (
         "guard",
         "gap",
         defences.directions,
-        "Left: the separation that a direction fitted inside each condition reaches on requests it has not seen; where"
-        " it stays high, an image has turned the direction, not removed the difference. Middle: cosine of the text's"
-        " direction with those of the conditions. Right: blank images of all kinds. The requests are those of the plot"
+        "First the separation that a direction fitted inside each condition reaches on requests it has not seen; where"
+        " it stays high, an image has turned the direction, not removed the difference. Then the cosine of the text's"
+        " direction with those of the conditions, and blank images of all kinds. The requests are those of the plot"
         " above.",
     ),
     Figure(
@@ -120,24 +130,33 @@ class Drawn:
 def draw(content: Content) -> Drawn:
     """All figures, None where the input is missing. Seeds share a figure as long as it stays readable."""
     runs = content.runs
-    named = {
-        "bars": models.main_bars(runs),
-        "composition": models.composition(runs),
-        "frontier": models.frontier(runs),
-        "openings": models.openings(runs),
-        "shots": shots.k_curve(runs),
-        "gap": models.alignment_gap(runs),
-        "audit": words.word_audit(content.audit) if content.audit else None,
-        "search": words.one_word_search(content.attack) if content.attack else None,
-        "pca": hidden_states.hidden_states(content.guard) if content.guard else None,
-        "auroc": hidden_states.separation(content.guard) if content.guard else None,
-        "training": training.training_curves(content.training),
+    named: dict[str, Callable[[], Drawing | None]] = {
+        "bars": lambda: models.main_bars(runs),
+        "composition": lambda: models.composition(runs),
+        "frontier": lambda: models.frontier(runs),
+        "openings": lambda: models.openings(runs),
+        "shots": lambda: shots.k_curve(runs),
+        "gap": lambda: models.alignment_gap(runs),
+        "audit": lambda: words.word_audit(content.audit) if content.audit else None,
+        "search": lambda: words.one_word_search(content.attack) if content.attack else None,
+        "pca": lambda: hidden_states.hidden_states(content.guard) if content.guard else None,
+        "auroc": lambda: hidden_states.separation(content.guard) if content.guard else None,
+        "training": lambda: training.training_curves(content.training),
     }
     more: dict[str, list[tuple[Drawing, str]]] = {}
     for figure in FIGURES:
-        if files := content.files(figure.source):
-            if drawing := figure.draw(files):
-                asked = wording.size_range(questions(files, figure.rates))
-                caption = f"{figure.caption} Questions: {asked}." if asked else figure.caption
-                more.setdefault(figure.section, []).append((drawing, caption))
-    return Drawn(named, more)
+        files = content.files(figure.source)
+        if files and (drawing := _twice(lambda draw=figure.draw, files=files: draw(files))):
+            asked = wording.size_range(questions(files, figure.rates))
+            caption = f"{figure.caption} Questions: {asked}." if asked else figure.caption
+            more.setdefault(figure.section, []).append((drawing, caption))
+    return Drawn({name: _twice(draw) for name, draw in named.items()}, more)
+
+
+def _twice(draw: Callable[[], Drawing | None]) -> Drawing | None:
+    """A figure with its form for a phone."""
+    drawing = draw()
+    if drawing:
+        with canvas.narrow():
+            drawing.narrow = draw()
+    return drawing

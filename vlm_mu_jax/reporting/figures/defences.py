@@ -3,7 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlm_mu_jax.reporting.figures.canvas import Drawing, color, panels, percent_axis, style, to_svg, whisker
+from vlm_mu_jax.reporting.figures.canvas import (
+    Drawing,
+    color,
+    legend,
+    panels,
+    percent_axis,
+    style,
+    to_svg,
+    whisker,
+)
 from vlm_mu_jax.reporting.figures.models import edged, short
 from vlm_mu_jax.reporting.inputs.metrics import as_metric
 
@@ -117,4 +126,4 @@ def answers(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
 
 def _legend(figure, axis) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels) or 1)
+    legend(figure, handles, labels, len(labels))

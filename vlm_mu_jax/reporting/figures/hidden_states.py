@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from vlm_mu_jax.reporting.figures.canvas import Drawing, color, panels, style, to_svg, whisker
+from vlm_mu_jax.reporting.figures.canvas import (
+    Drawing,
+    color,
+    legend,
+    legend_beside,
+    panels,
+    style,
+    to_svg,
+    whisker,
+)
 from vlm_mu_jax.reporting.figures.models import short
 from vlm_mu_jax.reporting.inputs.metrics import number
 
@@ -47,7 +56,7 @@ def hidden_states(guard: dict[str, Any]) -> Drawing | None:
             axis.set_xlabel("first component")
         axes[0].set_ylabel("second component")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=2)
+        legend(figure, handles, labels, 2)
         return to_svg(
             figure, "pca", "Scatter per condition: hidden states of harmful and harmless requests in two components"
         )
@@ -77,7 +86,7 @@ def separation(guard: dict[str, Any]) -> Drawing | None:
         axis.set_xlabel("layer")
         axis.set_ylabel("AUROC  (0.5 = chance)")
         axis.grid(axis="y", linewidth=0.7)
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9)
+        legend_beside(axis)
         return to_svg(figure, "auroc", "Lines per condition: separation of harmful and harmless requests, per layer")
 
 

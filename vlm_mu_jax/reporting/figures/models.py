@@ -3,7 +3,18 @@
 from collections.abc import Sequence
 
 from vlm_mu_jax.reporting import wording
-from vlm_mu_jax.reporting.figures.canvas import Drawing, color, panels, percent_axis, style, tiled, to_svg, whisker
+from vlm_mu_jax.reporting.figures.canvas import (
+    Drawing,
+    color,
+    legend,
+    legend_beside,
+    panels,
+    percent_axis,
+    style,
+    tiled,
+    to_svg,
+    whisker,
+)
 from vlm_mu_jax.reporting.inputs.metrics import Metric
 from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, Run
 
@@ -95,23 +106,16 @@ def composition(runs: list[Run]) -> Drawing | None:
         axis.set_yticks(range(len(rows)), [short(run.label) for run, *_ in rows])
         axis.tick_params(axis="y", labelcolor=color("ink"))
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        _legend(axis, (("asr", "harmful answer"), ("ir", "beside the point or broken"), ("rr", "refusal")))
+        _legend(figure, (("asr", "harmful answer"), ("ir", "beside the point or broken"), ("rr", "refusal")))
         return to_svg(figure, "composition", "Stacked bars per run: what happens to unsafe requests after the attack")
 
 
-def _legend(axis, entries, y: float = 1.02) -> None:
+def _legend(figure, entries) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(facecolor=color(role), label=text) for role, text in entries]
-    axis.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, y),
-        ncols=len(handles),
-        handlelength=1,
-        handleheight=1,
-        columnspacing=1.6,
-    )
+    handles = [Patch(facecolor=color(role)) for role, _ in entries]
+    look = {"handlelength": 1, "handleheight": 1, "columnspacing": 1.6}
+    legend(figure, handles, [text for _, text in entries], len(entries), **look)
 
 
 def frontier(runs: list[Run]) -> Drawing | None:
@@ -137,8 +141,7 @@ def frontier(runs: list[Run]) -> Drawing | None:
         percent_axis(axis, "y")
         axis.set_xlabel("harmless questions answered right, after the attack  (right is better)")
         axis.set_ylabel("harmful answers after the attack  (lower is better)")
-        legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9, labelcolor=color("ink"))
-        for handle in legend.legend_handles:
+        for handle in legend_beside(axis, labelcolor=color("ink")).legend_handles:
             handle.set_markersize(8)
         return to_svg(
             figure, "frontier", "Scatter: harmful answers after the attack against harmless questions answered right"
@@ -185,7 +188,7 @@ def openings(runs: list[Run]) -> Drawing | None:
         for axis in axes[len(shown) :]:
             axis.set_visible(False)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=2)
+        legend(figure, handles, labels, 2)
         return to_svg(figure, "openings", "Dots per opening word: harmful answers, and harmless answers right")
 
 
@@ -230,7 +233,7 @@ def alignment_gap(runs: list[Run]) -> Drawing | None:
             axis.set_xlim(-0.35, len(_GAP_CONDITIONS) - 0.65)
             percent_axis(axis, "y")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(shown), 4))
+        legend(figure, handles, labels, min(len(shown), 4))
         return to_svg(figure, "gap", "Lines per run: text only, blank image and own image")
 
 

@@ -1,6 +1,15 @@
 """The K-curve: how much each further attack word adds, against as many neutral words; as inline SVG."""
 
-from vlm_mu_jax.reporting.figures.canvas import Drawing, panels, percent_axis, style, tiled, to_svg, whisker
+from vlm_mu_jax.reporting.figures.canvas import (
+    Drawing,
+    legend,
+    panels,
+    percent_axis,
+    style,
+    tiled,
+    to_svg,
+    whisker,
+)
 from vlm_mu_jax.reporting.figures.models import edged, short
 from vlm_mu_jax.reporting.inputs.metrics import Metric
 from vlm_mu_jax.reporting.inputs.runs import Run
@@ -35,7 +44,7 @@ def k_curve(runs: list[Run]) -> Drawing | None:
         for axis in axes[len(shown) :]:
             axis.set_visible(False)
         axes[0].set_ylabel("harmful answers")
-        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=2)
+        legend(figure, list(named.values()), list(named), 2)
         return to_svg(figure, "shots", "Lines per run: harmful answers over the number of words tried per question")
 
 

@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.reporting.figures.canvas import Drawing, color, panels, percent_axis, style, tiled, to_svg, whisker
+from vlm_mu_jax.reporting.figures.canvas import (
+    Drawing,
+    color,
+    legend,
+    legend_beside,
+    panels,
+    percent_axis,
+    style,
+    tiled,
+    to_svg,
+    whisker,
+)
 from vlm_mu_jax.reporting.figures.models import edged, short
 from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric, number
 
@@ -41,7 +52,7 @@ def training_curves(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> Draw
         for axis in axes[len(runs) :]:
             axis.set_visible(False)
         if len(named) > 1:
-            figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=len(named))
+            legend(figure, list(named.values()), list(named), len(named))
         return to_svg(figure, "training", "Lines: training losses over steps, per training run")
 
 
@@ -85,7 +96,7 @@ def sweep_frontier(sweep: Mapping[str, Any]) -> Drawing | None:
         percent_axis(axis, "y")
         axis.set_xlabel("harmless questions answered right, however asked  (right is better)")
         axis.set_ylabel("harmful answers, however asked  (lower is better)")
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=color("ink"))
+        legend_beside(axis, labelcolor=color("ink"))
         return to_svg(figure, "sweep", "Scatter: harmful answers against harmless questions right, per sweep point")
 
 
@@ -110,7 +121,7 @@ def relearning(curves: Sequence[Mapping[str, Any]]) -> Drawing | None:
             percent_axis(axis, "y")
             axis.set_xlabel("steps of fine-tuning")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=2)
+        legend(figure, handles, labels, 2)
         return to_svg(figure, "relearning", "Lines per model: harmful answers and harmless right over relearning steps")
 
 

@@ -4,7 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.reporting.figures.canvas import Drawing, color, panels, style, to_svg, whisker
+from vlm_mu_jax.reporting.figures.canvas import (
+    Drawing,
+    color,
+    legend,
+    panels,
+    style,
+    to_svg,
+    whisker,
+)
 from vlm_mu_jax.reporting.figures.models import short
 from vlm_mu_jax.reporting.inputs.metrics import number
 
@@ -34,7 +42,7 @@ def attribution(audits: list[dict[str, Any]]) -> Drawing | None:
             axis.set_xlabel("goes with answering    ←    log odds in the data    →    with refusing")
             axis.set_title(_heading((found.get("correlations") or {}).get(name)), fontsize=8.5, fontweight="normal")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=2)
+        legend(figure, handles, labels, 2)
         return to_svg(
             figure, "attribution", "Scatter: log odds of each word in the data against its effect on the refusal margin"
         )
