@@ -203,7 +203,7 @@ def test_tab_starts_at_a_link_past_the_navigation_and_reaches_every_part(browser
     assert unreachable == 0, "what scrolls must scroll by keyboard, and have a name"
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("width", [360, 420, 768, 1280])
 def test_nothing_hangs_out_of_the_page_at_any_width(browser, page, width):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -211,6 +211,53 @@ def test_nothing_hangs_out_of_the_page_at_any_width(browser, page, width):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture
+def phone(browser, page):
+    size = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    yield
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_on_a_phone_every_letter_of_a_figure_can_be_read(browser, page, phone):
+    """Each figure shows the form drawn for a phone: whole, inside its card, letters of 10 pixels and more."""
+    figures = browser.execute_script("""
+        return [...document.querySelectorAll("figure")].map((figure) => {
+            const shown = [...figure.querySelectorAll(".plot")].filter((plot) => plot.offsetWidth > 0);
+            const svg = shown[0].querySelector("svg"), box = svg.getBoundingClientRect();
+            const scale = box.width / svg.viewBox.baseVal.width;
+            const texts = [...svg.querySelectorAll("text")];
+            const letters = texts.map((text) => parseFloat(getComputedStyle(text).fontSize));
+            const right = Math.max(...texts.map((text) => text.getBoundingClientRect().right));
+            return [shown.length, scale * Math.min(...letters), box.right <= figure.getBoundingClientRect().right,
+                    right <= figure.getBoundingClientRect().right];
+        });
+    """)
+    assert len(figures) == 11
+    for count, letters, inside, text_inside in figures:
+        assert count == 1 and letters >= 10 and inside and text_inside
+
+
+def test_on_a_phone_tables_stack_or_say_that_they_scroll(browser, page, phone):
+    """No column is cut off in silence: a table fits its card, or a visible hint says how to see the rest."""
+    browser.execute_script("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    time.sleep(0.3)  # the toggle events follow
+    parts = browser.execute_script("""
+        return [...document.querySelectorAll(".scroll")].filter((part) => part.offsetWidth > 0).map((part) =>
+            [part.scrollWidth > part.clientWidth + 1, part.previousElementSibling.offsetHeight > 0,
+             part.previousElementSibling.className, part.getAttribute("aria-label") || ""]);
+    """)
+    assert len(parts) > 8
+    for wider, hinted, name, label in parts:
+        assert name.startswith("hint") and wider == hinted, label
+    stacked = {label for wider, _, _, label in parts if not wider}
+    assert {"The main table", "The gap as a table", "Words searched for the model itself"} <= stacked
+    labels = browser.execute_script(
+        "return getComputedStyle(document.querySelector('table.main td'), '::before').content"
+    )
+    assert "Harmful answers (ASR), before" in labels, "a stacked cell says what it is"
 
 
 def test_prints_without_the_controls(browser, page):

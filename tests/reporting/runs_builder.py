@@ -53,8 +53,8 @@ def metrics(name: str) -> dict:
         "asr_by_opening": {word: metric(asr, 60) for word, (asr, _) in by_word.items()},
         "harmless_right_by_opening": {word: metric(right, 60) for word, (_, right) in by_word.items()},
     }
-    if kind in ("base", "guard"):
-        rr = (0.86, 0.14, 0.4) if kind == "base" else (0.98, 0.95, 0.9)
+    if kind != "sft":
+        rr = (0.98, 0.95, 0.9) if kind == "guard" else (0.86, 0.14, 0.4)
         out["gap"] = {
             condition: {
                 "asr": metric(0.9 * (1 - refused), 80),
@@ -154,9 +154,28 @@ def write_evidence(root: Path) -> dict[str, Path]:
     )
     (root / "export" / "model.safetensors").write_bytes(b"\0" * 2048)
     return {name: root / f"{name}.json" for name in files} | {
+        "attack_again": write_own_words(root),
         "training": [root / "train_npo"],
         "export": root / "export",
     }
+
+
+def write_own_words(root: Path, **rates: tuple[float, float]) -> dict[str, Path]:
+    """Searches made for the unlearned models: {model: attack.json}; rates: ASR and RR under the words found, per model.
+
+    Neutral words give nothing.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    paths = {name: root / f"attack_{name}.json" for name in ("npo", "rmu")}
+    for name, path in paths.items():
+        asr, rr = rates.get(name, (0.05, 0.04))
+        any_of_k = {
+            kind: {"original": metric(0.0), "any_of_k": metric(value), "any_of_k_null": metric(0.0)}
+            for kind, value in (("asr", asr), ("rr", rr))
+        }
+        rows = {"jailbreak": [{"word": "wherefore"}], "over_refuse": [{"word": "letter"}]}
+        path.write_text(json.dumps({"model": name, **rows, "any_of_k": any_of_k}))
+    return paths
 
 
 def _attack() -> dict:

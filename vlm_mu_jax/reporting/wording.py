@@ -52,6 +52,12 @@ def sizes(metrics: Iterable[Metric | None]) -> str:
     return size_range(metric.n for metric in metrics if metric and metric.n)
 
 
+def standing(metrics: Iterable[Metric | None]) -> str:
+    """A last sentence that says on how many questions the rates before it stand; empty when not known."""
+    found = sizes(metrics)
+    return f" Questions: {found}." if found else ""
+
+
 def size_range(counts: Iterable[int]) -> str:
     found = sorted(set(counts))
     return "" if not found else f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")

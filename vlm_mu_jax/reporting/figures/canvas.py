@@ -21,6 +21,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # Roles of colour, the same in every figure. The page's style sheet gives each a colour-blind safe value per theme.
 ROLES = ("ink", "muted", "line", "card", "asr", "rr", "right", "ir", "utility", "null", "accent")
@@ -115,7 +116,7 @@ def legend(figure: Figure, handles: Sequence, labels: Sequence[str], columns: in
     """One legend above all panels, in at most `columns` columns, in fewer where a phone has no room for them."""
     if not labels:
         return
-    room = 72 * figure.get_figwidth() / (_LETTER * max(map(len, labels)) + 26)
+    room = 72 * figure.get_figwidth() / (_LETTER * max(map(len, labels)) + 34)
     columns = max(1, min(columns, int(room)))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, **options)
 
@@ -173,8 +174,9 @@ def _wrap(figure: Figure) -> None:
         tall = max(18, int(0.8 * 72 * figure.get_figheight() / len(figure.axes) / _LETTER))
         axis.set_xlabel(_broken(axis.get_xlabel(), letters))
         axis.set_ylabel(_broken(axis.get_ylabel(), tall))
-        if len(axis.get_title(loc="left")) > letters:
-            axis.set_title(_broken(axis.get_title(loc="left"), letters + 8))
+        title = axis.get_title(loc="left")
+        for text in axis.findobj(lambda artist, title=title: isinstance(artist, Text) and artist.get_text() == title):
+            text.set_text(_broken(title, letters + 8))  # `set_title` would take its size and weight away
 
 
 def _broken(text: str, letters: int) -> str:

@@ -1,21 +1,11 @@
 """How far the judge's rates hold: against neutral words, against people, and corrected for its errors; as tables."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from vlm_mu_jax.reporting import wording
-from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric
+from vlm_mu_jax.reporting.inputs.metrics import as_metric
 from vlm_mu_jax.reporting.inputs.runs import Run
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table ready to show: the first column names the row, the others are (text, small text below it)."""
-
-    title: str
-    note: str
-    columns: list[str]
-    rows: list[tuple[str, list[tuple[str, str]]]]
+from vlm_mu_jax.reporting.page.tables import Table, measured
 
 
 def tables(runs: list[Run]) -> list[Table]:
@@ -29,6 +19,7 @@ _FURTHER = (
     ("utility_exact", "Utility, exact match"),
     ("rr_unsafe", "Unsafe refused, as asked"),
     ("rr_unsafe_after", "Unsafe refused, after one word"),
+    ("asr_null", "Unsafe answered, neutral words"),
     ("ir_unsafe_before", "Unsafe, beside the point, as asked"),
     ("ir_unsafe_after", "Unsafe, beside the point, after one word"),
     ("asr_safe_unsafes", "Unsafe question on a safe image answered"),
@@ -37,7 +28,7 @@ _FURTHER = (
 
 
 def _further(runs: list[Run]) -> Table:
-    rows = [(text, [_measured(run.metric(name)) for run in runs]) for name, text in _FURTHER if _any(runs, name)]
+    rows = [(text, [measured(run.metric(name)) for run in runs]) for name, text in _FURTHER if _any(runs, name)]
     note = "Small: 95 % intervals and number of answers or questions."
     return Table("Further rates", note, ["Rate", *(run.label for run in runs)], rows)
 
@@ -99,13 +90,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _rate(value: Any, run: Run) -> tuple[str, str]:
-    return _measured(
-        as_metric(value, f"{run.folder / 'results.json'}: run {run.name!r}") if value is not None else None
-    )
-
-
-def _measured(metric: Metric | None) -> tuple[str, str]:
-    return wording.rate(metric), wording.standing_on(metric)
+    return measured(as_metric(value, f"{run.folder / 'results.json'}: run {run.name!r}") if value is not None else None)
 
 
 def _p(value: Any) -> str:

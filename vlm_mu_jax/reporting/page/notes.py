@@ -5,10 +5,11 @@ from vlm_mu_jax.reporting.inputs.content import Content
 from vlm_mu_jax.reporting.inputs.metrics import Metric
 from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, Run
 from vlm_mu_jax.reporting.inputs.word_rows import search_rows
-from vlm_mu_jax.reporting.verdict.topics import clearly_above
+from vlm_mu_jax.reporting.verdict.claims import clearly_above
 
 # What each figure of rates is drawn from.
 _FIGURE_RATES = {
+    "bars": ("asr_before", "asr_after", "rr_before", "rr_after", "harmless_right_before", "harmless_right_after"),
     "openings": ("asr_by_opening", "harmless_right_by_opening"),
     "shots": ("asr_after_by_shots",),
     "frontier": ("asr_after", "harmless_right_after"),
@@ -40,10 +41,12 @@ def guard_note(runs: list[Run]) -> str:
     guarded = next((run for run in runs if run.kind == GUARD and run.metric("asr_before")), None)
     if not plain or not guarded or clearly_above(plain.metric("asr_before"), guarded.metric("asr_before")):
         return ""
-    rates = [wording.stated(run.metric("asr_before")) for run in (plain, guarded)]
+    without, with_guard = plain.metric("asr_before"), guarded.metric("asr_before")
+    effect = "is clearly higher with it" if clearly_above(with_guard, without) else "is not clearly lower with it"
     return (
         "The guard is made to bring back refusals that the language model gives to the text alone; see “Gap and guard”."
-        f" On the unsafe questions of this table it makes no clear difference: ASR {rates[0]} without, {rates[1]} with."
+        f" On the unsafe questions of this table ASR {effect}: {wording.stated(without)} without,"
+        f" {wording.stated(with_guard)} with it."
     )
 
 

@@ -1,6 +1,7 @@
 """The page itself: one self-contained HTML file from a Content; every value goes through an escaping template."""
 
 import base64
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ from vlm_mu_jax.reporting import wording
 from vlm_mu_jax.reporting.figures import catalogue, hidden_states
 from vlm_mu_jax.reporting.inputs import published
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.runs import BASE, SFT
+from vlm_mu_jax.reporting.inputs.own_words import own_words
+from vlm_mu_jax.reporting.inputs.runs import SFT
 from vlm_mu_jax.reporting.page import (
     browser,
     comparisons,
+    glossary,
     judging,
     notes,
     papers,
     public_sets,
+    rate_tables,
     saliency,
     search_tables,
 )
-from vlm_mu_jax.reporting.verdict import headline, topics
+from vlm_mu_jax.reporting.verdict import headline, topics, unlearning
 
 _TEMPLATES = Path(__file__).parent / "templates"
 TITLE = "Is it safe, or does it only look safe?"
@@ -58,6 +62,7 @@ def render(
     )
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -87,9 +92,8 @@ def _context(content: Content) -> dict[str, Any]:
     found = topics.topics(content)
     runs = content.of_seed(content.seeds[0])
     answers = browser.payload(
-        content, next((run for run in runs if run.kind == SFT), None), topics.best_unlearned(runs)
+        content, next((run for run in runs if run.kind == SFT), None), unlearning.best_unlearned(runs, content)
     )
-    base = {seed: next((run for run in content.of_seed(seed) if run.kind == BASE), None) for seed in content.seeds}
     tables = published.load()
     points = hidden_states.pca_points(content.guard or {})
     return {
@@ -98,7 +102,7 @@ def _context(content: Content) -> dict[str, Any]:
         "by_key": {topic.key: topic for topic in found},
         "headline": headline.headline(found),
         "groups": [(name, columns) for name, columns in ((g, _measured(content, c)) for g, c in COLUMNS) if columns],
-        "target_rows": [(run, topics.targets(run, base[run.seed])) for run in content.runs if run.unlearned],
+        "target_rows": [(run, unlearning.targets_of(run, content)) for run in content.runs if run.unlearned],
         "published": tables,
         "papers": papers.papers(content.runs, tables),
         "audit_rows": search_tables.audit_table(content.audit),
@@ -107,7 +111,10 @@ def _context(content: Content) -> dict[str, Any]:
         "guard_note": notes.guard_note(runs),
         "requests": len(points) // len({str(point.get("condition")) for point in points}) if points else None,
         "search": search_tables.search_tables(content.attack),
-        "again": [search_tables.attacked_again(name, attack) for name, attack in content.attack_again.items()],
+        "own_words": rate_tables.own_words(own_words(content)),
+        "gap_table": rate_tables.gap(content.runs),
+        "glossary": glossary.TERMS,
+        "opening_tables": rate_tables.openings(content.runs),
         "judging": judging.tables(content.runs),
         "public_sets": public_sets.public_sets(content.runs),
         "saliencies": saliency.saliencies(content),

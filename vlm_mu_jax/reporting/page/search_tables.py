@@ -21,14 +21,6 @@ def probe(audit: dict[str, Any]) -> dict[str, Any]:
     return {"probe": probe, "majority": wording.percent(majority)}
 
 
-def attacked_again(name: str, attack: dict[str, Any]) -> dict[str, Any]:
-    """A model attacked with words searched for it: the words, and its rates as asked, with them and with null words."""
-    rates = (attack.get("any_of_k") or {}).get("asr") or {}
-    kinds = [kind for kind in ("original", "any_of_k", "any_of_k_null") if rates.get(kind)]
-    shown = {kind: as_metric(rates[kind], f"attack of {name}") for kind in kinds}
-    return {"name": name, "words": [row["word"] for row in attack.get("jailbreak") or []], **shown}
-
-
 def search_tables(attack: dict[str, Any] | None) -> list[tuple[str, list[tuple]]]:
     if not attack:
         return []

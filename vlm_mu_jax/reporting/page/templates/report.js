@@ -1,5 +1,5 @@
 "use strict";
-// The answers browser and the section marker. Text from models only ever goes through textContent.
+// The answers browser, the section marker and the hints at wide tables. Text from models only ever goes through textContent.
 (() => {
   const at = (id) => document.getElementById(id);
   const make = (tag, text, className) => {
@@ -17,6 +17,22 @@
     }
   }, { rootMargin: "-15% 0px -75% 0px" });
   links.forEach((_, id) => at(id) && seen.observe(at(id)));
+
+  // A table wider than its card says that it can be pushed aside.
+  const hints = [...document.querySelectorAll(".scroll")].map((part) => {
+    const hint = make("p", "Swipe or scroll sideways for the other columns \u2192", "hint");
+    hint.setAttribute("aria-hidden", "true"); // a screen reader walks the columns anyway
+    part.before(hint);
+    return [part, hint];
+  });
+  const measure = () => hints.forEach(([part, hint]) => {
+    const wider = part.scrollWidth > part.clientWidth + 1;
+    part.classList.toggle("wider", wider);
+    hint.classList.toggle("wanted", wider);
+  });
+  measure();
+  addEventListener("resize", measure);
+  document.addEventListener("toggle", measure, true); // a table that was folded away has no width
 
   if (!at("answers-data")) return;
   const data = JSON.parse(at("answers-data").textContent);
@@ -104,6 +120,7 @@
     at("where").textContent = "page " + (page + 1) + " of " + pages;
     at("previous").disabled = page === 0;
     at("next").disabled = page >= pages - 1;
+    measure();
   };
 
   const restart = () => {
