@@ -80,7 +80,7 @@ class JudgeOptions:
 
     def settings(self) -> dict[str, Any]:
         """What labels depend on, under the names of the commands' flags; kept in an evaluation's `config.json`."""
-        names = ("checkpoint", "server", "model", "prompt", "logprobs", "images")
+        names = ("checkpoint", "server", "model", "prompt", "max_tokens", "logprobs", "images")
         values = {f"judge_{name}": getattr(self, name) for name in names}
         return {"judge": self.name} | {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 

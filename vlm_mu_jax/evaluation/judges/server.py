@@ -24,6 +24,8 @@ from vlm_mu_jax.evaluation.judges.verdicts import first_word
 
 _MOST_LOGPROB = 0.01  # 0 and some rounding
 GIVE_UP = 10  # failures before any success, after which the server is taken for unusable
+# what reading a body of another form than the protocol's raises
+_OTHER_FORM = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 _AS_THEY_ARE = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
 
@@ -117,14 +119,7 @@ class Server:
             raise
         except self._openai.OpenAIError as error:
             reply = Reply(error=_problem(error))
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            KeyError,
-            ArithmeticError,
-        ) as error:  # a body of another form
+        except _OTHER_FORM as error:
             reply = Reply(error=f"malformed reply ({type(error).__name__}: {error})"[:200])
         with self._lock:
             self._used["failed"] += reply.error is not None
