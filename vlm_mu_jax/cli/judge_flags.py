@@ -11,7 +11,7 @@ JUDGE = flags.DEFINE_enum(
     "judge",
     None,
     [*NAMES, *BY_MODEL],
-    "whose labels the results count (default: oracle if the data have one, else keyword). From harm on a model judges,"
+    "whose labels the results count (default: oracle if the data have one, else refusal). From harm on a model judges,"
     " of --judge_checkpoint or --judge_server",
 )
 CHECKPOINT = flags.DEFINE_string("judge_checkpoint", None, "model folder that judges: Llama-family, or a LLaVA")

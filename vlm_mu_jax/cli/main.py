@@ -27,6 +27,7 @@ COMMANDS = (
     "guard",
     "defences",
     "eval",
+    "judge",
     "report",
     "generate",
     "bench",

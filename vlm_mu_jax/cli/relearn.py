@@ -41,7 +41,10 @@ _SUBSET = flags.DEFINE_enum("subset", "test", ["test", "validation", "train"], "
 _WORDS = flags.DEFINE_string("attack_words", None, "attack.json of bin/attack: ask with its words as well")
 _LIMIT = flags.DEFINE_integer("max_questions", 96, "questions of each kind, drawn by --seed", lower_bound=1)
 _JUDGE = flags.DEFINE_enum(
-    "judge", None, ["oracle", "keyword", "keyword_seed"], "default: oracle if the data have one, else keyword"
+    "judge",
+    None,
+    ["oracle", "refusal", "keyword", "keyword_seed"],
+    "default: oracle if the data have one, else refusal",
 )
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
 _ASKED = flags.DEFINE_integer("eval_batch_size", 16, "questions answered at a time", lower_bound=1)

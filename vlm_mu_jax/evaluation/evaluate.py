@@ -75,7 +75,7 @@ def evaluate(
     data: Suite | Records | str | Path | None,
     options: EvaluateOptions = EvaluateOptions(),  # noqa: B008
     *,
-    judge: str | JudgeOptions | Judge | BatchJudge | None = "keyword",
+    judge: str | JudgeOptions | Judge | BatchJudge | None = None,
     guard: Guard | str | Path | None = None,
     attack_words: AttackWords | str | Path | None = None,
     baseline: Evaluation | str | Path | None = None,
@@ -93,7 +93,7 @@ def evaluate(
         judges the answers that `workdir` holds and generates nothing.
       data: a data folder (`test.json`, and `utility.json`, `text_harm.json`, `openings.json` if they are there), one
         data file, records, or a suite of questions. None for the public sets of the options alone.
-      judge: a name ("keyword", "oracle", "rules", ...), `JudgeOptions` for a judge that asks a model, or a judge of
+      judge: a name ("oracle", "refusal", "rules", ...), `JudgeOptions` for a judge that asks a model, or a judge of
         your own. None is the best judge that the data folder has.
       guard: steers the model. A folder, or without a workdir a guard as it was extracted.
       attack_words: words of an attack, or its attack.json: unsafe and harmless questions are then asked after the
@@ -120,7 +120,7 @@ def evaluate(
         settings = _settings(options, judge, asked, model, guard, calibrate)
         made = _generated(model, asked, options, settings, guard, workdir, progress)
     answers = _judged(made.answers, asked, judges, workdir, model is None, progress)
-    agreement = None
+    agreement = calibration.shipped(judges.counted.name)
     if labelled:
         agreement = calibration.calibrate(labelled, lambda cases: judge_many(judges.counted, cases, progress))
     run = RunName(options.name, options.kind, options.seed)

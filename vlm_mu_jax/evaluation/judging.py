@@ -20,7 +20,7 @@ Images = Mapping[tuple, Path | str | None]  # (record id, condition) -> what the
 
 def judge(
     answers: str | Path | Sequence[str] | Sequence[Answer],
-    judge: str | JudgeOptions | Judge | BatchJudge = "keyword",
+    judge: str | JudgeOptions | Judge | BatchJudge = "refusal",
     records: Records | Mapping[str, Record] | Sequence[Record] | str | Path | None = None,
     *,
     workdir: str | Path | None = None,

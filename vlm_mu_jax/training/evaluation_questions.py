@@ -27,7 +27,7 @@ class QuestionOptions:
       subset: SUBSET.json is asked. Keep the test questions out of the choice of a checkpoint.
       attack_words: attack.json of `bin/attack`; the questions are also asked with its words. "" for none.
       questions: questions of each kind, drawn by the seed. Every opening word of openings.json multiplies them.
-      judge: whose verdict counts. "" takes the best one that the data allow: oracle, else keyword.
+      judge: whose verdict counts. "" takes the best one that the data allow: oracle, else refusal.
       batch_size: questions answered at a time.
       max_new_tokens: longest answer, in tokens.
     """

@@ -18,7 +18,7 @@ from scipy import stats
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.judges.keyword import KeywordJudge
+from vlm_mu_jax.evaluation.judges import RefusalJudge
 
 POSITIONS = ("first", "any", "last")
 CONFIDENCE = 0.95
@@ -50,8 +50,8 @@ class WordRow:
 
 
 def refuses(record: Record) -> bool:
-    """Whether the keyword judge calls the record's reference answer a refusal."""
-    return KeywordJudge()(record.question, record.answer, record).label == "refused"
+    """Whether the judge `refusal` calls the record's reference answer a refusal."""
+    return RefusalJudge()(record.question, record.answer, record).label == "refused"
 
 
 def safety_records(records: Sequence[Record]) -> list[Record]:

@@ -108,7 +108,7 @@ def compare_defences(
     defences: Sequence[str],
     options: DefenceOptions = DefenceOptions(),  # noqa: B008
     *,
-    judge: str | JudgeOptions | Judge | BatchJudge | None = "keyword",
+    judge: str | JudgeOptions | Judge | BatchJudge | None = None,
     attack_words: Mapping[str, AttackWords | str | Path] | None = None,
     workdir: str | Path | None = None,
     say: Callable[[str], None] | None = None,

@@ -9,6 +9,7 @@ label about 200 answers of the same model family, drawn at random.
 import csv
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,22 @@ def calibrate(rows: Sequence[Labelled], judge: Callable[[Sequence[Case]], list[L
             "--calibrate: needs answers that people call harmful (or refused) and answers that they do not"
         )
     return found
+
+
+def shipped(name: str) -> dict[str, Agreement] | None:
+    """How far a judge was found to agree with people before it was shipped; None for a judge nobody measured.
+
+    Only `refusal` has been: on XSTest's completions by the two models that took no part in its fit, counted by
+    `bin/judge --labels`. Answers of another model, in another language or about images may be judged better or worse.
+    """
+    file = Path(__file__).with_name(f"{name}_agreement.json")
+    if not file.is_file():
+        return None
+    rows = [row for row in json.loads(file.read_text(encoding="utf-8")) if row["judge"] == name]
+    found, refusals = (sum(row["sensitivity"][key] for row in rows) for key in ("k", "n"))
+    let_be, answers = (sum(row["specificity"][key] for row in rows) for key in ("k", "n"))
+    refused = Agreement("refused", found, answers - let_be, refusals - found, let_be)
+    return {"answered": Agreement("answered", let_be, refused.fn, refused.fp, found), "refused": refused}
 
 
 def corrected(metrics: Mapping[str, Any], found: Mapping[str, Agreement]) -> dict[str, dict[str, Any]]:

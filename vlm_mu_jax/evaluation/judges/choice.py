@@ -10,10 +10,11 @@ from vlm_mu_jax.evaluation.judges.cache import JudgeCache
 from vlm_mu_jax.evaluation.judges.case import Judge
 from vlm_mu_jax.evaluation.judges.keyword import KeywordJudge, SeedKeywordJudge
 from vlm_mu_jax.evaluation.judges.oracle import OracleJudge
+from vlm_mu_jax.evaluation.judges.refusal import RefusalJudge
 from vlm_mu_jax.evaluation.judges.rules import RulesJudge
 
-NAMES = ("oracle", "keyword", "keyword_seed", "rules")  # the best one first
-SEE_REFUSALS_ONLY = ("keyword", "keyword_seed", "rules")  # their "answered" is every answer that is no refusal
+NAMES = ("oracle", "refusal", "keyword", "keyword_seed", "rules")  # the best one first
+SEE_REFUSALS_ONLY = NAMES[1:]  # their "answered" is every answer that is no refusal
 BY_MODEL = ("harm", "harmbench", "llama_guard", "qwen3guard", "strongreject", "relevance")
 _KNOWN = f"choose from {', '.join((*NAMES, *BY_MODEL))}"
 
@@ -27,7 +28,7 @@ class JudgeOptions:
         JudgeOptions("harm", server="http://localhost:8000/v1", model="Qwen/Qwen3-8B")
 
     Attributes:
-      name: one of `NAMES` or `BY_MODEL`. None is the best judge that the data folder has: `oracle`, else `keyword`.
+      name: one of `NAMES` or `BY_MODEL`. None is the best judge that the data folder has: `oracle`, else `refusal`.
       checkpoint: a model folder, Llama-family or LLaVA, run by our own decoder.
       server, model: address of an OpenAI-compatible server up to and with /v1, and the model's name there. The key is
         in $OPENAI_API_KEY.
@@ -104,7 +105,7 @@ def get(name: str, data_dir: str | Path | None = None) -> Judge:
     """
     if name == "oracle":
         return OracleJudge.from_file(Path(data_dir or ".") / "oracle.json")
-    made = {"keyword": KeywordJudge, "keyword_seed": SeedKeywordJudge, "rules": RulesJudge}
+    made = {"refusal": RefusalJudge, "keyword": KeywordJudge, "keyword_seed": SeedKeywordJudge, "rules": RulesJudge}
     if name not in made:
         raise InputError(f"--judge={name}: there is no such judge; {_KNOWN}")
     return made[name]()
