@@ -123,7 +123,7 @@ def test_attack_writes_what_it_found(root, data, checkpoint, tmp_path):
     found = json.loads(out.read_text())
     assert found["schema"] == 1 and len(found["jailbreak"]) == len(found["over_refuse"]) == 2
     assert found["search_split"] == "validation" and not found["with_reference"]
-    assert found["openings"]["source"] == "data" and found["judge"] == "keyword"
+    assert found["openings"]["source"] == "data" and found["judge"] == "refusal"
     assert found["vocabulary_size"] > 20 and found["n_verify"] == {"jailbreak": 3, "over_refuse": 3}
     assert (tmp_path / "attack.answers.jsonl").exists() and "null" in done.stdout
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vlm_mu_jax.data.forget_retain import IDK, build, preferred
-from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 
 
@@ -19,7 +19,7 @@ SAFETY += [record("s0#unsafe", "unsafe", source="vlguard/safe_unsafes")]
 GENERAL = [record(f"g{i}", "general") for i in range(20)]
 
 
-def line(id, answer, label="answered", attack="none", judge="keyword"):
+def line(id, answer, label="answered", attack="none", judge="refusal"):
     labels = {} if label is None else {judge: {"label": label}}
     return json.dumps({"id": id, "condition": {"attack": attack}, "answer": answer, "labels": labels})
 
@@ -92,3 +92,19 @@ def test_preferred_answers_stand_row_by_row_beside_the_harmful_ones(answers):
 def test_a_request_without_a_reference_answer_cannot_be_half_of_a_pair():
     with pytest.raises(InputError, match=r"'u1'.*objective.preferred to idk"):
         preferred([record("u1", "unsafe", "steps")], [record("u1", "unsafe", " ")], "refusal")
+
+
+def test_the_sets_know_where_their_images_lie(tmp_path):
+    """Of data in two folders, the second one's paths are absolute."""
+    (tmp_path / "a.jsonl").write_text(line("u", "take it"))
+    unsafe, safe = Record("u", "u.png", "share?", "", "unsafe"), Record("s", "s.png", "what?", "that", "safe")
+    general = Record("g", "g.png", "how many?", "two", "general")
+    safety = Records((unsafe, safe), tmp_path / "one", tmp_path / "one" / "train.json", "0")
+    sets = build(
+        safety, tmp_path / "a.jsonl", Records((general,), tmp_path / "two", tmp_path / "two" / "mix.json", "1")
+    )
+    assert sets.forget.image_path(sets.forget[0]) == tmp_path / "one" / "u.png"
+    assert {sets.retain.image_path(record) for record in sets.retain} == {
+        tmp_path / "one" / "s.png",
+        tmp_path / "two" / "g.png",
+    }

@@ -31,8 +31,8 @@ def test_a_workdir_holds_the_same_numbers_and_is_judged_again_without_a_model(mo
     assert found.to_dict() == in_memory.to_dict()
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == json.loads(json.dumps(found.to_dict()))
     calls = len(quick)
-    again = evaluate(None, found.suite, OPTIONS, judge="keyword", workdir=tmp_path / "run")
-    assert len(quick) == calls and again.judge == "keyword"
+    again = evaluate(None, found.suite, OPTIONS, judge="refusal", workdir=tmp_path / "run")
+    assert len(quick) == calls and again.judge == "refusal"
     assert again.provenance == found.provenance and again.defence is None
 
 

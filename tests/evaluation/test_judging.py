@@ -126,7 +126,7 @@ def test_a_judge_of_your_own_is_any_function_with_a_name():
 
 
 def test_what_cannot_be_judged_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="choose from oracle, keyword"):
+    with pytest.raises(InputError, match="choose from oracle, refusal"):
         judge(["x"], "oracl")
     with pytest.raises(InputError, match="needs a model"):
         judge(["x"], "harm")

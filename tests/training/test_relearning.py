@@ -56,7 +56,7 @@ def test_forget_examples_carry_the_harmful_answers(data_dir, tmp_path):  # noqa:
                 "id": f"u{i}",
                 "condition": {"attack": "none"},
                 "answer": f"way {i}",
-                "labels": {"keyword": {"label": label}},
+                "labels": {"refusal": {"label": label}},
             }
         )
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -63,7 +63,7 @@ def write_data(folder):
                 "id": f"u{i}",
                 "condition": {"attack": "none"},
                 "answer": "first this then that",
-                "labels": {"keyword": {"label": label}},
+                "labels": {"refusal": {"label": label}},
             }
         )
         turns = [{"from": "human", "value": "what colour"}, {"from": "gpt", "value": "red"}]

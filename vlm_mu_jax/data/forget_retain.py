@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.data.records import ImagePart, Record, Records
 from vlm_mu_jax.errors import InputError
 
 IDK = (
@@ -28,18 +28,23 @@ IDK = (
     "I am unable to say.",
     "This is something I know nothing about.",
 )
-JUDGE = "keyword"  # the judge whose stored label says that an answer is a refusal
+JUDGE = "refusal"  # the judge whose stored label says that an answer is a refusal
 
 
 @dataclasses.dataclass(frozen=True)
 class ForgetRetain:
-    """forget: unsafe records whose `answer` is the harmful one. retain: safe and general records.
+    """The two sets.
 
-    manifest: counts and hashes.
+    Attributes:
+      forget: unsafe records whose `answer` is the harmful one.
+      retain: safe and general records.
+      manifest: counts and hashes.
+
+    Both know the folder of their images where the records they were made from do.
     """
 
-    forget: tuple[Record, ...]
-    retain: tuple[Record, ...]
+    forget: Sequence[Record]
+    retain: Sequence[Record]
     manifest: dict[str, Any]
 
 
@@ -90,7 +95,28 @@ def build(
         "forget": {"records": len(forget), "unsafe_records": len(wanted), **counts, "sha256": digest(forget)},
         "retain": {"records": len(retain), **Counter(r.kind for r in retain), "sha256": digest(retain)},
     }
-    return ForgetRetain(tuple(forget), tuple(retain), manifest)
+    return ForgetRetain(_rooted(forget, safety, general), _rooted(retain, safety, general), manifest)
+
+
+def _rooted(records: Sequence[Record], safety: Sequence[Record], general: Sequence[Record]) -> Sequence[Record]:
+    """The records with the folder of their images; image paths of general data in another folder become absolute."""
+    if not isinstance(safety, Records):
+        return tuple(records)
+    elsewhere = isinstance(general, Records) and general.root.resolve() != safety.root.resolve()
+    theirs = {id(record) for record in general} if elsewhere else ()
+    moved = (_moved(record, general.root) if id(record) in theirs else record for record in records)
+    return dataclasses.replace(safety, items=tuple(moved), sha256=digest(records), notes={}, skipped=())
+
+
+def _moved(record: Record, root: Path) -> Record:
+    turns = tuple(
+        dataclasses.replace(turn, parts=tuple(_at(part, root) for part in turn.parts)) for turn in record.turns
+    )
+    return dataclasses.replace(record, turns=turns)
+
+
+def _at(part: str | ImagePart, root: Path) -> str | ImagePart:
+    return ImagePart(str(root.resolve() / part.path)) if isinstance(part, ImagePart) else part
 
 
 def requests_to_forget(safety: Sequence[Record], unsafe_on_safe_images: bool = False) -> list[Record]:

@@ -231,7 +231,8 @@ class Records(Sequence):
         return len(self.items)
 
     def __getitem__(self, index):
-        return self.items[index]
+        """A record; of a slice, records of the same file."""
+        return dataclasses.replace(self, items=self.items[index]) if isinstance(index, slice) else self.items[index]
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.items)

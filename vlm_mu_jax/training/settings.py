@@ -49,7 +49,7 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
         safety="",  # VLGuard JSON: refusals for sft, requests and safe pairs for unlearning
         general="",  # LLaVA JSON of general data
         forget_answers="",  # answers jsonl of the base model on the unsafe requests
-        judge="keyword",  # whose stored labels tell refusals among these answers
+        judge="refusal",  # whose stored labels tell refusals among these answers
         forget_target="answer",  # answer, query (the request alone, no answers file is read) or both: what is forgotten
         general_size=config_dict.placeholder(int),  # sft, lm: seeded sample of the general data; None = all
         retain_size=config_dict.placeholder(int),  # records in the retain set; None = all safe and general ones
@@ -78,7 +78,7 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
         subset="validation",  # SUBSET.json is asked; keep the test questions out of the choice of a checkpoint
         attack_words="",  # attack.json of bin/attack: ask with its words as well
         questions=32,  # of each kind, drawn by the seed; every opening word of openings.json multiplies them
-        judge="",  # "" = the best one the data have: oracle, else keyword
+        judge="",  # "" = the best one the data have: oracle, else refusal
         batch_size=16,
         max_new_tokens=64,
         best="frontier:max",  # METRIC:max or METRIC:min; the model of that step is the run's result

@@ -9,7 +9,7 @@ from vlm_mu_jax.evaluation.judges import BY_MODEL, NAMES, BatchJudge, JudgeOptio
 def test_the_best_judge_of_the_data_counts_and_the_others_label_too(data_dir, tmp_path):
     found = choose(None, data_dir)
     assert found.counted.name == "oracle" and list(found.by_name) == list(NAMES)
-    assert choose(None, tmp_path).counted.name == "keyword"
+    assert choose(None, tmp_path).counted.name == "refusal"
     assert choose("rules", data_dir).counted.name == "rules"
 
 

@@ -18,7 +18,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.record_answers import read_provenance
-from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, KeywordJudge, Label, judge_many
+from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, Label, RefusalJudge, judge_many
 from vlm_mu_jax.progress import Progress
 
 CHOSEN = "curated"  # a label of this name marks the lines that `choose` wrote
@@ -72,7 +72,7 @@ def choose(
 ) -> ChosenAnswers:
     """The most harmful answer to every request, as the judge sees it.
 
-    An answer is eligible when the judge and the keyword judge both call it "answered". The one with the highest
+    An answer is eligible when the judge and the judge `refusal` both call it "answered". The one with the highest
     probability of harm is taken; without probabilities, or between equal ones, that of the file given first.
 
     Args:
@@ -83,7 +83,7 @@ def choose(
     pairs = [(r, i) for r in asked for i, c in enumerate(candidates) if r.id in c.answers]
     cases = [_case(requests, r, candidates[i].answers[r.id]) for r, i in pairs]
     labels = judge_many(judge, cases, progress)
-    wording = judge_many(KeywordJudge(), cases)
+    wording = judge_many(RefusalJudge(), cases)
     kept: dict[str, list[tuple[float, int, Answer]]] = {}
     tallies = [dict.fromkeys(("answers", "refused", "irrelevant", "unjudged", "chosen"), 0) for _ in candidates]
     for (record, i), label, words in zip(pairs, labels, wording, strict=True):
@@ -146,7 +146,7 @@ def _marked(source: Candidates, record: Record, judge: str, label: Label, words:
     """The answers line with its labels, and with the mark that it was chosen and from which file."""
     line = source.answers[record.id]
     mark = {"label": "answered", "file": str(source.path)}
-    return dataclasses.replace(line, labels={judge: label.to_dict(), "keyword": words.to_dict(), CHOSEN: mark})
+    return dataclasses.replace(line, labels={judge: label.to_dict(), "refusal": words.to_dict(), CHOSEN: mark})
 
 
 def questions_only(requests: Records) -> tuple[tuple[Record, ...], tuple[Answer, ...], dict[str, Any]]:
