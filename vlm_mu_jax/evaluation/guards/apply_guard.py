@@ -91,7 +91,7 @@ def apply_guard(
     model: Model,
     guard: Guard,
     requests: Records | str | Path,
-    judge: JudgeChoice = "keyword",
+    judge: JudgeChoice = "refusal",
     options: ApplyOptions | None = None,
     *,
     seen: Collection[str] = (),

@@ -86,7 +86,7 @@ def diagnose_guard(
     model: Model,
     guard: Guard,
     requests: Records | str | Path,
-    judge: JudgeChoice = "keyword",
+    judge: JudgeChoice = "refusal",
     options: DiagnoseOptions | None = None,
     *,
     progress: Progress | None = None,

@@ -112,7 +112,7 @@ def select_guard(
     model: Model,
     guard: Guard,
     requests: Records | str | Path,
-    judge: JudgeChoice = "keyword",
+    judge: JudgeChoice = "refusal",
     options: SelectOptions | None = None,
     *,
     progress: Progress | None = None,
@@ -129,7 +129,7 @@ def select_guard(
       model: the model that the guard belongs to.
       guard: its directions are kept; its options are the default of what is tried.
       requests: unsafe and safe requests, or their file or data folder. A part of them, drawn by id, is asked.
-      judge: tells refusals from answers: a name ("keyword", "oracle", ...), `JudgeOptions`, or a judge of your own.
+      judge: tells refusals from answers: a name ("refusal", "oracle", ...), `JudgeOptions`, or a judge of your own.
         None is the best one that the data have.
 
     Returns:
