@@ -75,7 +75,7 @@ def build(
     """
     wanted = requests_to_forget(safety, unsafe_on_safe_images)
     if answers is None:
-        forget, counts = [dataclasses.replace(record, answer="") for record in wanted], {}
+        forget, counts = [record.answered("") for record in wanted], {}
     else:
         forget, counts = _forget(wanted, _read_answers(Path(answers)), judge)
     if not forget and answers is None:
@@ -156,15 +156,15 @@ def preferred(forget: Sequence[Record], safety: Sequence[Record], kind: str, see
     """
     if kind == "idk":
         generator = random.Random(seed)
-        return tuple(dataclasses.replace(record, answer=generator.choice(IDK)) for record in forget)
-    reference = {record.id: record.answer for record in safety}
+        return tuple(record.answered(generator.choice(IDK)) for record in forget)
+    reference = {record.id: record.last_answer for record in safety}
     missing = [record.id for record in forget if not reference.get(record.id, "").strip()]
     if missing:
         raise InputError(
             f"{len(missing)} unsafe records have no reference answer to prefer, such as {missing[0]!r}; "
             "give them one, or set objective.preferred to idk"
         )
-    return tuple(dataclasses.replace(record, answer=reference[record.id]) for record in forget)
+    return tuple(record.answered(reference[record.id]) for record in forget)
 
 
 def digest(records: Sequence[Record]) -> str:
@@ -187,7 +187,7 @@ def _forget(wanted: list[Record], answers: dict[str, dict], judge: str) -> tuple
         elif label is None or not line["answer"].strip():
             counts["dropped_unjudged"] += 1
         else:
-            kept.append(dataclasses.replace(record, answer=line["answer"].strip()))
+            kept.append(record.answered(line["answer"].strip()))
     return kept, counts
 
 
@@ -196,7 +196,7 @@ def _read_answers(path: Path) -> dict[str, dict]:
     if not path.is_file():
         raise InputError(f"{path}: no such answers file; run bin/eval on the base model first")
     lines: dict[str, dict] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not text.strip():
             continue
         try:

@@ -276,12 +276,12 @@ class Processor:
 
     @functools.cached_property
     def _ends(self) -> tuple[str, ...]:
-        """Texts that end an answer where they follow it: the template's end, or else any special token that does not
-        open a message."""
+        """Texts that end an answer where they follow it: the template's end; the model's end token; of a checkpoint's
+        own template any special token that does not open a message."""
         if self.chat.end:
             return (self.chat.end,)
         if not isinstance(self.chat, JinjaTemplate):
-            return ()
+            return (self._special["eos_token"],) if "eos_token" in self._special else ()
         special = {text for text in self.tokenizer.all_special_tokens if text}
         special |= {one.content for one in self.tokenizer.added_tokens_decoder.values() if one.special}
         ask = chat_template.to_messages([_asked("?", 0)])

@@ -5,6 +5,7 @@ way by whatever needs no more (`question`, `image`, `answer`); training and mult
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,17 @@ class Record:
         """Every answer, in order."""
         return tuple(turn.text for turn in self.turns if turn.role == "assistant")
 
+    def answered(self, text: str) -> "Record":
+        """The conversation up to its last question, with `text` as the answer to that; "" = with none."""
+        asked = self.turns if self.turns[-1].role == "user" else self.turns[:-1]
+        turns = (*asked, Turn("assistant", (text,))) if text else asked
+        return dataclasses.replace(self, turns=turns, rejected="")
+
+    @property
+    def last_answer(self) -> str:
+        """The answer to the last question, or "" where there is none."""
+        return self.turns[-1].text if self.turns[-1].role == "assistant" else ""
+
 
 def _exchanged(turns: tuple[Turn, ...], image: str | None, question: str, answer: str) -> tuple[Turn, ...]:
     """`turns` with another first image, question or answer, for those that are given. "" and None take them away."""
@@ -240,6 +252,21 @@ class Records(Sequence):
     def of_kind(self, *kinds: str) -> "Records":
         """Only the records of these kinds, in their order."""
         return dataclasses.replace(self, items=tuple(r for r in self.items if r.kind in kinds))
+
+    def rebased(self, root: Path) -> "Records":
+        """The same records with image paths relative to another folder."""
+        if Path(root) == self.root:
+            return self
+        prefix = os.path.relpath(self.root, root)
+
+        def moved(part: str | ImagePart) -> str | ImagePart:
+            return part if isinstance(part, str) else ImagePart(os.path.normpath(os.path.join(prefix, part.path)))
+
+        items = []
+        for record in self.items:
+            turns = tuple(Turn(turn.role, tuple(map(moved, turn.parts))) for turn in record.turns)
+            items.append(dataclasses.replace(record, turns=turns))
+        return dataclasses.replace(self, items=tuple(items), root=Path(root))
 
     def image_path(self, record: Record) -> Path | None:
         """Where the record's (first) image lies, or None when it has none."""

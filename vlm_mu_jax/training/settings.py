@@ -46,15 +46,17 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
     )
     c.data = _dict(
         root="",  # folder the files below are relative to
-        safety="",  # VLGuard JSON: refusals for sft, requests and safe pairs for unlearning
-        general="",  # LLaVA JSON of general data
+        safety="",  # VLGuard JSON or any other shape: refusals for sft, requests and safe pairs for unlearning
+        general="",  # general data of any shape, see docs/your_data.md
+        on_bad="stop",  # stop, or skip bad rows and count them by reason
+        loss="all",  # which answers of a conversation carry the loss: all, or the last
         forget_answers="",  # answers jsonl of the base model on the unsafe requests
         judge="refusal",  # whose stored labels tell refusals among these answers
         forget_target="answer",  # answer, query (the request alone, no answers file is read) or both: what is forgotten
         general_size=config_dict.placeholder(int),  # sft, lm: seeded sample of the general data; None = all
         retain_size=config_dict.placeholder(int),  # records in the retain set; None = all safe and general ones
         separate_general=False,  # unlearning: general data as a third stream instead of inside retain
-        max_length=2048,  # tokens of a row, image tokens included; answers are cut, prompts never
+        max_length=2048,  # tokens of a row, image tokens included; turns, then answers are cut, prompts never
         buckets=1,  # lengths that batches are padded to; each costs a compilation and all of them save padding
     )
     known = registry.options(objective)

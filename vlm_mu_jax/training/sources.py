@@ -2,18 +2,22 @@
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data import batches, forget_retain, readers
 from vlm_mu_jax.data.batches import Row, Stream
-from vlm_mu_jax.data.prompts import Example, Processor
-from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.prompts import LOSSES, Example, Processor
+from vlm_mu_jax.data.readers import rows as rows_lib
+from vlm_mu_jax.data.records import Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.objective import Objective
 
 TARGETS = ("answer", "query", "both")
+_COUNTS = ("answers_cut", "turns_cut", "open_questions_cut", "prompts_too_long", "without_answer")
+_SHOWN = 5  # skipped rows that the manifest spells out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +35,13 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
       InputError: a file that is needed is not named or not usable.
     """
     data = settings["data"]
+    if data["loss"] not in LOSSES:
+        raise InputError(f"config.data.loss: {data['loss']!r} is unknown; use one of {', '.join(LOSSES)}")
     safety, general = _read(data, "safety"), _read(data, "general")
+    given = {name: records for name, records in (("safety", safety), ("general", general)) if records is not None}
     manifest: dict[str, Any] = {
-        "files": {name: r.sha256 for name, r in (("safety", safety), ("general", general)) if r},
+        "files": {name: records.sha256 for name, records in given.items()},
+        "read": {name: _reading(records) for name, records in given.items() if records.notes or records.skipped},
         "template": processor.template,
     }
     roots = {**roots_of(general or ()), **roots_of(safety or ())}
@@ -44,7 +52,7 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
     rows: dict[str, dict[int, Row]] = {}
     for name, records in parts.items():
         target = data["forget_target"] if name == "forget" else "answer"
-        rows[name], counts = tokenised(records, roots, processor, data["max_length"], target)
+        rows[name], counts = tokenised(records, roots, processor, data["max_length"], target, data["loss"])
         manifest[name] = {"records": len(records), **counts}
     streams = streams_of(
         rows,
@@ -103,7 +111,17 @@ def roots_of(records: Sequence[Record]) -> dict[str, Path]:
 
 
 def _read(data: dict[str, Any], name: str) -> Records | None:
-    return readers.read(Path(data["root"]) / data[name]) if data[name] else None
+    """The records of a file, with image paths under data.root: files of one shape may lie in several folders."""
+    if not data[name]:
+        return None
+    return readers.read(Path(data["root"]) / data[name], on_bad=data["on_bad"]).rebased(Path(data["root"]))
+
+
+def _reading(records: Records) -> dict[str, Any]:
+    """What a reader did to a file's rows: notes, the rows left out by reason, and the first of them."""
+    skipped = Counter(rows_lib.reason(what) for _, what in records.skipped)
+    first = [f"row {number}: {what}" for number, what in records.skipped[:_SHOWN]]
+    return {"notes": dict(records.notes), "skipped": dict(skipped), "first_skipped": first}
 
 
 def _unlearning_parts(
@@ -119,6 +137,8 @@ def _unlearning_parts(
         raise InputError(f"config.data.forget_target: {target!r} is unknown; use one of {', '.join(TARGETS)}")
     if target != "answer" and "preferred" in objective.streams:
         raise InputError(f"config.data.forget_target={target}: a preference is one between answers; set it to answer")
+    if safety is not None and not data["forget_answers"] and any(record.rejected for record in safety):
+        return _pairs(settings, objective, safety, general, manifest)
     for name, value in (("safety", safety), ("forget_answers", data["forget_answers"] or target == "query")):
         if not value:
             raise InputError(f"config.data.{name} is not set; unlearning reads requests from it")
@@ -142,6 +162,20 @@ def _unlearning_parts(
     return {name: part for name, part in parts.items() if name in (*objective.streams, *objective.optional_streams)}
 
 
+def _pairs(
+    settings: dict[str, Any], objective: Objective, safety: Records, general: Records | None, manifest: dict[str, Any]
+) -> dict[str, Sequence[Record]]:
+    """Parts of a file of preference pairs: rejected answers to forget, chosen ones to prefer; the rest is retained."""
+    pairs = [record for record in safety if record.rejected]
+    others = [record for record in safety if not record.rejected and record.kind != "unsafe"]
+    parts: dict[str, Sequence[Record]] = {"forget": [r.answered(r.rejected) for r in pairs], "preferred": pairs}
+    if "retain" in objective.streams:
+        size, seed = settings["data"]["retain_size"], settings["seed"]
+        parts["retain"] = forget_retain.mix_retain(others, list(general or ()), size, seed)
+    manifest["pairs"] = {"records": len(pairs), "sha256": forget_retain.digest(pairs)}
+    return {name: part for name, part in parts.items() if name in objective.streams}
+
+
 def _training_part(settings: dict[str, Any], safety: Records | None, general: Records | None) -> list[Record]:
     """Safety data (refusals and safe answers) with all or a seeded sample of the general data."""
     if safety is None and general is None:
@@ -155,37 +189,79 @@ def _training_part(settings: dict[str, Any], safety: Records | None, general: Re
 
 
 def tokenised(
-    records: Sequence[Record], roots: dict[str, Path], processor: Processor, longest: int, target: str = "answer"
+    records: Sequence[Record],
+    roots: dict[str, Path],
+    processor: Processor,
+    longest: int,
+    target: str = "answer",
+    loss: str = "all",
 ) -> tuple[dict[int, Row], dict[str, int]]:
-    """Token rows by position in `records`. Answers past `longest` tokens are cut; a prompt that leaves no room for one
-    is dropped. target: which tokens carry the loss: the answer's, the query's (the row then ends with the prompt), or
-    both."""
+    """Token rows by position in `records`, and counts of what was cut or left out.
+
+    A conversation longer than `longest` tokens loses its last turns, pair by pair. If its first pair alone is too long,
+    the answer is cut. A prompt that leaves no room for an answer is left out. So is a question without an answer; a
+    last question without one is cut off.
+
+    Args:
+      records: what to train on.
+      roots: folder of the images, by record source.
+      longest: tokens of a row, image tokens included.
+      target: which tokens carry the loss: the "answer"'s, those of the "query" (the row then ends with the prompt), or
+        "both". The last two take records of one question.
+      loss: whether "all" answers of a conversation carry the loss, or the "last".
+
+    Raises InputError for a record that the chat template refuses, with its id.
+    """
     rows: dict[int, Row] = {}
-    counts = {"rows": 0, "answers_cut": 0, "prompts_too_long": 0, "without_answer": 0}
+    counts = dict.fromkeys(("rows", *_COUNTS), 0)
     for i, record in enumerate(records):
-        if target != "query" and not record.answer.strip():
-            counts["without_answer"] += 1
-            continue
-        images = () if record.image is None else (str(roots[record.source] / record.image),)
-        row, answer_start = _row(record, images, processor, target)
-        if answer_start >= longest:
-            counts["prompts_too_long"] += 1
-            continue
-        if len(row.ids) > longest:
-            counts["answers_cut"] += 1
-            row = dataclasses.replace(row, ids=row.ids[:longest], mask=row.mask[:longest])
-        rows[i] = row
+        try:
+            row, what = _fitted(record, roots.get(record.source, Path()), processor, longest, target, loss)
+        except InputError as error:
+            raise InputError(f"record {record.id!r}: {error}") from None
+        for name in what:
+            counts[name] += 1
+        if row is not None:
+            rows[i] = row
     counts["rows"] = len(rows)
     return rows, counts
 
 
-def _row(record: Record, images: tuple[str, ...], processor: Processor, target: str) -> tuple[Row, int]:
-    """The record's row, and how many of its tokens are the prompt's."""
+def _fitted(
+    record: Record, root: Path, processor: Processor, longest: int, target: str, loss: str
+) -> tuple[Row | None, list[str]]:
+    """A record's row, None where it has none, and which of `_COUNTS` were done to it."""
+    if target != "answer" and not record.is_short:
+        raise InputError(f"data.forget_target={target} takes one question about at most one image; set it to answer")
+    turns, what = record.turns, []
+    if target != "query":
+        if turns[-1].role == "user" and len(turns) > 1:
+            turns, what = turns[:-1], ["open_questions_cut"]
+        if len(turns) == 1 or not turns[1].text.strip():
+            return None, [*what, "without_answer"]
+    row, start = _row(record, turns, root, processor, target, loss)
+    while len(row.ids) > longest and len(turns) > 2:
+        what = [*dict.fromkeys([*what, "turns_cut"])]
+        turns = turns[:-2]
+        row, start = _row(record, turns, root, processor, target, loss)
+    if start >= longest:
+        return None, [*what, "prompts_too_long"]
+    if len(row.ids) > longest:
+        what.append("answers_cut")
+        row = dataclasses.replace(row, ids=row.ids[:longest], mask=row.mask[:longest])
+    return row, what
+
+
+def _row(
+    record: Record, turns: Sequence[Turn], root: Path, processor: Processor, target: str, loss: str
+) -> tuple[Row, int]:
+    """The row of the record's first turns, and its number of tokens before those that carry the loss."""
+    images = tuple(str(root / path) for turn in turns for path in turn.images)
     if target == "query":
         ids = tuple(processor.prompt_ids(record.question, images))
         example = Example(ids, len(ids))
     else:
-        example = processor.example(record.question, record.answer, images)
+        example = processor.conversation(turns, images, record.system, loss)
     row = batches.row(example, images, record.id)
     if target != "answer":
         start, end = processor.question_span(record.question, images)
