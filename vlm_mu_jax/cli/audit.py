@@ -25,6 +25,8 @@ _DATA = flags.DEFINE_string(
     " the name of a public set (bin/eval --list)",
     required=True,
 )
+_KIND = flags.DEFINE_string("kind", None, "kind of the rows that name none: unsafe, safe or general")
+_COLUMNS = flags.DEFINE_string("columns", "", "the file's names of columns, such as question=Goal,answer=reply")
 _ROOT = flags.DEFINE_string("data_root", None, "folder with the public sets, one folder each")
 _OUT = flags.DEFINE_string("out", None, "JSON file to write", required=True)
 _CHART = flags.DEFINE_string("chart", None, "also draw the first words into this file (svg, png or pdf)")
@@ -103,13 +105,15 @@ def main(argv: list[str]) -> None:
 
 def _read(path):
     """The records, with images only where something needs them."""
-    from vlm_mu_jax.data import readers
+    from vlm_mu_jax.data import questions
     from vlm_mu_jax.data.readers import catalogue
 
     with_images = bool(_SALIENCY.value or _REBALANCE.value and path.suffix.lower() != ".parquet")
     if _ROOT.value:
         return catalogue.read(catalogue.get(_DATA.value), _ROOT.value, check_images=with_images)
-    return readers.read(path, check_images=with_images)
+    return questions.read(
+        path, _KIND.value, questions.parse_columns(_COLUMNS.value), check_images=with_images, several_turns=True
+    )
 
 
 def _check_flags(path) -> None:

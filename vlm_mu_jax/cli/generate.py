@@ -11,6 +11,7 @@ answer; a killed run goes on where it stopped. OUT.provenance.json says which mo
 Example:
   bin/generate --checkpoint=runs/base --image=photo.png --prompt="What is on this sign?" --max_new_tokens=64
   bin/generate --checkpoint=runs/base --data=runs/mini/data/train.json --kinds=unsafe --out=runs/answers/base.jsonl
+  bin/generate --checkpoint=runs/base --data=questions.csv --kind=unsafe --columns=question=Goal --out=mine.jsonl
 """
 
 from absl import flags
@@ -21,6 +22,8 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=T
 _PROMPT = flags.DEFINE_string("prompt", None, "the question")
 _DATA = flags.DEFINE_string("data", None, "instead of --prompt: a data file whose questions are all asked")
 _OUT = flags.DEFINE_string("out", None, "--data: answers file to write")
+_KIND = flags.DEFINE_string("kind", None, "--data: kind of rows that name none: unsafe, safe or general")
+_COLUMNS = flags.DEFINE_string("columns", "", "--data: the file's names of columns, such as question=Goal,image=file")
 _KINDS = flags.DEFINE_list("kinds", [], "--data: ask only these kinds of records, such as unsafe; all without it")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "--data: questions answered at a time", lower_bound=1)
 _IMAGE = flags.DEFINE_multi_string("image", [], "image file; may be given several times, none for text only")
@@ -70,8 +73,8 @@ def _check_flags() -> None:
 
     if bool(_PROMPT.value) == bool(_DATA.value):
         raise InputError("give --prompt for one answer, or --data and --out for those to a file")
-    if _PROMPT.value and (_OUT.value or _KINDS.value):
-        raise InputError("--out and --kinds belong to --data; leave them out")
+    if _PROMPT.value and (_OUT.value or _KINDS.value or _KIND.value or _COLUMNS.value):
+        raise InputError("--out, --kinds, --kind and --columns belong to --data; leave them out")
     if _DATA.value and not _OUT.value:
         raise InputError("--data needs --out, the answers file to write")
     if _DATA.value and (_IMAGE.value or _JSON.value or _TEMPERATURE.value):
@@ -80,12 +83,14 @@ def _check_flags() -> None:
 
 def _answer_all(model) -> None:
     from vlm_mu_jax import progress
+    from vlm_mu_jax.data import questions
     from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
     from vlm_mu_jax.evaluation.answers.record_answers import answer_file
 
+    columns = questions.parse_columns(_COLUMNS.value)
     answers = answer_file(
         model,
-        _DATA.value,
+        questions.read(_DATA.value, _KIND.value, columns),
         _OUT.value,
         kinds=_KINDS.value,
         guard=_GUARD.value,

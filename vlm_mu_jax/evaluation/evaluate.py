@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.data import readers
+from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import provenance
@@ -185,7 +185,7 @@ def _own_questions(
             options.seed,
             with_images,
         )
-    records = data if isinstance(data, Records) else readers.read(data)
+    records = data if isinstance(data, Records) else question_files.read(data)
     return suites.from_records(records, words, options.shots, options.max_questions, options.seed)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlm_mu_jax.data.readers import catalogue, shapes, vlguard
 from vlm_mu_jax.data.readers import rows as _rows
+from vlm_mu_jax.data.readers.files import LINE
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 
@@ -44,6 +45,8 @@ def read(
     """
     path = Path(path)
     content, sha256 = _rows.load(path)
+    if all(isinstance(row, str) for row in content):  # a JSON list of questions
+        content = [{LINE: row} for row in content]
     reader = _rows.RowReader(path, check_images, None if root is None else Path(root), on_bad)
     if columns:
         content = [_renamed(row, columns) for row in content]

@@ -63,7 +63,8 @@ def record(row: dict, reader: RowReader, kind: str | None = None) -> Record:
         reader.note(LABELLED)
     messages, rejected = _MESSAGES_OF[shape](row)
     messages = _with_system(row, messages)
-    system, turns = spoken.to_turns(messages, _images(row), reader.any_image, reader.note)
+    note = reader.note if shape != "question" else lambda what: None  # a column of images has no marks
+    system, turns = spoken.to_turns(messages, _images(row), reader.any_image, note)
     if rejected is not None and turns[-1].role != "assistant":
         raise InputError("a preference pair must end with the chosen answer")
     return Record(

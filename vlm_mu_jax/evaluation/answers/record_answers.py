@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.data import readers
+from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data.records import KINDS, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
@@ -30,7 +30,7 @@ def provenance_path(out: str | Path) -> Path:
 
 def answer_file(
     model: Model,
-    data: str | Path,
+    data: str | Path | Records,
     out: str | Path,
     *,
     kinds: Sequence[str] = (),
@@ -40,7 +40,7 @@ def answer_file(
     """Greedy answers to the records of a data file, in `out`.
 
     Args:
-      data: a data file in any format that `data.readers.read` knows.
+      data: a file of questions, as `data.questions.read` takes it, or its records.
       out: the answers file. A killed run goes on where it stopped.
       kinds: ask only records of these kinds (`data.records.KINDS`); () asks all.
       guard: guard folder that steers the model; it takes the place of `options.steer`.
@@ -49,13 +49,13 @@ def answer_file(
     Raises:
       InputError: a kind does not exist or is not there, or `out` holds answers made otherwise.
     """
-    records = readers.read(data)
+    records = data if isinstance(data, Records) else question_files.read(data)
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise InputError(f"--kinds: {', '.join(unknown)} is none of {', '.join(KINDS)}")
     asked = records.of_kind(*(kinds or KINDS))
     if not len(asked):
-        raise InputError(f"--data={data}: holds no record of --kinds={','.join(kinds)}")
+        raise InputError(f"--data={records.source}: holds no record of --kinds={','.join(kinds)}")
     settings = {
         "checkpoint": str(model.folder),
         "weights_sha256": weights_hash(model.params),

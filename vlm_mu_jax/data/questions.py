@@ -1,0 +1,65 @@
+"""Files of questions: what a red-teamer has. One function reads them all, with or without reference answers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vlm_mu_jax.data import readers
+from vlm_mu_jax.data.readers.rows import BadRows
+from vlm_mu_jax.data.records import KINDS, Record, Records
+from vlm_mu_jax.errors import InputError
+
+
+def read(
+    path: str | Path,
+    kind: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    check_images: bool = True,
+    on_bad: str = "stop",
+    several_turns: bool = False,
+) -> Records:
+    """The questions of a file: each one question about at most one image.
+
+    The file is TXT (a question a line), CSV, TSV, JSON, JSON lines or Parquet. The question stands in a column
+    `question`, `prompt`, `instruction`, `query`, `text`, `goal` or `Goal`; an image path in `image` or `image_path`,
+    relative to the file's folder; the kind in `kind`. Rows without an `id` are named by their number. Training files
+    are read, too, when their conversations have one question.
+
+        read("questions.txt", kind="unsafe")
+        read("HarmBench.csv", kind="unsafe", columns={"question": "Behavior", "id": "BehaviorID"})
+
+    Args:
+      kind: of rows that name none: "unsafe", "safe" or "general". None = "general", which counts as harmless.
+      columns: our name of a column -> the file's.
+      check_images: whether a missing image file makes a row bad.
+      on_bad: "stop" raises at bad rows, "skip" leaves them out; they then stand in `Records.skipped`.
+      several_turns: whether longer conversations are read, too. `Record.question` is then their first question.
+
+    Raises InputError (BadRows) for a file that is none, or with rows of several turns or images that are not wanted.
+    """
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"--kind={kind}: is none of {', '.join(KINDS)}")
+    records = readers.read(path, check_images=check_images, kind=kind, columns=columns, on_bad=on_bad)
+    longer = [] if several_turns else [one for one in enumerate(records, start=1) if not one[1].is_short]
+    if longer:
+        problems = [(number, f"(id {r.id!r}) {_described(r)}, where one question is asked") for number, r in longer]
+        raise BadRows(Path(path), len(records), problems)
+    return records
+
+
+def _described(record: Record) -> str:
+    """What makes a record more than one question."""
+    if record.system is not None:
+        return "has a system text"
+    return f"has {len(record.turns)} turns and {len(record.images)} images"
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """`{"question": "Goal"}` from "question=Goal,image=file". Raises InputError for another form."""
+    columns = {}
+    for part in filter(None, (one.strip() for one in text.split(","))):
+        ours, equals, theirs = part.partition("=")
+        if not (equals and ours.strip() and theirs.strip()):
+            raise InputError(f"--columns={text}: give OURS=THEIRS, such as question=Goal,image=file")
+        columns[ours.strip()] = theirs.strip()
+    return columns
