@@ -12,7 +12,7 @@ from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import ImagePart, Record, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.miniature import checkpoint, language, world
-from vlm_mu_jax.model.config import from_hf
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training.sources import read_sources, tokenised
