@@ -133,10 +133,10 @@ def test_a_template_of_texts_alone_gets_llavas_image_lines(make):
         ),
         Turn("assistant", ("a",)),
     ]
-    text = one._render(chat_template.to_messages(turns), ready=False)
+    text = one._renderer.render(chat_template.to_messages(turns), ready=False)
     assert "user\n<image>\n<image>\nwhat is <|im_end|>" in text
     inner = [Turn("user", ("see ", ImagePart("a"), " and"))]
-    assert "user\nsee <image> and<|im_end|>" in one._render(chat_template.to_messages(inner), ready=True)
+    assert "user\nsee <image> and<|im_end|>" in one._renderer.render(chat_template.to_messages(inner), ready=True)
 
 
 def test_the_templates_own_system_text_stays_and_another_replaces_it(make, tokenizer):

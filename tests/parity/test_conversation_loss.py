@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from vlm_mu_jax.training.policy import ModelPolicy
 
 from tests.conversion.hf_checkpoints import make_llama, save
 from vlm_mu_jax.conversion import importer
@@ -14,6 +13,7 @@ from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record, Turn
 from vlm_mu_jax.miniature import language, world
 from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.training.model_policy import ModelPolicy
 from vlm_mu_jax.training.sources import tokenised
 
 # It says itself what the assistant wrote, for transformers' own mask; ours is found by rendering.

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlm_mu_jax.data import answer_spans, anyres, chat_template, images
+from vlm_mu_jax.data import anyres, chat_template, images
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.chat_template import TEMPLATES as TEMPLATES
-from vlm_mu_jax.data.chat_template import ChatTemplate, JinjaTemplate, Message
-from vlm_mu_jax.data.records import ImagePart, Turn
+from vlm_mu_jax.data.chat_template import ChatTemplate
+from vlm_mu_jax.data.records import Turn
+from vlm_mu_jax.data.rendering import Renderer, asked, common_prefix
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import Batch
@@ -70,7 +71,7 @@ class Processor:
         self.chat = chat_template.get(template)
         self.template = self.chat.identity + (f"+system:{_short_hash(system)}" if system is not None else "")
         self.tokenizer, self.settings, self.cfg, self.system = tokenizer, settings, cfg, system
-        self._image_token = None if cfg.image_token_id is None else tokenizer.convert_ids_to_tokens(cfg.image_token_id)
+        self._renderer = Renderer(tokenizer, self.chat, cfg, system)
 
     def with_template(self, template: str | ChatTemplate, system: str | None = None) -> "Processor":
         """The same processor with another chat template, and another system text when one is given."""
@@ -112,20 +113,20 @@ class Processor:
         answer_start: what the answer begins with. A literal placeholder in a text is an error.
         """
         counts = self._counts(images)
-        text = self._text(question, len(counts), answer_start)
-        first, *rest = text.split(self._image_token) if counts else [text]
-        return first + "".join(n * self._image_token + part for n, part in zip(counts, rest, strict=True))
+        text = self._renderer.question_text(question, len(counts), answer_start)
+        first, *rest = text.split(self._renderer.image_token) if counts else [text]
+        return first + "".join(n * self._renderer.image_token + part for n, part in zip(counts, rest, strict=True))
 
     def prompt_ids(self, question: str, images: Images = 1) -> list[int]:
         """Token ids up to where the answer starts; the beginning-of-text token as the checkpoint's own code adds it."""
         counts = self._counts(images)
-        return self._expand(self._ids(self._text(question, len(counts))), counts)
+        return self._expand(self._ids(self._renderer.question_text(question, len(counts))), counts)
 
     def short_ids(self, prompts: Sequence[tuple[str, str]], number: int) -> list[tuple[int, ...]]:
         """Ids of many prompts at once, (question, what the answer starts with or "") each, with one placeholder per
         image."""
-        texts = [self._text(question, number, start) for question, start in prompts]
-        return [tuple(ids) for ids in self._encode(texts)["input_ids"]]
+        texts = [self._renderer.question_text(question, number, start) for question, start in prompts]
+        return [tuple(ids) for ids in self._renderer.encode(texts)["input_ids"]]
 
     def conversation_ids(self, turns: Sequence[Turn], images: Images = (), system: str | None = None) -> list[int]:
         """Token ids of a conversation that ends with a question, up to where its answer starts.
@@ -136,12 +137,14 @@ class Processor:
           system: its system text; None = the processor's.
         """
         counts = self._counts(images)
-        return self._expand(self._ids(self._render(self._messages(turns, system), ready=True)), counts)
+        return self._expand(
+            self._ids(self._renderer.render(self._renderer.messages(turns, system), ready=True)), counts
+        )
 
     def example(self, question: str, answer: str, images: Images = 1, ended: bool = True) -> Example:
         """Prompt, answer and (when `ended`) its end. The loss starts at the first token that the prompt alone does not
         have."""
-        turns = (_asked(question, self._number(images)), Turn("assistant", (answer,)))
+        turns = (asked(question, self._number(images)), Turn("assistant", (answer,)))
         return self.conversation(turns, images, ended=ended)
 
     def conversation(
@@ -163,13 +166,13 @@ class Processor:
             the model's end token. What the template prints behind it is left out.
         """
         counts = self._counts(images)
-        messages = self._messages(turns, system)
-        spoken = answer_spans.find(messages, functools.partial(self._render, ready=False))
-        whole = answer_spans.with_ends(spoken, self._gap, self._ends)
+        messages = self._renderer.messages(turns, system)
+        spoken = self._renderer.spoken(messages)
+        whole = self._renderer.with_ends(spoken)
         open_end = spoken.spans[-1][1] if turns[-1].text else whole.spans[-1][0]  # no answer has no gap before it
         closed = whole.spans[-1][1] > spoken.spans[-1][1]
         text = spoken.text[: whole.spans[-1][1] if ended and closed else open_end]
-        ids, spans = self._located(text, [*whole.spans[:-1], (whole.spans[-1][0], len(text))])
+        ids, spans = self._renderer.located(text, [*whole.spans[:-1], (whole.spans[-1][0], len(text))])
         end = self.cfg.eos_ids[:1] if ended and not closed else ()
         spans[-1] = (spans[-1][0], len(ids) + len(end))
         return self._expanded_example((*ids, *end), spans if loss == "all" else spans[-1:], counts)
@@ -177,27 +180,27 @@ class Processor:
     def question_span(self, question: str, images: Images = 1) -> tuple[int, int]:
         """Where the question's own tokens begin and end in `prompt_ids`: what a prompt without a question lacks."""
         ids, without = self.prompt_ids(question, images), self.prompt_ids("", images)
-        start = _common_prefix(ids, without)
+        start = common_prefix(ids, without)
         room = min(len(ids), len(without)) - start
-        behind = min(_common_prefix(ids[::-1], without[::-1]), room)
+        behind = min(common_prefix(ids[::-1], without[::-1]), room)
         return start, len(ids) - behind
 
     def question_at(self, question: str, images: Images = 1) -> int:
         """The character of `prompt_text` at which the question begins."""
         number, mark = self._number(images), "\ue000"
-        before, found, _ = self._text(mark, number).partition(mark)
+        before, found, _ = self._renderer.question_text(mark, number).partition(mark)
         cut = len(question) - len(question.lstrip())
-        text = self._text(question, number)
+        text = self._renderer.question_text(question, number)
         if not found or not text.startswith(before):
             raise InputError("the chat template changes the question; give another with --template")
         shown = 0 if text.startswith(question, len(before)) else cut  # some templates trim it
         longer = len(self.prompt_text(question, images)) - len(text)
-        inside = before.count(self._image_token) if number else 0
+        inside = before.count(self._renderer.image_token) if number else 0
         return len(before) - shown + (longer if inside == number else 0)
 
     def text_example(self, text: str) -> Example:
         """Plain text without a prompt; every token but the first carries the loss."""
-        self._refuse_placeholder("text", text)
+        self._renderer.refuse_placeholder("text", text)
         ids = self._ids(text)
         return Example((*ids, *self.cfg.eos_ids[:1]), 1)
 
@@ -225,89 +228,11 @@ class Processor:
             return [self.cfg.vision.P] * number
         return [self.image_tokens(image) for image in images] if number else []
 
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return self._renderer.ids(text)
+
     def _number(self, images: Images) -> int:
         return images if isinstance(images, int) else len(images)
-
-    def _text(self, question: str, number: int = 0, answer_start: str = "") -> str:
-        """The prompt with one placeholder per image, and what its answer begins with."""
-        turns = [_asked(question, number)]
-        if not answer_start:
-            return self._render(self._messages(turns, None), ready=True)
-        messages = self._messages([*turns, Turn("assistant", (answer_start,))], None)
-        spoken = answer_spans.find(messages, functools.partial(self._render, ready=False))
-        return spoken.text[: spoken.spans[-1][1]]
-
-    def _messages(self, turns: Sequence[Turn], system: str | None) -> list[Message]:
-        """Messages for the template. A literal placeholder in a text would take the place of an image's token."""
-        for turn in turns:
-            self._refuse_placeholder("question" if turn.role == "user" else "answer", turn.text)
-        system = self.system if system is None else system
-        self._refuse_placeholder("system text", system or "")
-        return chat_template.to_messages(turns, system)
-
-    def _render(self, messages: Sequence[Message], ready: bool) -> str:
-        """The template's text, with one placeholder per image."""
-        text = self.chat.render(messages, ready, self._image_token or "", self._special)
-        wanted = sum(part["type"] == "image" for one in messages for part in one["content"])
-        if self._image_token and text.count(self._image_token) != wanted:
-            raise InputError(
-                f"the chat template prints {text.count(self._image_token)} places {self._image_token!r} for {wanted}"
-                " images; give one for this kind of model with --template or --chat_template"
-            )
-        return text
-
-    @functools.cached_property
-    def _special(self) -> dict[str, str]:
-        """Texts of the special tokens; the end token is the model's own."""
-        texts = {name: text for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)}
-        if not isinstance(self.chat, JinjaTemplate) and self.cfg.eos_ids:
-            texts["eos_token"] = self.tokenizer.convert_ids_to_tokens(self.cfg.eos_ids[0])
-        return texts
-
-    @functools.cached_property
-    def _gap(self) -> str:
-        """What the template prints between a prompt and its answer: the model has to write it, so it carries loss."""
-        ask = [_asked("?", 0)]
-        ready = self._render(chat_template.to_messages(ask), ready=True)
-        answered = chat_template.to_messages([*ask, Turn("assistant", ("?",))])
-        spoken = answer_spans.find(answered, functools.partial(self._render, ready=False))
-        before = spoken.text[: spoken.spans[0][0]]
-        return before.removeprefix(ready) if before.startswith(ready) else ""
-
-    @functools.cached_property
-    def _ends(self) -> tuple[str, ...]:
-        """Texts that end an answer where they follow it: the template's end; the model's end token; of a checkpoint's
-        own template any special token that does not open a message."""
-        if self.chat.end:
-            return (self.chat.end,)
-        if not isinstance(self.chat, JinjaTemplate):
-            return (self._special["eos_token"],) if "eos_token" in self._special else ()
-        special = {text for text in self.tokenizer.all_special_tokens if text}
-        special |= {one.content for one in self.tokenizer.added_tokens_decoder.values() if one.special}
-        ask = chat_template.to_messages([_asked("?", 0)])
-        ready, asked = self._render(ask, ready=True), self._render(ask, ready=False)
-        opening = ready[len(asked) :].lstrip() if ready.startswith(asked) else ""
-        openings = {self._image_token, self.tokenizer.bos_token, *(t for t in special if opening.startswith(t))}
-        ends = {self.tokenizer.convert_ids_to_tokens(i) for i in self.cfg.eos_ids if i < len(self.tokenizer)}
-        return tuple((special - openings) | ends)
-
-    def _encode(self, texts: list[str], **options: Any) -> Any:
-        """The tokenizer's output. A text-only model's own template prints all special tokens; transformers adds the
-        beginning-of-text token to other prompts that do not begin with it."""
-        bos = self.tokenizer.bos_token
-        own = isinstance(self.chat, JinjaTemplate)
-        add = not own or (self.cfg.vision is not None and not (bos and texts[0].startswith(bos)))
-        return self.tokenizer(texts, add_special_tokens=add, **options)
-
-    def _located(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-        """(ids, the token spans of the character spans). A span begins at the first token that the text before it,
-        taken alone, does not have, and ends likewise. Offsets will not do: normalisers move them."""
-        places = sorted({at for span in spans for at in span if at < len(text)})
-        ids, *before = self._encode([text, *(text[:at] for at in places)])["input_ids"]
-        at_token = {at: _common_prefix(row, ids) for at, row in zip(places, before, strict=True)} | {
-            len(text): len(ids)
-        }
-        return tuple(ids), [(at_token[start], at_token[end]) for start, end in spans]
 
     def _expanded_example(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], counts: Sequence[int]) -> Example:
         """With every placeholder as often as its image has tokens, and the spans moved with them."""
@@ -318,15 +243,6 @@ class Processor:
         spans = tuple((start + moved[start], end + moved[end]) for start, end in spans)
         return Example(tuple(self._expand(ids, counts)), spans[0][0], spans)
 
-    def _refuse_placeholder(self, what: str, text: str) -> None:
-        """Raises InputError for a text that holds one."""
-        if self._image_token and self._image_token in text:
-            raise InputError(f"the {what} holds the image placeholder {self._image_token!r}; remove it")
-
-    @functools.lru_cache(maxsize=100_000)  # noqa: B019 (a processor lives as long as its process)
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._encode([text])["input_ids"][0])
-
     def _expand(self, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
         """Every placeholder as often as its image has tokens. One placeholder is a token of its own, so that the same
         ids come out as if the text had held them all, without tokenising thousands of them."""
@@ -334,7 +250,9 @@ class Processor:
         for token in ids:
             expanded += [token] * next(left, 0) if token == self.cfg.image_token_id else [token]
         if counts and ids.count(self.cfg.image_token_id) != len(counts):
-            raise InputError(f"the tokenizer does not keep {self._image_token!r} as one token; use the model's own")
+            raise InputError(
+                f"the tokenizer does not keep {self._renderer.image_token!r} as one token; use the model's own"
+            )
         return expanded
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -414,17 +332,5 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
-def _asked(question: str, number: int) -> Turn:
-    """A question with its images in front."""
-    return Turn("user", (*[ImagePart("image")] * number, question))
-
-
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
