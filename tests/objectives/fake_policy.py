@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.objectives.objective import Objective
-from vlm_mu_jax.objectives.policy import Reading
+from vlm_mu_jax.objectives.reading import Reading
 
 IMAGE = 99
 

@@ -1,5 +1,6 @@
 """Chunked log-probabilities equal the direct computation, and padding counts nothing."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +37,7 @@ def test_chunked_equals_direct_with_gradients(case, chunk):
     np.testing.assert_allclose(chunked(hidden, head), direct(hidden, head, tokens, mask), rtol=1e-5, atol=1e-5)
     got = jax.grad(lambda *a: chunked(*a).sum(), argnums=(0, 1))(hidden, head)
     want = jax.grad(lambda *a: direct(*a, tokens, mask).sum(), argnums=(0, 1))(hidden, head)
-    for one, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_counts_leave_out_a_token_without_a_predictor(case):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.objectives import toy
 from vlm_mu_jax.objectives.objective import Objective
-from vlm_mu_jax.objectives.policy import Read
+from vlm_mu_jax.objectives.reading import Read
 from vlm_mu_jax.objectives.registry import OBJECTIVES, make_objective
 from vlm_mu_jax.objectives.token_losses import KL, NLL
 

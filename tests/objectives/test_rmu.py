@@ -9,7 +9,7 @@ import pytest
 
 from tests.objectives.fake_policy import IMAGE, FakePolicy, rows, value
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.objectives.policy import TOKEN_CLASSES, class_mask
+from vlm_mu_jax.objectives.reading import TOKEN_CLASSES, class_mask
 from vlm_mu_jax.objectives.rmu import RMU, Hold, control_vector
 
 TOKENS = np.array([[1, IMAGE, IMAGE, 5, 6, 7, 8], [1, IMAGE, IMAGE, 5, 7, 0, 0]])

@@ -1,5 +1,6 @@
 """The tower's output computed once: same losses and gradients, found again only for the same weights and images."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +62,7 @@ def test_losses_and_gradients_are_those_of_pixels(weights):
         gradient({"train": jax.tree.map(lambda x: jnp.asarray(x)[None], s["train"][1])}) for s in (given, made)
     )
     np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=1e-6)
-    for path, leaf in flatten(want).items():
-        np.testing.assert_allclose(flatten(got)[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
+    chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-6)
     assert any(path.startswith("weights/projector") for path in flatten(got))
 
 

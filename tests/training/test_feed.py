@@ -2,6 +2,7 @@
 
 import threading
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def test_every_step_gets_its_own_batch_in_micro_batches():
             batch = feed.next()
             for name, stream in STREAMS.items():
                 want = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), stream[k])
-                jax.tree.map(np.testing.assert_array_equal, batch.rows[name], want)
+                chex.assert_trees_all_equal(batch.rows[name], want)
             lengths = sum(np.asarray(rows.batch.lengths_B).sum() for rows in batch.rows.values())
             assert batch.tokens == lengths
 

@@ -7,6 +7,7 @@ import signal
 import time
 import types
 
+import chex
 import jax
 import jax.monitoring
 import jax.numpy as jnp
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
+from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.params import flatten, unflatten
 from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.training import step
 from vlm_mu_jax.training.checkpoint import Checkpoints
 from vlm_mu_jax.training.feed import Feed
 from vlm_mu_jax.training.goodput import Goodput
@@ -92,8 +95,7 @@ def test_a_killed_run_resumes_to_the_identical_curve_and_weights(params, straigh
         file.write('{"step": 5, "lo')  # cut short
     resumed = run(params, tmp_path).params
     assert losses(tmp_path) == losses(whole)
-    for path, leaf in flatten(resumed).items():
-        np.testing.assert_array_equal(leaf, flatten(trained)[path], err_msg=path)
+    chex.assert_trees_all_equal(resumed, trained)
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(params, straight, tmp_path):
@@ -174,6 +176,18 @@ def test_one_compilation_and_a_fetch_every_few_steps(params, monkeypatch):
     assert at_step[0] > 0 and set(at_step.values()) == {at_step[0]}
     in_loop = [step for step in fetches if 0 < step <= 25]
     assert in_loop == [12, 22] and len(metrics["loss"]) == 25
+
+
+def test_the_step_is_traced_once_for_every_row_length(params, monkeypatch):
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(step.loss_and_gradients, n=2)
+    monkeypatch.setattr(step, "loss_and_gradients", counted)
+    streams = {"train": Stream(tiny.rows(32), 2, 0, lengths=(8, 16))}
+    metrics = run(params, None, streams, steps=40, objective=make_objective("sft")).metrics
+    assert len(metrics["loss"]) == 40
+    with pytest.raises(AssertionError, match="traced > 2 times"):
+        streams = {"train": Stream(tiny.rows(32), 2, 0, lengths=(24,))}
+        run(params, None, streams, steps=1, objective=make_objective("sft"))
 
 
 @pytest.mark.parametrize(("idle", "phase"), [(True, "data"), (False, "step")])

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_relearning_is_measured_from_the_start_and_leaves_the_model_alone(config
     assert [point.step for point in found.curve] == [0, 2, 3] == list(seen)
     for point in found.curve:
         assert point.metrics["asr"] == frontier.with_interval(seen[point.step], "asr")
-    jax.tree.map(np.testing.assert_array_equal, before, attacked.params)
+    chex.assert_trees_all_equal(before, attacked.params)
     answers = [
         [a.answer for a in answers_file.read(tmp_path / "evaluations" / step / "answers" / "harmless_before.jsonl")]
         for step in ("000000", "000003")

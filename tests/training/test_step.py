@@ -1,5 +1,6 @@
 """The gradient of a step: micro-batches, padding, slices, and one compilation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,8 +69,7 @@ def test_micro_batches_with_unequal_token_counts_and_padding_change_nothing(para
     assert metrics.keys() == split_metrics.keys()
     for key in metrics:
         np.testing.assert_allclose(metrics[key], split_metrics[key], rtol=1e-5, atol=1e-6)
-    for path, leaf in flatten(whole).items():
-        np.testing.assert_allclose(leaf, flatten(split_up)[path], rtol=1e-4, atol=1e-5, err_msg=path)
+    chex.assert_trees_all_close(split_up, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_slice_has_a_gradient_and_it_is_the_gradient_of_that_layer(params):

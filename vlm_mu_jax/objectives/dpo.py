@@ -13,7 +13,6 @@ DPO paper has none (`scaled` False).
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -22,7 +21,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.logprobs import count
 from vlm_mu_jax.objectives.npo import check_beta, forget_terms, log_ratio
 from vlm_mu_jax.objectives.objective import Term
-from vlm_mu_jax.objectives.policy import Metrics, Policy, Read, Reading, Totals
+from vlm_mu_jax.objectives.reading import Metrics, Policy, Read, Reading, Rows, Totals
 from vlm_mu_jax.objectives.reductions import denominators, ratio, token_mean
 from vlm_mu_jax.objectives.token_losses import NLL
 
@@ -32,7 +31,14 @@ PREFERRED = ("refusal", "idk")  # what `data.forget_retain` writes into the pref
 
 @dataclasses.dataclass(frozen=True)
 class DPO(Term):
-    """DPO on the pairs of `preferred` and `forget`. preferred: which answers the first hold."""
+    """DPO on the pairs of the streams `preferred` and `forget`.
+
+    Attributes:
+      preferred: which answers the stream `preferred` holds, refusal or idk.
+      beta: how fast the gate closes, above 0.
+      reduction: what r is, sequence_sum or token_mean.
+      scaled: whether the loss has the factor 2 / beta.
+    """
 
     preferred: str = "refusal"
     beta: float = 0.1
@@ -54,12 +60,10 @@ class DPO(Term):
     def reads(self) -> dict[str, Read]:
         return {name: Read((NLL(),)) for name in STREAMS}
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         return denominators("forget", rows["forget"]) | denominators("preferred", rows["preferred"])
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         def of(name: str) -> Array:
             batch = rows[name]
             return log_ratio(seen[name].sums[NLL()], batch.reference_nll_B, count(batch.mask_BT), self.reduction)

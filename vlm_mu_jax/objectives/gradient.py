@@ -11,12 +11,11 @@ what alternates whole passes of ascent and descent; that is another algorithm.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from jax import Array
 
 from vlm_mu_jax.objectives.objective import Term
-from vlm_mu_jax.objectives.policy import Metrics, Policy, Read, Reading, Totals
+from vlm_mu_jax.objectives.reading import Metrics, Policy, Read, Reading, Rows, Totals
 from vlm_mu_jax.objectives.reductions import check_reduction, denominators, reduced, token_mean
 from vlm_mu_jax.objectives.token_losses import NLL, TokenLoss, WeightedNLL
 
@@ -37,12 +36,10 @@ class TokenForget(Term):
     def reads(self) -> dict[str, Read]:
         return {"forget": Read((self.token_loss(), NLL()))}
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         return denominators("forget", rows["forget"], self.token_loss())
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         sums, token_loss = seen["forget"].sums, self.token_loss()
         value = reduced("forget", sums[token_loss], rows["forget"], token_loss, self.reduction, totals)
         return value, {"forget_loss": value, "forget_nll": token_mean("forget", sums[NLL()], totals)}
@@ -51,9 +48,7 @@ class TokenForget(Term):
 class Ascent(TokenForget):
     """Base of forget terms whose token loss is to grow."""
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         value, metrics = super().loss(policy, seen, rows, totals)
         return -value, {**metrics, "forget_loss": -value}
 

@@ -5,14 +5,13 @@ The activation term stands in rmu.py and the seed's preference term in npo.py, b
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.objective import Term
-from vlm_mu_jax.objectives.policy import Metrics, Policy, Read, Reading, Totals
+from vlm_mu_jax.objectives.reading import Metrics, Policy, Read, Reading, Rows, Totals
 from vlm_mu_jax.objectives.reductions import denominators, token_mean
 from vlm_mu_jax.objectives.token_losses import KL, NLL
 
@@ -30,12 +29,10 @@ class CE(Term):
     def reads(self) -> dict[str, Read]:
         return {self.stream: Read((NLL(),))}
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         return denominators(self.stream, rows[self.stream])
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         nll = token_mean(self.stream, seen[self.stream].sums[NLL()], totals)
         return nll, {f"{self.stream}_nll": nll}
 
@@ -44,10 +41,12 @@ class CE(Term):
 class KLToReference(Term):
     """Mean of KL(reference || current) over the answer tokens of the step, in nats.
 
-    0 with zero gradient at the start of training. Public codes divide by all positions (open-unlearning, the NPO
-    authors, SafeEraser) or by the batch size (MLLMU-Bench) and count prompts and padding; MUSE takes raw logits, which
-    is no KL divergence. It needs the weights before training in every step: nothing extra with LoRA or trained slices,
-    one more copy of what trains otherwise.
+    At the start of training it is 0, with zero gradient. Public codes count prompts and padding, and divide by all
+    positions (open-unlearning, the NPO authors, SafeEraser) or by the batch size (MLLMU-Bench). MUSE takes raw logits,
+    which is no KL divergence.
+
+    It needs the weights before training in every step. With LoRA or trained slices the frozen weights are these. Where
+    parameters train whole, their start values are kept as a second copy.
     """
 
     stream: str = "retain"
@@ -55,12 +54,10 @@ class KLToReference(Term):
     def reads(self) -> dict[str, Read]:
         return {self.stream: Read((KL(),))}
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         return denominators(self.stream, rows[self.stream])
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         kl = token_mean(self.stream, seen[self.stream].sums[KL()], totals)
         return kl, {f"{self.stream}_kl": kl}
 
@@ -89,7 +86,7 @@ class Constrained(Term):
     def reads(self) -> dict[str, Read]:
         return CE(self.stream).reads()
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         return CE(self.stream).denominators(rows, image_token_id)
 
     def duals(self) -> dict[str, Array]:
@@ -99,9 +96,7 @@ class Constrained(Term):
         moved = jnp.maximum(0.0, duals["retain_dual"] + self.rate * (metrics[f"{self.stream}_nll"] - self.limit))
         return {"retain_dual": jnp.where(step >= self.warmup, moved, duals["retain_dual"])}
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         nll, metrics = CE(self.stream).loss(policy, seen, rows, totals)
         # the share of these rows in the step, so that constants too add up over micro-batches
         share = token_mean(self.stream, CE(self.stream).denominators(rows, None)[f"{self.stream}_tokens"], totals)

@@ -16,8 +16,8 @@ Two named readings of the Safety Mirage paper (arXiv 2503.11832):
   as_paper  eq. 3: sequence_sum, no preference term on retain data
   as_code   OPTML-Group/VLM-Safety-Unlearn@1f89239: batch_token_mean and `retain_preference` 1
 
-The default is as_paper: its gate closes per example, so an answer that is already forgotten stops being pushed while
-its neighbours go on, and the loss does not change when the same examples are batched differently. beta cannot be
+The default is as_paper. Its gate closes per example: an answer that is already forgotten is pushed no further, while
+its neighbours still are. The loss also stays the same when the same examples are batched differently. beta cannot be
 carried over between readings: with T answer tokens, beta on sums acts like beta * T on token means.
 The gradient with respect to NLL_current is -2 sigmoid(-beta r): at r = 0 NPO is gradient ascent, and so it is
 everywhere for beta -> 0.
@@ -25,7 +25,6 @@ everywhere for beta -> 0.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from jax import Array
@@ -33,7 +32,7 @@ from jax import Array
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.logprobs import count
 from vlm_mu_jax.objectives.objective import Term
-from vlm_mu_jax.objectives.policy import Metrics, Policy, Read, Reading, Totals
+from vlm_mu_jax.objectives.reading import Metrics, Policy, Read, Reading, Rows, Totals
 from vlm_mu_jax.objectives.reductions import check_reduction, denominators, ratio, token_mean
 from vlm_mu_jax.objectives.token_losses import NLL
 
@@ -76,10 +75,10 @@ class _Ratios(Term):
     def reads(self) -> dict[str, Read]:
         return {self.stream: Read((NLL(),))}
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         return denominators(self.stream, rows[self.stream])
 
-    def _ratio(self, seen: Mapping[str, Reading], rows: Mapping[str, Any]) -> Array:
+    def _ratio(self, seen: Mapping[str, Reading], rows: Rows) -> Array:
         batch, nll_B = rows[self.stream], seen[self.stream].sums[NLL()]
         return log_ratio(nll_B, batch.reference_nll_B, count(batch.mask_BT), self.reduction)
 
@@ -90,7 +89,14 @@ class _Ratios(Term):
 
 @dataclasses.dataclass(frozen=True)
 class NPO(_Ratios):
-    """NPO on `forget`. `reduction` None follows `reading`; scaled: with the factor 2 / beta."""
+    """NPO on the stream `forget`.
+
+    Attributes:
+      reading: as_paper or as_code.
+      beta: how fast the gate closes, above 0.
+      reduction: what r is; None follows `reading`.
+      scaled: whether the loss has the factor 2 / beta.
+    """
 
     reading: str = "as_paper"
     beta: float = 0.1
@@ -114,9 +120,7 @@ class NPO(_Ratios):
         """Weight of the preference term in this reading."""
         return READINGS[self.reading]["retain_preference"]
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         r = self._ratio(seen, rows)
         value = self._mean(forget_terms(r, self.beta, self.scaled), totals)
         gate = self._mean(2 * jax.nn.sigmoid(-self.beta * r), totals)  # 1: gradient ascent, 0: left alone
@@ -141,9 +145,7 @@ class Preference(_Ratios):
     def __post_init__(self) -> None:
         check_beta("preference_beta", self.beta)
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         value = -self._mean(forget_terms(self._ratio(seen, rows), self.beta, self.scaled), totals)
         return value, {f"{self.stream}_preference_loss": value}
 
@@ -166,12 +168,10 @@ class SimNPO(Term):
     def reads(self) -> dict[str, Read]:
         return {"forget": Read((NLL(),))}
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         return denominators("forget", rows["forget"])
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         nll_B = seen["forget"].sums[NLL()]
         r = ratio(nll_B, count(rows["forget"].mask_BT)) - self.delta
         value = ratio(forget_terms(r, self.beta).sum(), totals["forget_rows"])

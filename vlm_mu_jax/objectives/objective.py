@@ -13,16 +13,19 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from vlm_mu_jax.objectives.policy import Metrics, Policy, Read, Reading, Totals
+from vlm_mu_jax.objectives.reading import Metrics, Policy, Read, Reading, Rows, Totals
 
 OPTIONAL_STREAMS = ("general",)  # terms on these are left out of a run that has no such data
 
 
 class Term:
-    """Base of all terms. `loss` is this micro-batch's share; shares and metrics add up over a step.
+    """Base of all terms.
 
-    couples_batch: the value depends on which examples share a batch, so micro-batches cannot add up to it.
-    reference_nll_streams: streams whose rows must carry `reference_nll_B`, computed once before training.
+    `loss` returns the share of one micro-batch. Shares and metrics add up over a step.
+
+    Attributes:
+      couples_batch: whether the value depends on which examples share a batch. Micro-batches cannot add up to it then.
+      reference_nll_streams: streams whose rows must carry `reference_nll_B`, which is computed once before training.
     """
 
     couples_batch: ClassVar[bool] = False
@@ -32,13 +35,11 @@ class Term:
         """What to read of which stream."""
         raise NotImplementedError
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         """Counts of these rows; entries of one name have one meaning in all terms."""
         raise NotImplementedError
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         """Scalar loss in float32 and scalar metrics."""
         raise NotImplementedError
 
@@ -57,7 +58,11 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """`terms`: (weight, term) pairs. Everything that training asks an objective is derived from them."""
+    """A weighted sum of terms. Everything that training asks of an objective is derived from them.
+
+    Attributes:
+      terms: (weight, term) pairs.
+    """
 
     terms: tuple[tuple[float, Term], ...]
 
@@ -105,11 +110,11 @@ class Objective:
     def next_duals(self, duals: Mapping[str, Array], metrics: Metrics, step: Array) -> dict[str, Array]:
         return _merged(term.next_duals(duals, metrics, step) for _, term in self.terms)
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         """Counts of these rows, to be summed over the micro-batches of a step."""
         return _merged(term.denominators(rows, image_token_id) for _, term in self._active(rows))
 
-    def loss(self, policy: Policy, rows: Mapping[str, Any], totals: Totals) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         """These rows' share of the step's loss, and of its metrics.
 
         Args:

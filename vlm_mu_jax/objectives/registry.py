@@ -48,13 +48,20 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """Weights of all terms, and what the terms on data to keep need beside.
+    """Weights of all terms, and options of the terms on data to keep.
 
-    retain_weight: CE on retain. retain_kl: KL to the model before training. retain_alpha: activations after block
-    `hold_layer` (RMU's own layer, positions and scale by default). retain_preference: the seed's term, unbounded below;
-    None follows NPO's `reading`; it takes NPO's options, and `preference_beta` under any other forget term.
-    retain_limit: nats per token; when set, retain_weight is only the start of a dual variable that moves by `dual_rate`
-    times (CE - limit) after every step from step `dual_warmup` on (see keep.Constrained).
+    Attributes:
+      forget_weight: of the forget term.
+      retain_weight: of cross-entropy on `retain`.
+      retain_kl: of KL on `retain` to the model before training.
+      retain_alpha: of Hold, which keeps the activations of `retain` after block `hold_layer`.
+      retain_preference: of the seed's term on `retain`, which is unbounded below. None follows NPO's `reading`.
+      general_weight: of cross-entropy on `general`.
+      hold_layer: Hold's decoder block. With RMU it defaults to RMU's own, with RMU's positions and scale.
+      preference_beta: beta of the seed's term. With NPO it defaults to NPO's, and the term takes NPO's other options.
+      retain_limit: nats per token. When set, retain_weight is only the start of a dual variable, see keep.Constrained.
+      dual_rate: the dual variable moves by this times (CE - limit) after every step.
+      dual_warmup: the first step after which it moves.
     """
 
     forget_weight: float = 1.0
@@ -107,7 +114,13 @@ class Keep:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option of an objective. kind: its type; default: None for none, unless `required`."""
+    """An option of an objective.
+
+    Attributes:
+      kind: its type.
+      default: its value where none is given; None for no value.
+      required: whether a value must be given.
+    """
 
     kind: type
     default: Any = None

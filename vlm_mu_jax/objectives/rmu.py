@@ -3,27 +3,30 @@
     RMU   mean over positions of |h(forget) - c u|^2       h = residual stream after decoder block `layer`
     Hold  mean over positions of |h(retain) - h_reference(retain)|^2
 
-u is one unit vector for the whole run, drawn once from `seed` and stored with the run, so that a model can be checked
-against its own target later. `uniform` draws from [0, 1)^D as the paper and every public code do (all entries
-positive: its cosine with the all-ones direction is 0.87 at D = 4096); `normal` draws an isotropic direction.
+u is one unit vector for the whole run. It is drawn once from `seed` and stored with the run, so that a model can be
+checked against its own target later. `uniform` draws from [0, 1)^D, as the paper and every public code do. All its
+entries are positive: its cosine with the all-ones direction is 0.87 at D = 4096. `normal` draws an isotropic direction.
 
 Two named readings of the Safety Mirage paper (arXiv 2503.11832):
   as_paper  eq. 2: squared norm (sum over D), every real position (image, prompt, answer)
   as_code   OPTML-Group/VLM-Safety-Unlearn@1f89239: mean over D, and padding positions count like any other
 
-The default is as_paper: padding never changes the loss, whereas under as_code a row's loss depends on the longest
-row of its batch. The price is a factor D between the two, so weights cannot be carried over. `width_reduction` and
-`positions` override either choice alone: as_code with positions=("image", "prompt", "answer") is the seed code's
-scale without its padding, with positions=("answer",) it is what open-unlearning means to compute, but for the mean,
-which here runs over all positions of the step. Losses and the vector are float32 (the code: bfloat16).
+The default is as_paper, because padding then never changes the loss. Under as_code the loss of a row depends on the
+longest row of its batch. The two differ by a factor D, so loss weights cannot be carried over.
 
-Hold needs the weights before training in every step, up to `layer`: nothing extra with LoRA or trained slices (the
-frozen stack still holds the originals), one more copy of what trains otherwise.
+`width_reduction` and `positions` override the two choices one by one. For example, as_code with
+  positions=("image", "prompt", "answer")  has the seed code's scale and leaves padding out
+  positions=("answer",)                    scores the positions that open-unlearning means to score. The mean is
+                                           another one than there: it is over all these positions of the step.
+Losses and the vector are float32; the seed code has bfloat16.
+
+Hold compares with the weights before training in every step, up to block `layer`. With LoRA or trained slices this
+needs no memory, because the frozen stack still holds the originals. Where parameters train whole, their start values
+are kept as a second copy.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +34,7 @@ from jax import Array
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.objective import Term
-from vlm_mu_jax.objectives.policy import TOKEN_CLASSES, Metrics, Policy, Read, Reading, Totals, class_mask
+from vlm_mu_jax.objectives.reading import TOKEN_CLASSES, Metrics, Policy, Read, Reading, Rows, Totals, class_mask
 from vlm_mu_jax.objectives.reductions import ratio
 
 READINGS = {
@@ -49,7 +52,16 @@ def control_vector(width: int, scale: float, seed: int, distribution: str = "uni
 
 
 def squared_distance(h_BTD: Array, target_BTD: Array, mask_BT: Array, width_reduction: str) -> Array:
-    """Squared distances summed over the masked positions; sum or mean over D. float32 scalar."""
+    """Squared distances, summed over the masked positions.
+
+    Args:
+      h_BTD, target_BTD: what is compared, in any floating dtype.
+      mask_BT: True at positions that count.
+      width_reduction: "sum" or "mean" over D.
+
+    Returns:
+      a float32 scalar.
+    """
     squares_BTD = jnp.square(h_BTD.astype(jnp.float32) - target_BTD.astype(jnp.float32))
     per_position_BT = squares_BTD.sum(axis=-1) if width_reduction == "sum" else squares_BTD.mean(axis=-1)
     return jnp.where(mask_BT, per_position_BT, 0.0).sum()
@@ -58,11 +70,11 @@ def squared_distance(h_BTD: Array, target_BTD: Array, mask_BT: Array, width_redu
 class _Activations(Term):
     """What both terms share: a mean of squared distances over the positions of some token classes."""
 
-    def denominators(self, rows: Mapping[str, Any], image_token_id: int | None) -> Totals:
+    def denominators(self, rows: Rows, image_token_id: int | None) -> Totals:
         mask_BT = class_mask(rows[self.stream], image_token_id, self.positions)
         return {f"{self.stream}_positions": mask_BT.astype(jnp.float32).sum()}
 
-    def _mean_distance(self, policy: Policy, rows: Mapping[str, Any], h: Array, target: Array, totals: Totals) -> Array:
+    def _mean_distance(self, policy: Policy, rows: Rows, h: Array, target: Array, totals: Totals) -> Array:
         mask_BT = class_mask(rows[self.stream], policy.image_token_id, self.positions)
         total = squared_distance(h, target, mask_BT, self.width_reduction)
         return ratio(total, totals[f"{self.stream}_positions"])
@@ -70,8 +82,16 @@ class _Activations(Term):
 
 @dataclasses.dataclass(frozen=True)
 class RMU(_Activations):
-    """RMU on `forget`. layer: 0-based decoder block whose output is steered; c: norm of the target in the units of the
-    residual stream. Fields left None follow `reading`."""
+    """RMU on the stream `forget`.
+
+    Attributes:
+      layer: 0-based decoder block whose output is steered.
+      reading: as_paper or as_code.
+      c: norm of the target, in the units of the residual stream.
+      distribution: of the target, uniform or normal.
+      width_reduction: sum or mean over D; None follows `reading`.
+      positions: token classes that count; None follows `reading`.
+    """
 
     layer: int
     reading: str = "as_paper"
@@ -104,9 +124,7 @@ class RMU(_Activations):
     def constants(self, width: int, seed: int) -> dict[str, Array]:
         return {"control_D": control_vector(width, self.c, seed, self.distribution)}
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         hidden_BTD = seen["forget"].hidden_BTD
         control_BTD = jnp.broadcast_to(policy.constants["control_D"], hidden_BTD.shape)
         value = self._mean_distance(policy, rows, hidden_BTD, control_BTD, totals)
@@ -115,7 +133,10 @@ class RMU(_Activations):
 
 @dataclasses.dataclass(frozen=True)
 class Hold(_Activations):
-    """Activations of retain data stay what they were before training: the retain term of RMU, for any forget term."""
+    """Keeps activations of retain data what they were before training.
+
+    It is the retain term of RMU, and works beside any forget term.
+    """
 
     layer: int
     width_reduction: str = "sum"
@@ -125,9 +146,7 @@ class Hold(_Activations):
     def reads(self) -> dict[str, Read]:
         return {self.stream: Read(layer=self.layer, reference=True)}
 
-    def loss(
-        self, policy: Policy, seen: Mapping[str, Reading], rows: Mapping[str, Any], totals: Totals
-    ) -> tuple[Array, Metrics]:
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         reading = seen[self.stream]
         value = self._mean_distance(policy, rows, reading.hidden_BTD, reading.reference_BTD, totals)
         return value, {"hold_loss": value}

@@ -4,12 +4,14 @@
     CE-U    mean of CE(softmax(z without y), p)                arXiv 2503.01224; no reference, bounded
     Flat    mean of (max_v z - mean_v z)^2                     the forget loss of PDU, arXiv 2506.05314; bounded
 
-z are the logits at an answer token y, z_ref those of the model before training, CE in nats; the mean is over the answer
-tokens of the step unless `reduction` says otherwise. Prompt and padding positions never count: in
-locuslab/open-unlearning UNDIAL has no mask (label -100 lowers the logit of an arbitrary token there, and those
-positions dominate its mean), and PDU's mask is one position late.
-UNDIAL needs the weights before training in every step: nothing extra with LoRA or trained slices, one more copy of what
-trains otherwise.
+z are the logits at an answer token y, z_ref those of the model before training, and CE is in nats. The mean is over the
+answer tokens of the step unless `reduction` says otherwise.
+
+Prompt and padding positions never count. In locuslab/open-unlearning UNDIAL has no mask: label -100 lowers the logit of
+an arbitrary token there, and those positions dominate its mean. Its mask for PDU is one position late.
+
+UNDIAL needs the weights before training in every step. With LoRA or trained slices the frozen weights are these. Where
+parameters train whole, their start values are kept as a second copy.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a LoRA run leaves beside its merged model: the pairs as a PEFT adapter over the model it started from."""
+"""The PEFT adapter of a LoRA run: its pairs, over the model it started from, beside the merged model."""
 
 from pathlib import Path
 

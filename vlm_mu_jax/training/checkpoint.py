@@ -1,7 +1,8 @@
 """Checkpoints of a run: Orbax steps whose trained weights can be restored alone, and on another mesh.
 
-Several processes write and read one checkpoint together, each its own shards, so the folder must be one that all see.
-Arrays are not compressed: trained weights and moments do not shrink, and compression costs most of the disk's speed.
+Several processes write and read one checkpoint together, each its own shards. The folder must therefore be one that
+all of them see. Arrays are not compressed: trained weights and moments do not shrink, and compression costs most of
+the disk's speed.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ _ARRAYS = ("trainable", "optimizer")
 
 
 class Checkpoints:
-    """Steps under `folder`: the newest `keep` and the best one; each holds `trainable`, `optimizer`, `run` (JSON).
+    """Saved steps of a run: the newest `keep` and the best one.
 
-    Saving is asynchronous: Orbax copies the arrays first, so the next step may donate them. A step appears under its
-    number only when it is complete.
+    Each step holds `trainable`, `optimizer` and `run` (JSON). It appears under its number only when it is complete.
+    Saving is asynchronous. Orbax copies the arrays first, so the next step may donate them.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:

@@ -1,6 +1,6 @@
-"""Dual variables of an objective (the retain weight of PDU), carried from step to step inside the optimizer state.
+"""Dual variables of an objective, such as the retain weight of PDU, carried from step to step.
 
-So they are saved and resumed with it, and are one value for all devices.
+They live inside the optimizer state. They are therefore saved and resumed with it, and all devices have the same value.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,12 @@ from vlm_mu_jax.objectives.objective import Objective
 
 
 class WithDuals(NamedTuple):
-    """Optimizer state. inner: of the optimizer itself; duals: scalars by name."""
+    """Optimizer state with dual variables.
+
+    Attributes:
+      inner: the state of the optimizer itself.
+      duals: scalars by name.
+    """
 
     inner: Any
     duals: dict[str, Array]

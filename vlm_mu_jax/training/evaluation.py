@@ -1,7 +1,7 @@
 """Evaluation while training: when it is due, which step is the best, and when to stop early.
 
-All decisions follow from the list of results so far, which stands in `evaluations.jsonl`: a resumed run reads it and
-decides as the first one did.
+All decisions follow from the results so far, which stand in `evaluations.jsonl`. A resumed run reads them and decides
+as the first one did.
 """
 
 import dataclasses
@@ -22,12 +22,13 @@ FILE = "evaluations.jsonl"
 class EvaluationPlan:
     """What is measured while training, and what follows from it.
 
-    evaluate: (updates done, parameters) -> {name: number}; with several processes all call it together, and process
-      0's numbers count. Adapters are merged in the parameters.
-    every: updates between evaluations; the last step is always evaluated.
-    best: "metric:max" or "metric:min": the checkpoint of the best evaluation is kept, and training returns its weights
-      (of equal ones the first counts).
-    patience: training stops after this many evaluations in a row that brought nothing better.
+    Attributes:
+      evaluate: (updates done, parameters) -> {name: number}. Adapters are merged in the parameters. With several
+        processes all call it together, and the numbers of process 0 count.
+      every: updates between evaluations. The last step is always evaluated.
+      best: "metric:max" or "metric:min". The checkpoint of the best evaluation is kept, and training returns its
+        weights; of equal ones the first counts. None returns the last weights.
+      patience: training stops after this many evaluations in a row that brought nothing better. None never stops it.
     """
 
     evaluate: Callable[[int, Params], Mapping[str, float]]

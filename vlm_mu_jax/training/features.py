@@ -1,9 +1,9 @@
-"""What a frozen vision tower makes of every image, computed once before training.
+"""Image features: the output of a frozen vision tower for every image, computed once before training.
 
-The tower's output is kept and not the projector's, so that the projector may train; it is also the smaller one (1.2 MB
-per image of LLaVA-1.5 in bfloat16). It lies in one file that the operating system maps into memory, named by the hash
-of the tower's weights and of the pixels of all images: other weights or another image find no file. Without a folder it
-is kept in memory.
+The tower's output is kept and not the projector's, so that the projector may train. It is also the smaller one: 1.2 MB
+per image of LLaVA-1.5 in bfloat16. It lies in one file, which the operating system maps into memory. The file is named
+by the hash of the tower's weights and of the pixels of all images, so other weights or images never find it. Without a
+folder it is kept in memory.
 """
 
 import hashlib
@@ -44,12 +44,15 @@ def with_features(
 ) -> dict[str, Stream]:
     """The same streams, whose batches hold the tower's output instead of pixels.
 
-    They come back as they are when there are no images, in a job of several processes (each would need all images),
-    or when the output of all images is larger than MOST_BYTES.
+    The streams come back unchanged in three cases: when there are no images; in a job of several processes, where each
+    would need all images; and when the output for all images is larger than MOST_BYTES.
 
     Args:
-      params: on the mesh; the tower must not train.
-      cache: folder of the file.
+      params: the weights, on the mesh. The tower must not train.
+      streams: by name.
+      cfg: the model's configuration.
+      mesh: the devices.
+      cache: folder of the file; None keeps the features in memory.
       progress: shown over the images that are encoded.
     """
     images, load = _images(streams)

@@ -1,7 +1,7 @@
 """Batches of the coming steps, built by threads while the device works.
 
-A process builds only the rows that lie on its own devices. Which rows make up step k does not depend on that: it is a
-pure function of the streams' seeds and k.
+A process builds only the rows that lie on its own devices. Which rows make up step k does not depend on the processes;
+it is a pure function of the streams' seeds and k.
 """
 
 import dataclasses
@@ -21,9 +21,12 @@ AHEAD = 3  # batches built before they are needed; each has a thread, since deco
 
 @dataclasses.dataclass(frozen=True)
 class StepBatch:
-    """rows: stream name -> TrainBatch on the mesh, leaves [micro-batches, rows, ...]. tokens: real ones, everywhere.
+    """The batch of one step.
 
-    lengths: to which the rows of every stream are padded; they decide all shapes.
+    Attributes:
+      rows: stream name -> TrainBatch on the mesh, whose leaves are [micro-batches, rows, ...].
+      tokens: number of real tokens in it, over all processes.
+      lengths: to which the rows of every stream are padded. They decide all shapes.
     """
 
     rows: dict[str, Any]
@@ -74,8 +77,11 @@ class Feed:
 
 
 def common_lengths(streams: Mapping[str, Stream], indices: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Length to pad each stream's rows to. Streams that may have the same lengths get the same one: a step then has as
-    many shapes as there are lengths, whatever the number of streams."""
+    """The length to pad each stream's rows to, by stream name.
+
+    Streams that may have the same lengths get the same one. A step then has as many shapes as there are lengths,
+    whatever the number of streams.
+    """
     fits = {name: stream.fit(indices[name]) for name, stream in streams.items()}
     return {
         name: max(fits[other] for other in streams if streams[other].lengths == stream.lengths)

@@ -1,14 +1,18 @@
 """Analytic FLOPs of one training step, of what is really trained: the numerator of MFU.
 
-What the objective reads of each stream says which forward passes there are. A pass costs its forward, plus in the
-backward pass one product for the gradient of each trained weight and one for the gradient of each activation that has
-something trained before it. So a frozen vision tower has no backward pass, LoRA has no gradient of the base weights,
-RMU ends at its layer and its backward pass at the first trained slice, and image features that are given cost nothing.
-Activations and token losses of one stream are one pass: the first is on the way to the second. Blocks that compute the
-same before training and now run once. Logits are made at the positions of the rows' window alone.
+What the objective reads of each stream decides which forward passes there are. A pass costs its forward products. Its
+backward pass adds one product for the gradient of each trained weight, and one for the gradient of each activation with
+something trained before it. This has consequences:
 
-What rematerialisation computes again does not count (that is the difference between MFU and hardware utilisation), nor
-does the reference that is computed once before training. Padding counts: a padded position costs what a real one does.
+  a frozen vision tower has no backward pass, and image features that are given cost nothing
+  LoRA has no gradient of the base weights
+  RMU's forward pass ends at its layer, and its backward pass at the first trained slice
+  activations and token losses of one stream share a pass, because the first are on the way to the second
+  blocks that compute the same before training and now run once
+  logits are made at the positions of the rows' window alone
+
+Not counted is what rematerialisation computes again (the difference between MFU and hardware utilisation), and the
+reference that is computed once before training. Padding is counted: a padded position costs what a real one does.
 """
 
 import dataclasses
@@ -42,8 +46,15 @@ _PREFIX = lora.PREFIX
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One forward pass over blocks first..upto. logits: positions per row whose logits are made. grad: whether it is of
-    the weights in training (with LoRA, differentiated), not of those before. images: whether it encodes them."""
+    """One forward pass.
+
+    Attributes:
+      batch: its rows.
+      first, upto: the first and the last decoder block that it runs.
+      logits: positions per row whose logits are made.
+      grad: whether it runs the weights in training and is differentiated; else it runs those before training.
+      images: whether it encodes the images.
+    """
 
     batch: Batch
     first: int

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +12,13 @@ from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage.model_folder import Model
 from vlm_mu_jax.training.model_policy import ModelPolicy
 from vlm_mu_jax.training.sources import tokenised
 
 
 def score(
-    model: Any,
+    model: Model,
     records: Sequence[Record],
     root: Path,
     by: str,

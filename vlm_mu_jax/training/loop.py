@@ -1,9 +1,13 @@
 """The training loop: streams in, trained parameters and metrics out; checkpoints and exact resume with a workdir.
 
-The state after k updates and the batch k are all there is: a resumed run repeats the loss curve bit for bit on the
-same devices. The step is compiled once for every length that rows are padded to, and by hand, so it cannot be compiled
-again unnoticed; batches are built ahead, and the host waits for the device only when that is `metrics.AHEAD` steps
-behind.
+The state after k updates and batch k decide everything that follows, so a resumed run repeats the loss curve bit for
+bit on the same devices.
+
+The step is compiled ahead of time, once for every length that rows are padded to. A compiled program accepts arrays of
+its own shapes alone and raises an error for others, so a step is never compiled again unnoticed. No trace counter is
+needed here; the tests have one.
+
+Batches are built ahead. The host waits for the device only when that is `metrics.AHEAD` steps behind.
 
 In a job of several processes all call `fit` with the same arguments. Process 0 writes metrics, all write checkpoints.
 """
@@ -122,7 +126,7 @@ def fit(
 
 @dataclasses.dataclass
 class _Loop:
-    """Steps over a prepared job, with what happens between them."""
+    """The steps of a prepared run, and what happens between them."""
 
     prepared: PreparedRun
     storage: RunStorage

@@ -23,17 +23,23 @@ Log = Callable[[Mapping[str, float]], None]
 
 
 class Recorder:
-    """Collects device scalars per step and fetches those of finished steps, while the device runs the next ones.
+    """Collects device scalars per step, and fetches those of finished steps while the device runs the next ones.
 
-    Every row has, as averages since the fetch before: seconds (per step, waits for data included), tokens_per_second
-    (real tokens, padding left out), goodput (share of steps in the wall time so far) and on a chip with a known peak
-    mfu (of the step's model FLOPs, see training/flops.py).
+    Every row of metrics also has these speeds, averaged since the fetch before:
+
+      seconds             per step, waits for data included
+      tokens_per_second   real tokens; padding is left out
+      goodput             share of steps in the wall time so far
+      mfu                 model FLOPs utilisation, on a chip whose peak is known, see training/flops.py
     """
 
     def __init__(self, workdir: Path | None, start: int, goodput: Goodput, log: Log | None = None) -> None:
-        """workdir: where `metrics.jsonl` and TensorBoard events go (None: nowhere). start: updates done before.
-
-        log: called with the newest row at every fetch.
+        """
+        Args:
+          workdir: where `metrics.jsonl` and TensorBoard events go; None for nowhere.
+          start: updates done before.
+          goodput: the clock of the run's phases.
+          log: called with the newest row at every fetch.
         """
         self._devices: list[jax.Device] = []
         self._pending: list[tuple[int, dict[str, Any], dict[str, float]]] = []

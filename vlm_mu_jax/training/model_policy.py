@@ -16,15 +16,21 @@ from vlm_mu_jax.model.llava import Batch, embed, final_norm, logits_of
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.stacks import freeze
 from vlm_mu_jax.objectives import logprobs
-from vlm_mu_jax.objectives.policy import Read, Reading
+from vlm_mu_jax.objectives.reading import Read, Reading
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelPolicy:
-    """`vlm_mu_jax.objectives.policy.Policy` over the real model.
+    """`vlm_mu_jax.objectives.reading.Policy` over the real model.
 
-    reference: weights before training, when needed. shared: how many leading decoder blocks compute the same under
-    both, as `trainable.shared_blocks` says; they then run once.
+    Attributes:
+      params: the weights in training.
+      lora: adapters on them, or None.
+      reference: the weights before training, where the objective needs them.
+      cfg: the model's configuration.
+      constants: see `Policy`.
+      shared: how many leading decoder blocks compute the same under both weights, as `trainable.shared_blocks` says.
+        They then run once.
     """
 
     params: Params
@@ -39,8 +45,11 @@ class ModelPolicy:
         return self.cfg.image_token_id
 
     def read(self, rows: Mapping[str, TrainBatch], reads: Mapping[str, Read]) -> dict[str, Reading]:
-        """Readings by stream: a full pass where token losses are asked for, and one that ends at the layer where
-        activations are."""
+        """Readings by stream name.
+
+        Where token losses are asked for, the pass runs the whole decoder. Where only activations are, it ends at their
+        layer.
+        """
         return {name: self._stream(rows[name], read) for name, read in reads.items()}
 
     def nll(self, rows: TrainBatch) -> tuple[Array, Array]:
@@ -50,7 +59,7 @@ class ModelPolicy:
         return logprobs.answer_nll(hidden, self._head(self.params), tokens, mask)
 
     def _stream(self, rows: TrainBatch, read: Read) -> Reading:
-        """One pass under each of the weights; what reads the last block goes on from the layer that is read."""
+        """One pass under each of the weights. Token losses go on from the layer whose activations were read."""
         if read.layer is not None and not 0 <= read.layer < self.cfg.text.L:
             raise InputError(f"the objective asks for layer {read.layer}; the decoder has 0..{self.cfg.text.L - 1}")
         now, before = self._starts(rows.batch, read)

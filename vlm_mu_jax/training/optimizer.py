@@ -13,9 +13,16 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """learning_rate: the peak. warmup: fraction of all steps with a linear rise (0.03 in LLaVA). final: last learning
-    rate of the cosine as a fraction of the peak. clip: largest global gradient norm, 0 for none. weight_decay acts on
-    matrices only, not on norms and biases.
+    """AdamW and its schedule.
+
+    Attributes:
+      learning_rate: the peak.
+      schedule: "cosine" or "constant".
+      warmup: fraction of all steps with a linear rise; LLaVA has 0.03.
+      final: last learning rate of the cosine, as a fraction of the peak.
+      b1, b2, eps: of Adam.
+      weight_decay: acts on matrices only, not on norms and biases.
+      clip: largest global gradient norm; 0 for none.
     """
 
     learning_rate: float = 1e-4

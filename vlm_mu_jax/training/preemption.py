@@ -1,4 +1,4 @@
-"""Being told to go: SIGTERM, or the notice that clusters send before they take a machine back (also SIGTERM)."""
+"""Preemption: SIGTERM, which clusters also send before they take a machine back."""
 
 import signal
 import threading

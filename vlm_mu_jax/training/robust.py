@@ -1,16 +1,18 @@
 """Gradients that make forgetting hold when the weights move: sharpness-aware (SAM) and tamper-aware.
 
-Both change how the gradient of the forget terms is taken and leave the gradient of all other terms as it is, so they
-work with every objective. The final gradient is that of the keep terms at theta plus
+Both change how the gradient of the forget terms is taken. The gradient of all other terms stays as it is, so they work
+with every objective. The final gradient is that of the keep terms at theta plus
 
     sam     forget gradient at theta + length * g / |g|,   g = forget gradient at theta
     tamper  mean of the forget gradients at theta_0 .. theta_steps,
             theta_0 = theta,  theta_{k+1} = theta_k - length * a_k / |a_k|,  a_k = gradient of CE(forget) at theta_k
 
-SAM looks at the nearest weights where forgetting is worst; tamper lets an attacker train the harmful answers back for a
-few steps and forgets along its way (first order: the attacker's steps are not differentiated). |.| is the norm over all
-that trains, so `length` has the unit of the trained weights and one value serves every gradient scale. With weights in
-bfloat16 a displacement must survive the rounding of the assembled weights: |w| / 256 per coordinate.
+SAM looks at the nearest weights where forgetting is worst. Tamper lets an attacker train the harmful answers back for a
+few steps, and forgets along its way. It is first order: the attacker's steps are not differentiated.
+
+|.| is the norm over all that trains. `length` therefore has the unit of the trained weights, and one value serves every
+gradient scale. With weights in bfloat16 a displacement must survive the rounding of the assembled weights, which is
+|w| / 256 per coordinate.
 
 Sources: SAM for unlearning: arXiv 2502.05374 (OPTML-Group/Unlearn-Smooth@fc655ba; its SAM overwrites the accumulated
 gradient and divides by a norm that may be 0; here the whole step's gradient is taken first, and a zero gradient gives
@@ -39,7 +41,13 @@ KINDS = ("none", "sam", "tamper")
 
 @dataclasses.dataclass(frozen=True)
 class Robust:
-    """kind: none, sam or tamper. length: of one displacement, in the norm of all that trains. steps: the attacker's."""
+    """How the gradient of the forget terms is taken.
+
+    Attributes:
+      kind: "none", "sam" or "tamper".
+      length: of one displacement, in the norm of all that trains.
+      steps: of tamper's attacker.
+    """
 
     kind: str = "none"
     length: float = 0.05

@@ -44,21 +44,7 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
         remat="none",  # none, full, dots, attn_out: what the backward pass recomputes
         attention="auto",  # auto, xla, cudnn, splash: see model/flash.py for what is legal where
     )
-    c.data = _dict(
-        root="",  # folder the files below are relative to
-        safety="",  # VLGuard JSON or any other shape: refusals for sft, requests and safe pairs for unlearning
-        general="",  # general data of any shape, see docs/your_data.md
-        on_bad="stop",  # stop, or skip bad rows and count them by reason
-        loss="all",  # which answers of a conversation carry the loss: all, or the last
-        forget_answers="",  # answers jsonl of the base model on the unsafe requests
-        judge="refusal",  # whose stored labels tell refusals among these answers
-        forget_target="answer",  # answer, query (the request alone, no answers file is read) or both: what is forgotten
-        general_size=config_dict.placeholder(int),  # sft, lm: seeded sample of the general data; None = all
-        retain_size=config_dict.placeholder(int),  # records in the retain set; None = all safe and general ones
-        separate_general=False,  # unlearning: general data as a third stream instead of inside retain
-        max_length=2048,  # tokens of a row, image tokens included; turns, then answers are cut, prompts never
-        buckets=1,  # lengths that batches are padded to; each costs a compilation and all of them save padding
-    )
+    c.data = _data()
     known = registry.options(objective)
     c.objective = _dict(name=objective, **{name: _default(option) for name, option in known.items()})
     if layer is not None and "layer" in known:
@@ -74,7 +60,33 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
     )
     c.optim = _dict(**dataclasses.asdict(OptimConfig()))
     c.mesh = _dict(data=-1, fsdp=1, tensor=1)
-    c.eval = _dict(
+    c.eval = _evaluation()
+    c.sweep = ()  # (path, values) pairs; bin/train runs every combination, see training/sweep.py
+    return c
+
+
+def _data() -> ml_collections.ConfigDict:
+    """Defaults of `config.data`: which files are read, and what becomes of their rows."""
+    return _dict(
+        root="",  # folder the files below are relative to
+        safety="",  # VLGuard JSON or any other shape: refusals for sft, requests and safe pairs for unlearning
+        general="",  # general data of any shape, see docs/your_data.md
+        on_bad="stop",  # stop, or skip bad rows and count them by reason
+        loss="all",  # which answers of a conversation carry the loss: all, or the last
+        forget_answers="",  # answers jsonl of the base model on the unsafe requests
+        judge="refusal",  # whose stored labels tell refusals among these answers
+        forget_target="answer",  # answer, query (the request alone, no answers file is read) or both: what is forgotten
+        general_size=config_dict.placeholder(int),  # sft, lm: seeded sample of the general data; None = all
+        retain_size=config_dict.placeholder(int),  # records in the retain set; None = all safe and general ones
+        separate_general=False,  # unlearning: general data as a third stream instead of inside retain
+        max_length=2048,  # tokens of a row, image tokens included; turns, then answers are cut, prompts never
+        buckets=1,  # lengths that batches are padded to; each costs a compilation and all of them save padding
+    )
+
+
+def _evaluation() -> ml_collections.ConfigDict:
+    """Defaults of `config.eval`: which questions are asked inside training, and what follows from the answers."""
+    return _dict(
         every=0,  # updates between evaluations inside training; 0 = none
         data="",  # folder of the questions, as bin/eval takes it
         subset="validation",  # SUBSET.json is asked; keep the test questions out of the choice of a checkpoint
@@ -86,8 +98,6 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
         best="frontier:max",  # METRIC:max or METRIC:min; the model of that step is the run's result
         patience=config_dict.placeholder(int),  # stop after so many evaluations without a better one; None = never
     )
-    c.sweep = ()  # (path, values) pairs; bin/train runs every combination, see training/sweep.py
-    return c
 
 
 def model_config(cfg: "LlavaConfig", model: Mapping[str, Any], platform: str) -> "LlavaConfig":

@@ -1,4 +1,4 @@
-"""From a run's settings to its streams: files are read, split into forget and retain, tokenised, cut and counted."""
+"""The streams of a run: files are read, split into forget and retain, tokenised, cut and counted."""
 
 import dataclasses
 import random
@@ -22,7 +22,12 @@ _SHOWN = 5  # skipped rows that the manifest spells out
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """streams by name, and a manifest: files with sha256, records, rows, answers cut, rows dropped."""
+    """What a run reads.
+
+    Attributes:
+      streams: by name.
+      manifest: files with their sha256, and counts of records, rows, answers cut and rows dropped.
+    """
 
     streams: dict[str, Stream]
     manifest: dict[str, Any]

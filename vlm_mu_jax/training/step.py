@@ -1,9 +1,9 @@
 """One compiled training step: objective, gradients over micro-batches, optimizer.
 
-Denominators (token and example counts of the whole step) depend on masks alone and are summed first. Every
+Denominators are the token and example counts of the whole step. They depend on masks alone and are summed first. Every
 micro-batch then contributes numerator / total, so k micro-batches of b rows give the gradient of one batch of k * b
-rows, also with unequal token counts; a mean of means would not. Sums run in the dtype of the trainable leaves
-(float32).
+rows. That holds with unequal token counts, where a mean of means would be wrong. Sums run in the dtype of the trainable
+leaves (float32).
 """
 
 from collections.abc import Callable
@@ -30,7 +30,13 @@ Metrics = dict[str, Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """What training changes, and nothing else. step: number of updates done, int32."""
+    """What training changes, and nothing else.
+
+    Attributes:
+      step: number of updates done, int32.
+      trainable: the leaves that train, see `trainable`.
+      opt_state: of the optimizer, with the objective's dual variables.
+    """
 
     step: Array
     trainable: Tree
@@ -48,9 +54,17 @@ def loss_and_gradients(
     selection: Selection,
     dtypes: Dtypes,
 ) -> tuple[Tree, Metrics]:
-    """Gradient of the objective over all micro-batches, and its metrics (with "loss"). Pure.
+    """The gradient of the objective over all micro-batches. Pure.
 
-    Streams that the objective does not read are left alone; constants: see `objectives.policy.Policy`.
+    Args:
+      trainable: the leaves that train.
+      frozen: all other parameters, and the start values of those that the objective compares with.
+      rows: the step's rows. Streams that the objective does not read are left alone.
+      constants: see `objectives.reading.Policy`.
+      cfg, objective, selection, dtypes: as for `make_step`.
+
+    Returns:
+      the gradient, shaped as `trainable`, and scalar metrics with "loss" among them.
     """
     rows = {name: rows[name] for name in (*objective.streams, *objective.optional_streams) if name in rows}
     totals = jax.tree.map(
@@ -86,9 +100,16 @@ def make_step(
     state_shardings: Any = None,
     robust: Robust = PLAIN,
 ) -> Callable[[TrainState, Tree, Rows, dict[str, Array]], tuple[TrainState, Metrics]]:
-    """The jitted step (state, frozen, rows, constants) -> (state, metrics); only the state is donated.
+    """The jitted step (state, frozen, rows, constants) -> (state, metrics). Only the state is donated.
 
-    optimizer: as `duals.with_duals` returns it.
+    Args:
+      cfg: the model's configuration.
+      objective: what is minimised.
+      selection: what trains.
+      dtypes: of every parameter, see `trainable.dtypes`.
+      optimizer: as `duals.with_duals` returns it.
+      state_shardings: of the state, as `prepare.state_places` returns them; None on one device.
+      robust: how the gradient of forget terms is taken.
     """
 
     def step(state: TrainState, frozen: Tree, rows: Rows, constants: dict[str, Array]) -> tuple[TrainState, Metrics]:

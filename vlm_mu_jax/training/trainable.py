@@ -1,12 +1,12 @@
 """What trains: whole parameters by path pattern, slices of stacked layers, and LoRA pairs.
 
 Only what trains has gradients and optimizer state. For RMU on layers 5..7 the trainable leaf is the [3, F, D] slice,
-not the [L, F, D] stack. Inside the loss the decoder runs blocks 5..7 on it and all others on the frozen stack, which
-still holds the originals and so is the reference model without a second copy. Below block 5 nothing is kept for the
-backward pass, and above block 7 no weight gets a gradient.
+not the [L, F, D] stack. Inside the loss the decoder runs blocks 5..7 on the slice and all others on the frozen stack.
+That stack still holds the originals, so it is the reference model without a second copy. Below block 5 nothing is kept
+for the backward pass, and above block 7 no weight gets a gradient.
 
-Trainable leaves are float32 master copies (by default), rounded to the model's dtype when the weights are assembled:
-in bfloat16 a step of 5e-7 on a weight of 0.02 would be lost to rounding.
+Trainable leaves are master copies, by default in float32. They are rounded to the model's dtype when the weights are
+assembled. Without them, in bfloat16, a step of 5e-7 on a weight of 0.02 would be lost to rounding.
 """
 
 import dataclasses
@@ -30,10 +30,15 @@ Dtypes = Mapping[str, Any]  # parameter path -> dtype
 class Selection:
     """Which parameters train.
 
-    select: regular expressions over whole paths ("decoder/layers/w.*"); a parameter trains when one matches in full.
-    slices: (path, layers) pairs: of these stacks only the given layers train.
-    lora_rank: 0 for none; lora_alpha: adapters are scaled by alpha / rank; lora_targets: patterns over decoder linears.
-    master_dtype: dtype of the trained copies and so of gradients' sums and optimizer state; None keeps the model's.
+    Attributes:
+      select: regular expressions over whole paths, such as "decoder/layers/w.*". A parameter trains when one of them
+        matches its path in full.
+      slices: (path, layers) pairs. Of these stacks only the given layers train.
+      lora_rank: rank of LoRA adapters; 0 for none.
+      lora_alpha: adapters are scaled by alpha / rank.
+      lora_targets: regular expressions over the decoder's linears, which get adapters.
+      master_dtype: dtype of the trained copies, and so of the sums of gradients and of the optimizer state. None keeps
+        the model's.
     """
 
     select: tuple[str, ...] = (".*",)
@@ -114,8 +119,8 @@ def split(
     Args:
       params: all weights; they stay valid (trainable leaves are copies).
       key: for new LoRA pairs.
-      keep_originals: also keep the untrained values of parameters that train whole, because the objective compares
-        with the model before training in every step (RMU, KL). Slices and LoRA need no copy.
+      keep_originals: also keep the start values of parameters that train whole. An objective needs them when it
+        compares with the model before training in every step (Hold, KL, UNDIAL). Slices and LoRA need no copy.
     """
     flat, chosen = flatten(params), selected_paths(selection, specs)
     master = None if selection.master_dtype is None else jnp.dtype(selection.master_dtype)

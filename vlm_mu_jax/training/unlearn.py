@@ -100,18 +100,8 @@ def unlearn(
     """
     options = options or UnlearnOptions()
     workdir = None if workdir is None else Path(workdir)
-    objective = make_objective(options.objective, **options.objective_options)
-    spec = TrainingSpec(
-        model.config,
-        objective,
-        options.optim,
-        options.steps,
-        options.trainable,
-        options.accumulate,
-        options.robust,
-        options.seed,
-    )
-    rows, counts = _rows(model, _parts(objective, forget, retain, preferred, options), options)
+    spec = _spec(model, options)
+    rows, counts = _rows(model, _parts(spec.objective, forget, retain, preferred, options), options)
     streams = streams_of(rows, model.processor, batch_size=options.batch_size, seed=options.seed)
     about = {
         "seed": options.seed,
@@ -131,6 +121,19 @@ def unlearn(
         if workdir is not None:
             trained, provenance = export(workdir, model, fitted, options.trainable, provenance)
     return Trained(trained, fitted.metrics, fitted.step, provenance, workdir)
+
+
+def _spec(model: Model, options: UnlearnOptions) -> TrainingSpec:
+    return TrainingSpec(
+        model.config,
+        make_objective(options.objective, **options.objective_options),
+        options.optim,
+        options.steps,
+        options.trainable,
+        options.accumulate,
+        options.robust,
+        options.seed,
+    )
 
 
 def _parts(

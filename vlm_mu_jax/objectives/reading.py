@@ -1,20 +1,26 @@
 """What an objective may ask of the model that trains, and the token classes it may tell apart.
 
-Objectives know nothing of parameters. They say what they want to know about every stream (`Read`), `training/` answers
-with a `Reading` from as few forward passes as it can; tests answer from given logits. Every loss is a sum over the
-rows it gets, divided by `totals`, the sums of its `denominators` over the whole step. Since denominators depend on
-masks alone, splitting a batch into micro-batches with unequal token counts changes nothing.
+Objectives know nothing of parameters. For every stream they say what they want to know (`Read`). `training/` answers
+with a `Reading`, from as few forward passes as it can. Tests answer from given logits.
+
+Every loss is a sum over the rows it gets, divided by `totals`: its `denominators`, summed over the whole step.
+Denominators depend on masks alone. Splitting a batch into micro-batches therefore changes nothing, even when they have
+unequal token counts.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.objectives.token_losses import TokenLoss
 
+if TYPE_CHECKING:
+    from vlm_mu_jax.data.batches import TrainBatch
+
+Rows = Mapping[str, "TrainBatch"]  # by stream name
 Totals = dict[str, Array]  # scalars
 Metrics = dict[str, Array]  # scalars that add up over micro-batches
 
@@ -25,8 +31,10 @@ TOKEN_CLASSES = ("image", "prompt", "answer", "padding")
 class Read:
     """What is asked about the rows of one stream.
 
-    tokens: losses to be summed over the loss tokens of every row. layer: 0-based decoder block after which the residual
-    stream is wanted. reference: wanted also under the weights before training.
+    Attributes:
+      tokens: losses to be summed over the loss tokens of every row.
+      layer: 0-based decoder block whose output (the residual stream after it) is wanted; None for no activations.
+      reference: whether these activations are also wanted under the weights before training.
     """
 
     tokens: tuple[TokenLoss, ...] = ()
@@ -49,7 +57,13 @@ class Read:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """The answer. sums: float32 [B] per token loss. hidden_BTD, reference_BTD: the residual stream, now and before."""
+    """The answer to a `Read`.
+
+    Attributes:
+      sums: float32 [B] per token loss.
+      hidden_BTD: the residual stream after the layer that was asked for, under the weights in training.
+      reference_BTD: the same under the weights before training.
+    """
 
     sums: Mapping[TokenLoss, Array]
     hidden_BTD: Array | None = None
@@ -57,16 +71,21 @@ class Reading:
 
 
 class Policy(Protocol):
-    """The model as an objective sees it. Rows are `vlm_mu_jax.data.batches.TrainBatch`."""
+    """The model as an objective sees it.
 
-    constants: Mapping[str, Array]  # what the objective's `constants` and `duals` returned
+    Attributes:
+      constants: what the objective's `constants` and `duals` returned.
+      image_token_id: id of the image placeholder, None for a text-only model.
+    """
+
+    constants: Mapping[str, Array]
     image_token_id: int | None
 
-    def read(self, rows: Mapping[str, Any], reads: Mapping[str, Read]) -> dict[str, Reading]:
+    def read(self, rows: Rows, reads: Mapping[str, Read]) -> dict[str, Reading]:
         """Readings by stream name."""
 
 
-def class_mask(rows: Any, image_token_id: int | None, classes: tuple[str, ...]) -> Array:
+def class_mask(rows: "TrainBatch", image_token_id: int | None, classes: tuple[str, ...]) -> Array:
     """mask_BT, True at positions of the named classes.
 
     image: placeholder positions; answer: loss tokens; padding: beyond the row's length; prompt: every other position.
