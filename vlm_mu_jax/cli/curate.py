@@ -11,6 +11,7 @@ data.forget_target=query instead of the answers. docs/data.md has the whole way.
 Example:
   bin/curate --safety=runs/mini/data/train.json --candidates=runs/answers/base.jsonl --judge=oracle \\
       --general=runs/mini/data/llava_mix.json --retain_size=400 --out=runs/curated
+  bin/curate --check=train.jsonl --checkpoint=runs/base
 """
 
 from collections.abc import Mapping
@@ -25,13 +26,17 @@ from vlm_mu_jax.files.paths import resolved
 if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.curation.curate import Score
 
-_SAFETY = flags.DEFINE_string(
-    "safety", None, "VLGuard file, or own data in the record schema: unsafe and safe records", required=True
-)
+_SAFETY = flags.DEFINE_string("safety", None, "VLGuard file, or own data of any known shape: unsafe and safe records")
 _CANDIDATES = flags.DEFINE_list("candidates", [], "answers files of bin/generate --data, one per model, with commas")
 _GENERAL = flags.DEFINE_string("general", None, "LLaVA file of general data that fills up the retain set")
 _RETAIN = flags.DEFINE_integer("retain_size", None, "records to retain; all safe and general ones without it", 1)
-_OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
+_OUT = flags.DEFINE_string("out", None, "folder to write")
+_CHECK = flags.DEFINE_string(
+    "check",
+    None,
+    "only look at this data file: what it is, what is wrong, its first rows as --checkpoint will see them",
+)
+_COLUMNS = flags.DEFINE_string("columns", "", "--check: the file's names of columns, such as question=Goal,image=file")
 _SEED = flags.DEFINE_integer("seed", 0, "draws the general records, their order and the coreset")
 _SAFE_IMAGES = flags.DEFINE_bool("unsafe_on_safe_images", False, "also forget the unsafe requests about safe images")
 _SIZE = flags.DEFINE_integer("coreset_size", None, "forget only so many records, picked by --coreset", 1)
@@ -44,12 +49,15 @@ for _flag in vars(judge_flags).values():
         flags.declare_key_flag(_flag.name)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     from vlm_mu_jax import progress
+    from vlm_mu_jax.cli import check_data
     from vlm_mu_jax.data import curated
     from vlm_mu_jax.evaluation.curation.curate import CurateOptions, curate
     from vlm_mu_jax.files import folders
 
+    if _CHECK.value:
+        return check_data.check(_CHECK.value, _CHECKPOINT.value, _COLUMNS.value)
     _check_flags()
     folders.check_replaceable(_OUT.value, curated.MARKER)
     out = resolved(_OUT.value)
@@ -66,6 +74,7 @@ def main(argv: list[str]) -> None:
     )
     found.write(out)
     _print(found.manifest, _OUT.value)
+    return 0
 
 
 def _scorer(checkpoint: str, by: str) -> "Score":
@@ -82,6 +91,9 @@ def _scorer(checkpoint: str, by: str) -> "Score":
 
 def _check_flags() -> None:
     """What no single flag can tell. Raises InputError."""
+    missing = [f"--{flag.name}" for flag in (_SAFETY, _OUT) if not flag.value]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} must be given, or --check=FILE to look at a data file")
     if judge_flags.JUDGE.value == "relevance":
         raise InputError("--judge=relevance: says whether an answer is on topic, not how harmful it is; use harm")
     if (_SIZE.value is not None and _CORESET.value != "random") != bool(_CHECKPOINT.value):
