@@ -34,7 +34,7 @@ BLOCK, CANDIDATE_TOKENS = 64, 32  # attack: candidates per chip that splits rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """A program to plan. flops: analytic, per run on all chips. unit: what one run is. about: lines for people."""
 
     jitted: Any
@@ -60,7 +60,7 @@ def model_config(settings: dict[str, Any]) -> LlavaConfig:
     return applied(cfg, settings["model"], "tpu")
 
 
-def train(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job:
+def train(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> PlannedJob:
     """One optimizer update."""
     planned = planned_step(settings, cfg, devices)
     sizes = " x ".join(f"{name} {size}" for name, size in planned.mesh.shape.items())
@@ -71,10 +71,10 @@ def train(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job
         f"{settings['data']['max_length']} tokens each, {settings['accumulate']} micro-batches; mesh {sizes}; "
         f"remat {cfg.text.remat}; attention {cfg.text.attention}",
     )
-    return Job(planned.step, planned.args, {}, planned.flops, "step", about)
+    return PlannedJob(planned.step, planned.args, {}, planned.flops, "step", about)
 
 
-def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job:
+def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> PlannedJob:
     """Generation for `batch_size` prompts with an image each."""
     mesh = make_mesh(**settings["mesh"], devices=devices)
     rows, prompt = settings["batch_size"], TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
@@ -85,7 +85,7 @@ def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Jo
     batch = Batch(put((rows, prompt), jnp.int32), put((rows,), jnp.int32), pixels, gather_BQ=gather_BQ)
     last = prompt + NEW_TOKENS
     cost = flops.decoder_flops(cfg.text, np.full(rows, last)) + flops.head_flops(cfg.text, rows * NEW_TOKENS)
-    return Job(
+    return PlannedJob(
         OnMesh(generate_program, mesh),
         (_weights(cfg, mesh), batch),
         {"cfg": cfg, "max_new_tokens": NEW_TOKENS},
@@ -95,7 +95,7 @@ def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Jo
     )
 
 
-def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Job:
+def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> PlannedJob:
     """One block of candidates of the word search on one question's prefix cache."""
     mesh = make_mesh(**settings["mesh"], devices=devices)
     count, prefix = BLOCK * batch_shards(mesh), TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
@@ -106,7 +106,7 @@ def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Jo
     nodes = (Node((), -1, (cfg.text.V - 1,), ()),)
     tokens, lengths = rows((count, CANDIDATE_TOKENS), jnp.int32), rows((count,), jnp.int32)
     cost = candidate_flops(cfg.text, prefix, np.full(count, prefix + CANDIDATE_TOKENS), nodes)
-    return Job(
+    return PlannedJob(
         OnMesh(score, mesh),
         (_weights(cfg, mesh), kv, whole((), jnp.int32), tokens, lengths, None),
         {"cfg": cfg, "nodes": nodes},
@@ -130,7 +130,7 @@ def _shape(place: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStru
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
 
-JOBS: dict[str, Callable[[dict[str, Any], LlavaConfig, list[Any]], Job]] = {
+JOBS: dict[str, Callable[[dict[str, Any], LlavaConfig, list[Any]], PlannedJob]] = {
     "train": train,
     "decode": decode,
     "attack": attack,

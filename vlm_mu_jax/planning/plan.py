@@ -10,15 +10,26 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.parallel.mesh import BATCH_AXES
 from vlm_mu_jax.planning.compilation import DoesNotFit, Program, bytes_per_chip, compile_ahead, extrapolated, roofline
-from vlm_mu_jax.planning.jobs import JOBS, Job
-from vlm_mu_jax.planning.topology import Target, compiler
+from vlm_mu_jax.planning.jobs import JOBS, PlannedJob
+from vlm_mu_jax.planning.topology import PlanTarget, compiler
 
 GIB = 2**30
 Tell = Callable[[str], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What is to be planned. tell: gets a line before every compilation."""
+
+    what: str
+    settings: dict[str, Any]
+    cfg: LlavaConfig
+    target: PlanTarget
+    tell: Tell
+
+
 def plan(
-    what: str, settings: dict[str, Any], cfg: LlavaConfig, target: Target, advise: bool = True, tell: Tell = print
+    what: str, settings: dict[str, Any], cfg: LlavaConfig, target: PlanTarget, advise: bool = True, tell: Tell = print
 ) -> dict[str, Any]:
     """Plans one job: compiles it for the target and reads memory, work and collectives from the compiled program.
 
@@ -39,7 +50,8 @@ def plan(
       InputError: mesh, batch sizes or selection do not fit the settings.
     """
     job = JOBS[what](settings, cfg, target.devices)
-    basis, program, problem = _compiled(what, settings, cfg, target, job, tell)
+    asked = _Asked(what, settings, cfg, target, tell)
+    basis, program, problem = _compiled(asked, job)
     needed = program.peak if program else problem.needed
     found = {
         "what": what,
@@ -58,14 +70,13 @@ def plan(
     if program:
         found |= _details(program, job, target)
     if not found["fits"] and advise:
-        found["advice"] = _advice(what, settings, cfg, target, job, tell)
+        found["advice"] = _advice(asked, job)
     return found
 
 
-def _compiled(
-    what: str, settings: dict[str, Any], cfg: LlavaConfig, target: Target, job: Job, tell: Tell
-) -> tuple[str, Program | None, DoesNotFit | None]:
+def _compiled(asked: _Asked, job: PlannedJob) -> tuple[str, Program | None, DoesNotFit | None]:
     """How it was found out, the program, and the compiler's complaint if there is none."""
+    target, cfg, tell = asked.target, asked.cfg, asked.tell
     basis = f"compiled with {compiler()}"
     if target.compiled_for:
         basis = f"estimated, not compiled for this GPU: the same program for {target.compiled_for}, with {compiler()}"
@@ -79,17 +90,17 @@ def _compiled(
         except DoesNotFit as error:
             if target.memory <= _limit(target):
                 return basis, None, error
-    depths = _depths(settings, cfg)
+    depths = _depths(asked.settings, cfg)
     programs = []
     for depth in depths:  # the stand-in's compiler may refuse the whole model for want of memory, but not a few layers
         tell(f"compiling {depth} of {cfg.text.L} decoder layers for {target.compiled_for}")
-        small = JOBS[what](settings, cfg.with_text(L=depth), target.devices)
+        small = JOBS[asked.what](asked.settings, cfg.with_text(L=depth), target.devices)
         programs.append(compile_ahead(small.jitted, small.args, small.kwargs))
     basis += f", at {depths[0]} and {depths[1]} decoder layers, extrapolated to {cfg.text.L}"
     return basis, extrapolated(*programs, depths, cfg.text.L), None
 
 
-def _limit(target: Target) -> float:
+def _limit(target: PlanTarget) -> float:
     """Memory that the compiler itself allows."""
     from vlm_mu_jax.parallel.chips import CHIPS
 
@@ -106,7 +117,7 @@ def _depths(settings: dict[str, Any], cfg: LlavaConfig) -> tuple[int, int]:
     return first, first + 2
 
 
-def _details(program: Program, job: Job, target: Target) -> dict[str, Any]:
+def _details(program: Program, job: PlannedJob, target: PlanTarget) -> dict[str, Any]:
     bounds, chips = roofline(program.work, target.chip), len(target.devices)
     return {
         "temporary_bytes": program.temporary,
@@ -124,8 +135,9 @@ def _details(program: Program, job: Job, target: Target) -> dict[str, Any]:
     }
 
 
-def _advice(what: str, settings: dict[str, Any], cfg: LlavaConfig, target: Target, job: Job, tell: Tell) -> str:
+def _advice(asked: _Asked, job: PlannedJob) -> str:
     """What to change. Arguments too large: only a mesh or a selection helps. Else gentler settings are compiled."""
+    settings, target = asked.settings, asked.target
     arguments = bytes_per_chip(job.args)
     if arguments > 0.9 * target.memory:
         chips = len(target.devices) * math.ceil(arguments / (0.6 * target.memory))
@@ -136,12 +148,12 @@ def _advice(what: str, settings: dict[str, Any], cfg: LlavaConfig, target: Targe
             f"weights and optimizer state alone take {arguments / GIB:.1f} GiB per chip; use about {chips} chips with "
             "mesh.fsdp=-1, or train less (train.lora_rank=16 with train.select=())"
         )
-    if what != "train":
+    if asked.what != "train":
         return "set a smaller batch_size, or split the model with mesh.tensor"
     for change, changed in _gentler(settings, job):
-        tell(f"does not fit; trying {change}")
-        now = _with_remat(cfg, changed)
-        found = plan(what, changed, now, target, advise=False, tell=tell)
+        asked.tell(f"does not fit; trying {change}")
+        now = _with_remat(asked.cfg, changed)
+        found = plan(asked.what, changed, now, target, advise=False, tell=asked.tell)
         if found["fits"]:
             return f"set {change}: then {found['peak_bytes_per_chip'] / GIB:.1f} GiB per chip"
     return "set a smaller batch_size or data.max_length, or use more chips; remat and accumulation are not enough"
@@ -151,7 +163,7 @@ def _with_remat(cfg: LlavaConfig, settings: dict[str, Any]) -> LlavaConfig:
     return cfg.with_text(remat=settings["model"]["remat"])
 
 
-def _gentler(settings: dict[str, Any], job: Job) -> list[tuple[str, dict[str, Any]]]:
+def _gentler(settings: dict[str, Any], job: PlannedJob) -> list[tuple[str, dict[str, Any]]]:
     """Settings that need less memory and compute the same, gentlest first: (what changed, settings)."""
     tries: list[tuple[str, dict[str, Any]]] = []
     remat = copy.deepcopy(settings)

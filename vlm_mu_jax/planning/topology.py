@@ -28,7 +28,7 @@ _ENVIRONMENT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class PlanTarget:
     """Where a program is to run. memory: bytes per chip. devices: what it is compiled for.
 
     compiled_for: the stand-in's name when `devices` are not chips of this kind.
@@ -41,7 +41,7 @@ class Target:
     compiled_for: str | None = None
 
 
-def target(topology: str, hbm_gib: float | None = None) -> Target:
+def target(topology: str, hbm_gib: float | None = None) -> PlanTarget:
     """Reads "v5e:8x8" (type and shape of a TPU slice) or "gpu:8xH100".
 
     Args:
@@ -67,7 +67,7 @@ def target(topology: str, hbm_gib: float | None = None) -> Target:
             f"gpu:NUMBERxNAME with name {_list(gpus)} (gpu:8xH100)"
         )
     memory = chip.memory if hbm_gib is None else hbm_gib * 2**30
-    return Target(topology, chip, memory, _tpu_devices(name), stand_in)
+    return PlanTarget(topology, chip, memory, _tpu_devices(name), stand_in)
 
 
 def compiler() -> str:

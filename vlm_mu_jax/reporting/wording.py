@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from vlm_mu_jax.reporting.inputs.metrics import Metric
+from vlm_mu_jax.reporting.inputs.metrics import Rate
 
 _KINDS = {"base": "original model", "sft": "safety fine-tuned", "guard": "guarded at inference", "other": "other"}
 _SPACE, _JOINED = "\u00a0", "\u2060"  # keep number and percent sign, or both ends of an interval, on one line
@@ -24,11 +24,11 @@ def _digits(n: int | None) -> int:
     return 1 if n and n >= 1000 else 0
 
 
-def rate(metric: Metric | None) -> str:
+def rate(metric: Rate | None) -> str:
     return percent(metric.value, metric.n) if metric else "–"
 
 
-def interval(metric: Metric | None) -> str:
+def interval(metric: Rate | None) -> str:
     """The 95 % interval in percent as "91–99", one decimal where the sample can carry it; empty when unknown."""
     if metric is None or metric.low is None or metric.high is None:
         return ""
@@ -36,23 +36,23 @@ def interval(metric: Metric | None) -> str:
     return f"{100 * metric.low:.{digits}f}–{100 * metric.high:.{digits}f}"
 
 
-def standing_on(metric: Metric | None) -> str:
+def standing_on(metric: Rate | None) -> str:
     """What a rate stands on, for the small print below it: "91–99 · n = 96"."""
     return " · ".join(filter(None, (interval(metric), sizes([metric]))))
 
 
-def stated(metric: Metric | None) -> str:
+def stated(metric: Rate | None) -> str:
     """A rate with its interval, for a sentence: "99 % [94–100]", on one line."""
     bounds = interval(metric).replace("–", f"{_JOINED}–{_JOINED}")
     return f"{rate(metric)}{_SPACE}[{bounds}]" if bounds else rate(metric)
 
 
-def sizes(metrics: Iterable[Metric | None]) -> str:
+def sizes(metrics: Iterable[Rate | None]) -> str:
     """On how many questions rates stand: "n = 96", or "n = 40 to 96"; empty when no rate says so."""
     return size_range(metric.n for metric in metrics if metric and metric.n)
 
 
-def standing(metrics: Iterable[Metric | None]) -> str:
+def standing(metrics: Iterable[Rate | None]) -> str:
     """A last sentence that says on how many questions the rates before it stand; empty when not known."""
     found = sizes(metrics)
     return f" Questions: {found}." if found else ""
@@ -63,7 +63,7 @@ def size_range(counts: Iterable[int]) -> str:
     return "" if not found else f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
-def count(metric: Metric | None) -> str:
+def count(metric: Rate | None) -> str:
     """ "31 of 36" when the numerator is known, "n = 36" when only the sample size is."""
     if metric is None or metric.n is None:
         return ""

@@ -1,13 +1,13 @@
 """The K-curve: rises with the words, beside as many neutral words."""
 
 from vlm_mu_jax.reporting.figures import shots
-from vlm_mu_jax.reporting.inputs.metrics import Metric
-from vlm_mu_jax.reporting.inputs.runs import Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
 
 def run(**metrics):
-    rates = {name.replace("__", "/"): Metric(value, 20, 0.0, 1.0) for name, value in metrics.items()}
-    return Run("sft", "sft", 0, rates, {}, None, "sft")
+    rates = {name.replace("__", "/"): Rate(value, 20, 0.0, 1.0) for name, value in metrics.items()}
+    return ModelRun("sft", "sft", 0, rates, {}, None, "sft")
 
 
 def points(drawing, axis=0):

@@ -8,7 +8,7 @@ from tests.reporting import runs_builder
 from vlm_mu_jax.reporting.figures import catalogue
 from vlm_mu_jax.reporting.inputs import content
 from vlm_mu_jax.reporting.page import page
-from vlm_mu_jax.reporting.page.public_sets import Row, public_sets
+from vlm_mu_jax.reporting.page.public_sets import SetNumber, public_sets
 
 RATE = {"value": 0.5, "n": 20, "k": 10, "low": 0.3, "high": 0.7}
 SETS = {
@@ -31,10 +31,10 @@ def test_headlines_stand_first_and_the_rest_below(runs):
     assert found.columns == ["base", "sft"]
     nothing = ("–", "")
     assert found.main == [
-        Row("xstest", "RR", [nothing, ("50\xa0%", "30–70 · n = 20")]),
-        Row("pope_random", "accuracy", [nothing, ("50\xa0%", "30–70 · n = 20")]),
-        Row("mme", "perception, sum of points", [nothing, ("1510.3", "1400.0–1600.0 · n = 100")]),
-        Row("<b>own", "strange number", [nothing, ("25\xa0%", "")]),
+        SetNumber("xstest", "RR", [nothing, ("50\xa0%", "30–70 · n = 20")]),
+        SetNumber("pope_random", "accuracy", [nothing, ("50\xa0%", "30–70 · n = 20")]),
+        SetNumber("mme", "perception, sum of points", [nothing, ("1510.3", "1400.0–1600.0 · n = 100")]),
+        SetNumber("<b>own", "strange number", [nothing, ("25\xa0%", "")]),
     ]
     assert [(row.name, row.rule) for row in found.further] == [
         ("xstest", "IR on harmless"),

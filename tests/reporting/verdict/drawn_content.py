@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.reporting import runs_builder
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.metrics import Metric, flatten_metrics
-from vlm_mu_jax.reporting.inputs.runs import Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate, flatten_metrics
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
 KINDS = ("base", "sft", "npo", "rmu", "guard")
 RATES = ("asr_before", "asr_after", "asr_null", "rr_before", "rr_after", "harmless_right_before")
@@ -55,7 +55,7 @@ def story(kind: str) -> dict:
 
 
 @st.composite
-def runs(draw, kind: str, seed: int, complete: bool) -> Run:
+def runs(draw, kind: str, seed: int, complete: bool) -> ModelRun:
     if complete:
         metrics = draw(told(story(kind)))
     else:
@@ -64,7 +64,7 @@ def runs(draw, kind: str, seed: int, complete: bool) -> Run:
         metrics["harmless_right_by_opening"] = draw(some(OPENINGS, rates()))
         metrics["gap"] = draw(some(CONDITIONS, some(("asr", "rr", "harmless_right"), rates())))
     label = f"{kind}, seed {seed}"
-    return Run(kind, kind, seed, flatten_metrics(metrics, label), {"metrics": metrics}, Path(label), label)
+    return ModelRun(kind, kind, seed, flatten_metrics(metrics, label), {"metrics": metrics}, Path(label), label)
 
 
 @st.composite
@@ -111,7 +111,7 @@ def contents(draw) -> Content:
     )
 
 
-def clearly(high: Metric | None, low: Metric | None) -> bool:
+def clearly(high: Rate | None, low: Rate | None) -> bool:
     """The page's own definition of "clearly", written down a second time."""
     if high is None or low is None:
         return False

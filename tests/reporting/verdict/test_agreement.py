@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.reporting.verdict.drawn_content import CONDITIONS, clearly, contents
 from vlm_mu_jax.reporting.figures import catalogue
-from vlm_mu_jax.reporting.inputs.metrics import as_metric
+from vlm_mu_jax.reporting.inputs.metrics import as_rate
 from vlm_mu_jax.reporting.page import page
 
 NO_FIGURES = catalogue.Drawn(defaultdict(lambda: None), {})
@@ -120,7 +120,7 @@ def mirage_agrees(sentence, content):
         rows = [row["rr"] for row in (content.attack or {}).get("null", []) if row["goal"] == "over_refuse"]
         if content.attack and content.attack["model"] != run.label:
             rows = []
-        control = max((as_metric(row, "") for row in rows), key=lambda one: one.value, default=None)
+        control = max((as_rate(row, "") for row in rows), key=lambda one: one.value, default=None)
         if clearly(after, before):
             assert ("was not measured" in sentence) == (control is None)
             assert ("it refuses the word" in sentence) == clearly(after, control)
@@ -128,8 +128,8 @@ def mirage_agrees(sentence, content):
 
 
 def words_agree(sentence, content):
-    rows = [as_metric(row["asr"], "") for row in content.attack["jailbreak"]]
-    null = [as_metric(row["asr"], "") for row in content.attack["null"] if row["goal"] == "jailbreak"]
+    rows = [as_rate(row["asr"], "") for row in content.attack["jailbreak"]]
+    null = [as_rate(row["asr"], "") for row in content.attack["null"] if row["goal"] == "jailbreak"]
     best, control = (max(found, key=lambda one: one.value, default=None) for found in (rows, null))
     assert ("not yet evidence" in sentence) == (control is None)
     assert ("do not separate" in sentence) == (control is not None and not clearly(best, control))
@@ -145,7 +145,7 @@ def expected_targets(run, content) -> list[bool | None]:
 
     def searched(kind):
         found = own.get(kind, {}).get("any_of_k")
-        return as_metric(found, "") if found is not None else None
+        return as_rate(found, "") if found is not None else None
 
     def kept(name):
         now, was = run.metric(name), base.metric(name) if base else None

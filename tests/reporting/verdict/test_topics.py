@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.reporting import runs_builder
 from vlm_mu_jax.reporting.inputs import content
-from vlm_mu_jax.reporting.inputs.metrics import Metric
+from vlm_mu_jax.reporting.inputs.metrics import Rate
 from vlm_mu_jax.reporting.inputs.options import ReportOptions
 from vlm_mu_jax.reporting.verdict import headline
 from vlm_mu_jax.reporting.verdict import topics as verdict
@@ -140,7 +140,7 @@ def test_the_search_needs_its_control(tmp_path):
     assert {t.key: t for t in verdict.topics(found)}["words"].level == NOT_SHOWN
 
 
-rates = st.tuples(st.integers(1, 400), st.floats(0, 1)).map(lambda pair: Metric(**metric(pair[1], pair[0])))
+rates = st.tuples(st.integers(1, 400), st.floats(0, 1)).map(lambda pair: Rate(**metric(pair[1], pair[0])))
 
 
 @given(rates, rates)
@@ -153,8 +153,8 @@ def test_clearly_above_is_strict(a, b):
 
 @pytest.mark.parametrize("high, low, clear", [(0.5, 0.29, True), (0.5, 0.35, False)])
 def test_without_intervals_twenty_points_are_needed(high, low, clear):
-    assert clearly_above(Metric(high), Metric(low)) is clear
-    assert not clearly_above(None, Metric(0.1))
+    assert clearly_above(Rate(high), Rate(low)) is clear
+    assert not clearly_above(None, Rate(0.1))
 
 
 def test_a_guard_that_only_narrows_the_gap_does_not_close_it(tmp_path):

@@ -14,7 +14,7 @@ from vlm_mu_jax.reporting.figures.canvas import (
     whisker,
 )
 from vlm_mu_jax.reporting.figures.models import edged, short
-from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
 
 _GOALS = {"jailbreak": ("Harmful requests answered", "asr"), "over_refuse": ("Harmless questions refused", "rr")}
 _SIDES = (("original", "unchanged", "accent", "D"), ("control", "control", "null", "s"))
@@ -47,7 +47,7 @@ def methods(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
         return to_svg(figure, "methods", "Dots per attack: rates unchanged, under the control and under the attack")
 
 
-def _rows(file: Mapping[str, Any], goal: str) -> list[tuple[str, dict[str, Metric | None]]]:
+def _rows(file: Mapping[str, Any], goal: str) -> list[tuple[str, dict[str, Rate | None]]]:
     """(label, the three rates) of each set of questions of one file."""
     found = []
     for row in file.get("rows") or []:
@@ -60,5 +60,5 @@ def _rows(file: Mapping[str, Any], goal: str) -> list[tuple[str, dict[str, Metri
             )
             label = ", ".join(str(word) for word in words if word)
             names = ("original", "control", "attack")
-            found.append((label, {name: as_metric(row.get(name), f"{label}: {name}") for name in names}))
+            found.append((label, {name: as_rate(row.get(name), f"{label}: {name}") for name in names}))
     return found

@@ -14,7 +14,7 @@ from vlm_mu_jax.reporting.figures.canvas import (
     whisker,
 )
 from vlm_mu_jax.reporting.figures.models import edged, short
-from vlm_mu_jax.reporting.inputs.metrics import as_metric
+from vlm_mu_jax.reporting.inputs.metrics import as_rate
 
 _IMAGES = {
     "text_only": ("text only", "accent", "o"),
@@ -48,7 +48,7 @@ def defences(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
             for y, (_, own) in enumerate(found):
                 for index, (image, (label, role, marker)) in enumerate(_IMAGES.items()):
                     cell = own.get(setting, {}).get(image, {})
-                    metric = as_metric(cell.get(name), f"defences.json: {setting} {image}")
+                    metric = as_rate(cell.get(name), f"defences.json: {setting} {image}")
                     if metric:
                         at = y + 0.22 * (index - 1)
                         whisker(axis, metric.low, metric.high, at, role, width=1.0)
@@ -104,14 +104,14 @@ def answers(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
         figure, axes = panels(3, 1.2 + 0.4 * len(conditions), ratios=(2, 1, 1))
         for y, row in enumerate(conditions.values()):
             for index, (kind, label, role) in enumerate(rates):
-                metric = as_metric(row.get(kind, {}).get(label), f"diagnostics: {kind} {label}")
+                metric = as_rate(row.get(kind, {}).get(label), f"diagnostics: {kind} {label}")
                 if metric:
                     at = y + 0.22 * (index - 1)
                     whisker(axes[0], metric.low, metric.high, at, role, width=1.0)
                     axes[0].plot(metric.value, at, "o", label=None if y else f"{kind} {label}", **edged(role))
             for axis, (title, name) in zip(axes[1:], numbers, strict=True):
                 axis.set_title(title)
-                if metric := as_metric(row.get(name), f"diagnostics: {name}"):
+                if metric := as_rate(row.get(name), f"diagnostics: {name}"):
                     whisker(axis, metric.low, metric.high, y, "accent", width=1.0)
                     axis.plot(metric.value, y, "o", **edged("accent"))
         for axis in axes:

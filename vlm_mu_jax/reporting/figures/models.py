@@ -15,8 +15,8 @@ from vlm_mu_jax.reporting.figures.canvas import (
     to_svg,
     whisker,
 )
-from vlm_mu_jax.reporting.inputs.metrics import Metric
-from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate
+from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, ModelRun
 
 # (title, role of colour, metric before, metric after, what is better)
 _MAIN = (
@@ -39,7 +39,7 @@ def short(label: str, limit: int = 26) -> str:
     return label if len(label) <= limit else label[: limit - 1] + "…"
 
 
-def main_bars(runs: list[Run]) -> Drawing | None:
+def main_bars(runs: list[ModelRun]) -> Drawing | None:
     """Before (pale) and after (solid) the attack, per run, one panel per metric, with 95 % intervals."""
     chosen = [panel for panel in _MAIN if any(run.metric(panel[3]) for run in runs)]
     if not chosen:
@@ -65,7 +65,7 @@ def main_bars(runs: list[Run]) -> Drawing | None:
         )
 
 
-def _bar(axis, y: float, metric: Metric | None, role: str, alpha: float, height: float) -> None:
+def _bar(axis, y: float, metric: Rate | None, role: str, alpha: float, height: float) -> None:
     """One horizontal bar with its interval and value; a hairline at zero so that 0 % is seen as measured."""
     if metric is None:
         return
@@ -77,7 +77,7 @@ def _bar(axis, y: float, metric: Metric | None, role: str, alpha: float, height:
     )
 
 
-def composition(runs: list[Run]) -> Drawing | None:
+def composition(runs: list[ModelRun]) -> Drawing | None:
     """What happens to unsafe requests after the attack: harmful, beside the point, refused; adds up to 100 %."""
     rows = [(run, run.metric("asr_after"), run.metric("ir_unsafe_after")) for run in runs]
     # One unit each (any of K shots), so the three rates add up; a file where they cannot is not drawn.
@@ -118,7 +118,7 @@ def _legend(figure, entries) -> None:
     legend(figure, handles, [text for _, text in entries], len(entries), **look)
 
 
-def frontier(runs: list[Run]) -> Drawing | None:
+def frontier(runs: list[ModelRun]) -> Drawing | None:
     """Safety against usefulness: ASR after the attack over harmless questions answered right after it."""
     points = [(run, run.metric("harmless_right_after"), run.metric("asr_after")) for run in runs]
     points = [(run, right, asr) for run, right, asr in points if right and asr]
@@ -148,22 +148,22 @@ def frontier(runs: list[Run]) -> Drawing | None:
         )
 
 
-def _near(some: Sequence[Metric], other: Sequence[Metric]) -> bool:
+def _near(some: Sequence[Rate], other: Sequence[Rate]) -> bool:
     """Whether two marks would hide each other."""
     return all(abs(a.value - b.value) < 0.02 for a, b in zip(some, other, strict=True))
 
 
-def _markers(runs: list[Run]) -> dict[str, str]:
+def _markers(runs: list[ModelRun]) -> dict[str, str]:
     """One mark per name of run, the same for all its seeds."""
     names = dict.fromkeys(run.name for run in runs)
     return {name: _MARKERS[index % len(_MARKERS)] for index, name in enumerate(names)}
 
 
-def _kind_role(run: Run) -> str:
+def _kind_role(run: ModelRun) -> str:
     return {"base": "muted", "sft": "rr", "guard": "utility"}.get(run.kind, "accent")
 
 
-def openings(runs: list[Run]) -> Drawing | None:
+def openings(runs: list[ModelRun]) -> Drawing | None:
     """Per opening word: harmful answers and harmless answers right, one panel per run."""
     shown = [run for run in runs if run.group("asr_by_opening") or run.group("harmless_right_by_opening")]
     names = list(
@@ -192,7 +192,7 @@ def openings(runs: list[Run]) -> Drawing | None:
         return to_svg(figure, "openings", "Dots per opening word: harmful answers, and harmless answers right")
 
 
-def _dots(axis, names: list[str], metrics: dict[str, Metric], role: str, offset: float, marker: str) -> None:
+def _dots(axis, names: list[str], metrics: dict[str, Rate], role: str, offset: float, marker: str) -> None:
     label = {"asr": "harmful answers to unsafe requests", "right": "harmless questions answered right"}[role]
     axis.plot([], [], marker, color=color(role), label=label)
     for row, name in enumerate(names):
@@ -209,7 +209,7 @@ def _dots(axis, names: list[str], metrics: dict[str, Metric], role: str, offset:
             )
 
 
-def alignment_gap(runs: list[Run]) -> Drawing | None:
+def alignment_gap(runs: list[ModelRun]) -> Drawing | None:
     """The same requests without image, with a blank image and with their own image; one line per run."""
     measured = [run for run in runs if run.group("gap")]
     shown = [run for run in measured if run.kind in (BASE, GUARD)] or measured  # the gap is about these two
@@ -237,7 +237,7 @@ def alignment_gap(runs: list[Run]) -> Drawing | None:
         return to_svg(figure, "gap", "Lines per run: text only, blank image and own image")
 
 
-def _gap_line(axis, run: Run, key: str, offset: float, marker: str, label: str | None) -> None:
+def _gap_line(axis, run: ModelRun, key: str, offset: float, marker: str, label: str | None) -> None:
     role = _kind_role(run)
     points = [(x + offset, run.metric(f"gap/{condition}/{key}")) for x, (condition, _) in enumerate(_GAP_CONDITIONS)]
     points = [(x, metric) for x, metric in points if metric]

@@ -11,14 +11,14 @@ from vlm_mu_jax.reporting.figures.canvas import (
     whisker,
 )
 from vlm_mu_jax.reporting.figures.models import edged, short
-from vlm_mu_jax.reporting.inputs.metrics import Metric
-from vlm_mu_jax.reporting.inputs.runs import Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
 _COLUMNS = 4
 _LINES = (("words of the search", "asr", "o", "-"), ("as many neutral words", "null", "s", (0, (3, 2))))
 
 
-def k_curve(runs: list[Run]) -> Drawing | None:
+def k_curve(runs: list[ModelRun]) -> Drawing | None:
     """ASR when any of the first K words works, K = 1, 2, ...; one panel per run.
 
     The control is the best of as many neutral words: any-of-K alone rises with K. None where no run had two shots.
@@ -48,19 +48,19 @@ def k_curve(runs: list[Run]) -> Drawing | None:
         return to_svg(figure, "shots", "Lines per run: harmful answers over the number of words tried per question")
 
 
-def _by_shots(run: Run, name: str) -> dict[int, Metric]:
+def _by_shots(run: ModelRun, name: str) -> dict[int, Rate]:
     """K -> rate, in the order of K."""
     found = {int(shots): metric for shots, metric in run.group(name).items() if shots.isdecimal()}
     return dict(sorted(found.items()))
 
 
-def _null(run: Run) -> dict[int, Metric]:
+def _null(run: ModelRun) -> dict[int, Rate]:
     """The control: its own K-curve, or, of an older results.json, only the point for all K neutral words together."""
     words, alone = len(run.group("asr_null_by_word")), run.metric("asr_null")
     return _by_shots(run, "asr_null_by_shots") or ({words: alone} if words and alone else {})
 
 
-def _line(axis, curve: dict[int, Metric], offset: float, role: str, marker: str, line):
+def _line(axis, curve: dict[int, Rate], offset: float, role: str, marker: str, line):
     for shots, metric in curve.items():
         whisker(axis, metric.low, metric.high, shots + offset, role, vertical=True, width=1.0)
     xs, ys = [shots + offset for shots in curve], [metric.value for metric in curve.values()]

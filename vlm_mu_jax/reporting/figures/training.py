@@ -17,7 +17,7 @@ from vlm_mu_jax.reporting.figures.canvas import (
     whisker,
 )
 from vlm_mu_jax.reporting.figures.models import edged, short
-from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric, number
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate, number
 
 _LOOKS = (("accent", "o"), ("asr", "s"), ("rr", "D"), ("right", "^"), ("utility", "v"), ("null", "P"))
 
@@ -125,6 +125,6 @@ def relearning(curves: Sequence[Mapping[str, Any]]) -> Drawing | None:
         return to_svg(figure, "relearning", "Lines per model: harmful answers and harmless right over relearning steps")
 
 
-def _rates(row: Mapping[str, Any], names: Sequence[str]) -> list[Metric | None]:
+def _rates(row: Mapping[str, Any], names: Sequence[str]) -> list[Rate | None]:
     metrics = row.get("metrics") or {}
-    return [as_metric(metrics[name], f"metric {name}") if metrics.get(name) is not None else None for name in names]
+    return [as_rate(metrics[name], f"metric {name}") if metrics.get(name) is not None else None for name in names]

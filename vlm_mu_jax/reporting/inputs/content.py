@@ -12,14 +12,14 @@ from vlm_mu_jax.reporting.inputs import pictures
 from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 from vlm_mu_jax.reporting.inputs.json_files import read_lines, read_object, read_rows
 from vlm_mu_jax.reporting.inputs.options import ReportOptions
-from vlm_mu_jax.reporting.inputs.runs import Run, read_runs
+from vlm_mu_jax.reporting.inputs.runs import ModelRun, read_runs
 
 
 @dataclass
 class Content:
     """What the page is made of; None or empty = not given."""
 
-    runs: list[Run]
+    runs: list[ModelRun]
     comparisons: list[dict[str, Any]]
     provenance: list[tuple[str, dict[str, Any]]]  # per run: label, what results.json and provenance.json say
     attack: dict[str, Any] | None = None
@@ -36,7 +36,7 @@ class Content:
     def seeds(self) -> list[int | None]:
         return list(dict.fromkeys(run.seed for run in self.runs))
 
-    def of_seed(self, seed: int | None) -> list[Run]:
+    def of_seed(self, seed: int | None) -> list[ModelRun]:
         return [run for run in self.runs if run.seed == seed]
 
     def files(self, source: str) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ class Content:
         given = getattr(self, source)
         return [given] if given else []
 
-    def readable(self, run: Run) -> bool:
+    def readable(self, run: ModelRun) -> bool:
         """Whether text and images of a run may be in the page: nonsense words, or real data on request."""
         return run.miniature or self.show_text
 

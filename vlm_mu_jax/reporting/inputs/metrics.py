@@ -8,7 +8,7 @@ from vlm_mu_jax.errors import InputError
 
 
 @dataclass(frozen=True)
-class Metric:
+class Rate:
     """A measured rate: value in 0..1, k of n questions where counted, low and high the 95 % interval where known."""
 
     value: float
@@ -18,20 +18,20 @@ class Metric:
     k: int | None = None
 
 
-def flatten_metrics(metrics: dict[str, Any], where: str, prefix: str = "") -> dict[str, Metric]:
-    """Nested metrics as a flat dict of Metric; entries without a value (n = 0) are dropped."""
-    flat: dict[str, Metric] = {}
+def flatten_metrics(metrics: dict[str, Any], where: str, prefix: str = "") -> dict[str, Rate]:
+    """Nested metrics as a flat dict of Rate; entries without a value (n = 0) are dropped."""
+    flat: dict[str, Rate] = {}
     for name, entry in metrics.items():
         path = f"{prefix}{name}"
         if isinstance(entry, dict) and "value" not in entry:
             flat.update(flatten_metrics(entry, where, path + "/"))
-        elif metric := as_metric(entry, f"{where}: metric {path}"):
+        elif metric := as_rate(entry, f"{where}: metric {path}"):
             flat[path] = metric
     return flat
 
 
-def as_metric(entry: Any, where: str) -> Metric | None:
-    """A Metric from {"value", "n", "low", "high", "k"} or from a bare number; None when there is no value."""
+def as_rate(entry: Any, where: str) -> Rate | None:
+    """A Rate from {"value", "n", "low", "high", "k"} or from a bare number; None when there is no value."""
     fields = entry if isinstance(entry, dict) else {"value": entry}
     numbers = {name: fields.get(name) for name in ("value", "n", "low", "high", "k")}
     for name, number in numbers.items():
@@ -39,7 +39,7 @@ def as_metric(entry: Any, where: str) -> Metric | None:
             raise InputError(f"{where}: field {name!r} is not a number")
         if number is not None and not math.isfinite(number):
             numbers[name] = None
-    return None if numbers["value"] is None else Metric(**numbers)
+    return None if numbers["value"] is None else Rate(**numbers)
 
 
 def number(row: dict[str, Any], name: str) -> float | None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric
-from vlm_mu_jax.reporting.inputs.runs import Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Direction:
     """
 
     words: tuple[str, ...]
-    as_asked: Metric | None
-    searched: Metric | None
-    neutral: Metric | None
+    as_asked: Rate | None
+    searched: Rate | None
+    neutral: Rate | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def own_words(content: Content) -> list[OwnWords]:
     return [one for one in found if one.asr.searched or one.rr.searched]
 
 
-def of_run(content: Content, run: Run) -> OwnWords | None:
+def of_run(content: Content, run: ModelRun) -> OwnWords | None:
     """The words searched for this run: by its label, else by its name where only one run has that name."""
     alone = sum(other.name == run.name for other in content.runs) == 1
     names = (run.label, run.name) if alone else (run.label,)
@@ -60,4 +60,4 @@ def _direction(model: str, attack: Mapping[str, Any], rate: str, goal: str) -> D
     shown = (rates.get(name) for name in ("original", "any_of_k", "any_of_k_null"))
     rows = [row for row in attack.get(goal) or [] if isinstance(row, Mapping) and isinstance(row.get("word"), str)]
     words = tuple(row["word"] for row in rows)
-    return Direction(words, *(as_metric(one, f"attack of {model}") if one is not None else None for one in shown))
+    return Direction(words, *(as_rate(one, f"attack of {model}") if one is not None else None for one in shown))

@@ -14,7 +14,7 @@ _INSTALLED = Path("share", "vlm_mu_jax", "published")
 
 
 @dataclass(frozen=True)
-class Cell:
+class PublishedNumber:
     """One published number as printed (`text`, empty when no value was found), with where it is from."""
 
     text: str
@@ -25,12 +25,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class PublishedTable:
     """A published table: `cells[row][column]`, rows and columns in the file's order; a cell may be missing (None)."""
 
     name: str
     columns: tuple[str, ...]
-    cells: dict[str, dict[str, Cell | None]]
+    cells: dict[str, dict[str, PublishedNumber | None]]
 
     @property
     def sources(self) -> list[str]:
@@ -48,13 +48,13 @@ def folder() -> Path | None:
     return next((place for place in places if any(place.glob("*.csv"))), None)
 
 
-def load(place: Path | None = None) -> dict[str, Table]:
+def load(place: Path | None = None) -> dict[str, PublishedTable]:
     """All published tables by file stem; empty when none are found. Raises InputError for a file of another layout."""
     place = place or folder()
     return {path.stem: read(path) for path in sorted(place.glob("*.csv"))} if place else {}
 
 
-def read(path: Path) -> Table:
+def read(path: Path) -> PublishedTable:
     """One table from its long-form CSV (one line per number). Raises InputError when the columns are not ours."""
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -62,8 +62,8 @@ def read(path: Path) -> Table:
             raise InputError(f"{path}: columns must be {', '.join(_COLUMNS)}")
         lines = list(reader)
     columns = tuple(dict.fromkeys(line["column"] for line in lines))
-    cells: dict[str, dict[str, Cell | None]] = {}
+    cells: dict[str, dict[str, PublishedNumber | None]] = {}
     for line in lines:
         row = cells.setdefault(line["row"], dict.fromkeys(columns))
-        row[line["column"]] = Cell(line["value"], line["unit"], line["source"], line["trust"], line["note"])
-    return Table(path.stem, columns, cells)
+        row[line["column"]] = PublishedNumber(line["value"], line["unit"], line["source"], line["trust"], line["note"])
+    return PublishedTable(path.stem, columns, cells)

@@ -8,30 +8,30 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.reporting.inputs.json_files import read_lines, read_object, read_results
-from vlm_mu_jax.reporting.inputs.metrics import Metric, flatten_metrics
+from vlm_mu_jax.reporting.inputs.metrics import Rate, flatten_metrics
 
 BASE, SFT, GUARD = "base", "sft", "guard"
 _STORY = (BASE, SFT)  # first in every table; the guard comes last, whatever is unlearned stands between
 
 
 @dataclass
-class Run:
+class ModelRun:
     """One evaluated model. `metrics` is flat: "asr_after", "asr_by_opening/share", "gap/blank_image/asr"."""
 
     name: str
     kind: str
     seed: int | None
-    metrics: dict[str, Metric]
+    metrics: dict[str, Rate]
     raw: dict[str, Any]  # the entry of results.json as read, for the merged file
     folder: Path
     label: str = ""
     answers: list[dict[str, Any]] = field(default_factory=list)
     miniature: bool = False  # whether the data are the synthetic world, whose text may be shown
 
-    def metric(self, name: str) -> Metric | None:
+    def metric(self, name: str) -> Rate | None:
         return self.metrics.get(name)
 
-    def group(self, name: str) -> dict[str, Metric]:
+    def group(self, name: str) -> dict[str, Rate]:
         """The metrics one level under `name`: group("asr_by_opening") -> {"share": ...}."""
         start = name + "/"
         return {key[len(start) :]: metric for key, metric in self.metrics.items() if key.startswith(start)}
@@ -41,15 +41,15 @@ class Run:
         return self.kind not in (BASE, SFT, GUARD)
 
 
-def read_runs(folders: list[Path]) -> tuple[list[Run], list[dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
+def read_runs(folders: list[Path]) -> tuple[list[ModelRun], list[dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
     """Every run of the folders, with labels to show: (runs in the story's order, paired tests, provenance by label).
 
     Raises:
       InputError: a folder has no usable results.json or answers, or a run is given twice.
     """
-    runs: list[Run] = []
+    runs: list[ModelRun] = []
     comparisons: list[dict[str, Any]] = []
-    provenance: list[tuple[Run, dict[str, Any]]] = []
+    provenance: list[tuple[ModelRun, dict[str, Any]]] = []
     for folder in folders:
         results = read_results(folder / "results.json")
         found = [_run(entry, folder) for entry in results["runs"]]
@@ -62,14 +62,14 @@ def read_runs(folders: list[Path]) -> tuple[list[Run], list[dict[str, Any]], lis
     return runs, comparisons, [(run.label, facts) for run, facts in provenance]
 
 
-def _run(entry: dict[str, Any], folder: Path) -> Run:
+def _run(entry: dict[str, Any], folder: Path) -> ModelRun:
     metrics = flatten_metrics(entry["metrics"], f"{folder / 'results.json'}: run {entry['name']!r}")
     kind = str(entry.get("kind") or "other").lower()
     seed = entry.get("seed")
-    return Run(entry["name"], kind, seed if isinstance(seed, int) else None, metrics, entry, folder)
+    return ModelRun(entry["name"], kind, seed if isinstance(seed, int) else None, metrics, entry, folder)
 
 
-def _attach_answers(runs: list[Run], folder: Path, results: dict[str, Any]) -> None:
+def _attach_answers(runs: list[ModelRun], folder: Path, results: dict[str, Any]) -> None:
     """Gives each run its answers: all of the folder's when it holds one run, else those of answers/NAME*.jsonl."""
     for run in runs:
         files = sorted((folder / "answers").glob("*.jsonl"))
@@ -82,14 +82,14 @@ def _attach_answers(runs: list[Run], folder: Path, results: dict[str, Any]) -> N
         run.miniature = bool(declared) if declared is not None else judged
 
 
-def _comparisons(results: dict[str, Any], runs: list[Run]) -> list[dict[str, Any]]:
+def _comparisons(results: dict[str, Any], runs: list[ModelRun]) -> list[dict[str, Any]]:
     """The paired tests of a folder, with the seed of the run they are about: names repeat over seeds."""
     seeds = {run.name: run.seed for run in runs if run.seed is not None}
     rows = [row for row in results.get("comparisons") or [] if isinstance(row, dict)]
     return [{**({"seed": seeds[row["run"]]} if row.get("run") in seeds else {}), **row} for row in rows]
 
 
-def _set_of(path: Path, run: Run) -> str:
+def _set_of(path: Path, run: ModelRun) -> str:
     """The set of questions an answers file holds: its name, without the run's where several runs share a folder."""
     return path.stem.removeprefix(run.name).lstrip("_-.") or path.stem
 
@@ -100,7 +100,7 @@ def _provenance(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**(read_object(path) if path.exists() else {}), **facts}
 
 
-def _label(runs: list[Run]) -> None:
+def _label(runs: list[ModelRun]) -> None:
     """Names to show: the run's own when unique, else with its seed, else with its folder."""
     names = Counter(run.name for run in runs)
     for run in runs:

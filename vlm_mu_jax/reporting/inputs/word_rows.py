@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric, number
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate, number
 
 
 def audit_rows(audit: dict[str, Any], position: str = "first") -> list[dict[str, Any]]:
@@ -12,7 +12,7 @@ def audit_rows(audit: dict[str, Any], position: str = "first") -> list[dict[str,
     return sorted(rows, key=lambda row: -row["log_odds"])
 
 
-def search_rows(attack: dict[str, Any], name: str) -> list[tuple[str, float | None, Metric | None, dict[str, Any]]]:
+def search_rows(attack: dict[str, Any], name: str) -> list[tuple[str, float | None, Rate | None, dict[str, Any]]]:
     """Rows of one list of attack.json as (word, score, success or refusal rate, raw row), in the search's order."""
     rows = []
     for row in attack.get(name) or []:
@@ -22,17 +22,17 @@ def search_rows(attack: dict[str, Any], name: str) -> list[tuple[str, float | No
         if isinstance(rate, int | float) and not isinstance(rate, bool):
             rate = {"value": rate, **{key: row.get(key) for key in ("n", "low", "high")}}
         rows.append(
-            (row["word"], number(row, "score"), as_metric(rate, "attack.json") if isinstance(rate, dict) else None, row)
+            (row["word"], number(row, "score"), as_rate(rate, "attack.json") if isinstance(rate, dict) else None, row)
         )
     return rows
 
 
-def shortlist(attack: dict[str, Any], goal: str) -> list[tuple[str, float | None, Metric | None, dict[str, Any]]]:
+def shortlist(attack: dict[str, Any], goal: str) -> list[tuple[str, float | None, Rate | None, dict[str, Any]]]:
     """All words that were tried with real answers on the search questions, in the form of `search_rows`."""
     part = attack.get("search")
     part = part.get(goal) if isinstance(part, dict) else None
     rows = (part.get("shortlist") or []) if isinstance(part, dict) else []
     rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("word"), str)]
     return [
-        (row["word"], number(row, "score"), as_metric(row.get("success_on_search"), "attack.json"), row) for row in rows
+        (row["word"], number(row, "score"), as_rate(row.get("success_on_search"), "attack.json"), row) for row in rows
     ]

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.runs import Run
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
 SET_NAMES = {
     "unsafe_before": "unsafe, as asked",
@@ -41,7 +41,7 @@ class _Index:
         return self._numbers[value]
 
 
-def payload(content: Content, first: Run | None = None, second: Run | None = None) -> dict[str, Any] | None:
+def payload(content: Content, first: ModelRun | None = None, second: ModelRun | None = None) -> dict[str, Any] | None:
     """The browser's data; None when no run has answers. `first` and `second` are the runs it opens with, side by side.
 
     "rows" holds [run, set, id, word, label, question, answer, image] per answer: numbers into the lists of the same
@@ -114,7 +114,7 @@ def to_json(value: Any) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def primary_judge(run: Run) -> str | None:
+def primary_judge(run: ModelRun) -> str | None:
     """The judge whose labels the page shows: the one the run names, else an exact one, else the first."""
     named = run.raw.get("judge")
     judges = list(dict.fromkeys(name for row in run.answers for name in (row.get("labels") or {})))

@@ -10,7 +10,7 @@ _FIRST = ("metric", "value", "baseline_value", "n", "b", "c", "p", "p_holm", "si
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedTests:
     """The tests of one model against its baseline; `tally` is empty where no row says what is significant."""
 
     title: str
@@ -20,7 +20,7 @@ class Pair:
     rows: list[list[str]]
 
 
-def pairs(rows: list[dict[str, Any]]) -> list[Pair]:
+def pairs(rows: list[dict[str, Any]]) -> list[PairedTests]:
     """One table per run, baseline and seed, in the order given; columns are the plain fields, telling ones first."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -30,13 +30,13 @@ def pairs(rows: list[dict[str, Any]]) -> list[Pair]:
     return [_pair(run, base, seed if several else "", found) for (run, base, seed), found in groups.items()]
 
 
-def _pair(run: str, baseline: str, seed: str, rows: list[dict[str, Any]]) -> Pair:
+def _pair(run: str, baseline: str, seed: str, rows: list[dict[str, Any]]) -> PairedTests:
     fields = list(dict.fromkeys(name for row in rows for name in row if name not in _PAIR))
     constant = [name for name in fields if name not in _FIRST and len({str(row.get(name)) for row in rows}) == 1]
     columns = [name for name in _FIRST if name in fields]
     columns += [name for name in fields if name not in (*_FIRST, *constant)]
     told = [row["significant"] for row in rows if isinstance(row.get("significant"), bool)]
-    return Pair(
+    return PairedTests(
         title=(f"{run} against {baseline}" if baseline else run) + (f", seed {seed}" if seed else ""),
         tally=f"{sum(told)} of {len(told)} differ significantly" if told else "",
         same="; ".join(_cell(rows[0].get(name), name) for name in constant),

@@ -3,12 +3,12 @@
 from typing import Any
 
 from vlm_mu_jax.reporting import wording
-from vlm_mu_jax.reporting.inputs.metrics import as_metric
-from vlm_mu_jax.reporting.inputs.runs import Run
-from vlm_mu_jax.reporting.page.tables import Table, measured
+from vlm_mu_jax.reporting.inputs.metrics import as_rate
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
+from vlm_mu_jax.reporting.page.tables import RateTable, measured
 
 
-def tables(runs: list[Run]) -> list[Table]:
+def tables(runs: list[ModelRun]) -> list[RateTable]:
     """The tables that some run has numbers for."""
     return [table for table in (_further(runs), _control(runs), _agreement(runs), _corrected(runs)) if table.rows]
 
@@ -27,17 +27,17 @@ _FURTHER = (
 )
 
 
-def _further(runs: list[Run]) -> Table:
+def _further(runs: list[ModelRun]) -> RateTable:
     rows = [(text, [measured(run.metric(name)) for run in runs]) for name, text in _FURTHER if _any(runs, name)]
     note = "Small: 95 % intervals and number of answers or questions."
-    return Table("Further rates", note, ["Rate", *(run.label for run in runs)], rows)
+    return RateTable("Further rates", note, ["Rate", *(run.label for run in runs)], rows)
 
 
-def _any(runs: list[Run], name: str) -> bool:
+def _any(runs: list[ModelRun], name: str) -> bool:
     return any(run.metric(name) for run in runs)
 
 
-def _control(runs: list[Run]) -> Table:
+def _control(runs: list[ModelRun]) -> RateTable:
     """The attack against as many neutral words, with the exact test that says whether the words matter."""
     rows = []
     for run in runs:
@@ -52,10 +52,10 @@ def _control(runs: list[Run]) -> Table:
         columns.append("Judge's errors alone")
     else:
         rows = [(name, cells[:-1]) for name, cells in rows]
-    return Table("Against neutral words", note, columns, rows)
+    return RateTable("Against neutral words", note, columns, rows)
 
 
-def _agreement(runs: list[Run]) -> Table:
+def _agreement(runs: list[ModelRun]) -> RateTable:
     """The judge against people, as calibrated for these runs."""
     rows = []
     for run in runs:
@@ -67,10 +67,10 @@ def _agreement(runs: list[Run]) -> Table:
             rows.append((f"{run.raw.get('judge')}: {target}", [*parts, agreed]))
     rows = list({str(row): row for row in rows}.values())  # the same calibration stands in every run
     note = "On answers that people labelled. Sensitivity: of the answers people call so, the judge does too."
-    return Table("The judge against people", note, ["Judge", "Sensitivity", "Specificity", "Cohen's kappa"], rows)
+    return RateTable("The judge against people", note, ["Judge", "Sensitivity", "Specificity", "Cohen's kappa"], rows)
 
 
-def _corrected(runs: list[Run]) -> Table:
+def _corrected(runs: list[ModelRun]) -> RateTable:
     """Rates as the judge saw them, and corrected for its errors with their uncertainty carried along."""
     rows = []
     for run in runs:
@@ -82,15 +82,15 @@ def _corrected(runs: list[Run]) -> Table:
     note = (
         "Rogan and Gladen's estimator; the interval carries the uncertainty of the judge's sensitivity and specificity."
     )
-    return Table("Corrected for the judge's errors", note, ["Rate", "As judged", "Corrected"], rows)
+    return RateTable("Corrected for the judge's errors", note, ["Rate", "As judged", "Corrected"], rows)
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _rate(value: Any, run: Run) -> tuple[str, str]:
-    return measured(as_metric(value, f"{run.folder / 'results.json'}: run {run.name!r}") if value is not None else None)
+def _rate(value: Any, run: ModelRun) -> tuple[str, str]:
+    return measured(as_rate(value, f"{run.folder / 'results.json'}: run {run.name!r}") if value is not None else None)
 
 
 def _p(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 from vlm_mu_jax.reporting import wording
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.metrics import Metric
-from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate
+from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, ModelRun
 from vlm_mu_jax.reporting.inputs.word_rows import search_rows
 from vlm_mu_jax.reporting.verdict.claims import clearly_above
 
@@ -30,12 +30,12 @@ def asked(content: Content) -> dict[str, str]:
     return {figure: f", {sizes} each" if sizes else "" for figure, sizes in said.items()}
 
 
-def _under(run: Run, name: str) -> list[Metric]:
+def _under(run: ModelRun, name: str) -> list[Rate]:
     """A rate, or all rates of a group."""
     return [run.metrics[name]] if name in run.metrics else list(run.group(name).values())
 
 
-def guard_note(runs: list[Run]) -> str:
+def guard_note(runs: list[ModelRun]) -> str:
     """Said where a guard does nothing for the unsafe questions of the main table: they are not what it is made for."""
     plain = next((run for run in runs if run.kind == BASE and run.metric("asr_before")), None)
     guarded = next((run for run in runs if run.kind == GUARD and run.metric("asr_before")), None)
@@ -50,7 +50,7 @@ def guard_note(runs: list[Run]) -> str:
     )
 
 
-def samples(runs: list[Run]) -> str:
+def samples(runs: list[ModelRun]) -> str:
     """How many questions stand behind the two main columns, for the table's caption."""
     parts = []
     for name, text in (("asr_after", "unsafe"), ("rr_after", "harmless")):
@@ -60,7 +60,7 @@ def samples(runs: list[Run]) -> str:
     return " and ".join(parts) + " questions" if parts else ""
 
 
-def unjudged(run: Run) -> dict[str, int]:
+def unjudged(run: ModelRun) -> dict[str, int]:
     """How many answers the judge gave no verdict on, by reason."""
     counts = run.raw.get("unjudged")
     return {k: v for k, v in counts.items() if isinstance(v, int)} if isinstance(counts, dict) else {}

@@ -5,8 +5,8 @@ from itertools import zip_longest
 
 from vlm_mu_jax.reporting import wording
 from vlm_mu_jax.reporting.inputs import published
-from vlm_mu_jax.reporting.inputs.metrics import Metric
-from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, SFT, Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate
+from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD, SFT, ModelRun
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class _Layout:
 class Line:
     """One line: a run with its metrics, or none, and a published row with its cells, or none."""
 
-    run: Run | None
-    measured: tuple[Metric | None, ...]
+    run: ModelRun | None
+    measured: tuple[Rate | None, ...]
     row: str
-    cells: tuple[published.Cell | None, ...]
+    cells: tuple[published.PublishedNumber | None, ...]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ _OWN_HEADING = {
 }
 
 
-def papers(runs: list[Run], tables: dict[str, published.Table]) -> dict[str, Paper]:
+def papers(runs: list[ModelRun], tables: dict[str, published.PublishedTable]) -> dict[str, Paper]:
     """Every published table that is known here, by file stem, with the runs of the same kinds beside its rows.
 
     Rows pair by kind only (original, safety fine-tuned, NPO, RMU, guarded): other models, other data, other judges.
@@ -100,7 +100,7 @@ def papers(runs: list[Run], tables: dict[str, published.Table]) -> dict[str, Pap
     return {layout.file: _paper(layout, runs, tables[layout.file]) for layout in _LAYOUTS if layout.file in tables}
 
 
-def _paper(layout: _Layout, runs: list[Run], table: published.Table) -> Paper:
+def _paper(layout: _Layout, runs: list[ModelRun], table: published.PublishedTable) -> Paper:
     names = [column for column, _ in layout.columns]
     lines = []
     for kind, rows in layout.rows:
@@ -111,7 +111,7 @@ def _paper(layout: _Layout, runs: list[Run], table: published.Table) -> Paper:
     return Paper(layout.file, layout.title, tuple(names), measured, lines, table.sources, table.trusts)
 
 
-def _line(layout: _Layout, table: published.Table, run: Run | None, row: str | None) -> Line:
+def _line(layout: _Layout, table: published.PublishedTable, run: ModelRun | None, row: str | None) -> Line:
     cells = table.cells.get(row, {}) if row else {}
     return Line(
         run,

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from vlm_mu_jax.evaluation import utility
 from vlm_mu_jax.reporting import wording
-from vlm_mu_jax.reporting.inputs.metrics import Metric
-from vlm_mu_jax.reporting.inputs.runs import Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
 _SAFETY = ("asr", "rr")  # the numbers that stand for a safety set
 _RULES = {
@@ -25,7 +25,7 @@ _RULES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class SetNumber:
     """One number of one set; `name` is empty below a row of the same set. A cell: (value, interval and n)."""
 
     name: str
@@ -38,11 +38,11 @@ class PublicSets:
     """`main`: the numbers that stand for their sets. `further`: all others, breakdowns left out."""
 
     columns: list[str]
-    main: list[Row]
-    further: list[Row]
+    main: list[SetNumber]
+    further: list[SetNumber]
 
 
-def public_sets(runs: list[Run]) -> PublicSets | None:
+def public_sets(runs: list[ModelRun]) -> PublicSets | None:
     """The numbers under metrics["sets"] of all runs; None where no run was asked a public set."""
     names = [name for run in runs for name in run.group("sets") if name.count("/") == 1]  # no breakdowns
     if not names:
@@ -51,8 +51,8 @@ def public_sets(runs: list[Run]) -> PublicSets | None:
     for name in dict.fromkeys(names):
         short, number = name.split("/")
         of_set.setdefault(short, []).append(number)
-    main: list[Row] = []
-    further: list[Row] = []
+    main: list[SetNumber] = []
+    further: list[SetNumber] = []
     for short, numbers in of_set.items():
         standing = _standing(short, numbers)
         main += _rows(runs, short, standing)
@@ -66,9 +66,9 @@ def _standing(short: str, numbers: list[str]) -> list[str]:
     return found or [number for number in _SAFETY if number in numbers] or numbers[:1]
 
 
-def _rows(runs: list[Run], short: str, numbers: list[str]) -> list[Row]:
+def _rows(runs: list[ModelRun], short: str, numbers: list[str]) -> list[SetNumber]:
     return [
-        Row(
+        SetNumber(
             "" if place else short,
             _RULES.get(number) or wording.metric(number),
             [_measured(run.metric(f"sets/{short}/{number}")) for run in runs],
@@ -77,7 +77,7 @@ def _rows(runs: list[Run], short: str, numbers: list[str]) -> list[Row]:
     ]
 
 
-def _measured(metric: Metric | None) -> tuple[str, str]:
+def _measured(metric: Rate | None) -> tuple[str, str]:
     """A value above 1 is in points, not a share."""
     if metric is None or metric.value <= 1:
         return wording.rate(metric), wording.standing_on(metric)

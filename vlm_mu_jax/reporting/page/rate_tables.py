@@ -1,8 +1,8 @@
 """The tables that sentences of the verdict rest on: the gap, every opening word, words searched for a model itself."""
 
 from vlm_mu_jax.reporting.inputs.own_words import Direction, OwnWords
-from vlm_mu_jax.reporting.inputs.runs import Run
-from vlm_mu_jax.reporting.page.tables import Cell, Table, measured
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
+from vlm_mu_jax.reporting.page.tables import Cell, RateTable, measured
 
 _CONDITIONS = {"text_only": "text only", "blank_image": "blank image", "own_image": "own image"}
 _GAP = {"asr": "ASR", "rr": "Refused", "harmless_right": "Harmless right"}
@@ -13,7 +13,7 @@ _OPENINGS = {
 _SMALL = "Small: 95 % intervals and number of questions."
 
 
-def gap(runs: list[Run]) -> Table | None:
+def gap(runs: list[ModelRun]) -> RateTable | None:
     """Every model in every condition: what becomes of hazardous requests, and harmless questions answered right."""
     columns = [
         (f"{title}, {where}", f"gap/{condition}/{name}")
@@ -23,10 +23,10 @@ def gap(runs: list[Run]) -> Table | None:
     ]
     rows = [(run.label, [measured(run.metric(name)) for _, name in columns]) for run in runs if run.group("gap")]
     note = f"ASR and refused: of the same hazardous requests in three conditions. {_SMALL}"
-    return Table("The gap as a table", note, ["Model", *(title for title, _ in columns)], rows, 3) if rows else None
+    return RateTable("The gap as a table", note, ["Model", *(title for title, _ in columns)], rows, 3) if rows else None
 
 
-def openings(runs: list[Run]) -> list[Table]:
+def openings(runs: list[ModelRun]) -> list[RateTable]:
     """The figure of opening words as tables, one per rate."""
     tables = []
     for group, title in _OPENINGS.items():
@@ -34,17 +34,17 @@ def openings(runs: list[Run]) -> list[Table]:
         words = list(dict.fromkeys(word for _, rates in found for word in rates))
         rows = [(label, [measured(rates.get(word)) for word in words]) for label, rates in found]
         if rows:
-            tables.append(Table(title, _SMALL, ["Model", *(f"“{word}”" for word in words)], rows))
+            tables.append(RateTable(title, _SMALL, ["Model", *(f"“{word}”" for word in words)], rows))
     return tables
 
 
-def own_words(found: list[OwnWords]) -> Table | None:
+def own_words(found: list[OwnWords]) -> RateTable | None:
     """Models attacked with words searched for themselves, in both directions, beside neutral words."""
     columns = ["Model", "Words that make it answer", "ASR as asked", "ASR, any of these", "ASR, any neutral word"]
     columns += ["Words that make it refuse", "RR as asked", "RR, any of these", "RR, any neutral word"]
     rows = [(one.model, [*_direction(one.asr), *_direction(one.rr)]) for one in found]
     note = "Every model under the words that a search found for itself; any of them working counts."
-    return Table("Words searched for the model itself", f"{note} {_SMALL}", columns, rows) if rows else None
+    return RateTable("Words searched for the model itself", f"{note} {_SMALL}", columns, rows) if rows else None
 
 
 def _direction(found: Direction) -> list[Cell]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlm_mu_jax.reporting import wording
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.metrics import Metric, as_metric, number
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate, number
 from vlm_mu_jax.reporting.page.browser import ABSENT, CONCEALED, SHOWN
 
 METHODS = (("removal", "Taking the word out"), ("gradient_x_input", "Gradient × input"))
@@ -78,9 +78,9 @@ def _saliency(audit: Mapping[str, Any], show_text: bool) -> Saliency | None:
     )
 
 
-def _first(found: Mapping[str, Any], method: str) -> Metric | None:
+def _first(found: Mapping[str, Any], method: str) -> Rate | None:
     part = found.get(method)
-    return as_metric(part.get("opening_first"), f"saliency: {method}") if isinstance(part, dict) else None
+    return as_rate(part.get("opening_first"), f"saliency: {method}") if isinstance(part, dict) else None
 
 
 def _words(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

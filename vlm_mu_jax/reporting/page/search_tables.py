@@ -3,7 +3,7 @@
 from typing import Any
 
 from vlm_mu_jax.reporting import wording
-from vlm_mu_jax.reporting.inputs.metrics import as_metric, number
+from vlm_mu_jax.reporting.inputs.metrics import as_rate, number
 from vlm_mu_jax.reporting.inputs.word_rows import audit_rows, search_rows, shortlist
 
 
@@ -17,7 +17,7 @@ def probe(audit: dict[str, Any]) -> dict[str, Any]:
     majority = number(found, "majority")
     if majority is None or number(found, "accuracy") is None:
         return {"probe": None, "majority": None}
-    probe = as_metric({**found, "value": found["accuracy"]}, "audit: probe")
+    probe = as_rate({**found, "value": found["accuracy"]}, "audit: probe")
     return {"probe": probe, "majority": wording.percent(majority)}
 
 

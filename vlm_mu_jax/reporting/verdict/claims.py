@@ -6,8 +6,8 @@ unknown it means a difference of at least 20 points.
 
 from dataclasses import dataclass
 
-from vlm_mu_jax.reporting.inputs.metrics import Metric
-from vlm_mu_jax.reporting.inputs.runs import Run
+from vlm_mu_jax.reporting.inputs.metrics import Rate
+from vlm_mu_jax.reporting.inputs.runs import ModelRun
 from vlm_mu_jax.reporting.wording import span
 
 SHOWN, PARTLY, NOT_SHOWN, MISSING = "shown", "partly", "not shown", "not measured"
@@ -64,7 +64,7 @@ class Topic:
     caption: str
 
 
-def clearly_above(high: Metric | None, low: Metric | None) -> bool:
+def clearly_above(high: Rate | None, low: Rate | None) -> bool:
     """Whether the first rate is clearly above the second; False when either is missing."""
     if high is None or low is None:
         return False
@@ -73,7 +73,7 @@ def clearly_above(high: Metric | None, low: Metric | None) -> bool:
     return high.low > low.high
 
 
-def first_run(runs: list[Run], kind: str, *metrics: str) -> Run | None:
+def first_run(runs: list[ModelRun], kind: str, *metrics: str) -> ModelRun | None:
     """The first run of a kind that has all these metrics."""
     return next((run for run in runs if run.kind == kind and all(run.metric(name) for name in metrics)), None)
 

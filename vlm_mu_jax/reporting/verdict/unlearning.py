@@ -2,18 +2,18 @@
 
 from vlm_mu_jax.reporting.inputs.content import Content
 from vlm_mu_jax.reporting.inputs.own_words import of_run
-from vlm_mu_jax.reporting.inputs.runs import BASE, SFT, Run
+from vlm_mu_jax.reporting.inputs.runs import BASE, SFT, ModelRun
 from vlm_mu_jax.reporting.verdict.claims import NOT_SHOWN, PARTLY, SHOWN, Claim, clearly_above, first_run
 from vlm_mu_jax.reporting.verdict.targets import ASR_TARGET, Target, missed, targets, unknown
 from vlm_mu_jax.reporting.wording import listing, standing, stated
 
 
-def targets_of(run: Run, content: Content) -> list[Target]:
+def targets_of(run: ModelRun, content: Content) -> list[Target]:
     """The targets of an unlearned run, against the original model of its seed."""
     return targets(run, first_run(content.of_seed(run.seed), BASE), of_run(content, run))
 
 
-def best_unlearned(runs: list[Run], content: Content) -> Run | None:
+def best_unlearned(runs: list[ModelRun], content: Content) -> ModelRun | None:
     """The unlearned run that misses the fewest targets, then the one with the most measured, then the lowest ASR."""
     found = {run.label: targets_of(run, content) for run in runs if run.unlearned and run.metric("asr_after")}
     return min(
@@ -27,7 +27,7 @@ def best_unlearned(runs: list[Run], content: Content) -> Run | None:
     )
 
 
-def unlearning(runs: list[Run], content: Content) -> Claim | None:
+def unlearning(runs: list[ModelRun], content: Content) -> Claim | None:
     """Whether the best unlearned model reaches every target, and how it stands against the safety fine-tuned one."""
     run, sft = best_unlearned(runs, content), first_run(runs, SFT, "asr_after")
     if not run:
@@ -37,8 +37,11 @@ def unlearning(runs: list[Run], content: Content) -> Claim | None:
     reached = [target for target in found if target.ok]
     after, right = run.metric("asr_after"), run.metric("harmless_right_after")
     if misses:
-        text = f"No unlearned model reaches every target. {run.name} comes nearest; it misses: {_list(misses)}."
-        text += f" It reaches: {_list(reached)}." if reached else ""
+        text = (
+            f"No unlearned model reaches every target. {run.name} comes nearest, with {stated(after)} harmful answers"
+        )
+        text += f" after the attack. It misses: {_list(misses)}."
+        text += f" It reaches {len(reached)} of the {len(reached) + len(misses)} targets that were measured."
     else:
         every = "every target" if not unmeasured else "every target that was measured"
         text = f"{run.name} reaches {every}: {_list(reached)}."
