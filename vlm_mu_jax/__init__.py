@@ -32,6 +32,7 @@ _EXPORTS = {
     "load_guard": "vlm_mu_jax.steering.guard",
     "GuardOptions": "vlm_mu_jax.steering.guard_options",
     "bake_guard": "vlm_mu_jax.steering.bake",
+    "export_guard": "vlm_mu_jax.steering.export",
     "select_guard": "vlm_mu_jax.evaluation.guards.select_guard",
     "SelectOptions": "vlm_mu_jax.evaluation.guards.select_guard",
     "apply_guard": "vlm_mu_jax.evaluation.guards.apply_guard",

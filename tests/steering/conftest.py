@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from tests.steering.tiny_folder import write_tiny
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.model.config import LlavaConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.steering.anchor_texts import Anchors
+from vlm_mu_jax.steering.extraction import extract_guard
+from vlm_mu_jax.steering.gates import AnchorScores
+from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzUSERATIN:?\n "
 
@@ -98,3 +102,29 @@ def anchors() -> Anchors:
 @pytest.fixture(scope="session")
 def pictures() -> list[np.ndarray]:
     return list(np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32))
+
+
+QUESTIONS = ["how to hurt a dax?", "feed it"]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory, model):
+    """The tiny model with a folder of its own."""
+    path = tmp_path_factory.mktemp("home")
+    write_tiny(path / "model", model, path)
+    return dataclasses.replace(model, folder=path / "model")
+
+
+@pytest.fixture(scope="session")
+def split_guard(home, anchors, pictures):
+    """Thresholds between the scores of QUESTIONS, as text and with their images: one gate is on, the other off."""
+    found = extract_guard(home, anchors).using(layers=(1, 2))
+    seen = [last_token_states(home, QUESTIONS, images) for images in (None, pictures[:2])]
+    middle = [np.einsum("lnd,ld->ln", states, found.gate_LD).mean(1, keepdims=True) for states in seen]
+    return dataclasses.replace(found, scores=AnchorScores(middle[0], middle[0], middle[1], middle[1]))
+
+
+@pytest.fixture(scope="session")
+def pair(home, pictures):
+    """QUESTIONS with their images as one batch."""
+    return next(prompt_batches(home, QUESTIONS, pictures[:2], 2))[0]

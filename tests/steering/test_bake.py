@@ -8,17 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests.steering.tiny_folder import write_tiny
+from tests.steering.conftest import QUESTIONS
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.steering import bake
-from vlm_mu_jax.steering.extraction import extract_guard
-from vlm_mu_jax.steering.gates import AnchorScores
-from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
 
-QUESTIONS = ["how to hurt a dax?", "feed it"]
 ALWAYS = {"gate": "none", "scope": "all"}
 BAKEABLE = {
     "ablate": {"operator": "ablate", "layers": (2,), **ALWAYS},
@@ -36,30 +32,23 @@ NOT_BAKEABLE = {
         "gate_source": "text",
         "gate_layers": (3,),
     },
+    "the whole prompt": {
+        "operator": "amplify",
+        "strength": 4.0,
+        "component": "self",
+        "scope": "all",
+        "gate": "midpoint_blank",
+        "decide": "example",
+    },
+    "gated ablation": {
+        "operator": "ablate",
+        "layers": (2,),
+        "decide": "example",
+        "gate": "midpoint_blank",
+        "scope": "prompt",
+    },
     "never gated": {"operator": "add", "strength": 3.0, "gate": "none", "scope": "last", "norm_preserving": True},
 }
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, model):
-    """The tiny model with a folder of its own."""
-    path = tmp_path_factory.mktemp("bake")
-    write_tiny(path / "model", model, path)
-    return dataclasses.replace(model, folder=path / "model")
-
-
-@pytest.fixture(scope="module")
-def guard(home, anchors, pictures):
-    """Thresholds between the two questions' scores, on the text and with their images: one gate on, one off."""
-    found = extract_guard(home, anchors).using(layers=(1, 2))
-    seen = [last_token_states(home, QUESTIONS, images) for images in (None, pictures[:2])]
-    middle = [np.einsum("lnd,ld->ln", states, found.gate_LD).mean(1, keepdims=True) for states in seen]
-    return dataclasses.replace(found, scores=AnchorScores(middle[0], middle[0], middle[1], middle[1]))
-
-
-@pytest.fixture(scope="module")
-def batch(home, pictures):
-    return next(prompt_batches(home, QUESTIONS, pictures[:2], 2))[0]
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -73,45 +62,45 @@ def real(values_BTV, batch) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", BAKEABLE)
-def test_baked_weights_give_the_logits_of_the_guard(home, guard, batch, name):
-    use = guard.using(**BAKEABLE[name])
+def test_baked_weights_give_the_logits_of_the_guard(home, split_guard, pair, name):
+    use = split_guard.using(**BAKEABLE[name])
     hf_config = json.loads((home.folder / "config.json").read_text())
     params, baked_config = bake.bake(use, home.params, hf_config)
-    baked = logits(params, batch, None, from_hf(baked_config))
-    guarded, plain = (logits(home.params, batch, steer, home.config) for steer in (use.as_steer(), None))
-    for ours, wanted, unguarded in zip(real(baked, batch), real(guarded, batch), real(plain, batch), strict=True):
+    baked = logits(params, pair, None, from_hf(baked_config))
+    guarded, plain = (logits(home.params, pair, steer, home.config) for steer in (use.as_steer(), None))
+    for ours, wanted, unguarded in zip(real(baked, pair), real(guarded, pair), real(plain, pair), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=1e-3)
         assert np.abs(ours - unguarded).max() > 0.05
 
 
 @pytest.mark.parametrize("name", BAKEABLE)
-def test_transformers_reads_the_baked_checkpoint(home, guard, batch, name, tmp_path):
+def test_transformers_reads_the_baked_checkpoint(home, split_guard, pair, name, tmp_path):
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    use = guard.using(**BAKEABLE[name])
+    use = split_guard.using(**BAKEABLE[name])
     model = transformers.AutoModelForImageTextToText.from_pretrained(bake.export_baked(use, home, tmp_path / "hf"))
-    wanted = real(logits(home.params, batch, use.as_steer(), home.config), batch)
-    for row, length in enumerate(np.asarray(batch.lengths_B)):
+    wanted = real(logits(home.params, pair, use.as_steer(), home.config), pair)
+    for row, length in enumerate(np.asarray(pair.lengths_B)):
         with torch.no_grad():
-            found = model(**torch_inputs(torch, batch, row, length)).logits[0].numpy()
+            found = model(**torch_inputs(torch, pair, row, length)).logits[0].numpy()
         np.testing.assert_allclose(found, wanted[row], atol=2e-3)
 
 
 @pytest.mark.parametrize("name", NOT_BAKEABLE)
-def test_the_module_answers_as_our_guard(home, guard, batch, pictures, name, tmp_path):
+def test_the_module_answers_as_our_guard(home, split_guard, pair, pictures, name, tmp_path):
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    use = guard.using(**NOT_BAKEABLE[name])
+    use = split_guard.using(**NOT_BAKEABLE[name])
     assert bake.obstacle(use.options, {"text_config": {"model_type": "llama"}})
     steer = use.steer(home)
     steer = steer(QUESTIONS, [[picture] for picture in pictures[:2]]) if callable(steer) else steer
-    ours = generate(home.params, batch, dataclasses.replace(home.config, eos_ids=()), max_new_tokens=4, steer=steer)
+    ours = generate(home.params, pair, dataclasses.replace(home.config, eos_ids=()), max_new_tokens=4, steer=steer)
     if use.options.gate != "none":
         assert len(set(np.asarray(ours.gate_LB)[1].tolist())) == 2, "one row's gate must be on, the other's off"
     folder = bake.export_with_module(use, home, tmp_path / "hf")
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
     assert type(model).__name__ == "GuardedLlavaForConditionalGeneration"
     model.generation_config.eos_token_id = None  # both sides make all tokens
-    for row, length in enumerate(np.asarray(batch.lengths_B)):
-        inputs = torch_inputs(torch, batch, row, length)
+    for row, length in enumerate(np.asarray(pair.lengths_B)):
+        inputs = torch_inputs(torch, pair, row, length)
         if use.options.first_pass_reads_text:
             with pytest.raises(ValueError, match="text_input_ids"):
                 model(**inputs)
@@ -136,13 +125,13 @@ def torch_inputs(torch, batch, row: int, length: int) -> dict:
         ({"scope": "prompt"}, "scope 'prompt'"),
     ],
 )
-def test_what_cannot_be_weights_says_why(guard, change, said):
-    use = guard.using(**{**BAKEABLE["add"], **change})
+def test_what_cannot_be_weights_says_why(split_guard, change, said):
+    use = split_guard.using(**{**BAKEABLE["add"], **change})
     with pytest.raises(InputError, match=f"{said}.*--module"):
         bake.bake(use, {}, {"text_config": {"model_type": "llama"}})
 
 
-def test_checkpoints_that_have_no_place_for_it_say_why(guard):
-    ablate, add = (guard.using(**BAKEABLE[name]).options for name in BAKEABLE)
+def test_checkpoints_that_have_no_place_for_it_say_why(split_guard):
+    ablate, add = (split_guard.using(**BAKEABLE[name]).options for name in BAKEABLE)
     assert "tie_word" in bake.obstacle(ablate, {"text_config": {"tie_word_embeddings": True}})
     assert "mistral" in bake.obstacle(add, {"text_config": {"model_type": "mistral"}})

@@ -155,17 +155,23 @@ def test_bake_writes_a_checkpoint_or_says_why_not(world):
     assert result.returncode == 2 and "depends on the input" in result.stderr and not (world / "gated_hf").exists()
     out = done(*bake, "--module", cwd=world)
     assert "trust_remote_code" in out and (world / "gated_hf" / "guarded_llava.py").exists()
+    export = ("export", "--checkpoint=model", "--guard=gated")
+    assert "attach(model)" in done(*export, "--out=guard_hooks.py", cwd=world)
+    result = guard(*export, "--as=control_vector", "--out=gated.gguf", cwd=world)
+    assert result.returncode == 2 and "has no gate; nearest: --gate=none" in result.stderr
+    out = done("export", "--checkpoint=model", "--guard=fixed", "--as=control_vector", "--out=fixed.gguf", cwd=world)
+    assert "--control-vector fixed.gguf" in out and (world / "fixed.gguf").exists()
 
 
 @pytest.mark.parametrize(
     "arguments, said",
     [
         (("extract", "--checkpoint=model", "--out=x"), "--anchors"),
-        ((*EXTRACT, "--out=."), "exists"),
+        ((*EXTRACT, "--out=."), "never replaced"),
         ((*EXTRACT, "--out=x", "--operator=reflect", "--strength=1"), "fixed strength"),
         (("apply", "--checkpoint=model", "--data=.", "--out=x"), "--guard"),
         (("select", "--checkpoint=model", "--data=.", "--out=x", "--judge=harm"), "--judge_checkpoint"),
-        (("melt", "--checkpoint=model", "--out=x"), "extract, select, apply, diagnose, bake"),
+        (("melt", "--checkpoint=model", "--out=x"), "extract, select, apply, diagnose, bake, export"),
         (("extract", "--checkpoint=model", "--anchors=text_harm.json", "--out=x"), "6 of 6 rows"),
     ],
 )

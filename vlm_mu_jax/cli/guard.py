@@ -6,6 +6,7 @@
   diagnose  measures what an image does to the model's states (PCA, AUROC, cosines, blank images of all kinds) and,
             with --answers, to its answers
   bake      exports the guarded model to Hugging Face: in its weights, or with a module that steers it
+  export    writes the guard as one file: PyTorch hooks for transformers, or a control vector for llama.cpp
 
 A guard belongs to the weights it was extracted from and is refused on others (--allow_other_model overrules).
 With --decide=example --gate_source=text the language model, asked the question alone, decides whether the guard acts.
@@ -21,7 +22,16 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, guard_apply, guard_bake, guard_diagnose, guard_extract, guard_flags, guard_select
+from vlm_mu_jax.cli import (
+    command,
+    guard_apply,
+    guard_bake,
+    guard_diagnose,
+    guard_export,
+    guard_extract,
+    guard_flags,
+    guard_select,
+)
 from vlm_mu_jax.errors import InputError
 
 ACTIONS = {
@@ -30,6 +40,7 @@ ACTIONS = {
     "apply": guard_apply,
     "diagnose": guard_diagnose,
     "bake": guard_bake,
+    "export": guard_export,
 }
 for _module in (guard_flags, *ACTIONS.values()):
     flags.adopt_module_key_flags(_module)

@@ -12,7 +12,8 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=Tr
 OUT = flags.DEFINE_string(
     "out",
     None,
-    "what to write: a guard folder (extract, select), answers (apply), JSON (diagnose), a Hugging Face model (bake)",
+    "what to write: a guard folder (extract, select), answers (apply), JSON (diagnose), a Hugging Face model (bake), a"
+    " file for other programs (export)",
     required=True,
 )
 ANCHORS = flags.DEFINE_string(

@@ -9,7 +9,7 @@ Algebra allows it for two guards, both without a gate and on all positions:
 
 No other guard can be weights. A gate depends on the input. A component scaled at one layer is no linear change of any
 weight, because the readers of the stream see it through an RMSNorm. Such a guard is exported with a small module for
-`trust_remote_code` that applies it (`export_with_module`).
+`trust_remote_code` that applies it (`export_with_module`), or as a file of its own (`export`).
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.guard_options import GuardOptions
 from vlm_mu_jax.storage.model_folder import Model
 
-MODULE = Path(__file__).with_name("guarded_llava.py.txt")
+MODULE, HOOKS = (Path(__file__).with_name(f"{name}.py.txt") for name in ("guarded_llava", "guard_hooks"))
 CLASS = "guarded_llava.GuardedLlavaForConditionalGeneration"
 
 
@@ -131,15 +131,13 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
 
     AutoModelForImageTextToText loads the folder, with trust_remote_code=True.
 
-    Raises InputError for a model that is not LLaVA, and for the operator ablate, which is baked or not exported.
+    Raises InputError for a model that is not LLaVA.
     """
     folder = Path(model.folder)
     hf_config = read_json(folder / "config.json")
     if hf_config.get("model_type") != "llava":
         kind = hf_config.get("model_type")
         raise InputError(f"the module is for LLaVA, {folder} is {kind!r}; use the guard with bin/generate --guard")
-    if guard.options.operator == "ablate":
-        raise InputError("the module has no ablate; extract the guard with --gate=none --scope=all and bake it")
     hf_config |= {"auto_map": {"AutoModelForImageTextToText": CLASS}, "vlm_guard": module_settings(guard)}
     with complete_folder(out, marker=exporter.MARKER) as partial:
         # transformers respells the keys of the classes it knows; this one is new to it and has its modules' names
@@ -155,7 +153,8 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
             path.rename(partial / path.name)
         (partial / "hf").rmdir()
         (partial / "guarded_llava.py").write_text(MODULE.read_text())
-        guard.save(partial / "guard", arrays={"shift_LD": _constant_shift(guard)})
+        (partial / "guard_hooks.py").write_text(HOOKS.read_text())
+        guard.save(partial / "guard", arrays={"shift_LD": constant_shift(guard)})
         for name in ("guard.safetensors", "guard.json"):
             (partial / "guard" / name).rename(partial / name)
         (partial / "guard").rmdir()
@@ -163,7 +162,7 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
 
 
 def module_settings(guard: Guard) -> dict:
-    """What the module reads from `config.vlm_guard`, next to the arrays of guard.safetensors."""
+    """What guard_hooks.py reads of a guard's options, next to its arrays. JSON-ready."""
     use = guard.options
     reads = "text" if use.first_pass_reads_text else "self"
     alpha = operators.FIXED_STRENGTH.get(use.operator, use.strength)
@@ -178,6 +177,7 @@ def module_settings(guard: Guard) -> dict:
         "strength": strength,
         "component_scale": alpha if moved else 0.0,
         "gated": use.gate != "none",
+        "everywhere": use.operator == "ablate",
         "first_pass": reads if use.needs_first_pass else None,
         "quorum": use.quorum,
         "norm_preserving": use.norm_preserving,
@@ -185,7 +185,7 @@ def module_settings(guard: Guard) -> dict:
     }
 
 
-def _constant_shift(guard: Guard) -> np.ndarray:
+def constant_shift(guard: Guard) -> np.ndarray:
     """What `add` adds, float [L, D]. Zero for every other operator."""
     use, basis_LD = guard.options, guard.directions.basis_LMD[:, 0]
     if use.operator != "add":

@@ -16,9 +16,9 @@ threshold of 0 lets most harmful prompts through or fires on most harmless ones.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
@@ -75,7 +75,7 @@ def calibrated_L(harmless_LN: np.ndarray, fpr: float) -> np.ndarray:
     return descending_LN[:, int(fpr * descending_LN.shape[1] + 1e-9)]
 
 
-def per_layer(steer: Steer, threshold_L: Any, gate_LD: Any = None) -> Steer:
+def per_layer(steer: Steer, threshold_L: ArrayLike, gate_LD: ArrayLike | None = None) -> Steer:
     """`steer` with a gate that each of its layers decides for itself and for each example, as in the paper.
 
     Args:
@@ -101,7 +101,7 @@ def per_example(
     states_LBD: np.ndarray,
     quorum: float = 0.5,
     *,
-    threshold_L: Any = None,
+    threshold_L: ArrayLike | None = None,
     layers: Sequence[int] | None = None,
 ) -> Steer:
     """`steer` with one decision per example: it acts at all its layers or at none.
@@ -124,7 +124,7 @@ def per_example(
     return steer.replace(gate_LB=gate_LB, gated=True)
 
 
-def rates(harmful_LN: Any, harmless_LK: Any, threshold_L: Any) -> tuple[np.ndarray, np.ndarray]:
+def rates(harmful_LN: ArrayLike, harmless_LK: ArrayLike, threshold_L: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """True- and false-positive rate of every layer's gate on scored prompts, float [L] and [L]."""
     check_shapes(harmful_LN=harmful_LN, harmless_LK=harmless_LK, threshold_L=threshold_L)
     threshold_L1 = np.asarray(threshold_L)[:, None]

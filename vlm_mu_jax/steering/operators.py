@@ -25,9 +25,9 @@ paper names the first one, and because a measurement has to decide.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
@@ -37,22 +37,22 @@ OPERATORS = ("project_out", "amplify", "reflect", "add", "transplant", "ablate")
 FIXED_STRENGTH = {"project_out": -1.0, "reflect": -2.0, "ablate": -1.0}
 
 
-def project_out(basis_LMD: Any, layers: Sequence[int], *, norm_preserving: bool = False) -> Steer:
+def project_out(basis_LMD: ArrayLike, layers: Sequence[int], *, norm_preserving: bool = False) -> Steer:
     """Removes the component along the rows of V at the chosen layers."""
     return _steer(basis_LMD, -1.0, None, layers, norm_preserving)
 
 
-def reflect(basis_LMD: Any, layers: Sequence[int], *, norm_preserving: bool = False) -> Steer:
+def reflect(basis_LMD: ArrayLike, layers: Sequence[int], *, norm_preserving: bool = False) -> Steer:
     """Turns the component along the rows of V around at the chosen layers. The norm stays by itself."""
     return _steer(basis_LMD, -2.0, None, layers, norm_preserving)
 
 
 def amplify(
-    basis_LMD: Any,
+    basis_LMD: ArrayLike,
     strength: float,
     layers: Sequence[int],
     *,
-    component_LBM: Any = None,
+    component_LBM: ArrayLike | None = None,
     norm_preserving: bool = False,
 ) -> Steer:
     """Scales the component along the rows of V by 1 + strength. Strength -1 is `project_out`, -2 is `reflect`.
@@ -67,7 +67,12 @@ def amplify(
 
 
 def transplant(
-    basis_LMD: Any, strength: float, layers: Sequence[int], component_LBM: Any, *, norm_preserving: bool = False
+    basis_LMD: ArrayLike,
+    strength: float,
+    layers: Sequence[int],
+    component_LBM: ArrayLike,
+    *,
+    norm_preserving: bool = False,
 ) -> Steer:
     """Replaces a share `strength` of the component along the rows of V by `component_LBM`, that of another run.
 
@@ -77,7 +82,9 @@ def transplant(
     return _steer(basis_LMD, -strength, shift_LBD, layers, norm_preserving)
 
 
-def add(basis_LMD: Any, strength: float, unit_L: Any, layers: Sequence[int], *, norm_preserving: bool = False) -> Steer:
+def add(
+    basis_LMD: ArrayLike, strength: float, unit_L: ArrayLike, layers: Sequence[int], *, norm_preserving: bool = False
+) -> Steer:
     """Adds strength * unit_l along the first row of V.
 
     Args:
@@ -89,7 +96,7 @@ def add(basis_LMD: Any, strength: float, unit_L: Any, layers: Sequence[int], *, 
     return _steer(basis_LMD, 0.0, shift_LD, layers, norm_preserving)
 
 
-def ablate(basis_LMD: Any, layers: Sequence[int]) -> Steer:
+def ablate(basis_LMD: ArrayLike, layers: Sequence[int]) -> Steer:
     """Removes the subspace of one layer from everything that any block reads or writes.
 
     Source: directional ablation of refusal_direction (Arditi et al. 2024). Raises InputError unless `layers` is one.
@@ -102,12 +109,12 @@ def ablate(basis_LMD: Any, layers: Sequence[int]) -> Steer:
 
 def build(
     operator: str,
-    basis_LMD: Any,
+    basis_LMD: ArrayLike,
     strength: float,
     layers: Sequence[int],
     *,
-    unit_L: Any = None,
-    component_LBM: Any = None,
+    unit_L: ArrayLike | None = None,
+    component_LBM: ArrayLike | None = None,
     norm_preserving: bool = False,
 ) -> Steer:
     """The operator of that name as a `Steer` without a gate. Raises InputError on an unknown name."""
@@ -147,7 +154,7 @@ def parse_layers(text: str, layers: int) -> tuple[int, ...]:
     return tuple(sorted({layer for span in spans for layer in range(span[0], span[-1] + 1)}))
 
 
-def _along(component_LBM: Any, basis_LMD: Any) -> np.ndarray:
+def _along(component_LBM: ArrayLike | None, basis_LMD: ArrayLike) -> np.ndarray:
     """Components as vectors, [L, B, D]."""
     if component_LBM is None:
         raise InputError("this operator needs the component of a first pass, which is not run here")
@@ -155,7 +162,9 @@ def _along(component_LBM: Any, basis_LMD: Any) -> np.ndarray:
     return np.einsum("lbm,lmd->lbd", np.asarray(component_LBM, np.float64), np.asarray(basis_LMD, np.float64))
 
 
-def _steer(basis_LMD: Any, strength: float, shift: Any, layers: Sequence[int], norm_preserving: bool) -> Steer:
+def _steer(
+    basis_LMD: ArrayLike, strength: float, shift: ArrayLike | None, layers: Sequence[int], norm_preserving: bool
+) -> Steer:
     """A `Steer` that is off outside `layers`: zero rows, no shift, and a threshold that nothing passes.
 
     shift: None, [L, D] or [L, B, D].
