@@ -32,7 +32,8 @@ def test_two_processes_equal_one_and_each_opens_its_own_images_alone(alone, tmp_
 
 
 def own_images(process, steps):
-    """What process 0 or 1 must open: its rows of every micro-batch of 4, and of the blocks whose reference is taken."""
+    """What process 0 or 1 must open: its rows of every micro-batch of 4, and of the one block of 12 rows, three on each
+    device, in which the references of all 10 rows are taken."""
     mine = [position for position, device in enumerate(ORDER) if device // 2 == process]
     wanted = set()
     for i, name in enumerate(("forget", "retain")):
@@ -40,7 +41,7 @@ def own_images(process, steps):
         for k in range(steps):
             wanted |= {f"{name}/row{row}" for row in stream.indices(k).reshape(2, 4)[:, mine].ravel()}
         if name == "forget":
-            wanted |= {f"{name}/row{row}" for row in range(10) if row % 4 in mine}
+            wanted |= {f"{name}/row{row}" for row in range(10) if row // 3 in mine}
     return wanted
 
 
