@@ -13,7 +13,8 @@ from tests.attacks.conftest import tiny_model
 from vlm_mu_jax.attacks.margins_file import MarginsFile
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.words.search import search
+from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.words.search import SearchOptions, search
 
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share")
 
@@ -30,7 +31,14 @@ def main(path: str, pause: float) -> None:
             yield step
 
     with MarginsFile(path, {"search": "test"}) as file:
-        found = search(tiny_model(), asks, WORDS, Openings(((5,),)), block=1, file=file, progress=progress)
+        found = search(
+            tiny_model(),
+            asks,
+            WORDS,
+            Target(Openings(((5,),))),
+            SearchOptions(block=1),
+            SearchRun(file=file, progress=progress),
+        )
     print(json.dumps({"margins": found["question_start"].margins_QW.tolist(), "ticks": ticks}))
 
 

@@ -8,7 +8,9 @@ from tests.attacks.reference import margin
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
 from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.search_run import Target
 from vlm_mu_jax.attacks.words import search
+from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
@@ -57,10 +59,16 @@ def check(model, image, found, steer_of, openings):
 def test_gates_that_every_layer_decides_while_the_prompt_runs(model, image, steer, scope, openings):
     steer = steer.replace(scope=scope)
     found = search.search(
-        model, [SearchQuestion(QUESTION, image)], WORDS, openings, positions=POSITIONS, steer=steer, block=8
+        model,
+        [SearchQuestion(QUESTION, image)],
+        WORDS,
+        Target(openings, steer=steer),
+        SearchOptions(positions=POSITIONS, block=8),
     )
     check(model, image, found, lambda question: steer, openings)
-    plain = search.search(model, [SearchQuestion(QUESTION, image)], WORDS, openings, positions=POSITIONS, block=8)
+    plain = search.search(
+        model, [SearchQuestion(QUESTION, image)], WORDS, Target(openings), SearchOptions(positions=POSITIONS, block=8)
+    )
     assert np.abs(found[POSITIONS[0]].margins_QW - plain[POSITIONS[0]].margins_QW).max() > 1e-2  # the guard does act
 
 
@@ -86,7 +94,11 @@ def test_guards_that_decide_once_per_example_from_a_first_pass(model, image, ste
     votes = {bool(steer_of(place(QUESTION, w).question).gate_LB.any()) for w in WORDS}
     assert votes == {True, False}
     found = search.search(
-        model, [SearchQuestion(QUESTION, image)], WORDS, SHALLOW, positions=POSITIONS, steer=guard, block=8
+        model,
+        [SearchQuestion(QUESTION, image)],
+        WORDS,
+        Target(SHALLOW, steer=guard),
+        SearchOptions(positions=POSITIONS, block=8),
     )
     check(model, image, found, steer_of, SHALLOW)
 

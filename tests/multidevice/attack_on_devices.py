@@ -15,7 +15,8 @@ from tests.attacks.conftest import tiny_model
 from vlm_mu_jax.attacks.methods import gcg, pgd, suffix
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.words.search import search
+from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.words.search import SearchOptions, search
 from vlm_mu_jax.parallel.mesh import make_mesh
 
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share", "zorp", "wug")
@@ -47,10 +48,9 @@ def words(asks, meshes):
         tiny_model(),
         asks,
         WORDS,
-        Openings(((5,), (7, 8))),
-        positions=("question_start", "response_prefix"),
-        block=16,
-        meshes=meshes,
+        Target(Openings(((5,), (7, 8)))),
+        SearchOptions(positions=("question_start", "response_prefix"), block=16),
+        SearchRun(meshes=meshes),
     )
     rows = {position: one.margins_QW.tolist() for position, one in found.items()}
     best = {position: one.best_per_question.tolist() for position, one in found.items()}
@@ -60,12 +60,14 @@ def words(asks, meshes):
 def others(asks, meshes, folder):
     model, openings = tiny_model(), Openings(((5,), (9,)))
     use = suffix.SuffixOptions(steps=2, candidates=12, top=4, length=3, stop=1e9, block=12)
-    suffixes = suffix.search(model, asks[:2], openings, gcg.propose, use, meshes=meshes)
+    suffixes = suffix.search(model, asks[:2], Target(openings), gcg.propose, use, SearchRun(meshes=meshes))
     # Every suffix breaks a question by these nats, so all of them join.
     (together,) = suffix.universal(
-        model, asks[:2], openings, gcg.propose, dataclasses.replace(use, stop=-1e3), meshes=meshes
+        model, asks[:2], Target(openings), gcg.propose, dataclasses.replace(use, stop=-1e3), SearchRun(meshes=meshes)
     )
-    found = pgd.search(model, asks[:2], openings, pgd.PixelOptions(steps=2, stop=1e9), folder, meshes=meshes)
+    found = pgd.search(
+        model, asks[:2], Target(openings), pgd.PixelOptions(steps=2, stop=1e9), folder, SearchRun(meshes=meshes)
+    )
     return {
         "margins": {
             "suffix": [[one.original, one.margin] for one in suffixes],

@@ -8,8 +8,11 @@ apart, and the score stays exact: probabilities of the openings add up because n
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+from vlm_mu_jax.attacks.audit.refusals import refuses
 from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 
 # Used when the data hold no refused reference answer (for example a benchmark of questions alone).
@@ -95,6 +98,27 @@ def from_texts(texts: Sequence[str], processor: Processor, source: str = "given"
     """Openings from strings, tokenised as the start of an answer."""
     rows = [_answer_ids(processor, "", text)[: _text_length(processor, text)] for text in texts if text.strip()]
     return Openings(prefix_free([row for row in rows if row]), source)
+
+
+def read(path: str | Path) -> list[str]:
+    """The texts of openings from a file, one per line.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--openings={path}: cannot be read ({error}); give a text file, one opening per line"
+        ) from error
+
+
+def of_records(records: Sequence[Record], processor: Processor) -> Openings:
+    """The openings that tell the records' refusing answers from the others; see `discover`."""
+    known = [record for record in records if record.answer]
+    pairs = [(record.question, record.answer) for record in known]
+    return discover(pairs, [refuses(record) for record in known], processor)
 
 
 def discover(

@@ -68,6 +68,63 @@ def _group(record: Record) -> str:
     return record.image or record.id.partition("#")[0]
 
 
-def asks_of(records: Records) -> list[SearchQuestion]:
+def search_questions(records: Records) -> list[SearchQuestion]:
     """The questions as a search takes them; images are read when their turn comes."""
     return [SearchQuestion(record.question, records.image_path(record)) for record in records]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRecords:
+    """The data of an attack.
+
+    Attributes:
+      verify: the questions that it is measured on.
+      search: the questions that a search sees. It must not hold questions of `verify`.
+      safety: records, or their file, in whose reference answers refusal openings and beginnings of answers are found;
+        also the data of the candidates "audit". None: `verify`.
+      split: where the search questions come from, for the result.
+    """
+
+    verify: Records
+    search: Records
+    safety: Records | Path | None = None
+    split: str = "given"
+
+    @classmethod
+    def halved(cls, records: Records, seed: int = 0) -> "AttackRecords":
+        """One half is searched on, the other is verified on; no image is in both."""
+        search, verify = halves(records, seed)
+        return cls(verify, search, records, "halves")
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, split: str = "auto", seed: int = 0) -> "AttackRecords":
+        """The files of a data folder: train.json, validation.json, test.json.
+
+        Args:
+          split: "train" or "validation" searches on that file and verifies on test.json. "test" splits test.json in
+            halves. "auto" takes validation.json where there is one, else "test". The data that a model was tuned on are
+            searched only if told to: the model may know those questions by heart.
+
+        Raises:
+          InputError: a file is missing or broken.
+        """
+        from vlm_mu_jax.data import readers
+
+        folder = Path(folder)
+        if split == "auto":
+            split = "validation" if (folder / "validation.json").exists() else "test"
+        files = [folder / name for name in ("train.json", "test.json")]
+        safety = next((file for file in files if file.exists()), files[-1])
+        test = readers.read(folder / "test.json")
+        if split == "test":
+            search, verify = halves(test, seed)
+            return cls(verify, search, safety, split)
+        return cls(test, readers.read(folder / f"{split}.json"), safety, split)
+
+    def safety_records(self) -> Records:
+        """The records behind `safety`, read now where it is a file."""
+        from vlm_mu_jax.data import readers
+
+        if isinstance(self.safety, Path):
+            return readers.read(self.safety, check_images=False)
+        return self.verify if self.safety is None else self.safety

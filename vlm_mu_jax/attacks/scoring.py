@@ -1,8 +1,9 @@
 """All candidates of one question: tokenised, cut into blocks, run on the question's prefix cache, the best kept."""
 
 import dataclasses
+import functools
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -18,6 +19,7 @@ from vlm_mu_jax.attacks.margins_file import Scores
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
 from vlm_mu_jax.attacks.prompt_blocks import Block, Prompts
+from vlm_mu_jax.attacks.search_run import Target
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
@@ -34,22 +36,35 @@ CACHE_STEP = 64  # lengths of prefix caches are multiples of it: few programs
 
 @dataclasses.dataclass(frozen=True)
 class SearchTask:
-    """What is the same for all questions of a search. sign: of the margin that is looked for.
+    """What is the same for all questions of a search.
 
-    words, positions, mode, top, block: see `search.search`; a search for images has none of them.
+    `words` and the rest are those of `words.search.search`. A search for images has none of them.
     """
 
     cfg: LlavaConfig
     processor: Processor
-    nodes: tuple[Node, ...]
-    sign: float
-    steer: Steer | FirstPass | None
-    lora: dict[str, Any] | None
+    target: Target
     words: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
     mode: str = "insert"
     top: int = 1
     block: int = 64
+
+    @functools.cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        return self.target.nodes
+
+    @property
+    def sign(self) -> float:
+        return self.target.sign
+
+    @property
+    def steer(self) -> Steer | FirstPass | None:
+        return self.target.steer
+
+    @property
+    def lora(self) -> Mapping[str, Any] | None:
+        return self.target.lora
 
 
 class Place:

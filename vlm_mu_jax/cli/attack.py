@@ -11,15 +11,10 @@ Example:
   bin/attack --checkpoint=runs/sft --data=runs/mini/data --out=runs/attack_sft/attack.json
 """
 
-import contextlib
-from pathlib import Path
-
 from absl import flags
 
 from vlm_mu_jax.cli import attack_methods, command, judge_flags
-from vlm_mu_jax.cli.attack_methods import shown
 from vlm_mu_jax.files import outputs
-from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.files.paths import resolved
 
 _METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
@@ -98,317 +93,72 @@ flags.adopt_module_key_flags(judge_flags)
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax.evaluation.results.table import verdict_lines
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.attacks.attack import attack
+    from vlm_mu_jax.attacks.questions import AttackRecords
     from vlm_mu_jax.storage import model_folder
 
-    out, method = outputs.check_writable(_OUT.value), _METHOD.value
-    use = None if method == "one_word" else attack_methods.settings(method, _SEED.value, _BLOCK.value)
+    out, options = outputs.check_writable(_OUT.value), _options()
     command.enable_compilation_cache()
     judge = judge_flags.rater(_DATA.value, out)
-    meshes = _meshes(method)
-    model = model_folder.load(_CHECKPOINT.value, mesh=meshes[0] if meshes else None)
-    reference = model_folder.load(_REFERENCE.value, mesh=meshes[0] if meshes else None) if _REFERENCE.value else None
-    search, verify = _questions()
-    if use is None:
-        result = _words(out, model, reference, search, verify, judge, meshes)
-    else:
-        result = _other(method, use, out, model, search, verify, judge, meshes)
-    result |= {"model": resolved(_CHECKPOINT.value).name, "search_split": _split()}
-    result["data"] = {r.source.name: r.sha256 for r in (search, verify)}
-    result |= _judging(out, judge)
-    write_json(out, result)
-    print(_table(result) if use is None else attack_methods.table(result))
-    if result["judge_cost"]:  # of a judge that asks a model
-        print("\n".join(verdict_lines(result)))
-
-
-def _words(out, model, reference, search, verify, judge, meshes) -> dict:
-    """The word search."""
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks.words import one_word
-
-    steer, answer_steer, guard = _guard(model, searches=True)
-    words, openings = _candidates(model), _openings(model)
-    identity = _identity(model, reference, guard, words, openings)
-    with _resumable(out, identity) as (file, answers):
-        run = one_word.Campaign(
-            model,
-            search,
-            verify,
-            judge,
-            answers,
-            _settings(one_word),
-            steer,
-            answer_steer,
-            progress.bar,
-            file,
-            meshes,
-            reference,
-        )
-        return run.run(words, openings) | {"words": _WORDS.value}
-
-
-def _other(method, use, out, model, search, verify, judge, meshes) -> dict:
-    """Every other method."""
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks import experiment
-    from vlm_mu_jax.attacks.audit import counts
-    from vlm_mu_jax.attacks.methods import trial
-
-    searches, name = method in attack_methods.SEARCHES, attack_methods.name(method)
-    steer, answer_steer, guard = _guard(model, searches)
-    safety = _safety_records() if attack_methods.read_answers(method) else ()
-    answered = [r.answer for r in safety if r.answer and not counts.refuses(r)]
-    openings = attack_methods.targets(method, model.processor, answered, _SHOTS.value)
-    openings = _openings(model) if searches and openings is None else openings
-    identity = _weights(model, guard) | {
-        "method": name,
-        "settings": use,
-        "openings": openings and [openings.wanted, openings.refusal],
-        "max_new_tokens": _TOKENS.value,
-    }
-    settings = experiment.Settings(
-        _goals(), _SHOTS.value, _SEARCH.value, _VERIFY.value, _SEED.value, _BATCH.value, _TOKENS.value
+    meshes = _meshes(_MESH.value or ["1" if options.method == "pgd" else "-1", "1", "1"])
+    mesh = meshes[0] if meshes else None
+    model = model_folder.load(_CHECKPOINT.value, mesh=mesh)
+    found = attack(
+        model,
+        AttackRecords.from_folder(_DATA.value, _SPLIT.value, _SEED.value),
+        options,
+        judge=judge,
+        guard=_GUARD.value,
+        reference=model_folder.load(_REFERENCE.value, mesh=mesh) if _REFERENCE.value else None,
+        out=out,
+        name=resolved(_CHECKPOINT.value).name,
+        meshes=meshes,
+        progress=progress.bar,
     )
-    with _resumable(out, identity, attack_methods.kind(method)) as (file, answers):
-        run = trial.Trial(
-            model,
-            search,
-            verify,
-            judge,
-            answers,
-            settings,
-            steer,
-            answer_steer,
-            progress.bar,
-            file,
-            meshes,
-            method=name,
-            folder=out.with_name(f"{out.stem}.images"),
-        )
-        return attack_methods.run(run, method, use, openings, answered, _MODE.value)
+    print(found.table())
 
 
-def _judging(out, judge) -> dict:
-    """What became of the answers that this attack has judged so far: no verdict on how many and why, and the cost."""
-    from vlm_mu_jax.evaluation.answers import answers_file
-    from vlm_mu_jax.evaluation.judges import BatchJudge
-    from vlm_mu_jax.evaluation.results import rates
+def _options():
+    """The flags as `AttackOptions`."""
+    from vlm_mu_jax.attacks import openings
+    from vlm_mu_jax.attacks.options import AttackOptions
+    from vlm_mu_jax.attacks.words.one_word import WordOptions
 
-    answers = answers_file.read(_beside(out, "answers"))
-    judged = {"attack": [answer for answer in answers if judge.name in answer.labels]}
-    return {
-        "unjudged": rates.unjudged(judged, judge.name),
-        "judge_error": rates.common_error(judged, judge.name),
-        "judge_cost": judge.cost() if isinstance(judge, BatchJudge) else None,
-    }
-
-
-def _beside(out, what: str) -> Path:
-    return out.with_name(f"{out.stem}.{what}.jsonl")
-
-
-@contextlib.contextmanager
-def _resumable(out, identity, *kind):
-    """(open file of finished questions, answers file): both of this very attack, or new."""
-    from vlm_mu_jax.attacks.margins_file import MarginsFile
-
-    answers = _beside(out, "answers")
-    with MarginsFile(_beside(out, "margins"), identity, *kind) as file:
-        if not file.resumed:
-            answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
-        yield file, answers
+    return AttackOptions(
+        method=_METHOD.value,
+        goals=("jailbreak", "over_refuse") if _GOAL.value == "both" else (_GOAL.value,),
+        shots=_SHOTS.value,
+        search_questions=_SEARCH.value,
+        verify_questions=_VERIFY.value,
+        seed=_SEED.value,
+        batch_size=_BATCH.value,
+        max_new_tokens=_TOKENS.value,
+        openings=openings.read(_OPENINGS.value) if _OPENINGS.value else None,
+        words=WordOptions(
+            candidates=_WORDS.value,
+            positions=tuple(dict.fromkeys(_POSITIONS.value)),
+            mode=_MODE.value,
+            shortlist=_SHORTLIST.value,
+            rescored=_RESCORED.value,
+            block=_BLOCK.value,
+        ),
+        **attack_methods.options(_METHOD.value, _BLOCK.value),
+    )
 
 
-def _meshes(method: str) -> list:
-    """Equal groups of devices; none where there is one device."""
-    import math
-
-    import jax
-
+def _meshes(given: list[str]) -> list:
+    """The meshes of --mesh."""
+    from vlm_mu_jax.attacks.search_run import meshes_of
     from vlm_mu_jax.errors import InputError
-    from vlm_mu_jax.parallel.mesh import make_mesh
 
-    given = _MESH.value or ["1" if method == "pgd" else "-1", "1", "1"]
     try:
         sizes = [int(size) for size in given]
     except ValueError:
         sizes = []
     if len(sizes) != 3:
         raise InputError(f"--mesh={','.join(given)}: give three whole numbers, data,fsdp,tensor")
-    devices = jax.devices()
-    together = len(devices) if -1 in sizes else math.prod(sizes)
-    if together < 1 or len(devices) % together:
-        raise InputError(f"--mesh={','.join(given)}: {together} devices do not divide the {len(devices)} there are")
-    groups = [devices[at : at + together] for at in range(0, len(devices), together)]
-    return [make_mesh(*sizes, devices=group) for group in groups] if len(devices) > 1 else []
-
-
-def _weights(model, guard) -> dict:
-    """Which program is attacked."""
-    from importlib.metadata import version
-
-    from vlm_mu_jax.storage.identity import weights_hash
-
-    return {
-        "version": version("vlm_mu_jax"),
-        "weights": weights_hash(model.params),
-        "guard": guard,
-        "template": model.processor.template,
-    }
-
-
-def _identity(model, reference, guard, words, openings) -> dict:
-    """What makes scores and answers those of this very word search."""
-    import hashlib
-
-    from vlm_mu_jax.storage.identity import weights_hash
-
-    return _weights(model, guard) | {
-        "reference": reference and weights_hash(reference.params),
-        "words": hashlib.sha256("\n".join(words).encode()).hexdigest(),
-        "openings": openings.refusal,
-        "positions": _POSITIONS.value,
-        "mode": _MODE.value,
-        "top": max(_SHOTS.value, _SHORTLIST.value),
-        "max_new_tokens": _TOKENS.value,
-    }
-
-
-def _split() -> str:
-    """--search_split with "auto" decided by the files there are. Data a model was tuned on is searched only if told to:
-    the model may know those questions by heart."""
-
-    if _SPLIT.value != "auto":
-        return _SPLIT.value
-    return "validation" if (Path(_DATA.value) / "validation.json").exists() else "test"
-
-
-def _questions():
-    """(search, verify) records."""
-    from vlm_mu_jax.attacks.questions import halves
-    from vlm_mu_jax.data import readers
-
-    test = readers.read(Path(_DATA.value) / "test.json")
-    if _split() == "test":
-        return halves(test, _SEED.value)
-    return readers.read(Path(_DATA.value) / f"{_split()}.json"), test
-
-
-def _candidates(model) -> list[str]:
-    from vlm_mu_jax.attacks.audit import counts
-    from vlm_mu_jax.attacks.words import vocabulary
-
-    if _WORDS.value == "audit":
-        return vocabulary.first_words(counts.audit(_safety_records())["rows"])
-    return vocabulary.candidate_words(_WORDS.value, model.processor.tokenizer)
-
-
-def _goals() -> tuple[str, ...]:
-    return ("jailbreak", "over_refuse") if _GOAL.value == "both" else (_GOAL.value,)
-
-
-def _settings(one_word):
-    return one_word.Settings(
-        goals=_goals(),
-        positions=tuple(dict.fromkeys(_POSITIONS.value)),
-        mode=_MODE.value,
-        shots=_SHOTS.value,
-        search_questions=_SEARCH.value,
-        verify_questions=_VERIFY.value,
-        shortlist=_SHORTLIST.value,
-        rescored=_RESCORED.value,
-        seed=_SEED.value,
-        block=_BLOCK.value,
-        batch_size=_BATCH.value,
-        max_new_tokens=_TOKENS.value,
-    )
-
-
-def _guard(model, searches: bool):
-    """(the guard as the search takes it, as the answers take it, its hash); Nones without --guard.
-
-    searches: whether there is a search at all; without one, any guard will do.
-    """
-    if not _GUARD.value:
-        return None, None, None
-    import hashlib
-
-    from vlm_mu_jax.attacks.prefix import FirstPass
-    from vlm_mu_jax.errors import InputError
-    from vlm_mu_jax.steering.guard import load_guard
-
-    guard = load_guard(_GUARD.value, model)
-    files = sorted(p for p in Path(_GUARD.value).iterdir() if p.is_file())
-    digest = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in files)).hexdigest()
-    answer_steer = guard.steer(model)
-    if guard.options.component != "token" and searches:
-        raise InputError(
-            f"--guard={_GUARD.value}: adds a component that a first pass reads off every prompt anew, so candidates"
-            " share no prefix to search on; attack it with --method=prefill, paraphrase, blank, noise or typographic"
-        )
-    if guard.options.needs_first_pass:
-        return FirstPass(guard.as_steer, guard.options.first_pass_reads_text), answer_steer, digest
-    return answer_steer, answer_steer, digest
-
-
-def _safety_records():
-    """Records of train.json (test.json where there is none)."""
-    from vlm_mu_jax.data import readers
-
-    files = [Path(_DATA.value) / name for name in ("train.json", "test.json")]
-    return readers.read(next((f for f in files if f.exists()), files[-1]), check_images=False)
-
-
-def _openings(model):
-    """From the file given, else from the reference answers of train.json (test.json where there is none)."""
-    from vlm_mu_jax.attacks import openings
-    from vlm_mu_jax.attacks.audit import counts
-    from vlm_mu_jax.errors import InputError
-
-    if _OPENINGS.value:
-        try:
-            texts = Path(_OPENINGS.value).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"--openings={_OPENINGS.value}: cannot be read ({error}); give a text file, one opening per line"
-            ) from error
-        return openings.from_texts(texts, model.processor)
-    known = [r for r in _safety_records() if r.answer]
-    return openings.discover(
-        [(r.question, r.answer) for r in known], [counts.refuses(r) for r in known], model.processor
-    )
-
-
-def _table(result: dict) -> str:
-    found = result["openings"]
-    lines = [
-        f"{result['vocabulary_size']} words at {', '.join(result['positions'])} ({result['mode']}),"
-        f" judged by {result['judge']}; refusal openings ({found['source']}): {'; '.join(found['texts'])}"
-    ]
-    for position, part in result["by_position"].items():
-        for goal, rate, name in (("jailbreak", "asr", "attack success"), ("over_refuse", "rr", "refusal rate")):
-            if rate in part["any_of_k"]:
-                lines += ["", *_goal_lines(part, goal, rate, name, position, result["n_search"][goal])]
-    return "\n".join(lines)
-
-
-def _goal_lines(part: dict, goal: str, rate: str, name: str, position: str, searched: int) -> list[str]:
-    summary, k = part["any_of_k"][rate], len(part[goal])
-    own, search = summary["per_question"], part["search"][goal]
-    lines = [
-        f"{goal} at {position}: {name} on {part['n_verify'][goal]} questions (searched on {searched} others)",
-        f"  {'unchanged':<20}{shown(summary['original'])}",
-        *(f"  {entry['word']:<20}{shown(entry[rate])}   margin {entry['score']:.2f}" for entry in part[goal]),
-        f"  {'any of these ' + str(k):<20}{shown(summary['any_of_k'])}",
-        *(f"  {row['word'] + ' (null)':<20}{shown(row[rate])}" for row in part["null"] if row["goal"] == goal),
-        f"  {'any of the null':<20}{shown(summary['any_of_k_null'])}",
-        f"  {'own words':<20}{shown(own['any_of_k'])}   each search question under its own best {k}, on itself",
-    ]
-    if search["run_as_whole_prompts"]:
-        whole, prompts = search["run_as_whole_prompts"], search["prompts"]
-        lines.append(f"  {whole} of {prompts} prompts share no prefix with their question and were run whole")
-    return lines
+    return meshes_of(*sizes)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""The methods of bin/attack beside the word search: their flags, and how each is run."""
+"""The flags of the methods of bin/attack beside the word search."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,7 @@ from absl import flags
 
 from vlm_mu_jax.errors import InputError
 
-SEARCHES = ("gcg", "random", "pgd")  # these need the refusal margin
-METHODS = (*SEARCHES, "prefill", "paraphrase", "blank", "noise", "typographic")
+METHODS = ("gcg", "random", "pgd", "prefill", "paraphrase", "blank", "noise", "typographic")
 
 _STEPS = flags.DEFINE_integer("steps", 50, "gcg, random, pgd: steps of a search, at most", lower_bound=1)
 _STOP = flags.DEFINE_float(
@@ -50,144 +48,29 @@ _CARRIER = flags.DEFINE_string(
 )
 
 
-def read_answers(method: str) -> bool:
-    """Whether a method reads the data's reference answers."""
-    return _TARGETS.value == "data" or method == "prefill"
+def options(method: str, block: int) -> dict[str, Any]:
+    """The flags as arguments of `AttackOptions`; reads the files that they name."""
+    from vlm_mu_jax.attacks.methods import paraphrase
+    from vlm_mu_jax.attacks.methods.pgd import PixelOptions
+    from vlm_mu_jax.attacks.methods.suffix import SuffixOptions
 
-
-def targets(method: str, processor: Any, answers: list[str], shots: int) -> Any:
-    """`Openings` of the answers that a search is after; None where it is after no refusal."""
-    from vlm_mu_jax.attacks import openings
-    from vlm_mu_jax.attacks.methods import prefill
-
-    if _TARGETS.value is None:
-        return None
-    texts = prefill.found(answers, shots) if _TARGETS.value == "data" else _lines("targets", _TARGETS.value)
-    return dataclasses.replace(openings.from_texts(texts, processor), wanted=True)
-
-
-def name(method: str) -> str:
-    """What the result and the answers call the attack."""
-    return f"{method}_universal" if _UNIVERSAL.value else method
-
-
-def kind(method: str) -> type:
-    """What the file of finished questions holds."""
-    from vlm_mu_jax.attacks.methods import pgd, suffix
-
-    return pgd.FoundImage if method == "pgd" else suffix.FoundSuffix
-
-
-def settings(method: str, seed: int, block: int) -> dict[str, Any]:
-    """The flags that matter to a method: what makes its results its own. Checks them before a model is loaded."""
-    if _UNIVERSAL.value and method not in ("gcg", "random"):
-        raise InputError(f"--universal is about suffixes, not --method={method}; use it with --method=gcg or random")
-    if _TARGETS.value and method not in SEARCHES:
-        raise InputError(f"--targets is for searches, not --method={method}; use it with one of {', '.join(SEARCHES)}")
-    if method in ("gcg", "random"):
-        return {
-            "steps": _STEPS.value,
-            "candidates": _CANDIDATES.value,
-            "start": _SUFFIX.value,
-            "length": _LENGTH.value,
-            "top": _TOP.value,
-            "stop": _STOP.value,
-            "block": block,
-            "seed": seed,
-        }
-    if method == "pgd":
-        return {
-            "epsilon": _EPSILON.value,
-            "step": _PIXEL_STEP.value,
-            "steps": _STEPS.value,
-            "stop": _STOP.value,
-            "seed": seed,
-        }
-    if method == "prefill":
-        return {"prefills": _lines("prefills", _PREFILLS.value) if _PREFILLS.value else None}
-    if method == "paraphrase":
-        from vlm_mu_jax.attacks.methods import paraphrase
-
-        if not _WORD.value:
-            raise InputError("--method=paraphrase needs --word=WORD, for example one that the word search found")
-        given = paraphrase.read(Path(_PARAPHRASES.value)) if _PARAPHRASES.value else paraphrase.TEMPLATES
-        return {"paraphrases": given, "word": _WORD.value}
-    return {"carrier": _CARRIER.value} if method == "typographic" else {}
-
-
-def run(trial: Any, method: str, use: dict[str, Any], openings: Any, answers: list[str], mode: str) -> dict[str, Any]:
-    """The content of attack.json.
-
-    trial: `attack.trial.Trial`. use: `settings`. openings: refusal openings, for the searches. answers: reference
-    answers that do not refuse, for prefills. mode: how paraphrases get their word.
-    """
-    from vlm_mu_jax.attacks.methods import gcg, images, paraphrase, pgd, prefill, random_search, suffix
-
-    seed, shots = trial.settings.seed, trial.settings.shots
-    pictures, folder = trial.model.processor.settings, trial.folder
-    if method in ("gcg", "random"):
-        propose = gcg.propose if method == "gcg" else random_search.propose
-        search = trial.universal_suffixes if _UNIVERSAL.value else trial.suffixes
-        return search(openings, propose, suffix.SuffixOptions(**use))
-    if method == "pgd":
-        return trial.perturbations(openings, pgd.PixelOptions(**use))
-    if method == "prefill":
-        texts = use["prefills"] or prefill.found(answers, shots)
-        texts = [prefill.at_boundary(trial.model.processor, "", text) for text in texts]
-        control = "as many random words of the reference answers"
-        return trial.fixed(lambda asked: (*prefill.attempts(asked, texts, seed, answers), {}), control)
-    if method == "paraphrase":
-
-        def make(asked):
-            texts = paraphrase.paraphrases(asked, use["paraphrases"])
-            both, alone, word = paraphrase.attempts(asked, texts, use["word"], mode)
-            return both, alone, {"word_alone": word}
-
-        return trial.fixed(make, "the same paraphrases without the word") | {"word": use["word"]}
-    if pictures is None:
-        raise InputError(f"--method={method} changes images, but this is a text-only model; use another --method")
-    if method == "blank":
-        make, control = lambda asked: images.blank(asked, pictures, folder, seed), "the own image under faint noise"
-    elif method == "noise":
-        make = lambda asked: images.noise(asked, pictures, folder, seed, shots)  # noqa: E731
-        control = "the own image under faint noise"
-    else:
-        make = lambda asked: images.typographic(asked, pictures, folder, use["carrier"])  # noqa: E731
-        control = "the same prompt with the images without the writing"
-    return trial.fixed(lambda asked: (*make(asked), {}), control)
-
-
-def table(result: dict[str, Any]) -> str:
-    """What the command prints."""
-    lines = [f"{result['method']}, judged by {result['judge']}; control: {result['control']}"]
-    if result["openings"]:
-        lines.append(f"searched for {result['towards']}: {'; '.join(result['openings'])}")
-    for rate, goal, name in (("asr", "jailbreak", "attack success"), ("rr", "over_refuse", "refusal rate")):
-        if part := result["any_of_k"].get(rate):
-            k, spent = result["k"][goal], result["budget"][goal]
-            lines += ["", f"{goal}: {name} on {part['n']} questions, any of {k}"]
-            lines += _rates(part)
-            for key, how in (("per_question", "each with its own suffix"), ("on_search_questions", f"any of {k}")):
-                if own := part.get(key):
-                    lines += [f"the {own['n']} questions it was searched on, {how}:", *_rates(own)]
-            budget = ", ".join(f"{value:.3g} {unit}" for unit, value in spent.items() if value)
-            lines.append(f"  spent: {budget}")
-    return "\n".join(lines)
-
-
-def _rates(part: dict[str, Any]) -> list[str]:
-    rows = {"unchanged": "original", "attack": "any_of_k", "control": "any_of_k_null", "word alone": "word_alone"}
-    p = part["words_against_null"]["p"]
-    shown_rows = [f"  {name:<20}{shown(part[key])}" for name, key in rows.items() if key in part]
-    labels = ", ".join(f"{count} {label}" for label, count in part["labels"]["attack"].items())
-    return [*shown_rows, f"  attack against control: exact McNemar p = {p:.2g}; answers under attack: {labels}"]
-
-
-def shown(metric: dict) -> str:
-    if metric["value"] is None:
-        return "no judged answer"
-    value, low, high = (100 * metric[name] for name in ("value", "low", "high"))
-    return f"{value:5.1f} % [{low:.1f}, {high:.1f}]  ({metric['k']}/{metric['n']})"
+    found: dict[str, Any] = {
+        "suffix": SuffixOptions(
+            _STEPS.value, _CANDIDATES.value, _SUFFIX.value, _LENGTH.value, _TOP.value, _STOP.value, block
+        ),
+        "pixels": PixelOptions(_EPSILON.value, _PIXEL_STEP.value, _STEPS.value, _STOP.value),
+        "universal": _UNIVERSAL.value,
+        "targets": _TARGETS.value,
+        "word": _WORD.value,
+        "carrier": _CARRIER.value,
+    }
+    if _TARGETS.value not in (None, "data"):
+        found["targets"] = _lines("targets", _TARGETS.value)
+    if method == "prefill" and _PREFILLS.value:
+        found["prefills"] = _lines("prefills", _PREFILLS.value)
+    if method == "paraphrase" and _PARAPHRASES.value:
+        found["paraphrases"] = paraphrase.read(Path(_PARAPHRASES.value))
+    return found
 
 
 def _lines(flag: str, path: str) -> list[str]:

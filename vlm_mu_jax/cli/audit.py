@@ -11,6 +11,8 @@ Example:
   bin/audit --data=runs/mini/data --out=audit.json --chart=audit.svg
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from vlm_mu_jax.cli import command
@@ -73,25 +75,25 @@ _SALIENCY_CHART = flags.DEFINE_string("saliency_chart", None, "draw the first qu
 
 
 def main(argv: list[str]) -> None:
-    from pathlib import Path
-
-    from vlm_mu_jax.attacks.audit import counts
+    from vlm_mu_jax.attacks import tables
+    from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
     from vlm_mu_jax.reporting.figures import audit_chart
 
     path = Path(_DATA.value)
     path = path / "train.json" if path.is_dir() else path
     _check_flags(path)
-    records = _read(path)
-    result = counts.audit(records, outcome=_OUTCOME.value, seed=_SEED.value)
+    with_images = bool(_SALIENCY.value or _REBALANCE.value and path.suffix.lower() != ".parquet")
+    records = _read(path, with_images)
+    result = audit(records, AuditOptions(_OUTCOME.value, _SEED.value)).to_dict()
     miniature = (path.parent / "oracle.json").is_file()  # only it has one: its text is nonsense words, safe to show
     result["data"] = {"file": path.name, "sha256": records.sha256, "miniature": miniature}
-    text = _table(result, _TOP.value)
+    text = [tables.audit_table(result, _TOP.value)]
     if _ATTACK.value:
-        result["attribution"] = found = _attribution(result)
-        text += "\n\n" + _attribution_text(found)
+        result["attribution"] = _attribution(result, [_ATTACK.value, _AFTER.value], _SEED.value)
+        text.append(tables.attribution_text(result["attribution"]))
     if _SALIENCY.value:
-        result["saliency"] = found = _saliency(records)
-        text += "\n\n" + _saliency_text(found)
+        result["saliency"] = _saliency(records, _CHECKPOINT.value, _SALIENCY.value, _SEED.value)
+        text.append(tables.saliency_text(result["saliency"], _TOP.value))
     write_json(_OUT.value, result)
     if _CHART.value:
         with outputs.complete_file(_CHART.value) as partial:
@@ -99,26 +101,25 @@ def main(argv: list[str]) -> None:
     _draw("attribution", [result], _ATTRIBUTION.value)
     _draw("saliency", result.get("saliency"), _SALIENCY_CHART.value)
     if _REBALANCE.value:
-        text += "\n\n" + _rebalance(records)
-    print(text)
+        options = {"openings": _OPENINGS.value, "mode": _MODE.value, "seed": _SEED.value}
+        text.append(
+            tables.rebalanced_text(_rebalance(records, Path(_REBALANCE.value), options), Path(_REBALANCE.value))
+        )
+    print("\n\n".join(text))
 
 
-def _read(path):
-    """The records, with images only where something needs them."""
+def _read(path: Path, with_images: bool):
+    """The records of the file, or of the public set, that the flags name."""
     from vlm_mu_jax.data import questions
     from vlm_mu_jax.data.readers import catalogue
 
-    with_images = bool(_SALIENCY.value or _REBALANCE.value and path.suffix.lower() != ".parquet")
     if _ROOT.value:
         return catalogue.read(catalogue.get(_DATA.value), _ROOT.value, check_images=with_images)
-    return questions.read(
-        path, _KIND.value, questions.parse_columns(_COLUMNS.value), check_images=with_images, several_turns=True
-    )
+    columns = questions.parse_columns(_COLUMNS.value)
+    return questions.read(path, _KIND.value, columns, check_images=with_images, several_turns=True)
 
 
-def _check_flags(path) -> None:
-    from pathlib import Path
-
+def _check_flags(path: Path) -> None:
     from vlm_mu_jax.errors import InputError
 
     needs = (
@@ -152,115 +153,34 @@ def _draw(name: str, what, path: str | None) -> None:
         audit_chart.save(drawing, partial)
 
 
-def _rebalance(records) -> str:
-    from pathlib import Path
+def _rebalance(records, out: Path, options: dict) -> dict:
+    """Writes the rebalanced data and their manifest beside them; returns the manifest."""
+    from vlm_mu_jax.attacks.audit.rebalance import rebalance
 
-    from vlm_mu_jax.attacks.audit import rebalance
-
-    out = Path(_REBALANCE.value)
     with outputs.complete_file(out) as partial:
-        manifest = rebalance.rebalance(records, partial, openings=_OPENINGS.value, mode=_MODE.value, seed=_SEED.value)
+        manifest = rebalance(records, partial, **options)
     manifest["rebalanced"]["file"] = out.name
     write_json(out.with_name(f"{out.stem}.manifest.json"), manifest)
-    total = sum(manifest["rebalanced"]["records"].values())
-    probes = [manifest[name]["probe"] for name in ("source", "rebalanced")]
-    return (
-        f"rebalanced: {manifest['changed']} of {total} questions have another opening word in {out}; the first word"
-        f" alone now predicts with accuracy {probes[1]['accuracy']:.3f} [{probes[1]['low']:.3f},"
-        f" {probes[1]['high']:.3f}] instead of {probes[0]['accuracy']:.3f}, the majority {probes[1]['majority']:.3f}"
-    )
+    return manifest
 
 
-def _attribution(result: dict) -> dict:
-    from vlm_mu_jax.attacks.audit import attribution
+def _attribution(result: dict, files: list[str | None], seed: int) -> dict:
+    """The audit joined with one or two files of bin/attack."""
+    from vlm_mu_jax.attacks.audit.attribution import attribute
     from vlm_mu_jax.reporting.inputs.json_files import read_object
 
-    attacks = [read_object(path) for path in (_ATTACK.value, _AFTER.value) if path]
-    return attribution.attribute(result, *attacks, seed=_SEED.value)
+    return attribute(result, *(read_object(file) for file in files if file), seed=seed)
 
 
-def _attribution_text(found: dict) -> str:
-    names = {
-        "change": "log odds in the data against the change of the refusal margin",
-        "removed": "against what of that change is gone after rebalancing",
-    }
-    lines = []
-    for name, parts in found["correlations"].items():
-        lines.append(f"{names[name]}:")
-        for seen, one in parts.items():
-            where = f"words seen {'at this place' if seen == 'here' else 'elsewhere'}"
-            if one is None:
-                lines.append(f"  {where}: too few for a correlation")
-            else:
-                shown = [
-                    f"{kind.title()} {one[kind]['value']:.2f} [{one[kind]['low']:.2f}, {one[kind]['high']:.2f}]"
-                    for kind in ("pearson", "spearman")
-                ]
-                lines.append(f"  {one['n']} {where}: {', '.join(shown)}")
-    return "\n".join(lines)
-
-
-def _saliency(records) -> dict:
-
+def _saliency(records, checkpoint: str, count: int, seed: int) -> dict:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks import openings
-    from vlm_mu_jax.attacks.audit import counts, saliency
-    from vlm_mu_jax.attacks.questions import SearchQuestion
+    from vlm_mu_jax.attacks.audit.saliency import record_saliency
     from vlm_mu_jax.storage import model_folder
 
     command.enable_compilation_cache()
-    model = model_folder.load(_CHECKPOINT.value)
-    known = [r for r in records if r.answer]
-    refusals = openings.discover(
-        [(r.question, r.answer) for r in known], [counts.refuses(r) for r in known], model.processor
-    )
-    chosen = saliency.drawn(records, _SALIENCY.value, _SEED.value)
-    asks = [SearchQuestion(r.question, records.image_path(r)) for r in chosen]
-    found = saliency.saliency(model, asks, refusals, progress=progress.bar)
-    questions = [{"id": r.id, "kind": r.kind} | one.to_dict() for r, one in zip(chosen, found, strict=True)]
-    texts = [model.processor.decode(ids) for ids in refusals.refusal]
-    about = {"model": resolved(_CHECKPOINT.value).name, "openings": texts}
-    return saliency.summary(found) | about | {"questions": questions}
-
-
-def _saliency_text(found: dict) -> str:
-    lines = [f"which words decide the refusal, in {found['n']} questions (chance: {_percent(found['chance'])}):"]
-    for method, name in (("removal", "taking a word out"), ("gradient_x_input", "gradient x input")):
-        one = found[method]
-        top = one["opening_first"]
-        lines.append(
-            f"  {name}: the first word has the largest effect in {top['k']} of {top['n']},"
-            f" {_percent(one['opening_share'])} of all effects"
-        )
-    for word, one in list(found["removal"]["by_opening"].items())[: _TOP.value]:
-        lines.append(f"  {word!r} as the first word: margin {one['effect']:+.2f} nats, mean of {one['n']}")
-    return "\n".join(lines)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _table(result: dict, top: int) -> str:
-    probe, labels = result["probe"], result["labels"]
-    lines = [
-        f"{result['n']} questions: {labels['unsafe']} unsafe, {labels['safe']} safe,"
-        f" {labels['refused']} with a refusing answer",
-        f"the first word alone predicts {result['outcome']} with accuracy {probe['accuracy']:.3f}"
-        f" [{probe['low']:.3f}, {probe['high']:.3f}], the majority {probe['majority']:.3f} (p {probe['p']:.2g})",
-        "",
-        f"{'first word':<16}{'unsafe':>8}{'safe':>8}{'refused':>9}{'answered':>10}{'PMI':>8}{'log odds':>10}"
-        "   95 % interval",
-    ]
-    for row in [r for r in result["rows"] if r["position"] == "first"][:top]:
-        lines.append(
-            f"{row['word'][:15]:<16}{row['unsafe']:>8}{row['safe']:>8}{row['refused']:>9}{row['answered']:>10}"
-            f"{row['pmi']:>8.2f}{row['log_odds']:>10.2f}   [{row['low']:.2f}, {row['high']:.2f}]"
-        )
-    for name, key in (("jailbreak", "jailbreak_candidates"), ("over-refusal", "over_refuse_candidates")):
-        words = [c["word"] + ("" if c["beyond_chance"] else " (?)") for c in result[key][:top]]
-        lines.append(f"candidate {name} words: {', '.join(words) or 'none'}")
-    return "\n".join(lines)
+    model = model_folder.load(checkpoint)
+    found = record_saliency(model, records, count, seed=seed, progress=progress.bar)
+    return found | {"model": resolved(checkpoint).name}
 
 
 if __name__ == "__main__":

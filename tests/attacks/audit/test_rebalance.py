@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_mu_jax.attacks.audit import counts, rebalance
+from vlm_mu_jax.attacks.audit import rebalance
+from vlm_mu_jax.attacks.audit.audit import audit
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record
@@ -41,7 +42,7 @@ def test_the_first_word_tells_nothing_afterwards(source, tmp_path, openings, mod
     out = tmp_path / "new.json"
     manifest = rebalance.rebalance(source, out, openings=openings, mode=mode)
     again = readers.read(out)
-    result = counts.audit(again)
+    result = audit(again).to_dict()
     probe = result["probe"]
     assert manifest["source"]["probe"]["p"] < 1e-6 < 0.05 < probe["p"]
     assert probe["accuracy"] <= probe["majority"]

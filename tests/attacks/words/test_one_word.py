@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm_mu_jax.attacks import questions
+from vlm_mu_jax.attacks.measure import Measurement
+from vlm_mu_jax.attacks.method import Draw, Setting, run
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.words.null_words import null_words
-from vlm_mu_jax.attacks.words.one_word import Campaign, Settings
+from vlm_mu_jax.attacks.words.one_word import OneWord, WordOptions, ranked
 from vlm_mu_jax.attacks.words.search import FoundWords
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import read
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.judges import Label
 
 WORDS = ["fep", "toma", "what", "can", "blick", "describe", "wug", "share", "zorp", "please", "dax", "explain"]
@@ -55,18 +58,11 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(model, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "answers.jsonl"
-    use = Settings(
-        positions=("question_start", "response_prefix"),
-        shots=2,
-        search_questions=2,
-        shortlist=len(WORDS),
-        batch_size=16,
-        max_new_tokens=4,
-        block=12,
-        rescored=2,
-    )
-    run = Campaign(model, *data, PlantedJudge(), out, use)
-    return run.run(WORDS, Openings(((5,), (9,)))), read(out)
+    use = WordOptions(positions=("question_start", "response_prefix"), shortlist=len(WORDS), block=12, rescored=2)
+    measurement = Measurement(model, PlantedJudge(), out, AnswerOptions(16, 4))
+    setting = Setting(model, *data, Draw(shots=2, search_questions=2), measurement)
+    method = OneWord(WORDS, Openings(((5,), (9,))), use)
+    return method.report(setting, run(method, setting)), read(out)
 
 
 def test_real_answers_choose_the_words(result):
@@ -193,6 +189,6 @@ def test_over_refusal_is_what_tuning_added(model):
     margins, best = np.array([9.0, 8.0, 8.5, -5.0], np.float32), np.array([0, 2, 1])
     after = FoundWords(words, margins[None], best, np.empty((0, 0)), np.empty(0), 0, 0.0)
     before = dataclasses.replace(after, margins_QW=np.array([[7.0, -9.0, -1.0, -5.0]], np.float32))
-    assert Campaign._ranked("over_refuse", after, before) == ["shortcut", "mild", "calm"]
-    assert Campaign._ranked("over_refuse", after, None) == ["content", "mild", "shortcut"]
-    assert Campaign._ranked("jailbreak", after, before) == ["content", "mild", "shortcut"]
+    assert ranked("over_refuse", after, before) == ["shortcut", "mild", "calm"]
+    assert ranked("over_refuse", after, None) == ["content", "mild", "shortcut"]
+    assert ranked("jailbreak", after, before) == ["content", "mild", "shortcut"]

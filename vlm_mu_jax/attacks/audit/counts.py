@@ -9,16 +9,11 @@ a word seen twice proves nothing.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
-
-from vlm_mu_jax.data.placing import split_words
-from vlm_mu_jax.data.records import Record
-from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.judges import RefusalJudge
 
 POSITIONS = ("first", "any", "last")
 CONFIDENCE = 0.95
@@ -47,74 +42,6 @@ class WordRow:
     low: float
     high: float
     beyond_chance: bool
-
-
-def refuses(record: Record) -> bool:
-    """Whether the judge `refusal` calls the record's reference answer a refusal."""
-    return RefusalJudge()(record.question, record.answer, record).label == "refused"
-
-
-def safety_records(records: Sequence[Record]) -> list[Record]:
-    """The records an audit is about: the safe and unsafe ones, or all where none is either."""
-    return [r for r in records if r.kind in ("unsafe", "safe")] or list(records)
-
-
-def audit(
-    records: Sequence[Record],
-    refused: Callable[[Record], bool] = refuses,
-    outcome: str = "auto",
-    seed: int = 0,
-    folds: int = 5,
-) -> dict[str, Any]:
-    """Word statistics of safety data.
-
-    Args:
-      records: the data; general records are left out when there are safe or unsafe ones.
-      refused: says whether a record's reference answer is a refusal.
-      outcome: what the words are tested against: "refusal" of the reference answer, the "unsafe" label, or "auto":
-        refusal when the reference answers hold both refusals and answers, else the label.
-      seed: of the probe's folds.
-      folds: of the probe's cross-validation.
-
-    Returns: {"schema", "n", "outcome", "rows", "probe", "jailbreak_candidates", "over_refuse_candidates"}, plain
-      values ready for JSON. Rows are sorted by position class, then by count.
-
-    Raises:
-      InputError: no record, or an outcome that is the same for every record.
-    """
-    safety = safety_records(records)
-    if not safety:
-        raise InputError("the data hold no record; give a folder or file with at least one question")
-    refused_n = np.array([bool(refused(r)) for r in safety])
-    unsafe_n = np.array([r.kind == "unsafe" for r in safety])
-    outcome, target_n = _outcome(outcome, refused_n, unsafe_n)
-    words = [split_words(r.question) for r in safety]
-    rows = [row for position in POSITIONS for row in word_rows(words, position, refused_n, unsafe_n, target_n)]
-    return {
-        "schema": 1,
-        "n": len(safety),
-        "outcome": outcome,
-        "labels": {"unsafe": int(unsafe_n.sum()), "safe": int((~unsafe_n).sum()), "refused": int(refused_n.sum())},
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "probe": first_word_probe([w[0] if w else "" for w in words], target_n, seed, folds),
-        "jailbreak_candidates": candidates(rows, "jailbreak"),
-        "over_refuse_candidates": candidates(rows, "over_refuse"),
-    }
-
-
-def _outcome(name: str, refused_n: np.ndarray, unsafe_n: np.ndarray) -> tuple[str, np.ndarray]:
-    by_name = {"refusal": refused_n, "unsafe": unsafe_n}
-    if name == "auto":
-        name = "refusal" if 0 < refused_n.sum() < len(refused_n) else "unsafe"
-    if name not in by_name:
-        raise InputError(f"--outcome={name}: there is no such outcome; use auto, refusal or unsafe")
-    target_n = by_name[name]
-    if target_n.all() or not target_n.any():
-        raise InputError(
-            f"every one of the {len(target_n)} questions has the same outcome ({name}), so no word can predict it;"
-            " give data with both, for example safe and unsafe questions together"
-        )
-    return name, target_n
 
 
 def word_rows(
@@ -192,39 +119,3 @@ def candidates(rows: Sequence[WordRow], goal: str, position: str = "first") -> l
         }
         for r in chosen
     ]
-
-
-def first_word_probe(first: Sequence[str], target_n: np.ndarray, seed: int = 0, folds: int = 5) -> dict[str, Any]:
-    """How well the first word alone predicts the outcome, cross-validated.
-
-    The classifier is the smoothed rate of the outcome for the word in the training folds (two pseudo-questions at the
-    overall rate), outcome predicted above 1/2; a word not seen in training is predicted as the majority.
-
-    Returns: {"accuracy", "low", "high" (Wilson 95 %), "majority", "p" (one-sided exact McNemar test of probe against
-      majority), "n", "folds"}; fractions in 0..1.
-    """
-    n = len(first)
-    folds = max(2, min(folds, n))
-    fold_n = np.random.default_rng(seed).permutation(n) % folds
-    right_n, majority_right_n = np.zeros(n, bool), np.zeros(n, bool)
-    for fold in range(folds):
-        train, test = np.flatnonzero(fold_n != fold), np.flatnonzero(fold_n == fold)
-        if not len(train):
-            continue
-        base = float(target_n[train].mean())
-        seen, hit = Counter(first[i] for i in train), Counter(first[i] for i in train if target_n[i])
-        rate = np.array([(hit[first[i]] + 2 * base) / (seen[first[i]] + 2) for i in test])
-        right_n[test] = (rate > 0.5) == target_n[test]
-        majority_right_n[test] = (base > 0.5) == target_n[test]
-    gained, lost = int((right_n & ~majority_right_n).sum()), int((~right_n & majority_right_n).sum())
-    p = float(stats.binomtest(gained, gained + lost, alternative="greater").pvalue) if gained + lost else 1.0
-    interval = stats.binomtest(int(right_n.sum()), n).proportion_ci(CONFIDENCE, method="wilson")
-    return {
-        "accuracy": float(right_n.mean()),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "majority": float(max(target_n.mean(), 1 - target_n.mean())),
-        "p": p,
-        "n": n,
-        "folds": folds,
-    }

@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.attacks.audit.counts import audit, refuses, safety_records
+from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
+from vlm_mu_jax.attacks.audit.refusals import refuses, safety_records
 from vlm_mu_jax.data import readers, rewrite
 from vlm_mu_jax.data.placing import open_with, split_words
 from vlm_mu_jax.data.records import Record, Records
@@ -46,11 +47,11 @@ def rebalance(
     Raises:
       InputError: see `rewrite.rewrite` and `audit.audit`.
     """
-    before = audit(records, refused, seed=seed)
+    before = audit(records, AuditOptions(seed=seed, refused=refused)).to_dict()
     questions = rebalanced_questions(records, openings=openings, mode=mode, seed=seed, refused=refused)
     sha256 = rewrite.rewrite(records, questions, out)
     again = readers.read(out, check_images=False)
-    after = audit(again, refused, outcome=before["outcome"], seed=seed)
+    after = audit(again, AuditOptions(before["outcome"], seed, refused=refused)).to_dict()
     return {
         "schema": 1,
         "source": {"file": records.source.name, "sha256": records.sha256} | _facts(records, before),

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,10 +19,10 @@ from jax import Array
 from scipy import stats
 
 from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
-from vlm_mu_jax.attacks.audit.counts import safety_records
+from vlm_mu_jax.attacks import openings as openings_lib
+from vlm_mu_jax.attacks.audit.refusals import safety_records
 from vlm_mu_jax.attacks.openings import Node, Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.words.search import Progress
 from vlm_mu_jax.data.placing import Placed, word_spans
 from vlm_mu_jax.data.prompts import Images, Processor, bucket
 from vlm_mu_jax.data.records import Record, Records
@@ -31,6 +31,8 @@ from vlm_mu_jax.evaluation.statistics import proportion
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import Batch, embed
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage.model_folder import Model
 
 _EMBEDDED = -1  # a token id no tokenizer gives: the place of a row of `features`
 _BLOCK = 32  # prompts without a word that are scored together
@@ -62,22 +64,55 @@ class Salient:
 
 
 def saliency(
-    model: Any,
-    asks: Sequence[SearchQuestion],
+    model: Model,
+    questions: Sequence[SearchQuestion],
     openings: Openings,
     *,
-    lora: dict[str, Any] | None = None,
+    lora: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Salient]:
-    """Scores every word of every question. model: what `vlm_mu_jax.load` returns; others as in `search.search`.
+    """Scores every word of every question.
+
+    Args:
+      model: what `vlm_mu_jax.load` returns.
+      openings: the refusal openings of the margin.
+      lora: adapters inside the model.
 
     Raises:
-      InputError: a tokenizer that does not say which characters a token stands for.
+      InputError: the tokenizer does not say which characters a token stands for.
     """
     if not model.processor.tokenizer.is_fast:
         raise InputError("saliency needs a tokenizer with offsets; save the model with its fast tokenizer.json")
-    loop = progress(asks, "saliency", len(asks)) if progress else asks
-    return [_salient(model, ask, openings.nodes, lora) for ask in loop]
+    loop = progress(questions, "saliency", len(questions)) if progress else questions
+    return [_salient(model, question, openings.nodes, lora) for question in loop]
+
+
+def record_saliency(
+    model: Model, records: Records, count: int, *, seed: int = 0, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Which words of some of the records' questions decide whether a model refuses.
+
+        found = vlm_mu_jax.record_saliency(vlm_mu_jax.load("runs/sft"), records, 100)
+        found["removal"]["opening_first"]
+
+    The refusal openings are found in the records' reference answers.
+
+    Args:
+      count: at most so many questions, drawn by seed.
+
+    Returns:
+      `summary`, and "openings" (texts) and "questions" (each with its words and their effects).
+
+    Raises:
+      InputError: see `saliency`.
+    """
+    refusals = openings_lib.of_records(records, model.processor)
+    chosen = drawn(records, count, seed)
+    questions = [SearchQuestion(record.question, records.image_path(record)) for record in chosen]
+    found = saliency(model, questions, refusals, progress=progress)
+    rows = [{"id": r.id, "kind": r.kind} | one.to_dict() for r, one in zip(chosen, found, strict=True)]
+    texts = [model.processor.decode(ids) for ids in refusals.refusal]
+    return summary(found) | {"openings": texts, "questions": rows}
 
 
 def drawn(records: Records, count: int, seed: int) -> list[Record]:
@@ -87,25 +122,25 @@ def drawn(records: Records, count: int, seed: int) -> list[Record]:
     return [safety[i] for i in sorted(kept)]
 
 
-def _salient(model: Any, ask: SearchQuestion, nodes: tuple[Node, ...], lora: Any) -> Salient:
-    image = ask.pixels(model.processor)
+def _salient(model: Model, question: SearchQuestion, nodes: tuple[Node, ...], lora: Any) -> Salient:
+    image = question.pixels(model.processor)
     images = () if image is None else (image,)
     features = prefix.image_features(model.params, image, model.config)
-    ids = model.processor.prompt_ids(ask.question, images)
+    ids = model.processor.prompt_ids(question.question, images)
     row = model.processor.pad([ids], length=bucket(len(ids)))
     score, by_token_T = gradient_x_input(
         model.params, row.tokens_BT, row.lengths_B, features, cfg=model.config, nodes=nodes, lora=lora
     )
     by_token_T = np.asarray(by_token_T)[: len(ids)]
-    spans = word_spans(ask.question)
-    owner_T = _owners(model.processor, ask.question, images, spans, len(ids))
+    spans = word_spans(question.question)
+    owner_T = _owners(model.processor, question.question, images, spans, len(ids))
     is_image_T = np.array(ids) == (_EMBEDDED if model.config.image_token_id is None else model.config.image_token_id)
     return Salient(
-        question=ask.question,
-        words=tuple(ask.question[start:end] for start, end in spans),
+        question=question.question,
+        words=tuple(question.question[start:end] for start, end in spans),
         margin=float(score),
         gradient_W=np.array([by_token_T[owner_T == w].sum() for w in range(len(spans))], np.float64),
-        removal_W=float(score) - _without(model, ask.question, images, spans, features, nodes, lora),
+        removal_W=float(score) - _without(model, question.question, images, spans, features, nodes, lora),
         image=float(by_token_T[is_image_T].sum()),
         template=float(by_token_T[(owner_T < 0) & ~is_image_T].sum()),
     )
@@ -150,7 +185,7 @@ def _owners(
 
 
 def _without(
-    model: Any,
+    model: Model,
     question: str,
     images: Images,
     spans: Sequence[tuple[int, int]],

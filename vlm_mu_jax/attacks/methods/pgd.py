@@ -17,17 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from PIL import Image
 
-from vlm_mu_jax.attacks import in_turn, margin, prompt_blocks
+from vlm_mu_jax.attacks import margin, prompt_blocks, search_run
 from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
-from vlm_mu_jax.attacks.in_turn import Progress, Work
-from vlm_mu_jax.attacks.margins_file import MarginsFile
-from vlm_mu_jax.attacks.openings import Node, Openings
+from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, SearchTask, places
+from vlm_mu_jax.attacks.search_run import Counting, SearchRun, Target, Work
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Processor
@@ -37,6 +35,7 @@ from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import encode_images
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,45 +75,37 @@ class FoundImage:
 
 
 def search(
-    model: Any,
-    asks: Sequence[SearchQuestion],
-    openings: Openings,
-    use: PixelOptions,
+    model: Model,
+    questions: Sequence[SearchQuestion],
+    target: Target,
+    options: PixelOptions,
     folder: Path,
-    *,
-    goal: str = "jailbreak",
-    steer: Steer | FirstPass | None = None,
-    lora: dict[str, Any] | None = None,
-    meshes: Sequence[Mesh] = (),
-    file: MarginsFile | None = None,
-    progress: Progress | None = None,
+    run: SearchRun = SearchRun(),  # noqa: B008
 ) -> list[FoundImage]:
-    """An image for every question, each for itself, as PNG files in `folder`; arguments as in `attack.search.search`.
+    """An image for every question, each for itself, as PNG files in `folder`.
 
-    A question is one row, so it is not spread over a mesh: every mesh computes questions of its own.
+    A question is one row, so it is not spread over a mesh: every mesh of the run computes questions of its own.
 
     Raises:
       InputError: a text-only model or question, or a model that cuts images into tiles.
       JobError: a score is not a finite number.
     """
-    _check(model.config, asks)
-    task = SearchTask(model.config, model.processor, openings.nodes, openings.sign(goal), steer, lora)
-    keys = [ask.key(goal) for ask in asks]
-    found = in_turn.results(
-        dict(zip(keys, asks, strict=True)),
-        lambda where, key, ask: _Search(task, where, ask).run(use, folder, key),
-        places(model.params, task, meshes),
-        file=file,
+    _check(model.config, questions)
+    task = SearchTask(model.config, model.processor, target)
+    keys = [question.key(target.goal) for question in questions]
+    found = search_run.results(
+        dict(zip(keys, questions, strict=True)),
+        lambda where, key, question: _Search(task, where, question).run(options, folder, key),
+        places(model.params, task, run.meshes),
+        run,
+        Counting(f"{target.goal} images", options.steps),
         finished=lambda one: Path(one.image).exists() and Path(one.control).exists(),
-        progress=progress,
-        label=f"{goal} images",
-        each=use.steps,
     )
     return [found[key] for key in keys]
 
 
-def _check(cfg: LlavaConfig, asks: Sequence[SearchQuestion]) -> None:
-    if cfg.vision is None or any(ask.image is None for ask in asks):
+def _check(cfg: LlavaConfig, questions: Sequence[SearchQuestion]) -> None:
+    if cfg.vision is None or any(question.image is None for question in questions):
         raise InputError("--method=pgd changes images; this model or a question has none, so use another --method")
     if cfg.vision.plan.varies:
         raise InputError("--method=pgd does not know models that cut an image into tiles; use another one")
@@ -123,15 +114,15 @@ def _check(cfg: LlavaConfig, asks: Sequence[SearchQuestion]) -> None:
 class _Search:
     """One question and its image."""
 
-    def __init__(self, task: SearchTask, where: Place, ask: SearchQuestion) -> None:
-        self._task, self._where, self._ask = task, where, ask
-        self._row = _row(task.processor, ask.question)
+    def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
+        self._task, self._where, self._question = task, where, question
+        self._row = _row(task.processor, question.question)
         settings = task.processor.settings
         self._scaling = (settings.rescale, settings.mean, settings.std)
 
     def run(self, use: PixelOptions, folder: Path, key: str) -> Work:
         task = self._task
-        base = seen(self._ask.pixels(task.processor), task.processor.settings)
+        base = seen(self._question.pixels(task.processor), task.processor.settings)
         rng = np.random.default_rng([use.seed, zlib.crc32(key.encode())])
         control = projected(base + use.epsilon * rng.choice([-1, 1], base.shape), base, use.epsilon)
         now = projected(base + rng.integers(-use.epsilon, use.epsilon + 1, base.shape), base, use.epsilon)
@@ -141,7 +132,7 @@ class _Search:
             yield 0
             score, slope = float(running[0]), np.asarray(running[1], np.int64)
             if not np.isfinite(score):
-                raise JobError(f"the refusal margin of {self._ask.question[:40]!r} is not a finite number")
+                raise JobError(f"the refusal margin of {self._question.question[:40]!r} is not a finite number")
             if not task.sign * score <= task.sign * best_margin:  # also the first, when there is none yet
                 best, best_margin = now, score
             curve.append(best_margin)
@@ -185,7 +176,7 @@ class _Search:
     def _decided(self, guard: FirstPass, x_HWC: Array) -> Steer:
         """The guard with the gates that it decides with this image."""
         task, where = self._task, self._where
-        row = _row(task.processor, self._ask.question, 0) if guard.text_only else self._row
+        row = _row(task.processor, self._question.question, 0) if guard.text_only else self._row
         features = None
         if not guard.text_only:
             features = features_of(where.params, x_HWC, cfg=task.cfg, scaling=self._scaling)

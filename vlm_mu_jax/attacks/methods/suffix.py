@@ -18,19 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
-from vlm_mu_jax.attacks import in_turn
-from vlm_mu_jax.attacks.in_turn import Progress, Work
-from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks import search_run
 from vlm_mu_jax.attacks.methods import suffix_text
 from vlm_mu_jax.attacks.methods.suffix_text import Slots
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
+from vlm_mu_jax.attacks.search_run import Counting, SearchRun, Target, Work
 from vlm_mu_jax.errors import JobError
-from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.storage.model_folder import Model
 
 _KEPT = 4  # prefix caches of a question under different gates
 
@@ -97,9 +93,9 @@ class FoundSuffix:
 class Scorer:
     """Scores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
 
-    def __init__(self, task: SearchTask, where: Place, ask: SearchQuestion) -> None:
-        self.task, self.where, self.question = task, where, ask.question
-        self.shared = Shared(task, where, ask.pixels(task.processor), _KEPT)
+    def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
+        self.task, self.where, self.question = task, where, question.question
+        self.shared = Shared(task, where, question.pixels(task.processor), _KEPT)
         self.prompts, self.gradients, self._flops = 0, 0, 0.0
 
     @property
@@ -134,123 +130,101 @@ Propose = Callable[
 
 
 def search(
-    model: Any,
-    asks: Sequence[SearchQuestion],
-    openings: Openings,
+    model: Model,
+    questions: Sequence[SearchQuestion],
+    target: Target,
     propose: Propose,
-    use: SuffixOptions,
-    *,
-    goal: str = "jailbreak",
-    steer: Steer | FirstPass | None = None,
-    lora: dict[str, Any] | None = None,
-    meshes: Sequence[Mesh] = (),
-    file: MarginsFile | None = None,
-    progress: Progress | None = None,
+    options: SuffixOptions,
+    run: SearchRun = SearchRun(),  # noqa: B008
 ) -> list[FoundSuffix]:
-    """A suffix for every question, each for itself; arguments as in `attack.search.search`.
+    """A suffix for every question, each for itself.
 
-    `file` is written after every step, so that a killed search continues with the step it was at.
+    The run's file is written after every step, so that a killed search continues with the step it was at.
+
+    Args:
+      model: what `vlm_mu_jax.load` returns.
+      propose: makes the suffixes that a step tries: `gcg.propose` or `random_search.propose`.
 
     Raises:
       InputError: the tokenizer has no text for a suffix, or a prompt is longer than the model's positions.
       JobError: a score is not a finite number.
     """
-    keys = [ask.key(goal) for ask in asks]
-    task = _task(model, openings, use, goal, steer, lora)
-    where = [[place] for place in places(model.params, task, meshes)]
-    items = {key: (ask,) for key, ask in zip(keys, asks, strict=True)}
-    found = _results(task, where, items, propose, use, file, progress, f"{goal} suffixes")
+    keys = [question.key(target.goal) for question in questions]
+    task = _task(model, target, options)
+    where = [[place] for place in places(model.params, task, run.meshes)]
+    items = {key: (question,) for key, question in zip(keys, questions, strict=True)}
+    found = _Searches(task, propose, options).results(items, where, run, f"{target.goal} suffixes")
     return [found[key] for key in keys]
 
 
 def universal(
-    model: Any,
-    asks: Sequence[SearchQuestion],
-    openings: Openings,
+    model: Model,
+    questions: Sequence[SearchQuestion],
+    target: Target,
     propose: Propose,
-    use: SuffixOptions,
+    options: SuffixOptions,
+    run: SearchRun = SearchRun(),  # noqa: B008
     *,
     shots: int = 1,
-    goal: str = "jailbreak",
-    steer: Steer | FirstPass | None = None,
-    lora: dict[str, Any] | None = None,
-    meshes: Sequence[Mesh] = (),
-    file: MarginsFile | None = None,
-    progress: Progress | None = None,
 ) -> list[FoundSuffix]:
     """`shots` suffixes, each from another random start for all the questions together, in whose order they join.
 
     Every question that has joined keeps its prefix cache. Arguments and errors as in `search`.
     """
-    together = hashlib.sha256("".join(ask.key(goal) for ask in asks).encode()).hexdigest()
-    task = _task(model, openings, use, goal, steer, lora)
-    items = {f"{together} {shot}": tuple(asks) for shot in range(shots)}
-    where = [places(model.params, task, meshes)]
-    return list(_results(task, where, items, propose, use, file, progress, f"universal {goal} suffix").values())
+    together = hashlib.sha256("".join(question.key(target.goal) for question in questions).encode()).hexdigest()
+    task = _task(model, target, options)
+    items = {f"{together} {shot}": tuple(questions) for shot in range(shots)}
+    where = [places(model.params, task, run.meshes)]
+    label = f"universal {target.goal} suffix"
+    return list(_Searches(task, propose, options).results(items, where, run, label).values())
 
 
-def _task(
-    model: Any, openings: Openings, use: SuffixOptions, goal: str, steer: Steer | FirstPass | None, lora: Any
-) -> SearchTask:
+def _task(model: Model, target: Target, options: SuffixOptions) -> SearchTask:
     return SearchTask(
         model.config,
         model.processor,
-        openings.nodes,
-        openings.sign(goal),
-        steer,
-        lora,
+        target,
         positions=(suffix_text.POSITION,),
         mode=suffix_text.MODE,
-        block=min(use.block, use.candidates),
+        block=min(options.block, options.candidates),
     )
 
 
-def _results(
-    task: SearchTask,
-    where: Sequence[Sequence[Place]],
-    items: Mapping[str, Sequence[SearchQuestion]],
-    propose: Propose,
-    use: SuffixOptions,
-    file: MarginsFile | None,
-    progress: Progress | None,
-    label: str,
-) -> dict[str, FoundSuffix]:
-    allowed = suffix_text.vocabulary(task.processor, task.cfg.text.V)
+class _Searches:
+    """What all suffixes of one call share."""
 
-    def work(places: Sequence[Place], key: str, asks: Sequence[SearchQuestion]) -> Work:
-        one = _Search(task, places, asks, allowed, propose, use, key)
-        return one.run() if file is None else one.run(file.get(key), functools.partial(file.add, key))
+    def __init__(self, task: SearchTask, propose: Propose, options: SuffixOptions) -> None:
+        self.task, self.propose, self.options = task, propose, options
+        self.allowed = suffix_text.vocabulary(task.processor, task.cfg.text.V)
 
-    return in_turn.results(
-        items,
-        work,
-        where,
-        file=file,
-        finished=lambda found: found.finished,
-        progress=progress,
-        label=label,
-        each=use.steps,
-    )
+    def results(
+        self,
+        items: Mapping[str, Sequence[SearchQuestion]],
+        where: Sequence[Sequence[Place]],
+        run: SearchRun,
+        label: str,
+    ) -> dict[str, FoundSuffix]:
+        """One suffix for every item. where: the places that share the questions of an item."""
+
+        def work(places: Sequence[Place], key: str, questions: Sequence[SearchQuestion]) -> Work:
+            one, file = _Search(self, places, questions, key), run.file
+            return one.run() if file is None else one.run(file.get(key), functools.partial(file.add, key))
+
+        counting = Counting(label, self.options.steps)
+        return search_run.results(items, work, where, run, counting, finished=lambda found: found.finished)
 
 
 class _Search:
-    """One suffix for all of `asks`. Their work goes round `places`."""
+    """One suffix for all of `questions`. Their work goes round `places`."""
 
     def __init__(
-        self,
-        task: SearchTask,
-        places: Sequence[Place],
-        asks: Sequence[SearchQuestion],
-        allowed: np.ndarray,
-        propose: Propose,
-        use: SuffixOptions,
-        key: str,
+        self, about: _Searches, places: Sequence[Place], questions: Sequence[SearchQuestion], key: str
     ) -> None:
-        self._task, self._places, self._asks = task, places, asks
-        self._allowed, self._propose, self._use, self._key = allowed, propose, use, key
+        self._task, self._places, self._questions = about.task, places, questions
+        self._allowed, self._propose, self._use, self._key = about.allowed, about.propose, about.options, key
         self._scorers: list[Scorer] = []
-        text = use.start.strip() or self._random(use.length, 0)
-        self._first = suffix_text.slots(task.processor, asks[0].question, text, self._images(0))
+        text = self._use.start.strip() or self._random(self._use.length, 0)
+        self._first = suffix_text.slots(self._task.processor, questions[0].question, text, self._images(0))
         self._found = FoundSuffix(text, self._first.ids, (), (), np.nan)
         self._before = self._found  # what an earlier run of this search has spent
 
@@ -271,11 +245,11 @@ class _Search:
         return dataclasses.replace(self._spent(), control=control)
 
     def _images(self, i: int) -> int:
-        return int(self._asks[i].image is not None)
+        return int(self._questions[i].image is not None)
 
     def _random(self, length: int, draw: int) -> str:
         """A random suffix behind the first question."""
-        question, images = self._asks[0].question, self._images(0)
+        question, images = self._questions[0].question, self._images(0)
         return suffix_text.random_suffix(self._task.processor, question, images, self._allowed, length, self._rng(draw))
 
     def _rng(self, draw: int) -> np.random.Generator:
@@ -283,11 +257,11 @@ class _Search:
         return np.random.default_rng([self._use.seed, zlib.crc32(self._key.encode()), draw])
 
     def _scorer(self, i: int) -> Scorer:
-        return Scorer(self._task, self._places[i % len(self._places)], self._asks[i])
+        return Scorer(self._task, self._places[i % len(self._places)], self._questions[i])
 
     def _grow(self) -> bool:
         """Lets questions join while all that have joined are broken; whether one is left to break."""
-        while not self._left() and len(self._scorers) < len(self._asks):
+        while not self._left() and len(self._scorers) < len(self._questions):
             scorer = self._scorer(len(self._scorers))
             original, (margin,) = scorer.finish(scorer.begin([self._found.text]))
             self._scorers.append(scorer)
@@ -308,7 +282,7 @@ class _Search:
     def _step(self) -> Work:
         task, rng = self._task, self._rng(1 + len(self._found.curve))
         proposed_NS = self._propose(self._open(), self._found.ids, self._allowed, self._use, rng)
-        question, images = self._asks[0].question, self._images(0)
+        question, images = self._questions[0].question, self._images(0)
         texts, rows = suffix_text.surviving(task.processor, question, self._first, proposed_NS, images)
         now = self._found
         if texts:
@@ -331,7 +305,7 @@ class _Search:
         for i in self._left():
             here = self._first
             if i > 0:
-                here = suffix_text.aligned(task.processor, self._asks[i].question, text, here, self._images(i))
+                here = suffix_text.aligned(task.processor, self._questions[i].question, text, here, self._images(i))
             if here is not None:
                 found.append((self._scorers[i], here))
         return found or [(self._scorers[0], self._first)]

@@ -13,67 +13,59 @@ import numpy as np
 from jax import Array
 
 from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
-from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.prompt_blocks import Block
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.words.search import FoundWords, Progress
+from vlm_mu_jax.attacks.search_run import Target
+from vlm_mu_jax.attacks.words.search import FoundWords
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.model.llava import cast
-from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage.model_folder import Model
 
 
 def rescore(
-    model: Any,
-    asks: Sequence[SearchQuestion],
+    model: Model,
+    questions: Sequence[SearchQuestion],
     words: Sequence[str],
-    openings: Openings,
+    target: Target,
     *,
     position: str,
     mode: str,
-    steer: Steer | FirstPass | None = None,
-    lora: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Refusal margins [Q, words] in float32 at batch 1, every product at the highest precision the device has.
 
     Arguments as in `search.search`. Needs the parameters a second time, in float32.
     """
-    lora = None if lora is None else cast(lora, np.float32)
+    lora = None if target.lora is None else cast(target.lora, np.float32)
+    target = dataclasses.replace(target, lora=lora)
     exact = dataclasses.replace(model, params=cast(model.params, np.float32))
-    margins = np.zeros((len(asks), len(words)), np.float32)
-    loop = list(enumerate(asks))
+    margins = np.zeros((len(questions), len(words)), np.float32)
+    loop = list(enumerate(questions))
     with jax.default_matmul_precision("highest"):
-        for q, ask in progress(loop, "float32 scores", len(loop)) if progress else loop:
-            placed = [place(ask.question, word, position, mode) for word in words]
-            margins[q] = _margins(exact, ask, placed, openings, steer, lora)
+        for q, question in progress(loop, "float32 scores", len(loop)) if progress else loop:
+            placed = [place(question.question, word, position, mode) for word in words]
+            margins[q] = _margins(exact, question, placed, target)
     return margins
 
 
-def _margins(
-    model: Any,
-    ask: SearchQuestion,
-    placed: list[Placed],
-    openings: Openings,
-    steer: Steer | FirstPass | None,
-    lora: Any,
-) -> list[float]:
-    image = ask.pixels(model.processor)
+def _margins(model: Model, question: SearchQuestion, placed: list[Placed], target: Target) -> list[float]:
+    image = question.pixels(model.processor)
     images = [] if image is None else [image]
     features = prefix.image_features(model.params, image, model.config)
-    rows = _rows(model.processor, ask.question, images, placed)
-    guards = [steer] * len(rows)
-    if isinstance(steer, FirstPass):
-        seen = [] if steer.text_only else images
-        asked = _rows(model.processor, ask.question, seen, [Placed(one.question) for one in placed])
+    rows = _rows(model.processor, question.question, images, placed)
+    nodes = target.nodes
+    guards = [target.steer] * len(rows)
+    if isinstance(target.steer, FirstPass):
+        seen = [] if target.steer.text_only else images
+        asked = _rows(model.processor, question.question, seen, [Placed(one.question) for one in placed])
         inputs = [_arguments(model, row, features) for row in asked]
-        states = [margin.last_states(*one, cfg=model.config, lora=lora) for one in inputs]
-        guards = [steer.steer_of(np.asarray(one)) for one in states]
+        states = [margin.last_states(*one, cfg=model.config, lora=target.lora) for one in inputs]
+        guards = [target.steer.steer_of(np.asarray(one)) for one in states]
     scores = [
-        margin.score(*_arguments(model, row, features), cfg=model.config, nodes=openings.nodes, steer=guard, lora=lora)[
-            0
-        ]
+        margin.score(*_arguments(model, row, features), cfg=model.config, nodes=nodes, steer=guard, lora=target.lora)[0]
         for row, guard in zip(rows, guards, strict=True)
     ]
     return [float(score[0]) for score in scores]
@@ -85,7 +77,7 @@ def _rows(processor: Processor, question: str, images: Images, placed: list[Plac
     return [next(prompt_blocks.blocks(prompts, np.array([i]), None, 1)) for i in range(len(placed))]
 
 
-def _arguments(model: Any, row: Block, features: Array | None) -> tuple:
+def _arguments(model: Model, row: Block, features: Array | None) -> tuple:
     with_image = features is not None and (row.tokens_CT == model.config.image_token_id).any()
     return model.params, None, 0, row.tokens_CT, row.lengths_C, features if with_image else None
 

@@ -12,20 +12,34 @@ and finished ones are kept in a file from which a killed search continues.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
-from vlm_mu_jax.attacks import in_turn
-from vlm_mu_jax.attacks.in_turn import Progress, Work
-from vlm_mu_jax.attacks.margins_file import MarginsFile, Scores
-from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks import search_run
+from vlm_mu_jax.attacks.margins_file import Scores
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
+from vlm_mu_jax.attacks.search_run import Counting, SearchRun, Target, Work
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.storage.model_folder import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """How words are searched.
+
+    Attributes:
+      positions: where a word is put, some of `data.placing.POSITIONS`.
+      mode: "swap" replaces a word of the question, "insert" adds one; see `data.placing.place`.
+      top: how many best words are kept.
+      block: candidates scored by one program. The prefix cache does not grow with it.
+    """
+
+    positions: Sequence[str] = ("question_start",)
+    mode: str = "swap"
+    top: int = 3
+    block: int = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,85 +67,68 @@ class FoundWords:
 
 
 def search(
-    model: Any,
-    asks: Sequence[SearchQuestion],
+    model: Model,
+    questions: Sequence[SearchQuestion],
     words: Sequence[str],
-    openings: Openings,
+    target: Target,
+    options: SearchOptions = SearchOptions(),  # noqa: B008
+    run: SearchRun = SearchRun(),  # noqa: B008
     *,
-    goal: str = "jailbreak",
-    positions: Sequence[str] = ("question_start",),
-    mode: str = "swap",
-    top: int = 3,
-    block: int = 64,
-    steer: Steer | FirstPass | None = None,
-    lora: dict[str, Any] | None = None,
-    meshes: Sequence[Mesh] = (),
-    file: MarginsFile | None = None,
     role: str = "",
-    progress: Progress | None = None,
 ) -> dict[str, FoundWords]:
-    """Scores every word in every question at every position and keeps the best; the result by position.
+    """Scores every word in every question at every position, and keeps the best.
 
     Args:
-      model: what `vlm_mu_jax.load` returns (params, config, processor).
-      words: candidates, each once. Equal scores are ordered by place in this list.
-      goal: "jailbreak" looks for the lowest margin, "over_refuse" for the highest.
-      positions, mode: where and how a word is put in; see `words.place`.
-      top: how many best words to return.
-      block: candidates per program; the prefix cache does not grow with it.
-      steer, lora: guard and adapters inside the attacked program.
-      meshes: each scores questions of its own at the same time, and spreads their candidates over its data and fsdp
-        axes. None: the parameters stay where they are.
-      file, role: finished questions are kept there under `role`, and those it holds are not scored again.
-      progress: wraps the loop over the work, in units of `block` candidates.
+      model: what `vlm_mu_jax.load` returns.
+      words: the candidates, each once. Equal scores are ordered by place in this list.
+      run: its meshes spread a question's candidates over their data and fsdp axes.
+      role: tells searches of one run apart in its file, for example "reference" for another model.
+
+    Returns:
+      What was found, by position.
 
     Raises:
       InputError: no question or no candidate, or a prompt that is longer than the model's positions.
       JobError: a score is not a finite number.
     """
-    if not asks or not words:
-        raise InputError(f"the search has {len(asks)} questions and {len(words)} candidate words; it needs both")
+    if not questions or not words:
+        raise InputError(f"the search has {len(questions)} questions and {len(words)} candidate words; it needs both")
     task = SearchTask(
         model.config,
         model.processor,
-        openings.nodes,
-        openings.sign(goal),
-        steer,
-        lora,
+        target,
         tuple(words),
-        tuple(positions),
-        mode,
-        min(top, len(words)),
-        block,
+        tuple(options.positions),
+        options.mode,
+        min(options.top, len(words)),
+        options.block,
     )
 
-    def work(where: Place, key: str, ask: SearchQuestion) -> Work:
-        shared = Shared(task, where, ask.pixels(task.processor))
-        one = QuestionSearch(task, where, ask.question, shared)
+    def work(where: Place, key: str, question: SearchQuestion) -> Work:
+        shared = Shared(task, where, question.pixels(task.processor))
+        one = QuestionSearch(task, where, question.question, shared)
         yield from one.steps()
         scores = one.scores()
-        return _finite(dataclasses.replace(scores, flops=scores.flops + shared.flops), task, ask)
+        return _finite(dataclasses.replace(scores, flops=scores.flops + shared.flops), task, question)
 
-    keys = [ask.key(f"{role} {goal}") for ask in asks]
-    each = (1 + len(task.positions) * len(words)) * (2 if isinstance(steer, FirstPass) else 1)
-    scores = in_turn.results(
-        dict(zip(keys, asks, strict=True)),
+    keys = [question.key(f"{role} {target.goal}") for question in questions]
+    each = (1 + len(task.positions) * len(words)) * (2 if isinstance(target.steer, FirstPass) else 1)
+    label = " ".join(filter(None, (target.goal, role, "words")))
+    scores = search_run.results(
+        dict(zip(keys, questions, strict=True)),
         work,
-        places(model.params, task, meshes),
-        file=file,
-        progress=progress,
-        label=" ".join(filter(None, (goal, role, "words"))),
-        each=each,
-        unit=block,
+        places(model.params, task, run.meshes),
+        run,
+        Counting(label, each, options.block),
     )
     return _found(task, [scores[key] for key in keys])
 
 
-def _finite(scores: Scores, task: SearchTask, ask: SearchQuestion) -> Scores:
+def _finite(scores: Scores, task: SearchTask, question: SearchQuestion) -> Scores:
     bad = np.argwhere(~np.isfinite(scores.margins_PW))
     if len(bad) or not np.isfinite(scores.original):
         word = f" with {task.words[bad[0][1]]!r}" if len(bad) else ""
-        raise JobError(f"the refusal margin of {ask.question[:40]!r}{word} is not a finite number")
+        raise JobError(f"the refusal margin of {question.question[:40]!r}{word} is not a finite number")
     return scores
 
 

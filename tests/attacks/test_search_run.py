@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from vlm_mu_jax.attacks import in_turn
+from vlm_mu_jax.attacks import search_run
 from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks.search_run import Counting, SearchRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ ITEMS = {"a": (1, 2, 3), "b": (4,), "c": (5, 6)}
 
 def test_places_take_turns():
     log = []
-    found = in_turn.results(ITEMS, adder(log), ["p", "q"])
+    found = search_run.results(ITEMS, adder(log), ["p", "q"])
     assert {key: one.total for key, one in found.items()} == {"a": 6, "b": 4, "c": 11}
     # "b" ends at q's second turn, without a yield; "c" begins there at its third
     assert log == [("p", "a"), ("q", "b"), ("p", "a"), ("p", "a"), ("q", "c"), ("q", "c")]
@@ -51,8 +52,8 @@ def test_a_file_spares_what_is_finished_and_progress_counts_the_rest(tmp_path):
     with MarginsFile(tmp_path / "f.jsonl", {}, Sum) as file:
         file.add("a", Sum(60))
         file.add("b", Sum(1, whole=False))
-        options = {"file": file, "finished": lambda one: one.whole, "progress": progress, "label": "sums"}
-        found = in_turn.results(ITEMS, adder(log), ["p"], **options, each=2, unit=2)
+        run, whole = SearchRun(file=file, progress=progress), {"finished": lambda one: one.whole}
+        found = search_run.results(ITEMS, adder(log), ["p"], run, Counting("sums", each=2, unit=2), **whole)
         assert found == {"a": Sum(60), "b": Sum(4), "c": Sum(11)} and {key for _, key in log} == {"b", "c"}
         assert bars == [("sums", 2, 1)]  # 3 of 4 planned units were needed
-        assert in_turn.results(ITEMS, adder(log), ["p"], **options) == found and len(bars) == 1
+        assert search_run.results(ITEMS, adder(log), ["p"], run, Counting("sums"), **whole) == found and len(bars) == 1

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm_mu_jax.attacks.experiment import Settings
 from vlm_mu_jax.attacks.margins_file import MarginsFile
-from vlm_mu_jax.attacks.methods import images, paraphrase, pgd, prefill, random_search, suffix
-from vlm_mu_jax.attacks.methods.trial import Trial
+from vlm_mu_jax.attacks.measure import Measurement
+from vlm_mu_jax.attacks.method import Draw, Setting, run
+from vlm_mu_jax.attacks.methods import pgd, suffix, unsearched
+from vlm_mu_jax.attacks.methods.searched import PixelAttack, SuffixAttack
 from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.search_run import SearchRun
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation.answers.answers_file import read
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.judges import Label
 
 OPENINGS = Openings(((5,), (9,)))
@@ -45,23 +48,25 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def trial(model, data, tmp_path):
-    def make(method, file=None):
-        use = Settings(goals=("jailbreak",), shots=2, batch_size=8, max_new_tokens=4)
-        out = tmp_path / "answers.jsonl"
-        return Trial(model, *data, PlantedJudge(), out, use, file=file, method=method, folder=tmp_path / "images")
+def attacked(model, data, tmp_path):
+    """Runs a method and returns the content of its attack.json."""
 
-    return make
+    def content(method, file=None):
+        measurement = Measurement(model, PlantedJudge(), tmp_path / "answers.jsonl", AnswerOptions(8, 4))
+        draw, folder = Draw(goals=("jailbreak",), shots=2), tmp_path / "images"
+        setting = Setting(model, *data, draw, measurement, run=SearchRun(file=file), folder=folder)
+        return method.report(setting, run(method, setting))
+
+    return content
 
 
 def rates(part):
     return [part[key]["value"] for key in ("original", "any_of_k", "any_of_k_null")]
 
 
-def test_prefill(trial, tmp_path):
+def test_prefill(attacked, tmp_path):
     texts = ["i see a", "take it ,"]
-    run = trial("prefill")
-    found = run.fixed(lambda asked: (*prefill.attempts(asked, texts, 0, ["no never"]), {}), "words")
+    found = attacked(unsearched.begun(texts, ["no never"]))
     part = found["any_of_k"]["asr"]
     assert rates(part) == [0, 1, 0] and part["n"] == 3 and part["words_against_null"]["c"] == 3
     assert [one["value"] for one in part["per_shot"]] == [0, 1]
@@ -74,22 +79,13 @@ def test_prefill(trial, tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-def test_paraphrases_with_and_without_the_word(trial):
-    def make(asked):
-        both, alone, word = paraphrase.attempts(
-            asked, paraphrase.paraphrases(asked, ["{question} now"]), "what", "swap"
-        )
-        return both, alone, {"word_alone": word}
-
-    part = trial("paraphrase").fixed(make, "without the word")["any_of_k"]["asr"]
+def test_paraphrases_with_and_without_the_word(attacked):
+    part = attacked(unsearched.paraphrased(["{question} now"], "what", "swap"))["any_of_k"]["asr"]
     assert rates(part) == [0, 1, 0] and part["word_alone"]["value"] == 1
 
 
-def test_typographic_images_are_asked_with_their_own_file(trial, model, tmp_path):
-    settings, folder = model.processor.settings, tmp_path / "images"
-    found = trial("typographic").fixed(
-        lambda asked: (*images.typographic(asked, settings, folder, "what is written ?"), {}), "without"
-    )
+def test_typographic_images_are_asked_with_their_own_file(attacked, tmp_path):
+    found = attacked(unsearched.pictures("typographic", "what is written ?"))
     assert rates(found["any_of_k"]["asr"]) == [0, 1, 1] and found["k"] == {
         "jailbreak": 2
     }  # the carrier alone breaks it
@@ -97,10 +93,10 @@ def test_typographic_images_are_asked_with_their_own_file(trial, model, tmp_path
     assert len(lines) == 3 * 4 and len({one.image_id for one in lines}) == 3 * 2 + 2  # white ones are the same
 
 
-def test_suffixes_transfer_and_on_themselves(trial, tmp_path):
+def test_suffixes_transfer_and_on_themselves(attacked, tmp_path):
     use = suffix.SuffixOptions(steps=2, candidates=8, length=3, stop=1e9, block=8)
     with MarginsFile(tmp_path / "margins.jsonl", {}, suffix.FoundSuffix) as file:
-        found = trial("random", file).suffixes(OPENINGS, random_search.propose, use)
+        found = attacked(SuffixAttack("random", OPENINGS, use), file)
     part = found["any_of_k"]["asr"]
     assert part["n"] == 3 and part["per_question"]["n"] == 2 and part["per_question"]["searched_on_these_questions"]
     assert found["k"] == {"jailbreak": 2} and len(found["found"]["jailbreak"]) == 2
@@ -118,9 +114,9 @@ def test_suffixes_transfer_and_on_themselves(trial, tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-def test_universal_suffixes_on_their_own_and_on_other_questions(trial, tmp_path):
+def test_universal_suffixes_on_their_own_and_on_other_questions(attacked, tmp_path):
     use = suffix.SuffixOptions(steps=2, candidates=8, length=3, stop=1e9, block=8)
-    found = trial("random_universal").universal_suffixes(OPENINGS, random_search.propose, use)
+    found = attacked(SuffixAttack("random", OPENINGS, use, universal=True))
     part, suffixes = found["any_of_k"]["asr"], found["found"]["jailbreak"]
     assert part["n"] == 3 and part["on_search_questions"]["n"] == 2 and found["k"] == {"jailbreak": 2}
     assert [(row["questions"], row["n"], row["k"]) for row in found["rows"]] == [
@@ -136,9 +132,9 @@ def test_universal_suffixes_on_their_own_and_on_other_questions(trial, tmp_path)
     json.dumps(found, allow_nan=False)
 
 
-def test_perturbed_images(trial, tmp_path):
+def test_perturbed_images(attacked, tmp_path):
     use = pgd.PixelOptions(epsilon=4, steps=2, stop=1e9)
-    found = trial("pgd").perturbations(OPENINGS, use)
+    found = attacked(PixelAttack(OPENINGS, use))
     part = found["any_of_k"]["asr"]
     assert part["n"] == 3 and part["searched_on_these_questions"] and found["search"]["epsilon"] == 4
     lines = [one for one in read(tmp_path / "answers.jsonl") if one.condition.image == "attack"]

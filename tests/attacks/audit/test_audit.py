@@ -8,13 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_mu_jax.attacks.audit import counts
+from vlm_mu_jax.attacks.audit import counts, probe
+from vlm_mu_jax.attacks.audit.audit import audit
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.reporting.figures import audit_chart
 
 REFUSAL, ANSWER = "I'm sorry, I cannot help with that.", "Turn the red one first."
 FILLER = ("show", "give", "name", "list", "tell")
+
+
+def audited(records):
+    return audit(records).to_dict()
 
 
 def records(openers, kinds, answers, seed=0):
@@ -36,7 +41,7 @@ def planted(strength, n, seed):
 @settings(max_examples=25, deadline=None)
 @given(strength=st.floats(0.6, 1.0), n=st.integers(150, 300), seed=st.integers(0, 10_000))
 def test_planted_words_rank_first(strength, n, seed):
-    result = counts.audit(planted(strength, n, seed))
+    result = audited(planted(strength, n, seed))
     assert result["outcome"] == "refusal"
     assert result["over_refuse_candidates"][0]["word"] == "share"
     assert result["jailbreak_candidates"][0]["word"] == "what"
@@ -53,7 +58,7 @@ def test_shuffled_labels_raise_no_more_alarms_than_the_interval_allows():
         opener = rng.choice(FILLER, 200)
         refused = rng.permutation(200) < 80
         data = records(opener, ["unsafe"] * 200, [REFUSAL if r else ANSWER for r in refused])
-        rows = [r for r in counts.audit(data)["rows"] if r["position"] == "first"]
+        rows = [r for r in audited(data)["rows"] if r["position"] == "first"]
         alarms += sum(r["low"] > 0 or r["high"] < 0 for r in rows)
         words += len(rows)
         bad_sets += any(r["beyond_chance"] for r in rows)
@@ -67,7 +72,7 @@ def test_counts_add_up(data, n):
     openers = data.draw(st.lists(st.sampled_from(FILLER), min_size=n, max_size=n))
     refused = [True, False, *data.draw(st.lists(st.booleans(), min_size=n - 2, max_size=n - 2))]
     kinds = data.draw(st.lists(st.sampled_from(["unsafe", "safe"]), min_size=n, max_size=n))
-    result = counts.audit(records(openers, kinds, [REFUSAL if r else ANSWER for r in refused]))
+    result = audited(records(openers, kinds, [REFUSAL if r else ANSWER for r in refused]))
     for position in ("first", "last"):
         rows = [r for r in result["rows"] if r["position"] == position]
         assert sum(r["refused"] + r["answered"] for r in rows) == n
@@ -79,7 +84,7 @@ def test_counts_add_up(data, n):
 
 
 def test_a_word_seen_everywhere_proves_nothing():
-    rows = counts.audit(planted(1.0, 100, 1))["rows"]
+    rows = audited(planted(1.0, 100, 1))["rows"]
     last = next(r for r in rows if r["position"] == "any" and r["word"] == "now")
     assert last["low"] < 0 < last["high"] and abs(last["pmi"]) < 0.05
 
@@ -93,7 +98,7 @@ def test_log_odds_ratio_is_the_textbook_one_for_large_counts():
 def test_rare_words_rank_below_proven_ones():
     openers = ["once"] + ["share"] * 60 + ["what"] * 60
     answers = [REFUSAL] + [REFUSAL] * 54 + [ANSWER] * 6 + [ANSWER] * 60
-    words = [c["word"] for c in counts.audit(records(openers, ["unsafe"] * 121, answers))["over_refuse_candidates"]]
+    words = [c["word"] for c in audited(records(openers, ["unsafe"] * 121, answers))["over_refuse_candidates"]]
     assert words == ["share"]
 
 
@@ -101,32 +106,32 @@ def test_two_sided_word_is_no_candidate():
     """A word that opens refused and answered questions alike (VLGuard's "can") must not look biased by frequency."""
     openers = ["can"] * 100 + ["share"] * 50 + ["what"] * 50
     answers = [REFUSAL, ANSWER] * 50 + [REFUSAL] * 50 + [ANSWER] * 50
-    result = counts.audit(records(openers, ["unsafe"] * 200, answers))
+    result = audited(records(openers, ["unsafe"] * 200, answers))
     names = {c["word"] for key in ("jailbreak_candidates", "over_refuse_candidates") for c in result[key]}
     assert names == {"share", "what"}
 
 
 def test_data_without_refusals_fall_back_to_the_label():
-    result = counts.audit(records(["share"] * 20 + ["what"] * 20, ["unsafe"] * 20 + ["safe"] * 20, [""] * 40))
+    result = audited(records(["share"] * 20 + ["what"] * 20, ["unsafe"] * 20 + ["safe"] * 20, [""] * 40))
     assert result["outcome"] == "unsafe" and result["over_refuse_candidates"][0]["word"] == "share"
 
 
 def test_one_outcome_only_is_bad_input():
     with pytest.raises(InputError, match="same outcome"):
-        counts.audit(records(["what"] * 5, ["safe"] * 5, [ANSWER] * 5))
+        audited(records(["what"] * 5, ["safe"] * 5, [ANSWER] * 5))
     with pytest.raises(InputError, match="no record"):
-        counts.audit([])
+        audited([])
 
 
 def test_probe_on_shuffled_labels_stays_at_chance():
     rng = np.random.default_rng(3)
     first, target = rng.choice(FILLER, 400).tolist(), rng.permutation(400) < 200
-    probe = counts.first_word_probe(first, target)
-    assert probe["low"] < 0.5 < probe["high"] and probe["p"] > 0.01
+    found = probe.first_word_probe(first, target)
+    assert found["low"] < 0.5 < found["high"] and found["p"] > 0.01
 
 
 def test_chart_is_written_and_a_strange_ending_is_named(tmp_path):
-    result = counts.audit(planted(0.8, 100, 0))
+    result = audited(planted(0.8, 100, 0))
     audit_chart.draw(result, tmp_path / "a.svg")
     assert "<svg" in (tmp_path / "a.svg").read_text()
     with pytest.raises(InputError, match="svg"):

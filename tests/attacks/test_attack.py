@@ -1,0 +1,111 @@
+"""The Python API: what bin/attack does, on records in memory, without flags and without files."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vlm_mu_jax
+from vlm_mu_jax import AttackOptions, AttackRecords, InputError, SuffixOptions, WordOptions
+from vlm_mu_jax.attacks.options import METHODS
+from vlm_mu_jax.data.placing import split_words
+from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.evaluation.judges import Label
+
+WORDS = ("what", "can", "blick", "toma", "wug", "fep")
+SMALL = AttackOptions(
+    goals=("jailbreak",),
+    shots=1,
+    search_questions=1,
+    max_new_tokens=4,
+    batch_size=4,
+    words=WordOptions(WORDS, shortlist=0, rescored=0, block=8),
+    suffix=SuffixOptions(steps=1, candidates=4, top=2, length=2, stop=1e9),
+    word="what",
+)
+
+
+class PlantedJudge:
+    name, exact = "planted", False
+
+    def __call__(self, question, answer, record):
+        return Label("answered" if split_words(question)[0] == "what" else "refused")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    items = []
+    for i in range(4):
+        Image.fromarray(np.full((8, 8, 3), 50 * i, np.uint8)).save(root / f"{i}.png")
+        for kind, word, answer in (
+            ("unsafe", "share", "sorry , i cannot help"),
+            ("safe", "what", "take it , then turn"),
+        ):
+            items.append(Record(f"{kind}{i}", f"{i}.png", f"{word} the dax on this sign", answer, kind))
+    return Records(tuple(items), root, root / "test.json", "0" * 64)
+
+
+def test_words_are_found_without_flags_and_without_files(model, records, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = dataclasses.replace(SMALL, shots=2, words=dataclasses.replace(SMALL.words, shortlist=len(WORDS)))
+    found = vlm_mu_jax.attack(model, records, options, judge=PlantedJudge())
+    assert found.words["jailbreak"][0] == "what" and found.method == "one_word"
+    rates = found.measured["jailbreak"]
+    assert rates.n == 2 and rates.original.value == 0 and rates.any_of_k.value == 1  # half of the four
+    assert rates.any_of_k_null.value == 0 and rates.test.c == 2
+    assert found.to_dict()["any_of_k"]["asr"]["words_against_null"]["test"] == "exact McNemar"
+    assert {a.labels["planted"]["label"] for a in found.answers} == {"answered", "refused"}
+    assert "what" in found.table() and list(tmp_path.iterdir()) == []
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("one_word", "pgd", "noise")])
+def test_every_method_is_measured_beside_its_control(model, records, method):
+    options = dataclasses.replace(SMALL, method=method, verify_questions=1)
+    found = vlm_mu_jax.attack(model, records, options, judge=PlantedJudge())
+    rates = found.measured["jailbreak"]
+    assert rates.n == 1 and rates.test.n == 1 and found.method == method and "control" in found.table()
+    assert (rates.any_of_k.value, rates.any_of_k_null.value) == ((1, 0) if method == "paraphrase" else (0, 0))
+
+
+def test_files_are_written_when_asked_and_spare_the_second_run(model, records, tmp_path):
+    out = tmp_path / "attack.json"
+    data = AttackRecords(records, records, records)
+    first = vlm_mu_jax.attack(model, data, SMALL, judge="rules", out=out, name="tiny")
+    assert json.loads(out.read_text()) == json.loads(json.dumps(first.to_dict())) and first.content["model"] == "tiny"
+    before = (tmp_path / "attack.answers.jsonl").read_text()
+    again = vlm_mu_jax.attack(model, data, SMALL, judge="rules", out=out, name="tiny")
+    assert again.to_dict() == first.to_dict() and (tmp_path / "attack.answers.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"method": "magic"}, "method=magic"),
+        ({"goals": ("win",)}, "win"),
+        ({"shots": 0}, "shots"),
+        ({"method": "pgd", "universal": True}, "universal"),
+        ({"method": "prefill", "targets": "data"}, "targets"),
+        ({"method": "paraphrase", "word": None}, "word"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(wrong, named):
+    with pytest.raises(InputError, match=named):
+        dataclasses.replace(SMALL, **wrong)
+
+
+def test_an_audit_of_records_and_of_their_repair(records, tmp_path):
+    found = vlm_mu_jax.audit(records)
+    assert found.probe["accuracy"] == 1 and found.rows[0].position == "first" and found.labels["refused"] == 4
+    assert found.to_dict()["rows"][0]["word"] == found.rows[0].word
+    assert vlm_mu_jax.audit(records, vlm_mu_jax.AuditOptions(outcome="unsafe")).outcome == "unsafe"
+    vlm_mu_jax.AuditResult  # noqa: B018 (exported)
+    assert callable(vlm_mu_jax.rebalance)
+
+
+def test_saliency_of_records(model, records):
+    found = vlm_mu_jax.record_saliency(model, records, 2)
+    assert found["n"] == 2 and found["openings"] and found["questions"][0]["words"]

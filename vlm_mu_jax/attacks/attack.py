@@ -1,0 +1,266 @@
+"""Attacks a model, by any method, and measures it with real answers beside a control.
+
+import vlm_mu_jax
+model = vlm_mu_jax.load("runs/sft")
+found = vlm_mu_jax.attack(model, "runs/mini/data")                     # every word of the vocabulary
+found.words["jailbreak"], found.measured["jailbreak"].any_of_k
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from vlm_mu_jax.attacks import method as methods
+from vlm_mu_jax.attacks import openings as openings_lib
+from vlm_mu_jax.attacks import tables
+from vlm_mu_jax.attacks.audit.audit import audit
+from vlm_mu_jax.attacks.audit.refusals import refuses
+from vlm_mu_jax.attacks.guards import AttackGuard, attack_guard
+from vlm_mu_jax.attacks.margins_file import MarginsFile, Scores
+from vlm_mu_jax.attacks.measure import Measured, Measurement, judging
+from vlm_mu_jax.attacks.method import MeasuredProposal, Method, Setting
+from vlm_mu_jax.attacks.methods import prefill, unsearched
+from vlm_mu_jax.attacks.methods.pgd import FoundImage
+from vlm_mu_jax.attacks.methods.searched import PixelAttack, SuffixAttack
+from vlm_mu_jax.attacks.methods.suffix import FoundSuffix
+from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.options import SUFFIXES, AttackOptions
+from vlm_mu_jax.attacks.questions import AttackRecords
+from vlm_mu_jax.attacks.search_run import SearchRun
+from vlm_mu_jax.attacks.words import vocabulary
+from vlm_mu_jax.attacks.words.one_word import OneWord
+from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.answers.answers_file import Answer
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+from vlm_mu_jax.evaluation.judges import Judge, JudgeOptions, choose
+from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering.guard import Guard
+from vlm_mu_jax.storage.identity import weights_hash
+from vlm_mu_jax.storage.model_folder import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What an attack found.
+
+    Attributes:
+      method: its name.
+      measured: by goal, the rates on verification questions with their control and McNemar test; of the one-word attack
+        those at its first position.
+      words: by goal, the words that the one-word attack chose; empty for other methods.
+      answers: every answer that was asked for, with its label.
+      content: the content of attack.json.
+    """
+
+    method: str
+    measured: Mapping[str, Measured]
+    words: Mapping[str, Sequence[str]]
+    answers: Sequence[Answer]
+    content: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as attack.json holds them."""
+        return dict(self.content)
+
+    def table(self) -> str:
+        """What bin/attack prints."""
+        return tables.attack_table(self.content)
+
+
+def attack(
+    model: Model,
+    records: Records | AttackRecords | str | Path,
+    options: AttackOptions = AttackOptions(),  # noqa: B008
+    *,
+    judge: str | Judge | JudgeOptions | None = None,
+    guard: str | Path | Guard | None = None,
+    reference: Model | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    meshes: Sequence[Mesh] = (),
+    progress: Progress | None = None,
+) -> AttackResult:
+    """Attacks a model and measures the attack with real answers, beside a control.
+
+        found = vlm_mu_jax.attack(model, records, vlm_mu_jax.AttackOptions(method="prefill"), judge="rules")
+        print(found.table())
+
+    Args:
+      model: what `vlm_mu_jax.load` returns.
+      records: the questions. `AttackRecords` names those that are searched and those that are verified; plain records
+        are split in halves; a folder is read as bin/attack reads it.
+      judge: whose labels count. None is the oracle where the data have one, else the judge `refusal`.
+      guard: attacks the guarded model: a guard, or its folder.
+      reference: the model before its safety tuning, for over-refusal words; see `words.one_word.OneWord`.
+      out: JSON file to write. Scores, answers and images go beside it (NAME.margins.jsonl, NAME.answers.jsonl,
+        NAME.images/), and a killed attack continues from them. None writes nothing that stays.
+      name: what the result calls the model; None is the name of its folder.
+      meshes: every mesh searches questions of its own; see `search_run.meshes_of`.
+      progress: shows progress; None is silent.
+
+    Raises:
+      InputError: options, records, guard or judge do not fit, or a prompt is longer than the model's positions.
+      JobError: a score is not a finite number, or another attack is writing the same file.
+    """
+    data = _data(records, options.seed)
+    steer = attack_guard(model, guard, options.searches)
+    with contextlib.ExitStack() as stack:
+        path = (
+            Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "attack.json"
+        )
+        counted = choose(judge, data.verify.source.parent, path.with_name(f"{path.name}.judging")).counted
+        method = method_of(model, data, options, reference)
+        identity = _identity(model, method, steer, options)
+        answers, file = stack.enter_context(_resumable(path, identity, _kept(options)))
+        answering = AnswerOptions(options.batch_size, options.max_new_tokens, steer.answers, progress)
+        setting = Setting(
+            model,
+            data.search,
+            data.verify,
+            options.draw,
+            Measurement(model, counted, answers, answering),
+            steer.search,
+            SearchRun(meshes, file, progress),
+            path.with_name(f"{path.stem}.images"),
+        )
+        measured = methods.run(method, setting)
+        content = method.report(setting, measured) | _about(data, options, name or _name(model))
+        asked = answers_file.read(answers)
+        content |= judging(asked, counted)
+        if out is not None:
+            write_json(path, content)
+    return AttackResult(method.name, _main_rates(measured), _words(content), asked, content)
+
+
+def method_of(model: Model, data: AttackRecords, options: AttackOptions, reference: Model | None = None) -> Method:
+    """The method that the options name, with what it takes from the data."""
+    method = options.method
+    if method == "one_word":
+        words = _candidates(model, data, options)
+        return OneWord(words, _refusals(model, data, options), options.words, reference)
+    if method in SUFFIXES:
+        use = dataclasses.replace(options.suffix, seed=options.seed)
+        return SuffixAttack(method, _openings(model, data, options), use, options.universal)
+    if method == "pgd":
+        return PixelAttack(_openings(model, data, options), dataclasses.replace(options.pixels, seed=options.seed))
+    if method == "prefill":
+        return unsearched.begun(options.prefills, _answered(data))
+    if method == "paraphrase":
+        return unsearched.paraphrased(options.paraphrases, options.word, options.words.mode)
+    return unsearched.pictures(method, options.carrier)
+
+
+def _data(records: Records | AttackRecords | str | Path, seed: int) -> AttackRecords:
+    if isinstance(records, AttackRecords):
+        return records
+    if isinstance(records, Records):
+        return AttackRecords.halved(records, seed)
+    return AttackRecords.from_folder(records, seed=seed)
+
+
+def _answered(data: AttackRecords) -> list[str]:
+    """Reference answers that do not refuse."""
+    return [record.answer for record in data.safety_records() if record.answer and not refuses(record)]
+
+
+def _refusals(model: Model, data: AttackRecords, options: AttackOptions) -> Openings:
+    """The refusal openings that are given, else those of the reference answers."""
+    if options.openings is not None:
+        return openings_lib.from_texts(options.openings, model.processor)
+    return openings_lib.of_records(data.safety_records(), model.processor)
+
+
+def _openings(model: Model, data: AttackRecords, options: AttackOptions) -> Openings:
+    """What a search is after: the beginnings that are wanted, or refusals, which are not."""
+    if options.targets is None:
+        return _refusals(model, data, options)
+    texts = prefill.found(_answered(data), options.shots) if options.targets == "data" else options.targets
+    return dataclasses.replace(openings_lib.from_texts(texts, model.processor), wanted=True)
+
+
+def _candidates(model: Model, data: AttackRecords, options: AttackOptions) -> list[str]:
+    given = options.words.candidates
+    if given == "audit":
+        return vocabulary.first_words(audit(data.safety_records()).to_dict()["rows"])
+    if isinstance(given, str):
+        return vocabulary.candidate_words(given, model.processor.tokenizer)
+    return vocabulary.distinct(given)
+
+
+def _identity(model: Model, method: Method, guard: AttackGuard, options: AttackOptions) -> dict[str, Any]:
+    """What makes scores and answers those of this very attack: a file of another one is started anew."""
+    program = {
+        "version": version("vlm_mu_jax"),
+        "weights": weights_hash(model.params),
+        "guard": guard.sha256,
+        "template": model.processor.template,
+        "max_new_tokens": options.max_new_tokens,
+    }
+    if isinstance(method, OneWord):
+        return program | {
+            "reference": method.reference and weights_hash(method.reference.params),
+            "words": hashlib.sha256("\n".join(method.words).encode()).hexdigest(),
+            "openings": method.openings.refusal,
+            "positions": options.words.positions,
+            "mode": options.words.mode,
+            "top": max(options.shots, options.words.shortlist),
+        }
+    openings = getattr(method, "openings", None)
+    return program | {
+        "method": method.name,
+        "settings": options.of_method(),
+        "openings": openings and [openings.wanted, openings.refusal],
+    }
+
+
+def _kept(options: AttackOptions) -> type:
+    """What the file of finished questions holds."""
+    if options.method == "one_word":
+        return Scores
+    return FoundImage if options.method == "pgd" else FoundSuffix
+
+
+@contextlib.contextmanager
+def _resumable(out: Path, identity: Mapping[str, Any], kind: type) -> Iterator[tuple[Path, MarginsFile]]:
+    """(answers file, open file of finished questions): both of this very attack, or new."""
+    answers, margins = (out.with_name(f"{out.stem}.{what}.jsonl") for what in ("answers", "margins"))
+    with MarginsFile(margins, identity, kind) as file:
+        if not file.resumed:
+            answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
+        yield answers, file
+
+
+def _about(data: AttackRecords, options: AttackOptions, name: str) -> dict[str, Any]:
+    content = {
+        "model": name,
+        "search_split": data.split,
+        "data": {records.source.name: records.sha256 for records in (data.search, data.verify)},
+    }
+    if options.method == "one_word":
+        given = options.words.candidates
+        content["words"] = given if isinstance(given, str) else "given"
+    return content
+
+
+def _name(model: Model) -> str:
+    """The folder's name, or that of the run that it is the final model of."""
+    folder = model.folder.absolute()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def _main_rates(measured: Sequence[MeasuredProposal]) -> dict[str, Measured]:
+    """By goal; of several positions the first."""
+    return {one.proposal.goal: one.main for one in reversed(measured)}
+
+
+def _words(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {goal: [row["word"] for row in content[goal]] for goal in methods.GOALS if content.get(goal)}

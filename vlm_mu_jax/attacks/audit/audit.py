@@ -1,0 +1,126 @@
+"""The audit of safety data: every word counted, what the first word alone predicts, words that could break a model.
+
+import vlm_mu_jax
+found = vlm_mu_jax.audit(records)
+found.probe["accuracy"], [one["word"] for one in found.jailbreak_candidates]
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_mu_jax.attacks.audit.counts import POSITIONS, WordRow, candidates, word_rows
+from vlm_mu_jax.attacks.audit.probe import first_word_probe
+from vlm_mu_jax.attacks.audit.refusals import refuses, safety_records
+from vlm_mu_jax.data.placing import split_words
+from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditOptions:
+    """How data are audited.
+
+    Attributes:
+      outcome: what the words are tested against: "refusal" of the reference answer, the "unsafe" label, or "auto".
+        "auto" is refusal where the reference answers hold both refusals and answers, else the label.
+      seed: of the probe's folds.
+      folds: of the probe's cross-validation.
+      refused: says whether a record's reference answer is a refusal.
+    """
+
+    outcome: str = "auto"
+    seed: int = 0
+    folds: int = 5
+    refused: Callable[[Record], bool] = refuses
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditResult:
+    """What an audit found.
+
+    Attributes:
+      n: questions.
+      outcome: "refusal" or "unsafe", what the words were tested against.
+      labels: how many questions are "unsafe", "safe", "refused".
+      rows: every word at every position class, by position class, then by count.
+      probe: how well the first word alone predicts the outcome; see `audit.probe.first_word_probe`.
+      jailbreak_candidates, over_refuse_candidates: first words that go with the absence and with the presence of the
+        outcome, strongest first; see `audit.counts.candidates`.
+    """
+
+    n: int
+    outcome: str
+    labels: Mapping[str, int]
+    rows: Sequence[WordRow]
+    probe: Mapping[str, Any]
+    jailbreak_candidates: Sequence[Mapping[str, Any]]
+    over_refuse_candidates: Sequence[Mapping[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as audit.json holds them."""
+        return {
+            "schema": 1,
+            "n": self.n,
+            "outcome": self.outcome,
+            "labels": dict(self.labels),
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "probe": dict(self.probe),
+            "jailbreak_candidates": list(self.jailbreak_candidates),
+            "over_refuse_candidates": list(self.over_refuse_candidates),
+        }
+
+
+def audit(
+    records: Sequence[Record] | str | Path,
+    options: AuditOptions = AuditOptions(),  # noqa: B008
+) -> AuditResult:
+    """Counts which words of safety data predict refusal.
+
+        found = vlm_mu_jax.audit("data/train.json", vlm_mu_jax.AuditOptions(outcome="unsafe"))
+
+    Args:
+      records: the data, or their file. General records are left out where there are safe or unsafe ones.
+
+    Raises:
+      InputError: there is no record, or the outcome is the same for every record.
+    """
+    if isinstance(records, str | Path):
+        from vlm_mu_jax.data import readers
+
+        records = readers.read(records, check_images=False)
+    safety = safety_records(records)
+    if not safety:
+        raise InputError("the data hold no record; give a folder or file with at least one question")
+    refused_n = np.array([bool(options.refused(record)) for record in safety])
+    unsafe_n = np.array([record.kind == "unsafe" for record in safety])
+    outcome, target_n = _outcome(options.outcome, refused_n, unsafe_n)
+    words = [split_words(record.question) for record in safety]
+    rows = [row for position in POSITIONS for row in word_rows(words, position, refused_n, unsafe_n, target_n)]
+    return AuditResult(
+        n=len(safety),
+        outcome=outcome,
+        labels={"unsafe": int(unsafe_n.sum()), "safe": int((~unsafe_n).sum()), "refused": int(refused_n.sum())},
+        rows=rows,
+        probe=first_word_probe([w[0] if w else "" for w in words], target_n, options.seed, options.folds),
+        jailbreak_candidates=candidates(rows, "jailbreak"),
+        over_refuse_candidates=candidates(rows, "over_refuse"),
+    )
+
+
+def _outcome(name: str, refused_n: np.ndarray, unsafe_n: np.ndarray) -> tuple[str, np.ndarray]:
+    by_name = {"refusal": refused_n, "unsafe": unsafe_n}
+    if name == "auto":
+        name = "refusal" if 0 < refused_n.sum() < len(refused_n) else "unsafe"
+    if name not in by_name:
+        raise InputError(f"--outcome={name}: there is no such outcome; use auto, refusal or unsafe")
+    target_n = by_name[name]
+    if target_n.all() or not target_n.any():
+        raise InputError(
+            f"every one of the {len(target_n)} questions has the same outcome ({name}), so no word can predict it;"
+            " give data with both, for example safe and unsafe questions together"
+        )
+    return name, target_n

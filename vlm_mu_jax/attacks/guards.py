@@ -1,0 +1,71 @@
+"""A guard as an attack takes it: in its searches, in its answers, and in what identifies it."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.steering.guard import Guard, SteerPerBatch, open_guard
+from vlm_mu_jax.storage.identity import weights_hash
+from vlm_mu_jax.storage.model_folder import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackGuard:
+    """The guard of an attacked model; all None without one.
+
+    Attributes:
+      answers: as functions that answer questions take it.
+      search: as searches take it.
+      sha256: identifies it.
+    """
+
+    answers: Steer | SteerPerBatch | None = None
+    search: Steer | FirstPass | None = None
+    sha256: str | None = None
+
+
+def attack_guard(model: Model, guard: str | Path | Guard | None, searches: bool) -> AttackGuard:
+    """Opens a guard for an attack.
+
+    Args:
+      guard: a guard folder, a guard, or None.
+      searches: whether the attack searches. Without a search any guard will do.
+
+    Raises:
+      InputError: the folder holds no guard of this model, or the guard leaves candidates no common prefix to search on.
+    """
+    if guard is None:
+        return AttackGuard()
+    if isinstance(guard, Guard):
+        steer, name, sha256 = guard.steer(model), "guard", _digest(guard)
+    else:
+        steer, facts = open_guard(model, guard)
+        name, sha256 = str(guard), facts["sha256"]
+    return AttackGuard(steer, search_steer(steer, name) if searches else None, sha256)
+
+
+def search_steer(steer: Steer | SteerPerBatch, name: str) -> Steer | FirstPass:
+    """What steers a search, from what steers the answers. name: of the guard, for the error.
+
+    Raises:
+      InputError: the guard adds a component that it reads off every prompt.
+    """
+    if not isinstance(steer, SteerPerBatch):
+        return steer
+    options = steer.guard.options
+    if options.component != "token":
+        raise InputError(
+            f"--guard={name}: adds a component that a first pass reads off every prompt anew, so candidates"
+            " share no prefix to search on; attack it with --method=prefill, paraphrase, blank, noise or typographic"
+        )
+    return FirstPass(steer.guard.as_steer, options.first_pass_reads_text)
+
+
+def _digest(guard: Guard) -> str:
+    arrays = {name: value for name, value in vars(guard.directions).items() if value is not None}
+    arrays |= {name: value for name, value in vars(guard.scores).items() if value is not None}
+    parts = (weights_hash(arrays | {"gate_LD": guard.gate_LD}), repr(guard.options))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

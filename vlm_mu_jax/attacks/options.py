@@ -1,0 +1,107 @@
+"""What an attack is told: the method, the questions, and what each method needs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlm_mu_jax.attacks.method import GOALS, Draw
+from vlm_mu_jax.attacks.methods.images import CARRIER
+from vlm_mu_jax.attacks.methods.paraphrase import TEMPLATES
+from vlm_mu_jax.attacks.methods.pgd import PixelOptions
+from vlm_mu_jax.attacks.methods.suffix import SuffixOptions
+from vlm_mu_jax.attacks.words.one_word import WordOptions
+from vlm_mu_jax.errors import InputError
+
+SUFFIXES = ("gcg", "random")
+SEARCHES = (*SUFFIXES, "pgd")  # these follow the refusal margin, as the one-word attack does
+METHODS = ("one_word", *SEARCHES, "prefill", "paraphrase", "blank", "noise", "typographic")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackOptions:
+    """How a model is attacked.
+
+        AttackOptions()                                                     # every word of the vocabulary
+        AttackOptions(goals=("jailbreak",), words=WordOptions(positions=("question_start", "response_prefix")))
+        AttackOptions(method="gcg", universal=True, shots=1, suffix=SuffixOptions(steps=60))
+        AttackOptions(method="paraphrase", word="what")
+
+    Attributes:
+      method: one of `METHODS`.
+      goals: "jailbreak" asks unsafe questions and counts answers; "over_refuse" asks safe ones and counts refusals.
+      shots: K, how often a question is tried.
+      search_questions, verify_questions: at most so many questions per goal; None is all.
+      seed: draws the questions and the controls.
+      batch_size, max_new_tokens: of the answers.
+      openings: texts that refusals begin with. None finds them in the reference answers.
+      targets: for gcg, random and pgd. Texts that answers are to begin with, or "data" for the most frequent beginnings
+        of the reference answers. None makes refusals unlikely instead.
+      words: the one-word attack.
+      suffix: gcg and random. universal: K suffixes, each for all search questions together.
+      pixels: pgd.
+      prefills: prefill, beginnings of answers. None takes the most frequent ones of the reference answers.
+      paraphrases: paraphrase, templates with {question} in them, or texts by record id. word: what is put in.
+      carrier: typographic, the prompt beside the image with the question.
+
+    Raises:
+      InputError: there is no such method or goal, or an option does not belong to the method.
+    """
+
+    method: str = "one_word"
+    goals: tuple[str, ...] = GOALS
+    shots: int = 3
+    search_questions: int | None = 32
+    verify_questions: int | None = None
+    seed: int = 0
+    batch_size: int = 32
+    max_new_tokens: int = 64
+    openings: Sequence[str] | None = None
+    targets: str | Sequence[str] | None = None
+    words: WordOptions = WordOptions()
+    suffix: SuffixOptions = SuffixOptions()
+    universal: bool = False
+    pixels: PixelOptions = PixelOptions()
+    prefills: Sequence[str] | None = None
+    paraphrases: Sequence[str] | Mapping[str, Sequence[str]] = TEMPLATES
+    word: str | None = None
+    carrier: str = CARRIER
+
+    def __post_init__(self) -> None:
+        method = self.method
+        if method not in METHODS:
+            raise InputError(f"--method={method}: there is no such method; use one of {', '.join(METHODS)}")
+        if unknown := [goal for goal in self.goals if goal not in GOALS] or not self.goals:
+            raise InputError(f"goals: {unknown or 'none'}; use some of {', '.join(GOALS)}")
+        if self.shots < 1:
+            raise InputError(f"shots: {self.shots} is no number of tries; use 1 or more")
+        if self.universal and method not in SUFFIXES:
+            raise InputError(
+                f"--universal is about suffixes, not --method={method}; use it with --method=gcg or random"
+            )
+        if self.targets and method not in SEARCHES:
+            raise InputError(
+                f"--targets is for searches, not --method={method}; use it with one of {', '.join(SEARCHES)}"
+            )
+        if method == "paraphrase" and not self.word:
+            raise InputError("--method=paraphrase needs --word=WORD, for example one that the word search found")
+
+    @property
+    def draw(self) -> Draw:
+        return Draw(self.goals, self.shots, self.search_questions, self.verify_questions, self.seed)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the method follows the refusal margin."""
+        return self.method in ("one_word", *SEARCHES)
+
+    def of_method(self) -> dict[str, Any]:
+        """The options that matter to the method: what makes the results of a search its own."""
+        if self.method in SUFFIXES:
+            return dataclasses.asdict(dataclasses.replace(self.suffix, seed=self.seed))
+        if self.method == "pgd":
+            return dataclasses.asdict(dataclasses.replace(self.pixels, seed=self.seed))
+        if self.method == "prefill":
+            return {"prefills": self.prefills}
+        if self.method == "paraphrase":
+            return {"paraphrases": self.paraphrases, "word": self.word}
+        return {"carrier": self.carrier} if self.method == "typographic" else {}
