@@ -1,9 +1,11 @@
-"""The refusal margin of candidate prompts: log-odds that the answer starts with a refusal opening, in nats.
+"""The refusal margin of a prompt: the log-odds, in nats, that the answer starts with a refusal opening.
 
-The openings form a tree of token prefixes. Every node needs the model's next-token distribution after the prompt plus
-the node's tokens; each node costs one token per candidate, which reads the prompt's cached keys and its ancestors'.
-Leaving the tree at any node means no refusal, so both sides of the odds are sums over nodes, and the margin keeps its
-precision near probabilities 0 and 1.
+The openings form a tree of token prefixes (`openings.Openings.nodes`). The score needs the model's next-token
+distribution at every node: after the prompt and the node's tokens. A node costs one token per candidate, which reads
+the cached keys and values of the prompt and of the nodes above it.
+
+An answer that leaves the tree at any node is no refusal. Both sides of the odds are therefore sums over nodes, and the
+margin keeps its precision near probabilities 0 and 1.
 """
 
 import functools
@@ -21,6 +23,7 @@ from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, while_decoding
+from vlm_mu_jax.steering.shapes import check_shapes
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
@@ -38,16 +41,26 @@ def score(
     lora: dict[str, Any] | None = None,
     embedded_CTD: Array | None = None,
 ) -> tuple[Array, Array | None]:
-    """Refusal margins [C], and the gates [L, C] of a guard.
+    """Scores the candidates of one question.
 
     Args:
-      kv: prefix cache of the candidates' question, of which they share `start` tokens; None = the rows are whole
-        prompts.
-      tokens_CT, lengths_C: the candidates' own tokens, right-padded.
-      features_1QD: the question's image tokens, where the rows hold them.
-      steer: the guard; gates that are not given are decided at each prompt's last token.
-      embedded_CTD: the rows' embeddings, instead of the tokens' own and the image tokens.
+      kv: the prefix cache of the question. None: the rows are whole prompts.
+      start: how many tokens of the cache the candidates share.
+      tokens_CT: int [C, T], the candidates' own tokens, right-padded.
+      lengths_C: int [C], how many of them are real.
+      features_1QD: float [1, Q, D], the question's image tokens, where the rows hold image placeholders.
+      nodes: the tree of the openings.
+      steer: the guard. Gates that it does not hold are decided at each prompt's last token.
+      lora: adapters.
+      embedded_CTD: float [C, T, D], the rows' embeddings, in place of those of the tokens and the image.
+
+    Returns:
+      (refusal margins float [C] in nats, gates [L, C] of the guard or None).
+
+    Raises:
+      InputError: an array has another shape.
     """
+    check_shapes(tokens_CT=tokens_CT, lengths_C=lengths_C, embedded_CTD=embedded_CTD, features_1QD=features_1QD)
     keep = len(nodes) > 1
     out = _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, steer, lora, embedded_CTD, keep=keep)
     steer = while_decoding(steer, out.gate_LB)

@@ -1,7 +1,8 @@
-"""The scores of questions on disk: one JSON line each, appended and fsynced; of two lines with a key the later counts.
+"""What a search has finished, on disk, so that a killed search continues with the question it was at.
 
-A search killed at any moment continues with the question it was at. The first line says which search the file belongs
-to; a file of another search (other weights, words, guard ...) is started anew.
+Every finished question is one JSON line, on the disk before the next begins. Of two lines with the same key the later
+one counts. The first line says which search the file belongs to. A file of another search (other weights, words, guard) is
+started anew.
 """
 
 import base64
@@ -20,10 +21,14 @@ from vlm_mu_jax.errors import InputError, JobError
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """One question's result. original: margin of the unchanged prompt. margins_PW: of every position and word.
+    """One question's result in a word search.
 
-    best_PK: numbers of the best words per position, best first, -1 where there are fewer. in_full_P: candidates that
-    were run as whole prompts because they share no prefix. flops: forward FLOPs spent on the question.
+    Attributes:
+      original: the margin of the unchanged prompt, in nats.
+      margins_PW: float32 [P, W], the margin with every word at every position.
+      best_PK: int [P, K], numbers of the best words at every position, best first, -1 where there are fewer.
+      in_full_P: int [P], candidates that were run as whole prompts because they share no prefix.
+      flops: forward FLOPs spent on the question.
     """
 
     original: float
@@ -50,9 +55,13 @@ class Scores:
 
 
 class MarginsFile:
-    """An open file of scores by key. One process at a time: a second one gets a JobError.
+    """An open file of finished questions, by key. One process may have it open: a second one gets a JobError.
 
-    kind: class of what is kept, with to_dict and from_dict. resumed: whether the file held this very search already.
+    Args:
+      identity: what makes results those of this very search; plain values.
+      kind: the class of what is kept, with `to_dict` and `from_dict`.
+
+    Its attribute `resumed` says whether the file held this very search already.
     """
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any], kind: Any = Scores):

@@ -1,8 +1,8 @@
-"""Refusal openings: the few first tokens that tell a refusal from an answer, as a tree of token prefixes.
+"""Refusal openings: the first tokens that tell a refusal from an answer, as a tree of token prefixes.
 
-The search scores a prompt by the probability that the answer starts with one of them. Often one token is enough; when
-refusals and answers share their first token ("I'm sorry", "I see"), the tree goes as deep as it takes to tell them
-apart, and the score stays exact: probabilities of the openings add up because none is the beginning of another.
+A search scores a prompt by the probability that its answer starts with one of them. Often one token is enough. Where
+refusals and answers share their first token ("I'm sorry", "I see"), the tree goes as deep as it takes.
+The score stays exact: no opening is the beginning of another, so their probabilities add up.
 """
 
 import dataclasses
@@ -33,10 +33,13 @@ Prefix = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A point where the answer may still become a refusal.
+    """A point of the tree, where the answer may still become a refusal.
 
-    prefix: answer tokens up to here. parent: index of the node one token earlier, -1 at the root.
-    refusal: next tokens that complete an opening. deeper: next tokens that lead to another node.
+    Attributes:
+      prefix: the answer's tokens up to here.
+      parent: index of the node one token earlier, -1 at the root.
+      refusal: next tokens that complete an opening.
+      deeper: next tokens that lead to another node.
     """
 
     prefix: Prefix
@@ -47,11 +50,17 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Openings:
-    """Prefix-free openings and their tree, parents before children. Hashable: a static argument of the search.
+    """Prefix-free openings. Hashable, because their tree is a static argument of the compiled search.
 
-    wanted: they begin the answer that an attack is after, and are to become likely, instead of a refusal.
-    source: "data", "given" or "common". coverage: share of the refused reference answers that start with one of
-    them; false_alarms: share of the answered ones (both None when they do not come from data).
+    Attributes:
+      refusal: the openings, each as its tokens.
+      source: "data", "given" or "common" (`COMMON_REFUSALS`).
+      coverage: the share of the refusing reference answers that start with one of them; None if not from data.
+      false_alarms: the share of the other reference answers that do; None if not from data.
+      wanted: they begin the answer that an attack is after. They are to become likely, instead of unlikely as refusals.
+
+    Raises:
+      InputError: there is no opening.
     """
 
     refusal: tuple[Prefix, ...]
@@ -79,12 +88,12 @@ class Openings:
         )
 
     def sign(self, goal: str) -> float:
-        """Of the margin that a goal wants to be large: of that of refusing, or of that of what is wanted."""
+        """1 where the goal wants the openings to be likely, -1 where it wants them to be unlikely."""
         return GOALS[goal] * (-1.0 if self.wanted else 1.0)
 
     @property
     def depth(self) -> int:
-        """Tokens of an answer that the deepest node needs in the prompt."""
+        """How many tokens of an answer stand before the deepest node."""
         return max(len(o) for o in self.refusal) - 1
 
 

@@ -1,4 +1,4 @@
-"""One question's prompt, run once: the keys and values that all its candidates read.
+"""A question's prompt, run once: the image's tokens, and the keys and values that all its candidates read.
 
 The cache belongs to one image, one text and one state of the guard, and lives only as long as the search of that
 question: nothing looks it up by text, so two images with the same text cannot share one.
@@ -31,6 +31,7 @@ from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import Batch, encode_images, forward
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, on_prefix
+from vlm_mu_jax.steering.shapes import check_shapes
 
 _encode = jax.jit(encode_images, static_argnames="cfg")
 
@@ -65,7 +66,13 @@ def run_prefix(
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
 ) -> Prefix:
-    """Runs a prompt [1, S] with its image tokens and keeps what later tokens may read of it."""
+    """Runs a prompt and keeps what later tokens may read of it.
+
+    Args:
+      tokens_1S: int [1, S], the whole prompt, right-padded; length_1: int [1], its real tokens.
+      features_1QD: float [1, Q, D], the tokens of its image, or None.
+    """
+    check_shapes(tokens_1S=tokens_1S, length_1=length_1, features_1QD=features_1QD)
     batch = Batch(tokens_1S, length_1, None, features_1QD)
     out = forward(params, batch, cfg, steer=on_prefix(steer), lora=lora, keep_cache=True, logits=False)
     # Every token of the prompt is earlier than any candidate's own; only a sliding window needs to know how much.

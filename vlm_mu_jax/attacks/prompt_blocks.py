@@ -1,8 +1,8 @@
-"""Candidates as token ids: what a user's text with the word in it really becomes, and how it is cut into blocks.
+"""Candidate prompts as token ids, and the blocks of fixed shape that they are run in.
 
-A candidate is tokenised as the whole string it is, never as "prefix ids + word ids": pieces may merge across the place
-where the word was put. What a candidate has in common with the unchanged prompt is then read off the ids. Most share
-everything before the word; the few that do not are run in full, and counted.
+A candidate is tokenised as the whole text that a user would send, never as "prefix ids + word ids", because pieces may
+merge across the place where the word was put. What it has in common with the unchanged prompt is then read off the ids.
+Most candidates share everything before the word. The few that do not are run as whole prompts, and counted.
 """
 
 import dataclasses

@@ -11,14 +11,23 @@ from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.steering.shapes import check_shapes
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchQuestion:
-    """A question of a search, and its image: a file, what `Processor.pixels` makes of one, or None."""
+    """A question of a search, and its image: a file, what `Processor.pixels` makes of one, or None.
+
+    Raises:
+      InputError: pixels that are not [H, W, 3].
+    """
 
     question: str
     image: Path | np.ndarray | Tiles | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image, np.ndarray):
+            check_shapes(image_HWC=self.image)
 
     def key(self, role: str) -> str:
         """Names the question by its content; the image counts by its bytes."""

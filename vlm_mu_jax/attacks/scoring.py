@@ -1,4 +1,4 @@
-"""All candidates of one question: tokenised, cut into blocks, run on the question's prefix cache, the best kept."""
+"""Scores all candidates of one question: tokenises them, runs them in blocks on its prefix cache, keeps the best."""
 
 import dataclasses
 import functools
@@ -68,7 +68,10 @@ class SearchTask:
 
 
 class Place:
-    """Where a question is scored: one device, or a mesh over whose batch axes the candidates of a block are spread."""
+    """Where a question is scored: one device, or a mesh.
+
+    A mesh spreads the candidates of a block over its batch axes; `rows` is their size.
+    """
 
     def __init__(self, params: Params, task: SearchTask, mesh: Mesh | None = None) -> None:
         self.mesh = mesh
@@ -86,15 +89,19 @@ class Place:
 
 
 def places(params: Params, task: SearchTask, meshes: Sequence[Mesh]) -> list[Place]:
-    """A place for every mesh; without one, where the parameters are."""
+    """One place for every mesh. Without a mesh there is one place: the devices that hold the parameters."""
     return [Place(params, task, mesh) for mesh in (meshes or (None,))]
 
 
 class Shared:
-    """What is run once for a question and one image: the image's tokens, and prefix caches.
+    """What runs once for a question with its image: the image's tokens, and the prefix caches.
 
-    image: as `Processor.pixels` makes it, or None. kept: how many of the latest caches stay, for a question that is
-    searched again and again; without, each lives as long as its use. flops: spent here so far.
+    Args:
+      image: as `Processor.pixels` makes it, or None.
+      kept: how many of the latest caches stay, for a question that is searched again and again. 0: a cache lives as
+        long as its use.
+
+    Its attribute `flops` is what was spent here so far.
     """
 
     def __init__(self, task: SearchTask, where: Place, image: np.ndarray | Tiles | None, kept: int = 0) -> None:
@@ -156,7 +163,7 @@ def keep_best(best: Best, margins_C: Array, number_C: Array, sign: float) -> Bes
 
 
 class QuestionSearch:
-    """One question's candidates: number 0 is the unchanged prompt, 1 + p * W + w is word w at position p.
+    """One question's candidates. Number 0 is the unchanged prompt; number 1 + p * W + w is word w at position p.
 
     shared: what an earlier search of the same question and image has run already.
     """
@@ -217,7 +224,7 @@ class QuestionSearch:
             yield self._keep(p, block, margins_C, block.index_C)
 
     def _settle(self, index: np.ndarray, steer: Steer) -> Iterator[int]:
-        """Scores candidates whose gates are decided layer by layer; see `attack.guards`."""
+        """Scores candidates whose gates are decided layer by layer; see `prefix`."""
         first = self._shared.prefix(self._prompts, steer)
         presumed = (np.asarray(first.gate_L) > 0).tobytes()
         waiting: dict[bytes, list[int]] = {presumed: list(index)}

@@ -1,9 +1,8 @@
-"""Which words predict refusal in safety data.
+"""Counts of every word of safety data against the labels, at three position classes.
 
-A model tuned on data in which one opening word goes with refusals learns the word instead of the harm. This file
-counts every word at three position classes against the records' labels, with intervals, and asks how well the
-first word alone predicts the outcome. The counts follow Figure 2 of the safety-mirage paper, extended by intervals:
-a word seen twice proves nothing.
+A model that is tuned on data in which one opening word goes with refusals learns the word instead of the harm. The
+counts follow Figure 2 of the safety-mirage paper (arXiv 2503.11832). They have intervals, because a word that was seen
+twice proves nothing.
 """
 
 import dataclasses

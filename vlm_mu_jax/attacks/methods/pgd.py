@@ -35,13 +35,21 @@ from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import encode_images
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.steering.shapes import check_shapes
 from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class PixelOptions:
-    """epsilon: largest change of a value, step: change in one step, both in grey levels of 255. steps: at most so many.
-    stop: as in `suffix.SuffixOptions`."""
+    """How an image is changed.
+
+    Attributes:
+      epsilon: the largest change of a value, in grey levels of 255.
+      step: the change of a value in one step, in grey levels of 255.
+      steps: at most so many.
+      stop: ends the search when the margin has passed 0 by so many nats in the goal's direction.
+      seed: draws the start and the control. `vlm_mu_jax.attack` sets it to its own.
+    """
 
     epsilon: int = 8
     step: int = 1
@@ -52,9 +60,16 @@ class PixelOptions:
 
 @dataclasses.dataclass(frozen=True)
 class FoundImage:
-    """One question's image. margin: refusal margin with it, in nats; from_file: the same, read back from the file;
-    original: with the unchanged image; random: with `control`, an image changed at random by +-epsilon. largest: the
-    largest change of a value. image, control: PNG files. gradients, flops: spent."""
+    """One question's image.
+
+    Attributes:
+      image, control: PNG files: the image that was found, and one that is changed at random by +-epsilon.
+      margin: the refusal margin with the image, in nats; from_file: the same, with the image read back from its file.
+      original, random: the margin with the unchanged image and with `control`.
+      largest: the largest change of a value, in grey levels.
+      curve: the best margin after each step.
+      gradients, flops: what the search spent.
+    """
 
     image: str
     control: str
@@ -200,10 +215,17 @@ def margin_and_slope(
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
 ) -> tuple[Array, Array]:
-    """The refusal margin of a whole prompt about an image of 0..255, and the sign of its gradient there.
+    """The refusal margin of a whole prompt about an image, and the sign of its gradient in the image.
 
-    scaling: (rescale, mean, std) of the image processor.
+    Args:
+      tokens_1T: int [1, T], the prompt; length_1: int [1].
+      x_HWC: float [H, W, 3], the image in 0..255, as the model sees it.
+      scaling: (rescale, mean, std) of the image processor.
+
+    Returns:
+      (margin in nats, int8 [H, W, 3] of -1, 0 and 1).
     """
+    check_shapes(tokens_1T=tokens_1T, length_1=length_1, x_HWC=x_HWC)
 
     def refusal_margin(x_HWC: Array) -> Array:
         features = features_of(params, x_HWC, cfg=cfg, scaling=scaling)

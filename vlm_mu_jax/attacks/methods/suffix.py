@@ -33,10 +33,18 @@ _KEPT = 4  # prefix caches of a question under different gates
 
 @dataclasses.dataclass(frozen=True)
 class SuffixOptions:
-    """steps: at most so many. candidates: prompts scored in a step for a question; the unchanged question is one of
-    them. start: text the suffix starts with; "" = random tokens, `length` of them. top: tokens per place that gradients
-    propose. stop: a question is broken when its margin has passed 0 by so many nats in the goal's direction, and a
-    search ends when all of its questions are. block: candidates per program."""
+    """How suffixes are searched.
+
+    Attributes:
+      steps: at most so many.
+      candidates: prompts that a step scores for a question. The unchanged question is one of them.
+      start: the text that a suffix starts with. "" starts with random tokens, `length` of them.
+      top: how many tokens gradients propose for each place of the suffix.
+      stop: a question is broken when its margin has passed 0 by so many nats in the goal's direction. A search ends
+        when all of its questions are broken.
+      block: candidates scored by one program.
+      seed: draws starts, proposals and controls. `vlm_mu_jax.attack` sets it to its own.
+    """
 
     steps: int = 50
     candidates: int = 128
@@ -50,13 +58,17 @@ class SuffixOptions:
 
 @dataclasses.dataclass(frozen=True)
 class FoundSuffix:
-    """A suffix and what it does to the questions that joined its search, in nats of the margin that is searched for: of
-    refusing, or of answering as wanted (`Openings.wanted`).
+    """A suffix, and what it does to the questions that joined its search.
 
-    margins: with it; originals: of the questions alone. start: of the first question with the suffix the search began
-    with. curve: mean margin after each step, over the questions that had joined (`joined` of them). ids: the suffix
-    behind the first question. prompts: scored, gradients: made, flops: of both. control: a random suffix of as many
-    tokens; None as long as the search goes on.
+    Margins are in nats and of what is searched for: of refusing, or of answering as wanted (`Openings.wanted`).
+
+    Attributes:
+      text: the suffix; ids: its tokens behind the first question.
+      margins: of the questions with it, in the order in which they joined; originals: of the questions alone.
+      start: the first question's margin with the suffix that the search began with.
+      curve: the mean margin after each step; joined: over how many questions.
+      prompts, gradients, flops: how many were scored and made, and what both cost.
+      control: a random suffix of as many tokens. None as long as the search goes on.
     """
 
     text: str

@@ -46,10 +46,14 @@ class SearchOptions:
 class FoundWords:
     """What a search found at one position.
 
-    words: candidates in the order given. margins_QW: refusal margin of each in each question, in nats.
-    best: numbers of the universal words (best mean margin over the questions), best first. best_per_question: [Q, k]
-    the same for every question alone. original_Q: margin of each unchanged question. in_full: prompts that were run
-    whole because they share no prefix. flops: forward FLOPs of the whole search, all its positions together.
+    Attributes:
+      words: the candidates, in the order given.
+      margins_QW: float32 [Q, W], the refusal margin of every question with every word, in nats.
+      best: numbers of the words with the best mean margin over the questions, best first.
+      best_per_question: int [Q, top], the best words of every question alone; -1 where there are fewer.
+      original_Q: float [Q], the margins of the unchanged questions.
+      in_full: how many prompts were run whole because they share no prefix with their question.
+      flops: forward FLOPs of the whole search, all its positions together.
     """
 
     words: tuple[str, ...]
