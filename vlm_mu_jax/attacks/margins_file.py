@@ -1,8 +1,8 @@
 """What a search has finished, on disk, so that a killed search continues with the question it was at.
 
 Every finished question is one JSON line, on the disk before the next begins. Of two lines with the same key the later
-one counts. The first line says which search the file belongs to. A file of another search (other weights, words, guard) is
-started anew.
+one counts. The first line says which search the file belongs to. A file of another search (other weights, words, guard)
+is started anew.
 """
 
 import base64
