@@ -1,5 +1,6 @@
 """The name table: complete, one-to-one, and every layout reversible."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,11 +19,17 @@ from vlm_mu_jax.model.params import flatten
 TEXT = TextConfig(V=11, D=12, L=2, N=4, K=2, H=3, F=7, attention_bias=True, mlp_bias=True)
 LLAVA = param_specs(LlavaConfig(text=TEXT, vision=clip_vision(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
 LLAMA = param_specs(LlavaConfig(text=TEXT))
+SANDWICH = param_specs(LlavaConfig(text=dataclasses.replace(TEXT, qk_norm=True, post_norms=True)))
+
+
+def specs_of(dialect):
+    """Of a model that may be spelled so."""
+    return next(specs for specs in (LLAVA, LLAMA, SANDWICH) if dialect in names.fitting(specs))
 
 
 @pytest.mark.parametrize("dialect", names.DIALECTS.values(), ids=lambda d: d.name)
 def test_every_parameter_entry_comes_from_exactly_one_tensor(dialect):
-    specs = LLAVA if dialect.vision else LLAMA
+    specs = specs_of(dialect)
     slots = list(names.slots(specs, dialect))
     assert len({slot.key for slot in slots}) == len(slots)
     filled = {path: np.zeros(spec.shape, int) for path, spec in flatten(specs).items()}
@@ -52,7 +59,7 @@ def test_patch_convolution_is_flattened_channel_row_column():
 
 def test_each_dialect_is_recognised_by_its_own_keys():
     for dialect in names.DIALECTS.values():
-        specs = LLAVA if dialect.vision else LLAMA
+        specs = specs_of(dialect)
         keys = [slot.key for slot in names.slots(specs, dialect)]
         assert names.find_dialect(keys, specs, "x") == dialect
         assert names.find_dialect(keys[:-3], specs, "x") == dialect  # also of an incomplete file

@@ -117,10 +117,10 @@ def test_either_level_ties_the_head_as_in_transformers(top, text, tmp_path):
     ("change", "word"),
     [
         ({"model_type": "bert"}, "bert"),
-        ({"text_config": {"model_type": "qwen2"}}, "qwen2"),
+        ({"text_config": {"model_type": "mpt"}}, "mpt"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "siglip"),
-        ({"text_config": {"rope_scaling": {"type": "yarn", "factor": 2.0}}}, "yarn"),
-        ({"text_config": {"hidden_act": "gelu"}}, "hidden_act"),
+        ({"text_config": {"rope_scaling": {"type": "longrope", "factor": 2.0}}}, "longrope"),
+        ({"text_config": {"hidden_act": "gelu_fast"}}, "hidden_act"),
         ({"torch_dtype": "float64"}, "float64"),
         ({"text_config": None}, "wrong kind"),
         ({"text_config": {"num_hidden_layers": "3"}}, "text L is '3'"),

@@ -80,9 +80,9 @@ def for_adapters(dialect: str, specs: params_lib.Specs) -> Dialect:
 
 def fitting(specs: params_lib.Specs) -> list[Dialect]:
     """The dialects that a model with these parameters can be spelled in, the usual one first."""
-    paths = params_lib.flatten(specs).keys()
+    paths = set(params_lib.flatten(specs))
     kind = [dialect for dialect in DIALECTS.values() if (dialect.vision is not None) == ("vision" in specs)]
-    return [dialect for dialect in kind if paths <= {row.path for row in dialect.rows}]
+    return [one for one in kind if paths.issuperset(one.marks) and paths <= {row.path for row in one.rows}]
 
 
 def find_dialect(keys: Collection[str], specs: params_lib.Specs, source: str) -> Dialect:

@@ -118,7 +118,7 @@ def _shared(q_BTKGH: Array, segment: Segment) -> _Partial:
 
 
 def causal_mask(
-    query_positions_BT: Array, key_positions_BS: Array, lengths_B: Array, window: int | None = None
+    query_positions_BT: Array, key_positions_BS: Array, lengths_B: Array, window: int | Array | None = None
 ) -> Array:
     """True where a key is not later than the query, inside the row's length and (if set) the sliding window."""
     query, key = query_positions_BT[:, :, None], key_positions_BS[:, None, :]

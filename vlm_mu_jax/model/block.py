@@ -11,38 +11,48 @@ from jax import Array
 
 from vlm_mu_jax.model.cache import Reader
 from vlm_mu_jax.model.config import TextConfig
-from vlm_mu_jax.model.layers import linear, rms_norm, rope
+from vlm_mu_jax.model.layers import activation, linear, rms_norm, rope
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
 
 
 class Layer(NamedTuple):
-    """What is one layer's own. p: its parameters. lora: its adapters by parameter name. earlier: see `Reader`."""
+    """One layer's parameters, and its adapters by parameter name ({} for none)."""
 
     p: Params
     lora: dict[str, Any]
-    earlier: Any
+    cfg: TextConfig
 
     def linear(self, x: Array, weight: str, bias: str) -> Array:
         """`x @ p[weight]`, with the bias and the adapter where the layer has them."""
         return linear(x, self.p[weight], self.p.get(bias), self.lora.get(weight))
 
+    def norm(self, x: Array, scale: str) -> Array:
+        """x after the named norm, or x itself where the layer has no such norm."""
+        return rms_norm(x, self.p[scale], self.cfg.norm_eps, self.cfg.norm_offset) if scale in self.p else x
 
-def attention_half(x_BTD: Array, layer: Layer, cfg: TextConfig, reader: Reader) -> tuple[Array, Array, Array]:
+
+def attention_half(x_BTD: Array, layer: Layer, reader: Reader) -> tuple[Array, Array, Array]:
     """x + attention(norm(x)) of the asking tokens, and the keys (rotated) and values of all tokens."""
-    h = rms_norm(x_BTD, layer.p["attn_norm_LD"], cfg.norm_eps)
-    k = rope(layer.linear(h, "wk_LDKH", "bk_LKH"), reader.angles)
+    h = layer.norm(x_BTD, "attn_norm_LD")
+    k = rope(layer.norm(layer.linear(h, "wk_LDKH", "bk_LKH"), "k_norm_LH"), reader.angles)
     v = layer.linear(h, "wv_LDKH", "bv_LKH")
     x, h, angles = jax.tree.map(reader.asking, (x_BTD, h, reader.angles))
-    q = rope(layer.linear(h, "wq_LDNH", "bq_LNH"), angles)
-    mixed = reader.attend(q, k, v, layer.earlier)
-    return x + _merge_heads(mixed, layer), k, v
+    q = rope(layer.norm(layer.linear(h, "wq_LDNH", "bq_LNH"), "q_norm_LH"), angles)
+    mixed = reader.attend(_scaled(q, layer.cfg), k, v)
+    return x + layer.norm(_merge_heads(mixed, layer), "attn_post_norm_LD"), k, v
 
 
-def mlp_half(x_BTD: Array, layer: Layer, cfg: TextConfig) -> Array:
+def mlp_half(x_BTD: Array, layer: Layer) -> Array:
     """x + mlp(norm(x))."""
-    h = rms_norm(x_BTD, layer.p["mlp_norm_LD"], cfg.norm_eps)
+    h = layer.norm(x_BTD, "mlp_norm_LD")
     gate, up = layer.linear(h, "wgate_LDF", "bgate_LF"), layer.linear(h, "wup_LDF", "bup_LF")
-    return x_BTD + layer.linear(jax.nn.silu(gate) * up, "wdown_LFD", "bdown_LD")
+    down = layer.linear(activation(layer.cfg.activation)(gate) * up, "wdown_LFD", "bdown_LD")
+    return x_BTD + layer.norm(down, "mlp_post_norm_LD")
+
+
+def _scaled(q_BTNH: Array, cfg: TextConfig) -> Array:
+    """Queries whose scores, scaled by the usual H**-0.5, come out as the config wants them."""
+    return q_BTNH if cfg.query_scalar is None else q_BTNH * (cfg.H / cfg.query_scalar) ** 0.5
 
 
 def _merge_heads(mixed_BTNH: Array, layer: Layer) -> Array:
@@ -54,25 +64,30 @@ def _merge_heads(mixed_BTNH: Array, layer: Layer) -> Array:
 def block_specs(cfg: TextConfig) -> Specs:
     """Declaration of the parameters of all blocks, stacked on a leading layer axis."""
     D, N, K, H, F = cfg.D, cfg.N, cfg.K, cfg.H, cfg.F
-    stack = _stacked(cfg.L)
+    stack, unit = _stacked(cfg.L), norm_init(cfg)
     specs: Specs = {
-        "attn_norm_LD": stack((D,), ("embed",), "ones"),
+        "attn_norm_LD": stack((D,), ("embed",), unit),
         "wq_LDNH": stack((D, N, H), ("embed", "heads", "head")),
         "wk_LDKH": stack((D, K, H), ("embed", "kv_heads", "head")),
         "wv_LDKH": stack((D, K, H), ("embed", "kv_heads", "head")),
         "wo_LNHD": stack((N, H, D), ("heads", "head", "embed")),
-        "mlp_norm_LD": stack((D,), ("embed",), "ones"),
+        "mlp_norm_LD": stack((D,), ("embed",), unit),
         "wgate_LDF": stack((D, F), ("embed", "mlp")),
         "wup_LDF": stack((D, F), ("embed", "mlp")),
         "wdown_LFD": stack((F, D), ("mlp", "embed")),
     }
-    if cfg.attention_bias:
+    if cfg.qk_norm:
+        specs |= {name: stack((H,), ("head",), unit) for name in ("q_norm_LH", "k_norm_LH")}
+    if cfg.post_norms:
+        specs |= {name: stack((D,), ("embed",), unit) for name in ("attn_post_norm_LD", "mlp_post_norm_LD")}
+    if cfg.attention_bias or cfg.qkv_bias:
         specs |= {
             "bq_LNH": stack((N, H), ("heads", "head"), "zeros"),
             "bk_LKH": stack((K, H), ("kv_heads", "head"), "zeros"),
             "bv_LKH": stack((K, H), ("kv_heads", "head"), "zeros"),
-            "bo_LD": stack((D,), ("embed",), "zeros"),
         }
+    if cfg.attention_bias:
+        specs["bo_LD"] = stack((D,), ("embed",), "zeros")
     if cfg.mlp_bias:
         specs |= {
             "bgate_LF": stack((F,), ("mlp",), "zeros"),
@@ -80,6 +95,11 @@ def block_specs(cfg: TextConfig) -> Specs:
             "bdown_LD": stack((D,), ("embed",), "zeros"),
         }
     return specs
+
+
+def norm_init(cfg: TextConfig) -> str:
+    """Initialiser of norm scales: those that scale by 1 + w start at zero."""
+    return "zeros" if cfg.norm_offset else "ones"
 
 
 def _stacked(L: int) -> Callable[..., ParamSpec]:

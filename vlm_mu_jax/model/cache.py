@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
@@ -13,6 +15,8 @@ from vlm_mu_jax.model.attention import HeadsFirst, Segment, attend, causal_mask
 from vlm_mu_jax.model.config import TextConfig
 from vlm_mu_jax.model.flash import self_attention
 from vlm_mu_jax.model.layers import Angles
+
+_EVERYTHING = 2**30  # a window wider than any row
 
 
 @flax.struct.dataclass
@@ -38,7 +42,7 @@ class KV:
     def is_apart(self) -> bool:
         return isinstance(self.k, tuple)
 
-    def mask(self, positions_BT: Array, window: int | None) -> Array:
+    def mask(self, positions_BT: Array, window: int | Array | None) -> Array:
         """True where a query at these positions may read a key, broadcastable to [B or R, T, S]."""
         if self.positions_BS is None:
             return self.valid_BS[:, None, :]
@@ -64,8 +68,9 @@ class Reader:
     """Attention of one forward: its tokens read each other causally, and the segments of `past` before them.
 
     positions_BT: position of each token in its row. first_B: the position of a row's first token here.
-    lengths_B: real tokens of each row among these T. angles: rotary angles of the tokens.
+    lengths_B: real tokens of each row among these T. angles: rotary angles of the tokens, see `layers.rope_tables`.
     last: only each row's last token asks; all tokens are still read.
+    window, earlier: one layer's own, set by `of_layer`.
     """
 
     cfg: TextConfig
@@ -75,28 +80,48 @@ class Reader:
     angles: Angles
     past: tuple[KV, ...] = ()
     last: bool = False
+    window: int | Array | None = None
+    earlier: Any = None
 
     @property
     def is_apart(self) -> bool:
         """Whether the segments of `past` are arrays per layer; see `apart`."""
         return bool(self.past) and self.past[0].is_apart
 
-    def by_layer(self) -> list[tuple[Array, Array]] | Array:
-        """What layer l reads of the earlier segments, each leaf with a leading layer axis: `earlier` of `attend`."""
-        return jnp.arange(self.cfg.L) if self.is_apart else [(kv.k, kv.v) for kv in self.past]
+    def by_layer(self) -> dict[str, Any]:
+        """What layer l reads of its own, each leaf with a leading layer axis; only what differs between layers.
+
+        earlier: the layer's part of `past`, or its number. window: keys that it reads. rope: which of two tables.
+        """
+        cfg, found = self.cfg, {"earlier": [(kv.k, kv.v) for kv in self.past]}
+        if self.is_apart:
+            found["earlier"] = jnp.arange(cfg.L)
+        windowed = np.array([cfg.has_window(layer) for layer in range(cfg.L)])
+        if cfg.windowed:
+            found["window"] = jnp.asarray(np.where(windowed, cfg.sliding_window, _EVERYTHING), jnp.int32)
+        if cfg.window_rope_theta is not None:
+            found["rope"] = jnp.asarray(windowed, jnp.int32)
+        return found
+
+    def of_layer(self, own: dict[str, Any]) -> "Reader":
+        """The reader of one layer. own: its part of `by_layer`."""
+        angles = self.angles
+        if "rope" in own:
+            angles = jax.tree.map(lambda both: both[own["rope"]], angles)
+        window = own.get("window", self.cfg.sliding_window)
+        return dataclasses.replace(self, earlier=own["earlier"], window=window, angles=angles)
 
     def asking(self, x_BT: Array) -> Array:
         """Of [B, T, ...] those tokens that ask: all, or [B, 1, ...] with `last`."""
         return x_BT[jnp.arange(len(self.lengths_B)), self.lengths_B - 1][:, None] if self.last else x_BT
 
-    def attend(self, q: Array, k: Array, v: Array, earlier: list[tuple[Array, Array]] | Array) -> Array:
-        """Mixed values [B, T or 1, N, H] of the asking tokens in one layer. earlier: the layer's part of `by_layer`."""
-        window = self.cfg.sliding_window
+    def attend(self, q: Array, k: Array, v: Array) -> Array:
+        """Mixed values [B, T or 1, N, H] of the asking tokens in this layer."""
         if not self.past and not self.last:
-            return self_attention(q, k, v, self.lengths_B, kernel=self.cfg.attention, window=window)
+            return self_attention(q, k, v, self.lengths_B, kernel=self.cfg.attention, window=self.window)
         at_BT = self.asking(self.positions_BT)
-        masks = [kv.mask(at_BT, window) for kv in self.past]
-        own = Segment(k, v, causal_mask(at_BT, self.positions_BT, self.first_B + self.lengths_B, window))
+        masks = [kv.mask(at_BT, self.window) for kv in self.past]
+        own = Segment(k, v, causal_mask(at_BT, self.positions_BT, self.first_B + self.lengths_B, self.window))
 
         def read(q: Array, earlier: list[tuple[Array, Array]]) -> Array:
             kind = HeadsFirst if self.is_apart else Segment
@@ -105,8 +130,8 @@ class Reader:
 
         if self.is_apart:  # one branch per layer, each reading its own arrays where they lie
             layers = [[(kv.k[layer], kv.v[layer]) for kv in self.past] for layer in range(self.cfg.L)]
-            return jax.lax.switch(earlier, [functools.partial(read, earlier=kv) for kv in layers], q)
-        return checkpoint_name(read(q, earlier), "attn_out")
+            return jax.lax.switch(self.earlier, [functools.partial(read, earlier=kv) for kv in layers], q)
+        return checkpoint_name(read(q, self.earlier), "attn_out")
 
     def kept(self, k_LBTKH: Array, v_LBTKH: Array) -> KV:
         """The keys and values of these tokens as a segment that later ones may read."""

@@ -14,18 +14,37 @@ from vlm_mu_jax.model.towers.tower import Tower
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Rotary frequency scaling, one of the kinds of transformers' `modeling_rope_utils`."""
+    """Rotary frequency scaling, one of the kinds of transformers' `modeling_rope_utils`.
 
-    kind: str  # "linear" | "dynamic" | "llama3"
+    low_freq_factor, high_freq_factor: of "llama3". beta_fast, beta_slow, truncate: of "yarn".
+    attention_factor: what "yarn" multiplies cosines and sines by.
+    """
+
+    kind: str  # "linear" | "dynamic" | "llama3" | "yarn"
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Llama-family decoder."""
+    """The decoder. Families differ in these fields alone; the defaults are Llama's.
+
+    attention_bias: biases of queries, keys, values and output; qkv_bias: of the first three alone.
+    qk_norm: an RMS norm over each query's and key's head before rotation.
+    post_norms: further norms behind attention and MLP, before each joins the residual stream.
+    norm_offset: norms scale by 1 + w, in float32, instead of by w.
+    query_scalar: scores are scaled by its inverse square root; None = H.
+    embed_scale: token embeddings are multiplied by it.
+    sliding_window: tokens that a query reads, its own included; None = all.
+    windowed: which layers have the window; () = all of them.
+    window_rope_theta: rope base of the layers with the window, unscaled; None = that of the others.
+    """
 
     V: int
     D: int
@@ -40,11 +59,24 @@ class TextConfig:
     max_positions: int = 4096
     tie_embeddings: bool = False
     attention_bias: bool = False
+    qkv_bias: bool = False
     mlp_bias: bool = False
+    activation: str = "silu"  # of the MLP, a name in vlm_mu_jax.model.layers.ACTIVATIONS
+    qk_norm: bool = False
+    post_norms: bool = False
+    norm_offset: bool = False
+    query_scalar: float | None = None
+    embed_scale: float | None = None
     sliding_window: int | None = None
+    windowed: tuple[bool, ...] = ()
+    window_rope_theta: float | None = None
     unroll: int = 1  # layers unrolled per scan step
     remat: str = "none"  # name in vlm_mu_jax.model.layers.REMAT_POLICIES
     attention: str = "xla"  # kernel of a forward's own tokens, as vlm_mu_jax.model.flash.choose returns it
+
+    def has_window(self, layer: int) -> bool:
+        """Whether this layer's queries read a sliding window only."""
+        return self.sliding_window is not None and (not self.windowed or self.windowed[layer])
 
 
 @dataclasses.dataclass(frozen=True)

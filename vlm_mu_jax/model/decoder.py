@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vlm_mu_jax.model.block import Layer, attention_half, block_specs, mlp_half
+from vlm_mu_jax.model.block import Layer, attention_half, block_specs, mlp_half, norm_init
 from vlm_mu_jax.model.cache import KV, Reader
 from vlm_mu_jax.model.config import TextConfig
-from vlm_mu_jax.model.layers import remat, rope_angles, rope_frequencies
+from vlm_mu_jax.model.layers import remat, rope_tables
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
 from vlm_mu_jax.model.stacks import Run, runs
 from vlm_mu_jax.model.steer import Steer, Steering
@@ -39,7 +39,7 @@ def decoder_specs(cfg: TextConfig) -> Specs:
     specs: Specs = {
         "embed_VD": ParamSpec((cfg.V, cfg.D), ("vocab", "embed")),
         "layers": block_specs(cfg),
-        "norm_D": ParamSpec((cfg.D,), ("embed",), "ones"),
+        "norm_D": ParamSpec((cfg.D,), ("embed",), norm_init(cfg)),
     }
     if not cfg.tie_embeddings:
         specs["head_DV"] = ParamSpec((cfg.D, cfg.V), ("embed", "vocab"))
@@ -82,11 +82,11 @@ def decode(
     B, T, _ = x_BTD.shape
     first_B = jnp.zeros((B,), jnp.int32) if offset_B is None else offset_B
     positions_BT = first_B[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    angles = rope_angles(positions_BT, rope_frequencies(cfg, first_B + lengths_B))
+    angles = rope_tables(cfg, positions_BT, first_B + lengths_B)
     reader = Reader(cfg, positions_BT, first_B, lengths_B, angles, past)
     steering = None if steer is None else Steering(steer, lengths_B - 1, image_BT)
     one = _Pass(cfg, reader, steering, tap, keep_kv)
-    others = {"earlier": reader.by_layer()} | ({"lora": lora} if lora else {})
+    others = {"read": reader.by_layer()} | ({"lora": lora} if lora else {})
     if steering is not None:
         others["steer"] = steer.by_layer()
         x_BTD = steering.before(x_BTD) if first == 0 else x_BTD
@@ -116,12 +116,12 @@ class _Pass:
 
     def body(self, run: Run, x: Array, xs: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
         """One step of the scan: residual stream before a block -> after it, and what is captured."""
-        layer = Layer(run.at(xs["p"], xs.get("layer")), xs.get("lora") or {}, xs["earlier"])
+        layer = Layer(run.at(xs["p"], xs.get("layer")), xs.get("lora") or {}, self.cfg)
         ys = {}
-        x, k, v = attention_half(spread_rows(x), layer, self.cfg, self.reader)
+        x, k, v = attention_half(spread_rows(x), layer, self.reader.of_layer(xs["read"]))
         if self.steering is not None:
             x = self.steering.between(x, xs["steer"])
-        x = mlp_half(x, layer, self.cfg)
+        x = mlp_half(x, layer)
         if self.steering is not None:
             x, ys["gate"] = self.steering.after(x, xs["steer"])
         if self.keep_kv:

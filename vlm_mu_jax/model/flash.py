@@ -67,6 +67,8 @@ def choose(wanted: str, platform: str, cfg: TextConfig, dtype: str) -> str:
 
 def _problem(name: str, platform: str, cfg: TextConfig, dtype: str) -> str | None:
     rule = _RULES[name]
+    if cfg.windowed:
+        return "takes one window for all layers, not one that differs between layers"
     if platform != rule.platform:
         return f"runs on {rule.platform} only, not on {platform}"
     if dtype not in rule.dtypes:
@@ -83,15 +85,18 @@ def self_attention(
     lengths_B: Array,
     *,
     kernel: str,
-    window: int | None = None,
+    window: int | Array | None = None,
     interpret: bool = False,
 ) -> Array:
     """Causal softmax attention of right-padded rows over themselves. Returns [B, T, N, H].
 
     Args:
       kernel: "xla", "cudnn" or "splash", as `choose` returns it.
+      window: keys that a query reads, up to its own. An array where the layers of a scan differ; "xla" only.
       interpret: run splash's kernel in Python on any device (slow; for tests).
     """
+    if isinstance(window, Array):
+        return causal_attention(q_BTNH, k_BTKH, v_BTKH, lengths_B, reach=window)
     if kernel == "xla":
         return causal_attention(q_BTNH, k_BTKH, v_BTKH, lengths_B, window)
     if kernel == "cudnn":

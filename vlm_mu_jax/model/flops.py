@@ -23,10 +23,10 @@ def linear_sizes(cfg: TextConfig) -> dict[str, int]:
     }
 
 
-def attention_flops(cfg: TextConfig, lengths: np.ndarray) -> float:
+def attention_flops(cfg: TextConfig, lengths: np.ndarray, layer: int = 0) -> float:
     """Scores and reads of one block over rows of these lengths."""
     n = np.asarray(lengths, np.float64)
-    w = n if cfg.sliding_window is None else np.minimum(n, cfg.sliding_window)
+    w = np.minimum(n, cfg.sliding_window) if cfg.has_window(layer) else n
     pairs = w * (w + 1) / 2 + (n - w) * w  # the first w queries see 1..w keys, the others w
     return float(4 * cfg.N * cfg.H * pairs.sum())
 
@@ -34,8 +34,11 @@ def attention_flops(cfg: TextConfig, lengths: np.ndarray) -> float:
 def decoder_flops(cfg: TextConfig, lengths: np.ndarray, layers: int | None = None) -> float:
     """The first `layers` blocks (all by default) over rows of these lengths; without the vocabulary product."""
     tokens = float(np.asarray(lengths, np.float64).sum())
-    block = 2 * sum(linear_sizes(cfg).values()) * tokens + attention_flops(cfg, lengths)
-    return (cfg.L if layers is None else layers) * block
+    depth = cfg.L if layers is None else layers
+    linear = depth * 2 * sum(linear_sizes(cfg).values()) * tokens
+    if not cfg.windowed:
+        return linear + depth * attention_flops(cfg, lengths)
+    return linear + sum(attention_flops(cfg, lengths, layer) for layer in range(depth))
 
 
 def head_flops(cfg: TextConfig, positions: float) -> float:

@@ -1,5 +1,7 @@
 """Norms, activations, linear maps, rotary positions and remat policies."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -28,10 +30,15 @@ def remat(block: Callable, name: str) -> Callable:
     return jax.checkpoint(block, policy=REMAT_POLICIES[name], prevent_cse=False)
 
 
-def rms_norm(x: Array, scale_D: Array, eps: float) -> Array:
-    """Root-mean-square norm over the last axis; statistics in float32, output in x's dtype (as HF LlamaRMSNorm)."""
+def rms_norm(x: Array, scale_D: Array, eps: float, offset: bool = False) -> Array:
+    """Root-mean-square norm over the last axis; statistics in float32, output in x's dtype.
+
+    offset: scale by 1 + scale_D in float32 (as HF Gemma3RMSNorm), not by scale_D in x's dtype (as HF LlamaRMSNorm).
+    """
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    if offset:
+        return (x32 * (1.0 + _as(scale_D, x).astype(jnp.float32))).astype(x.dtype)
     return x32.astype(x.dtype) * _as(scale_D, x)
 
 
@@ -71,6 +78,23 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
+def rope_tables(cfg: TextConfig, positions_BT: Array, lengths_B: Array) -> Angles:
+    """`rope_angles` of the decoder's layers, [B, T, 1, H/2]; with two bases, [2, B, T, 1, H/2]: the layers' without the
+    window, then the others'.
+
+    lengths_B: of the rows so far, which "dynamic" scaling asks for.
+    """
+    factor = cfg.rope_scaling.attention_factor if cfg.rope_scaling else 1.0
+    angles = rope_angles(positions_BT, rope_frequencies(cfg, lengths_B))
+    if factor != 1.0:
+        angles = jax.tree.map(lambda x: x * factor, angles)
+    if cfg.window_rope_theta is None:
+        return angles
+    local = dataclasses.replace(cfg, rope_theta=cfg.window_rope_theta, rope_scaling=None)
+    others = rope_angles(positions_BT, rope_frequencies(local, lengths_B))
+    return jax.tree.map(lambda *both: jnp.stack(both), angles, others)
+
+
 def rope_frequencies(cfg: TextConfig, lengths_B: Array) -> Array:
     """Rotary frequencies per row, float32 [B, H/2]; formulas of transformers `modeling_rope_utils.py`.
 
@@ -90,7 +114,27 @@ def rope_frequencies(cfg: TextConfig, lengths_B: Array) -> Array:
         frequencies = frequencies / scaling.factor
     if scaling is not None and scaling.kind == "llama3":
         frequencies = _llama3(frequencies, scaling)
+    if scaling is not None and scaling.kind == "yarn":
+        frequencies = _yarn(frequencies, cfg)
     return rows * frequencies[None, :]
+
+
+def _yarn(frequencies: Array, cfg: TextConfig) -> Array:
+    """YaRN (arXiv 2309.00071): slow dimensions divided by `factor`, fast ones kept, a linear ramp between."""
+    scaling, half = cfg.rope_scaling, cfg.H // 2
+
+    def dimension(turns: float) -> float:
+        """Of the frequency that makes so many turns over the original context."""
+        wavelength = scaling.original_max_positions / (turns * 2 * math.pi)
+        return cfg.H * math.log(wavelength) / (2 * math.log(cfg.rope_theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, cfg.H - 1)
+    ramp = (jnp.arange(half, dtype=jnp.float32) - low) / (high - low if high != low else 0.001)
+    slow = jnp.clip(ramp, 0.0, 1.0)
+    return frequencies / scaling.factor * slow + frequencies * (1 - slow)
 
 
 def _llama3(frequencies: Array, scaling) -> Array:

@@ -95,6 +95,8 @@ def embed(params: Params, batch: Batch, cfg: LlavaConfig) -> Array:
     if batch.embedded_BTD is not None:
         return batch.embedded_BTD
     x_BTD = params["decoder"]["embed_VD"].at[batch.tokens_BT].get(mode="clip")
+    if cfg.text.embed_scale is not None:
+        x_BTD = x_BTD * jnp.asarray(cfg.text.embed_scale, x_BTD.dtype)
     features = batch.features_BQD
     if features is None and batch.vision_BMPE is not None:
         features = project(params, batch.vision_BMPE, cfg, batch.gather_BQ)
@@ -110,7 +112,7 @@ def embed(params: Params, batch: Batch, cfg: LlavaConfig) -> Array:
 
 def final_norm(params: Params, x_BTD: Array, cfg: LlavaConfig) -> Array:
     """Residual stream after the last block -> what the head reads."""
-    return rms_norm(x_BTD, params["decoder"]["norm_D"], cfg.text.norm_eps)
+    return rms_norm(x_BTD, params["decoder"]["norm_D"], cfg.text.norm_eps, cfg.text.norm_offset)
 
 
 def logits_of(params: Params, hidden: Array, cfg: LlavaConfig) -> Array:

@@ -71,6 +71,7 @@ class Dialect:
     rows: what a checkpoint of this spelling may hold; a model uses the rows whose parameter it has.
     vision: None for a text-only checkpoint. linear_1, linear_2: of a two-layer connector. connector: before the rest of
       its keys. newline: the whole key of the newline between rows of tiles.
+    marks: parameters without which a model is not of this family.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Dialect:
     linear_2: str | None = None
     newline: str | None = None
     connector: str | None = None
+    marks: tuple[str, ...] = ()
 
     @property
     def prefixes(self) -> dict[str, str]:

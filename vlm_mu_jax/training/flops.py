@@ -146,7 +146,7 @@ class _Cost:
         for layer in range(p.first, p.upto + 1):
             for stage in _STAGES:
                 if stage is None:
-                    total += flops.attention_flops(self.cfg.text, lengths) * (3 if p.grad and trained else 1)
+                    total += flops.attention_flops(self.cfg.text, lengths, layer) * (3 if p.grad and trained else 1)
                     continue
                 before = trained
                 for name in stage:

@@ -11,10 +11,10 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.families import llama, llava
+from vlm_mu_jax.model.families import gemma, llama, llava, qwen
 from vlm_mu_jax.model.tensors import Dialect
 
-FAMILIES: tuple[ModuleType, ...] = (llava, llama)
+FAMILIES: tuple[ModuleType, ...] = (llava, llama, qwen, gemma)
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for family in FAMILIES for dialect in family.DIALECTS}
 
 # A field beyond its bound is a damaged file: shapes, loops and memory are built on these.
@@ -60,6 +60,8 @@ def _problems(cfg: LlavaConfig) -> list[str]:
         return found
     if cfg.text.N % cfg.text.K:
         found.append(f"{cfg.text.N} attention heads cannot share {cfg.text.K} key/value heads")
+    if cfg.text.windowed and len(cfg.text.windowed) != cfg.text.L:
+        found.append(f"layer_types names {len(cfg.text.windowed)} layers, not {cfg.text.L}")
     if cfg.text.H % 2:
         found.append(f"text head_dim {cfg.text.H} is odd; rotary positions turn pairs")
     if cfg.vision is not None:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig, TextConfig
 from vlm_mu_jax.model.families import reading
 from vlm_mu_jax.model.tensors import FLAT, LINEAR, MERGE, SAME, Dialect, Row
@@ -18,6 +17,8 @@ NAMES = (
     Row("{text}layers.{l}.self_attn.k_proj.bias", "decoder/layers/bk_LKH", FLAT),
     Row("{text}layers.{l}.self_attn.v_proj.weight", "decoder/layers/wv_LDKH", LINEAR),
     Row("{text}layers.{l}.self_attn.v_proj.bias", "decoder/layers/bv_LKH", FLAT),
+    Row("{text}layers.{l}.self_attn.q_norm.weight", "decoder/layers/q_norm_LH", SAME),
+    Row("{text}layers.{l}.self_attn.k_norm.weight", "decoder/layers/k_norm_LH", SAME),
     Row("{text}layers.{l}.self_attn.o_proj.weight", "decoder/layers/wo_LNHD", MERGE),
     Row("{text}layers.{l}.self_attn.o_proj.bias", "decoder/layers/bo_LD", SAME),
     Row("{text}layers.{l}.post_attention_layernorm.weight", "decoder/layers/mlp_norm_LD", SAME),
@@ -31,39 +32,30 @@ NAMES = (
     Row("{head}weight", "decoder/head_DV", LINEAR),
 )
 
+# What transformers means by a field that is not there.
+_DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+}
+IDS = {"bos": 1, "eos": 2}
+_MISTRAL = {"num_key_value_heads": 8, "intermediate_size": 14336, "max_position_embeddings": 131072}
+
 DIALECTS = (Dialect("text", NAMES, "model.", "lm_head."),)
 
 
 def read(config: dict[str, Any]) -> LlavaConfig:
     """A whole text-only checkpoint."""
-    return LlavaConfig(text=read_text(config), **reading.token_ids(config), dtype=reading.dtype(config))
+    return LlavaConfig(text=read_text(config), **reading.token_ids(config, **IDS), dtype=reading.dtype(config))
 
 
 def read_text(config: dict[str, Any]) -> TextConfig:
     """The decoder; also as `text_config` of a vision-language model."""
-    if config.get("hidden_act", "silu") != "silu":
-        raise InputError(
-            f"config.json: hidden_act {config['hidden_act']!r} is not supported; Llama-family models use silu"
-        )
-    heads = config.get("num_attention_heads", 32)
-    width = config.get("hidden_size", 4096)
     is_mistral = config.get("model_type") == "mistral"
-    max_positions = config.get("max_position_embeddings", 131072 if is_mistral else 2048)
-    rope = reading.rope(config)
-    return TextConfig(
-        V=config.get("vocab_size", 32000),
-        D=width,
-        L=config.get("num_hidden_layers", 32),
-        N=heads,
-        K=config.get("num_key_value_heads", 8 if is_mistral else None) or heads,
-        H=config.get("head_dim") or width // heads,
-        F=config.get("intermediate_size", 14336 if is_mistral else 11008),
-        norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
-        rope_scaling=reading.rope_scaling(rope, max_positions),
-        max_positions=max_positions,
-        tie_embeddings=config.get("tie_word_embeddings", False),
-        attention_bias=config.get("attention_bias", False),
-        mlp_bias=config.get("mlp_bias", False),
-        sliding_window=config.get("sliding_window", 4096) if is_mistral else None,
-    )
+    window = config.get("sliding_window", 4096) if is_mistral else None
+    return reading.decoder(config, _DEFAULTS | (_MISTRAL if is_mistral else {}), sliding_window=window)

@@ -3,9 +3,9 @@
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+from vlm_mu_jax.model.config import LlavaConfig, VisionConfig
 from vlm_mu_jax.model.connectors import mlp
-from vlm_mu_jax.model.families import llama, reading
+from vlm_mu_jax.model.families import llama, qwen, reading, texts
 from vlm_mu_jax.model.image_plans import Tiled, Whole
 from vlm_mu_jax.model.tensors import Dialect
 from vlm_mu_jax.model.towers import clip
@@ -107,24 +107,17 @@ def clip_vision(
 def read(config: dict[str, Any]) -> LlavaConfig:
     """LLaVA-1.5 or LLaVA-NeXT."""
     text = config["text_config"]
-    ids = reading.token_ids({**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}})
+    ids = {**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}}
+    family = texts.family_of(text, (llama, qwen))
     # either level ties: transformers copies the text config's value upwards
     tied = any(part.get("tie_word_embeddings") for part in (config, text))
     return LlavaConfig(
-        text=_text({**text, "tie_word_embeddings": tied}),
+        text=family.read_text({**text, "tie_word_embeddings": tied}),
         vision=_vision(config),
         image_token_id=config.get("image_token_id", config.get("image_token_index", 32000)),
         dtype=reading.dtype({**text, **config}),
-        **ids,
+        **reading.token_ids(ids, **family.IDS),
     )
-
-
-def _text(config: dict[str, Any]) -> TextConfig:
-    if config.get("model_type", "llama") not in llama.KINDS:
-        raise InputError(
-            f"config.json: language model {config['model_type']!r} is not supported; use a Llama-family one"
-        )
-    return llama.read_text(config)
 
 
 def _vision(config: dict[str, Any]) -> VisionConfig:

@@ -1,9 +1,76 @@
 """Parts of a `config.json` that every family reads alike, in the spellings of transformers 4 and 5."""
 
+import math
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import RopeScaling
+from vlm_mu_jax.model.config import RopeScaling, TextConfig
+from vlm_mu_jax.model.layers import ACTIVATIONS
+
+_WINDOWED, _FULL = "sliding_attention", "full_attention"
+
+
+def decoder(config: dict[str, Any], defaults: dict[str, Any], **fields: Any) -> TextConfig:
+    """The fields that all text models have under the same names.
+
+    Args:
+      config: the part of `config.json` that describes the decoder.
+      defaults: what the family means by a field that is not there.
+      fields: further fields of the `TextConfig`, and those that this family reads otherwise.
+
+    Raises:
+      InputError: an activation or a kind of rotary positions that is not supported.
+    """
+    config = {**defaults, **{name: value for name, value in config.items() if value is not None}}
+    scaling = rope(config)
+    common = {
+        "V": config["vocab_size"],
+        "D": config["hidden_size"],
+        "L": config["num_hidden_layers"],
+        "N": config["num_attention_heads"],
+        "K": config.get("num_key_value_heads") or config["num_attention_heads"],
+        "H": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+        "F": config["intermediate_size"],
+        "norm_eps": config["rms_norm_eps"],
+        "activation": activation(config.get("hidden_act", "silu")),
+        "rope_theta": float(scaling.get("rope_theta", config["rope_theta"])),
+        "rope_scaling": rope_scaling(scaling, config["max_position_embeddings"]),
+        "max_positions": config["max_position_embeddings"],
+        "tie_embeddings": config.get("tie_word_embeddings", False),
+        "attention_bias": config.get("attention_bias", False),
+        "mlp_bias": config.get("mlp_bias", False),
+    }
+    if config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise InputError("config.json: partial_rotary_factor is not supported; only heads that are rotated whole are")
+    return TextConfig(**(common | fields))
+
+
+def activation(name: str) -> str:
+    """The name again.
+
+    Raises:
+      InputError: an activation that we do not have.
+    """
+    if name not in ACTIVATIONS:
+        raise InputError(f"config.json: hidden_act {name!r} is not supported; use one of {', '.join(ACTIVATIONS)}")
+    return name
+
+
+def windows(types: list[str], window: int | None) -> dict[str, Any]:
+    """Fields `sliding_window` and `windowed` of a `TextConfig`.
+
+    Args:
+      types: kind of attention of every layer, as `layer_types` of transformers.
+      window: tokens that a windowed layer reads.
+    """
+    if unknown := sorted(set(types) - {_WINDOWED, _FULL}):
+        raise InputError(f"config.json: layer_types {unknown[0]!r} is not supported; use {_WINDOWED} or {_FULL}")
+    if window is None or _WINDOWED not in types:
+        return {"sliding_window": None}
+    return {
+        "sliding_window": window,
+        "windowed": tuple(one == _WINDOWED for one in types) if _FULL in types else (),
+    }
 
 
 def rope(config: dict[str, Any]) -> dict[str, Any]:
@@ -20,23 +87,55 @@ def rope_scaling(rope: dict[str, Any], max_positions: int) -> RopeScaling | None
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
-    if kind not in ("linear", "dynamic", "llama3"):
-        raise InputError(f"config.json: rope scaling {kind!r} is not supported; use linear, dynamic or llama3")
+    if kind not in ("linear", "dynamic", "llama3", "yarn"):
+        raise InputError(f"config.json: rope scaling {kind!r} is not supported; use linear, dynamic, llama3 or yarn")
+    original = int(rope.get("original_max_position_embeddings") or max_positions)
+    factor = rope["factor"]
+    if kind == "yarn" and factor is None:
+        factor = max_positions / original
+    if not (math.isfinite(factor) and factor > 0):
+        raise InputError(f"config.json: rope factor is {factor!r}, not a positive number; restore the file")
+    yarn = {}
+    if kind == "yarn":
+        yarn = {
+            "beta_fast": float(rope.get("beta_fast") or 32),
+            "beta_slow": float(rope.get("beta_slow") or 1),
+            "truncate": bool(rope.get("truncate", True)),
+            "attention_factor": _attention_factor(rope, float(factor)),
+        }
     return RopeScaling(
         kind=kind,
-        factor=float(rope["factor"]),
+        factor=float(factor),
         low_freq_factor=float(rope.get("low_freq_factor", 1.0)),
         high_freq_factor=float(rope.get("high_freq_factor", 4.0)),
-        original_max_positions=int(rope.get("original_max_position_embeddings") or max_positions),
+        original_max_positions=original,
+        **yarn,
     )
 
 
-def token_ids(config: dict[str, Any]) -> dict[str, Any]:
-    """Fields `bos_id`, `eos_ids` and `pad_id` of a `LlavaConfig`."""
-    eos = config.get("eos_token_id", 2)
+def _attention_factor(rope: dict[str, Any], factor: float) -> float:
+    """What YaRN multiplies cosines and sines by, as transformers infers it."""
+
+    def scale(mscale: float = 1.0) -> float:
+        return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return scale(rope["mscale"]) / scale(rope["mscale_all_dim"])
+    return scale()
+
+
+def token_ids(config: dict[str, Any], bos: int | None = 1, eos: int | None = 2) -> dict[str, Any]:
+    """Fields `bos_id`, `eos_ids` and `pad_id` of a `LlavaConfig`. bos, eos: where the config does not say."""
+    eos = config.get("eos_token_id", eos)
     eos_ids = tuple(eos) if isinstance(eos, (list, tuple)) else (() if eos is None else (eos,))
     pad = config.get("pad_token_id")
-    return {"bos_id": config.get("bos_token_id", 1), "eos_ids": eos_ids, "pad_id": 0 if pad is None or pad < 0 else pad}
+    return {
+        "bos_id": config.get("bos_token_id", bos),
+        "eos_ids": eos_ids,
+        "pad_id": 0 if pad is None or pad < 0 else pad,
+    }
 
 
 def dtype(config: dict[str, Any]) -> str:
