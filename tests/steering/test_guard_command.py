@@ -158,7 +158,7 @@ def test_bake_writes_a_checkpoint_or_says_why_not(world):
     export = ("export", "--checkpoint=model", "--guard=gated")
     assert "attach(model)" in done(*export, "--out=guard_hooks.py", cwd=world)
     result = guard(*export, "--as=control_vector", "--out=gated.gguf", cwd=world)
-    assert result.returncode == 2 and "has no gate; nearest: --gate=none" in result.stderr
+    assert result.returncode == 2 and "depends on the state; nearest: --operator=add" in result.stderr
     out = done("export", "--checkpoint=model", "--guard=fixed", "--as=control_vector", "--out=fixed.gguf", cwd=world)
     assert "--control-vector fixed.gguf" in out and (world / "fixed.gguf").exists()
 
