@@ -26,7 +26,8 @@ from tests.conversion.original_checkpoints import (
 from vlm_mu_jax.conversion import names, original
 from vlm_mu_jax.conversion.source import open_source
 from vlm_mu_jax.conversion.tensor_files import open_tensors
-from vlm_mu_jax.data.images import load, read_settings, to_pixels
+from vlm_mu_jax.data.image_settings import read_settings
+from vlm_mu_jax.data.images import load, to_pixels
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.storage.model_folder import ORIGINAL
@@ -219,8 +220,8 @@ def test_prompts_have_the_ids_of_llava_itself(clip, legacy, tmp_path):
 def test_images_are_padded_or_cropped_as_the_config_says(checkpoint, clip, aspect, pads, tmp_path):
     edit_json(checkpoint / "config.json", image_aspect_ratio=aspect)
     with opened(checkpoint, clip) as source, source.companions() as companions:
-        settings = read_settings(companions, 99)
         size = source.config.vision.image_size
+        settings = read_settings(companions, size)
     assert settings.pad_to_square is pads and settings.crop == settings.size == size
     assert settings.mean == (0.4, 0.5, 0.6) and settings.std == (0.2, 0.3, 0.4)
     Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "wide.png")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conversion.hf_checkpoints import make_llava, save
-from vlm_mu_jax.conversion import importer
+from vlm_mu_jax.conversion import importer, torch_pickle
 from vlm_mu_jax.conversion.tensor_files import TensorFiles, open_tensors
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.params import flatten
@@ -233,3 +233,16 @@ def test_big_endian_files_are_refused(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/byteorder", "big")
     assert "little-endian" in message(path)
+
+
+def test_a_pickle_that_names_a_huge_memo_index_takes_no_memory(tmp_path):
+    """LONG_BINPUT with an index of 2^30 had the unpickler in C allocate gigabytes."""
+    import resource
+    import zipfile
+
+    data = b"\x80\x02}r" + (2**30).to_bytes(4, "little") + b"."
+    with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert torch_pickle.tensors(tmp_path / "pytorch_model.bin") == {}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB

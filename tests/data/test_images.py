@@ -1,7 +1,5 @@
 """Pixels equal transformers' own image processors; files that are no images are refused in one line."""
 
-import json
-
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -175,47 +173,3 @@ def test_blank_images_hold_what_their_name_says():
     assert (noise[0] != noise[2]).any()
     with pytest.raises(InputError, match="white, black, mean, noise"):
         images.blank("grey", 24, one)
-
-
-@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
-def test_settings_are_read_from_either_file(name, tmp_path):
-    content = {
-        "size": {"shortest_edge": 30},
-        "crop_size": {"height": 28, "width": 28},
-        "image_mean": [0.1, 0.2, 0.3],
-        "image_std": [0.4, 0.5, 0.6],
-        "rescale_factor": 0.5,
-        "resample": 2,
-    }
-    content = {"image_processor": content} if name.startswith("processor") else content
-    (tmp_path / name).write_text(json.dumps(content))
-    got = images.read_settings(tmp_path, 336)
-    assert got == images.ImageSettings(30, 28, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), rescale=0.5, resample=2)
-
-
-def test_sizes_of_older_files_and_of_no_file(tmp_path):
-    assert images.read_settings(tmp_path, 336) == settings(336, 336)  # CLIP's numbers at the tower's own size
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 30, "crop_size": 28, "image_mean": MEAN}))
-    assert images.read_settings(tmp_path, 336) == settings(30, 28)
-    (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": 30, "width": 30}, "crop_size": 30, "image_mean": MEAN})
-    )
-    assert images.read_settings(tmp_path, 336) == settings(30, 30, stretch=True)
-
-
-def test_only_llavas_own_processor_pads_to_a_square(tmp_path):
-    """LLaVA-NeXT's do_pad fills batches up with empty tiles, CLIP's to the largest image; both crop."""
-    for name, pads in (("Llava", True), ("CLIP", False), ("LlavaNext", False)):
-        content = {"image_processor_type": f"{name}ImageProcessor", "do_pad": True, "image_mean": MEAN}
-        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
-        assert images.read_settings(tmp_path, 336).pad_to_square == pads
-    content |= {"image_grid_pinpoints": [[336, 672], [672, 336]]}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
-    assert images.read_settings(tmp_path, 336) == settings(336, 336, pinpoints=((336, 672), (672, 336)))
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"size": "large"}', '{"image_mean": 3}', '{"resample": "soft"}'])
-def test_a_broken_settings_file_is_an_input_error(text, tmp_path):
-    (tmp_path / "preprocessor_config.json").write_text(text)
-    with pytest.raises(InputError, match="restore"):
-        images.read_settings(tmp_path, 336)

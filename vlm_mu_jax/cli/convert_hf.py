@@ -89,6 +89,8 @@ def _import() -> None:
     size = f"{done.parameters / 1e9:.2f} billion" if done.parameters >= 1e8 else f"{done.parameters:,}"
     what = f"{size} parameters, {done.dtype}, template {done.template}, from {done.dialect} tensor names"
     print(f"{_OUT.value}: {what}{_replacing(done.replaced)}")
+    for warning in done.warnings:
+        print(f"warning: {warning}")
     if not done.has_tokenizer:
         print(f"warning: {_SOURCE.value} has no tokenizer files; most commands need them beside the weights")
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from vlm_mu_jax.conversion.importer import ConvertOptions, opened, sources
 from vlm_mu_jax.conversion.replacing import check_model_folder
 from vlm_mu_jax.conversion.template import Wanted, choose_template
+from vlm_mu_jax.data.image_settings import read_settings, unknown_fields
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.storage import stored_params
+from vlm_mu_jax.storage import generation, stored_params
 from vlm_mu_jax.storage.model_folder import PARAMS, SETTINGS, copy_companions, has_tokenizer, write_facts
 
 
@@ -19,6 +21,7 @@ class Converted:
 
     parameters: how many numbers. dtype: of all of them, or "mixed". template: name of the chat template.
     dialect: how the source spells its tensors (`names.DIALECTS`). replaced: what the folder held before, in words.
+    warnings: what of the checkpoint's files is not followed, one sentence each.
     """
 
     folder: Path
@@ -28,6 +31,7 @@ class Converted:
     dialect: str
     has_tokenizer: bool
     replaced: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def convert(
@@ -66,6 +70,7 @@ def convert(
             with found.companions() as companions:
                 copy_companions(companions, folder)
             template.write(folder)
+            warnings = (*_check_images(folder, found.config), *_check_generation(folder))
             with stored_params.Writer(folder / PARAMS, found.specs, job.dtypes) as writer:
                 job.read(writer.write, progress)
             write_facts(
@@ -78,4 +83,22 @@ def convert(
                 system=template.system,
             )
             tokenizer = has_tokenizer(folder)
-    return Converted(resolved(out), job.parameters, job.dtype, template.name, found.dialect.name, tokenizer, replaced)
+    return Converted(
+        resolved(out), job.parameters, job.dtype, template.name, found.dialect.name, tokenizer, replaced, warnings
+    )
+
+
+def _check_images(folder: Path, config: LlavaConfig) -> list[str]:
+    """Refuses an image processor that we cannot follow, and lists the fields of it that we do not know."""
+    if config.vision is None:
+        return []
+    read_settings(folder, config.vision.image_size)
+    unknown = unknown_fields(folder)
+    return [f"unknown fields of the image processor are ignored: {', '.join(unknown)}"] if unknown else []
+
+
+def _check_generation(folder: Path) -> list[str]:
+    """Settings under which transformers' greedy answers are others than the model's likeliest tokens."""
+    changed = [f"{name}={value!r}" for name, value in generation.other_settings(folder).items()]
+    what = "is not followed: answers here are the model's likeliest tokens"
+    return [f"generation_config.json {', '.join(changed)} {what}"] if changed else []

@@ -89,7 +89,7 @@ def _gguf(path: Path, stack: contextlib.ExitStack) -> Source:
     made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     config |= gguf_tokenizer.write_tokenizer(file, made)
     stack.enter_context(files)
-    cfg = config_lib.from_hf(config, str(path))
+    cfg = from_hf(config, str(path))
     specs = llava.param_specs(cfg)
     return Source(files, config, cfg, specs, names.DIALECTS["text"], made, lambda: contextlib.nullcontext(made))
 

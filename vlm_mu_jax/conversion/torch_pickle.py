@@ -97,8 +97,12 @@ def _read(archive: zipfile.ZipFile, file: Any) -> dict[str, Entry]:
     return {key: value.entry for key, value in found.items()}
 
 
-class _Unpickler(pickle.Unpickler):
-    """Runs a pickle in which only `_ALLOWED` can be named."""
+class _Unpickler(pickle._Unpickler):
+    """Runs a pickle in which only `_ALLOWED` can be named.
+
+    It is the library's unpickler in Python. The one in C allocates its memo by the largest index that a pickle names,
+    gigabytes for a pickle of a few bytes.
+    """
 
     def __init__(self, content: Any, file: Any, members: dict[str, zipfile.ZipInfo], prefix: str):
         super().__init__(content)

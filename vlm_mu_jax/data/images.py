@@ -1,80 +1,17 @@
 """Image files to normalised pixels, as the checkpoint's own image processor does it."""
 
 import contextlib
-import dataclasses
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from vlm_mu_jax.data.image_settings import ImageSettings
 from vlm_mu_jax.errors import InputError
 
 BLANK_KINDS = ("white", "black", "mean", "noise")
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSettings:
-    """Resize the shortest edge (bicubic), crop the centre, scale by `rescale`, normalise. Mean and std per channel."""
-
-    size: int
-    crop: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    rescale: float = 1 / 255
-    resample: int = 3  # PIL bicubic
-    pad_to_square: bool = False  # LLaVA training pads with the mean colour; the HF processor crops
-    stretch: bool = False  # both edges become `size`, whatever the image's shape
-    pinpoints: tuple[tuple[int, int], ...] = ()  # LLaVA-NeXT, see data/anyres.py; () = the file does not say
-
-
-def read_settings(folder: Path, image_size: int) -> ImageSettings:
-    """Settings from `preprocessor_config.json`, or the `image_processor` part of `processor_config.json`.
-
-    Raises:
-      InputError: a file is not JSON or has a field of the wrong kind.
-    """
-    config: dict = {}
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).exists():
-            config = _read_json(folder / name)
-            config = config.get("image_processor", config)
-            if "image_mean" in config:
-                break
-    try:
-        return _settings(config, image_size)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder}: the image processor's config has a wrong field ({error}); restore it") from error
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); restore the file") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a JSON object; restore the file")
-    return content
-
-
-def _settings(config: dict, image_size: int) -> ImageSettings:
-    size, crop = config.get("size", image_size), config.get("crop_size", image_size)
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    pinpoints = tuple(tuple(sides) for sides in config.get("image_grid_pinpoints") or ())
-    pads = str(config.get("image_processor_type", "LlavaImageProcessor")).startswith("LlavaImageProcessor")
-    return ImageSettings(
-        size=int(size.get("shortest_edge") or size.get("height") or image_size),
-        crop=crop if isinstance(crop, int) else int(crop.get("height") or image_size),
-        mean=tuple(float(m) for m in config.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
-        std=tuple(float(s) for s in config.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-        rescale=float(config.get("rescale_factor", 1 / 255)),
-        resample=int(config.get("resample", 3)),
-        pad_to_square=pads and not pinpoints and bool(config.get("do_pad", False)),  # elsewhere do_pad pads batches
-        stretch="shortest_edge" not in size and "height" in size,
-        pinpoints=pinpoints,
-    )
 
 
 def load(path: str | Path) -> Image.Image:
@@ -128,25 +65,34 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def blank(kind: str, size: int, settings: ImageSettings, seed: int = 0) -> Image.Image:
-    """An image without content: white, black, the normalisation mean, or uniform noise."""
+    """A picture without content: white, black, the colour that normalises to nearly zero (the mean), or noise."""
     if kind == "noise":
         return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
-    colours = {"white": (255,) * 3, "black": (0,) * 3, "mean": tuple(round(255 * m) for m in settings.mean)}
+    mean = tuple(min(255, max(0, round(m / settings.rescale))) for m in settings.mean)
+    colours = {
+        "white": (255,) * 3,
+        "black": (0,) * 3,
+        "mean": mean,
+    }
     if kind not in colours:
         raise InputError(f"blank image {kind!r} is unknown; use one of {', '.join(BLANK_KINDS)}")
     return Image.new("RGB", (size, size), colours[kind])
 
 
 def to_pixels(image: Image.Image, settings: ImageSettings) -> np.ndarray:
-    """float32 [crop, crop, 3]; the steps and rounding of transformers' CLIPImageProcessor (PIL backend)."""
+    """The pixels that the vision tower reads: float32 [crop, crop, 3].
+
+    The steps, their order and their rounding are those of transformers' CLIPImageProcessor (PIL backend).
+    """
     image = to_rgb(image)
     if settings.pad_to_square and image.width != image.height:
         image = _pad(image, settings)
-    target = _resized(image.width, image.height, settings)
+    target = _resized(image.width, image.height, settings) if settings.resize else image.size
     if target != image.size:
         image = image.resize(target, resample=settings.resample)
-    left, top = (image.width - settings.crop) // 2, (image.height - settings.crop) // 2
-    image = image.crop((left, top, left + settings.crop, top + settings.crop))
+    if settings.centre:
+        left, top = (image.width - settings.crop) // 2, (image.height - settings.crop) // 2
+        image = image.crop((left, top, left + settings.crop, top + settings.crop))
     pixels = (np.asarray(image, np.float64) * settings.rescale).astype(np.float32)
     return (pixels - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
 

@@ -14,6 +14,7 @@ from vlm_mu_jax.data import anyres, chat_template, images
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.chat_template import TEMPLATES as TEMPLATES
 from vlm_mu_jax.data.chat_template import ChatTemplate
+from vlm_mu_jax.data.image_settings import read_settings
 from vlm_mu_jax.data.records import Turn
 from vlm_mu_jax.data.rendering import Renderer, asked, common_prefix
 from vlm_mu_jax.errors import InputError
@@ -98,7 +99,7 @@ class Processor:
             raise InputError(
                 f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there"
             ) from error
-        settings = None if cfg.vision is None else images.read_settings(Path(folder), cfg.vision.image_size)
+        settings = None if cfg.vision is None else read_settings(Path(folder), cfg.vision.image_size)
         if settings is not None and cfg.vision.plan.varies:
             _check_tiles(settings, cfg, folder)
         if template == chat_template.OWN:
@@ -316,10 +317,6 @@ class Processor:
 def _check_tiles(settings: images.ImageSettings, cfg: LlavaConfig, folder: str | Path) -> None:
     """The model and its image processor must cut images the same way, or tokens and features do not meet."""
     vision = cfg.vision
-    if settings.crop != vision.image_size:
-        raise InputError(
-            f"{folder}: the image processor's crop of {settings.crop} is not the tower's {vision.image_size}"
-        )
     if settings.pinpoints not in ((), vision.plan.pinpoints):
         raise InputError(
             f"{folder}: image_grid_pinpoints of the image processor and of config.json differ; restore them"

@@ -28,7 +28,7 @@ from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.parallel import distributed
-from vlm_mu_jax.storage import stored_params
+from vlm_mu_jax.storage import generation, stored_params
 
 FORMAT = 1
 SETTINGS = "vlm_mu_jax.json"
@@ -117,7 +117,8 @@ def find(folder: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> config_lib.LlavaConfig:
-    return from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
+    """The model's config, with the end tokens that generation_config.json names."""
+    return generation.with_ends(from_hf(read_json(folder / "config.json"), str(folder / "config.json")), folder)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
