@@ -194,3 +194,9 @@ def test_vqav2_without_its_annotation_is_a_bad_row(tmp_path):
     upstream.write(tmp_path / "vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [{"question_id": 1}]})
     with pytest.raises(BadRows, match="question_id 420 has no annotation in v2_mscoco_val2014_annotations.json"):
         catalogue.read(catalogue.get("vqav2"), tmp_path)
+
+
+def test_images_in_a_folder_of_the_split_are_not_missing_in_a_list(tmp_path):
+    upstream.safety(tmp_path)
+    found = catalogue.status(catalogue.get("vlguard_unsafes"), tmp_path)
+    assert not found.missing

@@ -106,11 +106,13 @@ class RowReader:
         if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] == os.pardir:
             raise InputError(f"image path {value!r} leaves the data folder")
         paths = [os.path.normpath(os.path.join(folder, value)) for folder in folders]
-        if not self.check_images:
+        if len(paths) == 1 and not self.check_images:
             return paths[0]
         for path in paths:
             if (self.root / path).is_file():
                 return path
+        if not self.check_images:
+            return paths[0]
         raise InputError(f"missing image file {value!r}")
 
     def any_image(self, value: Any) -> str:
