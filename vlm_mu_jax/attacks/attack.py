@@ -114,27 +114,18 @@ def attack(
     data = _data(records, options.seed)
     steer = attack_guard(model, guard, options.searches)
     with contextlib.ExitStack() as stack:
-        path = (
-            Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "attack.json"
-        )
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        path = folder / "attack.json" if out is None else Path(out)
         counted = choose(judge, data.verify.source.parent, path.with_name(f"{path.name}.judging")).counted
         method = method_of(model, data, options, reference)
         identity = _identity(model, method, steer, options)
         answers, file = stack.enter_context(_resumable(path, identity, _kept(options)))
         answering = AnswerOptions(options.batch_size, options.max_new_tokens, steer.answers, progress)
-        setting = Setting(
-            model,
-            data.search,
-            data.verify,
-            options.draw,
-            Measurement(model, counted, answers, answering),
-            steer.search,
-            SearchRun(meshes, file, progress),
-            path.with_name(f"{path.stem}.images"),
-        )
-        measured = methods.run(method, setting)
+        measurement, run = Measurement(model, counted, answers, answering), SearchRun(meshes, file, progress)
+        images = path.with_name(f"{path.stem}.images")
+        setting = Setting(model, data.search, data.verify, options.draw, measurement, steer.search, run, images)
+        measured, asked = methods.run(method, setting), answers_file.read(answers)
         content = method.report(setting, measured) | _about(data, options, name or _name(model))
-        asked = answers_file.read(answers)
         content |= judging(asked, counted)
         if out is not None:
             write_json(path, content)
