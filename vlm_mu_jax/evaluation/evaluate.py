@@ -73,7 +73,7 @@ class EvaluateOptions:
 def evaluate(
     model: Model | str | Path | None,
     data: Suite | Records | str | Path | None,
-    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008
+    options: EvaluateOptions = EvaluateOptions(),
     *,
     judge: str | JudgeOptions | Judge | BatchJudge | None = None,
     guard: Guard | str | Path | None = None,

@@ -68,7 +68,7 @@ def answer_questions(
     model: Model,
     questions: Sequence[Question],
     path: str | Path | None = None,
-    options: AnswerOptions = AnswerOptions(),  # noqa: B008
+    options: AnswerOptions = AnswerOptions(),
     *,
     label: str = "answers",
     only_these: bool = False,

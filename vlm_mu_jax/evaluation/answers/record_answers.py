@@ -35,7 +35,7 @@ def answer_file(
     *,
     kinds: Sequence[str] = (),
     guard: str | Path | None = None,
-    options: AnswerOptions = AnswerOptions(),  # noqa: B008
+    options: AnswerOptions = AnswerOptions(),
 ) -> list[Answer]:
     """Greedy answers to the records of a data file, in `out`.
 
@@ -70,7 +70,7 @@ def answer_records(
     records: Records,
     out: str | Path,
     settings: dict[str, Any],
-    options: AnswerOptions = AnswerOptions(),  # noqa: B008
+    options: AnswerOptions = AnswerOptions(),
 ) -> list[Answer]:
     """Greedy answers to all records, in their order, in `out`.
 

@@ -23,7 +23,7 @@ def answer_suite(
     model: Model,
     suite: Suite,
     workdir: str | Path | None = None,
-    options: AnswerOptions = AnswerOptions(),  # noqa: B008
+    options: AnswerOptions = AnswerOptions(),
 ) -> SuiteAnswers:
     """The model's answers to every set of a suite.
 

@@ -74,7 +74,7 @@ def curate(
     *,
     candidates: Sequence[str | Path] = (),
     judge: str | JudgeOptions | Judge | BatchJudge | None = "keyword",
-    options: CurateOptions = CurateOptions(),  # noqa: B008
+    options: CurateOptions = CurateOptions(),
     score: Score | None = None,
     workdir: str | Path | None = None,
     progress: Progress | None = None,

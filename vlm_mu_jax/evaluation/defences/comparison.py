@@ -106,7 +106,7 @@ def compare_defences(
     models: DefendedModels,
     data: str | Path,
     defences: Sequence[str],
-    options: DefenceOptions = DefenceOptions(),  # noqa: B008
+    options: DefenceOptions = DefenceOptions(),
     *,
     judge: str | JudgeOptions | Judge | BatchJudge | None = None,
     attack_words: Mapping[str, AttackWords | str | Path] | None = None,

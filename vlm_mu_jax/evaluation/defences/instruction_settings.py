@@ -52,7 +52,7 @@ class AttackShots:
 
 def build(
     data_dir: str | Path,
-    attacks: AttackShots = AttackShots(),  # noqa: B008
+    attacks: AttackShots = AttackShots(),
     settings: Sequence[str] = SETTINGS,
     images: Sequence[str] = IMAGES,
     blank: str = "white",

@@ -121,7 +121,7 @@ def settings(name: str, wording: Wording) -> dict[str, Any]:
     return {"defence": name, "defence_prompts": json.loads(json.dumps(dataclasses.asdict(wording)))}
 
 
-def defend(name: str, questions: Sequence[Question], ask: Ask, wording: Wording = Wording()) -> Defended:  # noqa: B008
+def defend(name: str, questions: Sequence[Question], ask: Ask, wording: Wording = Wording()) -> Defended:
     """The answers to `questions` under the defence of that name. Raises InputError for an unknown one."""
     check(name)
     return DEFENCES[name](questions, ask, wording)
@@ -138,8 +138,8 @@ def defend_suite(
     suite: Suite,
     name: str,
     workdir: str | Path | None = None,
-    options: AnswerOptions = AnswerOptions(),  # noqa: B008
-    wording: Wording = Wording(),  # noqa: B008
+    options: AnswerOptions = AnswerOptions(),
+    wording: Wording = Wording(),
 ) -> tuple[SuiteAnswers, dict[str, Any]]:
     """The final answers to every set of a suite under the defence `name`, and what the defence had to say.
 
