@@ -79,7 +79,7 @@ class AttackResult:
 def attack(
     model: Model,
     records: Records | AttackRecords | str | Path,
-    options: AttackOptions = AttackOptions(),  # noqa: B008
+    options: AttackOptions = AttackOptions(),
     *,
     judge: str | Judge | JudgeOptions | None = None,
     guard: str | Path | Guard | None = None,

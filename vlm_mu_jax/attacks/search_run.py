@@ -81,8 +81,8 @@ def results(
     items: Mapping[str, Any],
     begin: Callable[[Any, str, Any], Work],
     places: Sequence[Any],
-    run: SearchRun = SearchRun(),  # noqa: B008
-    counting: Counting = Counting(),  # noqa: B008
+    run: SearchRun = SearchRun(),
+    counting: Counting = Counting(),
     *,
     finished: Callable[[Any], bool] = lambda found: True,
 ) -> dict[str, Any]:

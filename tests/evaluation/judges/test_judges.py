@@ -169,9 +169,9 @@ def test_keyword_lists_are_prepared_at_load():
 
 
 def test_judges_by_name(tmp_path):
-    assert list(judges.available(tmp_path)) == ["keyword", "keyword_seed", "rules"]
+    assert list(judges.available(tmp_path)) == ["refusal", "keyword", "keyword_seed", "rules"]
     (tmp_path / "oracle.json").write_text(json.dumps({"r": {"steps": ["x"], "refusal": ["y"]}}))
-    assert list(judges.available(tmp_path)) == ["oracle", "keyword", "keyword_seed", "rules"]
+    assert list(judges.available(tmp_path)) == ["oracle", "refusal", "keyword", "keyword_seed", "rules"]
     assert judges.get("oracle", tmp_path).exact and not judges.get("keyword").exact
     with pytest.raises(InputError, match="choose from"):
         judges.get("vibes")

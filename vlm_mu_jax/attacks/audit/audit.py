@@ -76,7 +76,7 @@ class AuditResult:
 
 def audit(
     records: Sequence[Record] | str | Path,
-    options: AuditOptions = AuditOptions(),  # noqa: B008
+    options: AuditOptions = AuditOptions(),
 ) -> AuditResult:
     """Counts which words of safety data predict refusal.
 

@@ -95,7 +95,7 @@ def search(
     target: Target,
     options: PixelOptions,
     folder: Path,
-    run: SearchRun = SearchRun(),  # noqa: B008
+    run: SearchRun = SearchRun(),
 ) -> list[FoundImage]:
     """An image for every question, each for itself, as PNG files in `folder`.
 

@@ -147,7 +147,7 @@ def search(
     target: Target,
     propose: Propose,
     options: SuffixOptions,
-    run: SearchRun = SearchRun(),  # noqa: B008
+    run: SearchRun = SearchRun(),
 ) -> list[FoundSuffix]:
     """A suffix for every question, each for itself.
 
@@ -175,7 +175,7 @@ def universal(
     target: Target,
     propose: Propose,
     options: SuffixOptions,
-    run: SearchRun = SearchRun(),  # noqa: B008
+    run: SearchRun = SearchRun(),
     *,
     shots: int = 1,
 ) -> list[FoundSuffix]:

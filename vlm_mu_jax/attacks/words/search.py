@@ -75,8 +75,8 @@ def search(
     questions: Sequence[SearchQuestion],
     words: Sequence[str],
     target: Target,
-    options: SearchOptions = SearchOptions(),  # noqa: B008
-    run: SearchRun = SearchRun(),  # noqa: B008
+    options: SearchOptions = SearchOptions(),
+    run: SearchRun = SearchRun(),
     *,
     role: str = "",
 ) -> dict[str, FoundWords]:
