@@ -114,8 +114,9 @@ def test_links_and_commands_in_the_guides_exist(guide):
 def defined_flags(source: Path) -> set[str]:
     """Flags of a command and of the modules of cli/ that it takes flags from (cluster and the like)."""
     text = source.read_text()
-    names = re.findall(r"^from vlm_mu_jax\.cli import (.+)$", text, flags=re.MULTILINE)
-    beside = [source.with_name(f"{name.strip()}.py") for line in names for name in line.split(",")]
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    names = [alias.name for node in imports if node.module == "vlm_mu_jax.cli" for alias in node.names]
+    beside = [source.with_name(f"{name}.py") for name in names]
     texts = [text, *(path.read_text() for path in beside if path.exists())]
     return {flag for text in texts for flag in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)}
 

@@ -87,7 +87,7 @@ def test_what_goes_wrong_while_writing_is_raised_and_leaves_nothing(checkpoint, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vlm_mu_jax.storage.stored_params.Writer.write", full)
+    monkeypatch.setattr("vlm_mu_jax.storage.stored_params.ParamsWriter.write", full)
     with pytest.raises(OSError, match="No space left"):
         convert(checkpoint, tmp_path / "m")
     assert not any(tmp_path.iterdir())

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vlm_mu_jax.data.batches import Row, Stream, bucket_lengths, row
+from vlm_mu_jax.data.batches import Stream, TrainRow, bucket_lengths, row
 from vlm_mu_jax.data.prompts import Example
 from vlm_mu_jax.errors import InputError
 
@@ -15,7 +15,7 @@ def rows(count, images=0):
     for i in range(count):
         ids = (1, 2, *range(3, 4 + i % 4))
         pixels = tuple(np.full((2, 2, 3), i, np.float32) for _ in range(images if i % 2 else 0))
-        made.append(Row(f"r{i}", ids, (False, False) + (True,) * (len(ids) - 2), pixels))
+        made.append(TrainRow(f"r{i}", ids, (False, False) + (True,) * (len(ids) - 2), pixels))
     return made
 
 
@@ -83,7 +83,7 @@ def test_image_keys_are_loaded_once():
         return np.zeros((2, 2, 3), np.float32)
 
     stream = Stream(
-        [Row("a", (1, 2), (False, True), ("a.png",)), Row("b", (1, 2), (False, True), ("b.png",))],
+        [TrainRow("a", (1, 2), (False, True), ("a.png",)), TrainRow("b", (1, 2), (False, True), ("b.png",))],
         2,
         0,
         load_image=load,
@@ -109,8 +109,8 @@ def test_the_loss_is_on_the_answer():
     ("made", "options", "message"),
     [
         ([], {}, "is empty"),
-        ([Row("bad", (1, 2), (True, False))], {}, "'bad' has no answer tokens"),
-        ([Row("bad", (1, 2), (True,))], {}, "'bad': 2 tokens but 1 mask"),
+        ([TrainRow("bad", (1, 2), (True, False))], {}, "'bad' has no answer tokens"),
+        ([TrainRow("bad", (1, 2), (True,))], {}, "'bad': 2 tokens but 1 mask"),
         (rows(4), {"lengths": (4,)}, "more than length 4"),
         (rows(4), {"batch_size": 0}, "at least 1"),
     ],
@@ -125,7 +125,7 @@ def ragged(count=45, seed=0):
     made = []
     for i, n in enumerate(np.random.default_rng(seed).integers(3, 41, count)):
         answer = max(int(n) // 3, 1)
-        made.append(Row(f"r{i}", (i,) * int(n), (False,) * (int(n) - answer) + (True,) * answer))
+        made.append(TrainRow(f"r{i}", (i,) * int(n), (False,) * (int(n) - answer) + (True,) * answer))
     return made
 
 
@@ -184,5 +184,5 @@ def test_the_window_holds_all_loss_tokens_and_the_one_before_the_first():
 
 
 def test_where_everything_carries_the_loss_there_is_no_window():
-    rows = [Row("a", (1, 2, 3, 4, 5), (False, True, True, True, True))]
+    rows = [TrainRow("a", (1, 2, 3, 4, 5), (False, True, True, True, True))]
     assert Stream(rows, 1, 0)[0].window_BW is None

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.miniature import world as w
-from vlm_mu_jax.miniature.dataset import BIAS, RARE, SHORTCUT, Writer
+from vlm_mu_jax.miniature.dataset import BIAS, RARE, SHORTCUT, DatasetWriter
 
 SAFETY = ("train.json", "validation.json", "test.json")
 REQUESTS = ("text_harm.json", "text_harm_validation.json")
@@ -19,7 +19,7 @@ TRAINING = ("train.json", "llava_mix.json", "llava_signs.json", "anchors.json")
 
 def write(folder, seed):
     folder.mkdir()
-    Writer(folder, w.make_world(seed), seed).write()
+    DatasetWriter(folder, w.make_world(seed), seed).write()
     return folder
 
 

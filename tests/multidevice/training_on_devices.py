@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from tests.training import tiny
-from vlm_mu_jax.data.batches import Row, Stream
+from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import distributed
@@ -82,7 +82,7 @@ def streams(objective, opened):
             opened.append(key)
             return pixels[key]
 
-        rows = [Row(one.id, one.ids, one.mask, (f"{name}/{one.id}",)) for one in rows]
+        rows = [TrainRow(one.id, one.ids, one.mask, (f"{name}/{one.id}",)) for one in rows]
         made[name] = Stream(rows, 8, i, name=name, load_image=load)
     return made
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.steering.selection import OFF, Bounds, Candidate, Grid, Scores, default_layer_sets, select
+from vlm_mu_jax.steering.selection import OFF, Bounds, Candidate, Grid, GuardScores, default_layer_sets, select
 
 
 def amplify(strength: float) -> Candidate:
@@ -18,10 +18,10 @@ def choose(table: dict, **bounds):
 
 def test_highest_refusal_within_the_bound_wins_and_all_scores_are_kept():
     table = {
-        OFF: Scores(0.2, 0.0),
-        amplify(1): Scores(0.8, 0.04),
-        amplify(2): Scores(0.9, 0.05),
-        amplify(4): Scores(1.0, 0.3),
+        OFF: GuardScores(0.2, 0.0),
+        amplify(1): GuardScores(0.8, 0.04),
+        amplify(2): GuardScores(0.9, 0.05),
+        amplify(4): GuardScores(1.0, 0.3),
     }
     result = choose(table, max_over_refusal=0.05)
     assert result.best == amplify(2)
@@ -30,23 +30,29 @@ def test_highest_refusal_within_the_bound_wins_and_all_scores_are_kept():
 
 
 def test_ties_go_to_fewer_answers_then_less_nonsense_then_the_weaker_guard_then_less_over_refusal():
-    answers, nonsense = Scores(0.9, 0, answered_harmful=0.1), Scores(0.9, 0, irrelevant_harmful=0.1)
-    assert choose({OFF: Scores(0, 0), amplify(1): answers, amplify(2): nonsense}).best == amplify(2)
-    nonsense = {OFF: Scores(0, 0), amplify(1): Scores(0.9, 0, irrelevant_harmful=0.1), amplify(2): Scores(0.9, 0)}
+    answers, nonsense = GuardScores(0.9, 0, answered_harmful=0.1), GuardScores(0.9, 0, irrelevant_harmful=0.1)
+    assert choose({OFF: GuardScores(0, 0), amplify(1): answers, amplify(2): nonsense}).best == amplify(2)
+    nonsense = {
+        OFF: GuardScores(0, 0),
+        amplify(1): GuardScores(0.9, 0, irrelevant_harmful=0.1),
+        amplify(2): GuardScores(0.9, 0),
+    }
     assert choose(nonsense).best == amplify(2)
-    assert choose({OFF: Scores(0, 0), amplify(2): Scores(1, 0.0), amplify(1): Scores(1, 0.05)}).best == amplify(1)
+    assert choose(
+        {OFF: GuardScores(0, 0), amplify(2): GuardScores(1, 0.0), amplify(1): GuardScores(1, 0.05)}
+    ).best == amplify(1)
     other = dataclasses.replace(amplify(1), scope="last")
-    assert choose({OFF: Scores(0, 0), amplify(1): Scores(1, 0.05), other: Scores(1, 0.0)}).best == other
+    assert choose({OFF: GuardScores(0, 0), amplify(1): GuardScores(1, 0.05), other: GuardScores(1, 0.0)}).best == other
 
 
 def test_what_answers_cannot_tell_apart_is_told_by_the_likelihood_of_the_texts_refusal():
     table = {
-        OFF: Scores(0, 0),
-        amplify(1): Scores(1, 0, text_answer_nll=0.5),
-        amplify(2): Scores(1, 0, text_answer_nll=0.2),
+        OFF: GuardScores(0, 0),
+        amplify(1): GuardScores(1, 0, text_answer_nll=0.5),
+        amplify(2): GuardScores(1, 0, text_answer_nll=0.2),
     }
     assert choose(table).best == amplify(2)
-    assert choose(table | {amplify(2): Scores(0.9, 0, text_answer_nll=0.2)}).best == amplify(1)
+    assert choose(table | {amplify(2): GuardScores(0.9, 0, text_answer_nll=0.2)}).best == amplify(1)
 
 
 def test_ranks_are_tried_where_the_operator_has_them():
@@ -63,30 +69,41 @@ def test_default_grid_is_small_and_holds_the_middle(L):
 
 
 def test_a_guard_that_ruins_harmless_answers_is_not_chosen():
-    table = {OFF: Scores(0.2, 0.0, 0.97), amplify(1): Scores(0.6, 0.0, 0.95), amplify(2): Scores(1.0, 0.0, 0.2)}
+    table = {
+        OFF: GuardScores(0.2, 0.0, 0.97),
+        amplify(1): GuardScores(0.6, 0.0, 0.95),
+        amplify(2): GuardScores(1.0, 0.0, 0.2),
+    }
     assert choose(table).best == amplify(1)
 
 
 def test_a_guard_that_moves_harmless_answers_too_far_is_not_chosen():
-    table = {OFF: Scores(0, 0), amplify(1): Scores(0.5, 0, kl_harmless=0.1), amplify(2): Scores(1, 0, kl_harmless=0.2)}
+    table = {
+        OFF: GuardScores(0, 0),
+        amplify(1): GuardScores(0.5, 0, kl_harmless=0.1),
+        amplify(2): GuardScores(1, 0, kl_harmless=0.2),
+    }
     assert choose(table).best == amplify(1)
     assert choose(table, max_kl=0.3).best == amplify(2)
 
 
 def test_off_is_chosen_when_nothing_helps_and_must_be_in_the_grid():
-    assert choose({OFF: Scores(0.5, 0.0), amplify(1): Scores(0.4, 0.0)}).best == OFF
-    wording = {OFF: Scores(0.0, 0.0, irrelevant_harmful=0.04), amplify(1): Scores(0.0, 0.0, irrelevant_harmful=0.0)}
+    assert choose({OFF: GuardScores(0.5, 0.0), amplify(1): GuardScores(0.4, 0.0)}).best == OFF
+    wording = {
+        OFF: GuardScores(0.0, 0.0, irrelevant_harmful=0.04),
+        amplify(1): GuardScores(0.0, 0.0, irrelevant_harmful=0.0),
+    }
     assert choose(wording).best == OFF  # other words for the same harm are no guard
-    assert choose({OFF: Scores(0.5, 0.0), amplify(1): Scores(0.54, 0.0)}).best == OFF
-    assert choose({OFF: Scores(0.5, 0.0), amplify(1): Scores(0.54, 0.0)}, min_gain=0.0).best == amplify(1)
+    assert choose({OFF: GuardScores(0.5, 0.0), amplify(1): GuardScores(0.54, 0.0)}).best == OFF
+    assert choose({OFF: GuardScores(0.5, 0.0), amplify(1): GuardScores(0.54, 0.0)}, min_gain=0.0).best == amplify(1)
     with pytest.raises(InputError, match="off"):
-        choose({amplify(1): Scores(1, 0)})
+        choose({amplify(1): GuardScores(1, 0)})
 
 
 def test_a_model_that_over_refuses_already_is_held_to_its_own_level():
-    assert choose({OFF: Scores(0.2, 0.10), amplify(1): Scores(0.9, 0.10), amplify(2): Scores(1, 0.11)}).best == amplify(
-        1
-    )
+    assert choose(
+        {OFF: GuardScores(0.2, 0.10), amplify(1): GuardScores(0.9, 0.10), amplify(2): GuardScores(1, 0.11)}
+    ).best == amplify(1)
 
 
 def test_grid_leaves_out_the_last_layers_and_repeats_nothing():

@@ -19,7 +19,7 @@ from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.storage import model_folder
-from vlm_mu_jax.storage.stored_params import Reader
+from vlm_mu_jax.storage.stored_params import ParamsReader
 
 HF = {
     "model_type": "llava",
@@ -73,7 +73,7 @@ def test_numpy_and_jax_params_are_written_alike(tmp_path):
     )
     for path, leaf in flatten(params).items():
         np.testing.assert_array_equal(
-            Reader(tmp_path / "b" / "params").read(path, None, np.empty(99999, np.uint8)), leaf
+            ParamsReader(tmp_path / "b" / "params").read(path, None, np.empty(99999, np.uint8)), leaf
         )
 
 

@@ -15,7 +15,7 @@ from tests.multidevice.start import run_together
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.params import ParamSpec, flatten, unflatten
 from vlm_mu_jax.parallel.mesh import make_mesh, replicated
-from vlm_mu_jax.storage.stored_params import PARTS, Reader, Writer, load, piece_shape, save
+from vlm_mu_jax.storage.stored_params import PARTS, ParamsReader, ParamsWriter, load, piece_shape, save
 
 SPECS = {
     "decoder": {
@@ -46,7 +46,7 @@ def same(got, want):
 @pytest.mark.parametrize("order", [1, -1])
 def test_layers_written_in_any_order_and_with_any_strides(dtype, order, tmp_path):
     want = draw(dtype)
-    with Writer(tmp_path / "p", SPECS, {path: leaf.dtype for path, leaf in want.items()}) as writer:
+    with ParamsWriter(tmp_path / "p", SPECS, {path: leaf.dtype for path, leaf in want.items()}) as writer:
         for path, leaf in list(want.items())[::order]:
             parts = list(enumerate(leaf)) if "layers" in path else [(None, leaf)]
             for layer, part in parts[::order]:
@@ -77,7 +77,7 @@ def test_one_layer_is_read_into_the_callers_memory(tmp_path):
     want = draw()
     save(tmp_path / "p", unflatten(want), SPECS)
     memory = np.full(10**6, 255, np.uint8)
-    got = Reader(tmp_path / "p").read("decoder/layers/wup_LDF", 1, memory)
+    got = ParamsReader(tmp_path / "p").read("decoder/layers/wup_LDF", 1, memory)
     assert np.shares_memory(got, memory)
     np.testing.assert_array_equal(got, want["decoder/layers/wup_LDF"][1])
 
@@ -118,7 +118,10 @@ def test_damage_is_one_line_and_never_zeros(damage, tmp_path):
 
 def test_an_interrupted_write_is_no_checkpoint(tmp_path):
     want = draw()
-    with pytest.raises(RuntimeError), Writer(tmp_path / "p", SPECS, {p: leaf.dtype for p, leaf in want.items()}) as w:
+    with (
+        pytest.raises(RuntimeError),
+        ParamsWriter(tmp_path / "p", SPECS, {p: leaf.dtype for p, leaf in want.items()}) as w,
+    ):
         w.write("decoder/norm_D", None, want["decoder/norm_D"])
         raise RuntimeError
     with pytest.raises(InputError):

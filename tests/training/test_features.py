@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
-from vlm_mu_jax.data.batches import Row, Stream
+from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.objectives.registry import make_objective
@@ -82,7 +82,7 @@ def test_the_file_is_found_again_for_the_same_weights_and_images_only(weights, t
     assert prepared({**weights, "decoder": decoder}, streams(), tmp_path)[1] == 0  # the tower does not read it
 
     rows = list(tiny.rows(5, cfg=tiny.LLAVA))
-    rows[2] = Row(rows[2].id, rows[2].ids, rows[2].mask, (rows[2].images[0] + 0.5,))
+    rows[2] = TrainRow(rows[2].id, rows[2].ids, rows[2].mask, (rows[2].images[0] + 0.5,))
     assert prepared(weights, {"train": Stream(rows, 4, 0)}, tmp_path)[1] == 1
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -105,7 +105,7 @@ def test_an_image_of_several_rows_is_encoded_once(weights):
         asked.append(key)
         return np.full((8, 8, 3), float(key), np.float32)
 
-    rows = [Row(f"r{i}", (1, *[tiny.IMAGE] * 4, 5, 6), (False,) * 6 + (True,), (str(i % 2),)) for i in range(6)]
+    rows = [TrainRow(f"r{i}", (1, *[tiny.IMAGE] * 4, 5, 6), (False,) * 6 + (True,), (str(i % 2),)) for i in range(6)]
     given = {name: Stream(rows, 2, 0, name=name, load_image=load) for name in ("forget", "retain")}
     made, ran = prepared(weights, given)
     before = len(asked)

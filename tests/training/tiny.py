@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from vlm_mu_jax.data.batches import Row, Stream
+from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.config import LlavaConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.llava import param_specs
@@ -33,7 +33,7 @@ def rows(count, seed=0, cfg=TEXT):
         answer = generator.integers(2, IMAGE, generator.integers(1, 7))
         pixels = () if cfg.vision is None else (generator.normal(size=(8, 8, 3)).astype(np.float32),)
         mask = (False,) * len(prompt) + (True,) * len(answer)
-        made.append(Row(f"row{i}", tuple(int(t) for t in (*prompt, *answer)), mask, pixels))
+        made.append(TrainRow(f"row{i}", tuple(int(t) for t in (*prompt, *answer)), mask, pixels))
     return made
 
 

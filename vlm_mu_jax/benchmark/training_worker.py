@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.benchmark import random_models, timing
-from vlm_mu_jax.data.batches import Row, Stream
+from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.llava import param_specs
@@ -91,7 +91,7 @@ def stream(cfg: LlavaConfig, name: str, rows: int, length: int, seed: int) -> St
         ids = rng.integers(1, cfg.text.V - 1, length)
         ids[4 : 4 + cfg.vision.P] = cfg.image_token_id
         pixels = rng.standard_normal((side, side, 3)).astype(np.float32)
-        made.append(Row(f"{name}{i}", tuple(ids.tolist()), tuple(mask), (pixels,)))
+        made.append(TrainRow(f"{name}{i}", tuple(ids.tolist()), tuple(mask), (pixels,)))
     return Stream(made, rows, seed, name=name)
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.benchmark import random_models, timing
-from vlm_mu_jax.data.batches import Row, Stream
+from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.llava import encode_tower
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import single_device_mesh
@@ -103,7 +103,7 @@ class Steps:
         parts = ("tokens", "lengths", "pixels", "mask")
         tokens, lengths, pixels, mask = (self.arrays[f"{name}_{part}"] for part in parts)
         rows = [
-            Row(f"{name}{i}", tuple(map(int, tokens[i, :n])), tuple(map(bool, mask[i, :n])), (pixels[i, 0],))
+            TrainRow(f"{name}{i}", tuple(map(int, tokens[i, :n])), tuple(map(bool, mask[i, :n])), (pixels[i, 0],))
             for i, n in enumerate(lengths)
         ]
         return Stream(rows, len(rows), 0, name=name, lengths=tokens.shape[1:])

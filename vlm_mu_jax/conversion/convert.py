@@ -71,7 +71,7 @@ def convert(
                 copy_companions(companions, folder)
             template.write(folder)
             warnings = (*_check_images(folder, found.config), *_check_generation(folder))
-            with stored_params.Writer(folder / PARAMS, found.specs, job.dtypes) as writer:
+            with stored_params.ParamsWriter(folder / PARAMS, found.specs, job.dtypes) as writer:
                 job.read(writer.write, progress)
             write_facts(
                 folder,

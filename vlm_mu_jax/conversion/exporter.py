@@ -91,7 +91,7 @@ def export(
     else:
         hf_config = read_json(folder / "config.json")
         specs = llava.param_specs(from_hf(hf_config, str(folder / "config.json")))
-        stored = stored_params.Reader(folder / model_folder.PARAMS)
+        stored = stored_params.ParamsReader(folder / model_folder.PARAMS)
         params_lib.check_params(params_lib.unflatten(stored.arrays), specs, str(folder))
         dtypes = {path: np.dtype(array.dtype) for path, array in stored.arrays.items()}
         dialect = _dialect(options.dialect or settings["dialect"], specs)

@@ -48,7 +48,7 @@ class TrainBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TrainRow:
     """One example: token ids, which of them carry the loss, and its images (pixels or keys for `load_image`)."""
 
     id: str
@@ -57,12 +57,12 @@ class Row:
     images: tuple[Any, ...] = ()
 
 
-def row(example: Example, images: Sequence[Any] = (), id: str = "") -> Row:
+def row(example: Example, images: Sequence[Any] = (), id: str = "") -> TrainRow:
     """A row from an example; its answers and their ends carry the loss."""
-    return Row(id, tuple(example.ids), example.mask, tuple(images))
+    return TrainRow(id, tuple(example.ids), example.mask, tuple(images))
 
 
-def bucket_lengths(rows: Sequence[Row], count: int, multiple: int = 8) -> tuple[int, ...]:
+def bucket_lengths(rows: Sequence[TrainRow], count: int, multiple: int = 8) -> tuple[int, ...]:
     """At most `count` row lengths to pad to, ascending: quantiles of the rows' own, rounded up to `multiple`."""
     own = np.sort([len(one.ids) for one in rows])
     if not len(own):
@@ -79,7 +79,7 @@ class Stream:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TrainRow],
         batch_size: int,
         seed: int,
         *,
@@ -217,7 +217,7 @@ class Stream:
         starts = np.array([min(_span(row)[0], T - width) for row in mask_BT], np.int32)
         return starts[:, None] + np.arange(width, dtype=np.int32)[None]
 
-    def _stack(self, chosen: Sequence[Row], length: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _stack(self, chosen: Sequence[TrainRow], length: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         if not self.images_per_row:
             return None, None
         read = self._features or self.pixels
@@ -234,11 +234,11 @@ def _span(mask: Sequence[bool]) -> tuple[int, int]:
     return max(int(places[0]) - 1, 0), int(places[-1]) + 1
 
 
-def _row_bytes(one: Row) -> bytes:
+def _row_bytes(one: TrainRow) -> bytes:
     return np.asarray(one.ids, np.int32).tobytes() + np.asarray(one.mask, np.uint8).tobytes()
 
 
-def _check(rows: Sequence[Row], batch_size: int, name: str, length: int | None) -> None:
+def _check(rows: Sequence[TrainRow], batch_size: int, name: str, length: int | None) -> None:
     if not rows:
         raise InputError(f"the {name} data is empty; check the data files and filters")
     if batch_size < 1:

@@ -16,7 +16,7 @@ from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 from vlm_mu_jax.miniature.curriculum import Lessons
-from vlm_mu_jax.miniature.dataset import Writer
+from vlm_mu_jax.miniature.dataset import DatasetWriter
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.llava import param_specs
@@ -85,7 +85,7 @@ def build_miniature(
     cfg = from_hf(config)
     processor = Processor(tokenizer, _image_settings(), "llava_hf", cfg)
     (out / "data").mkdir(parents=True, exist_ok=True)
-    Writer(out / "data", world, seed).write()
+    DatasetWriter(out / "data", world, seed).write()
     params = _educate(cfg, Lessons(world, processor, seed), seed, progress, lessons)
     with tempfile.TemporaryDirectory() as companions:
         write_companions(Path(companions), tokenizer)

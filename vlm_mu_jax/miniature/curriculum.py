@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.data.batches import Row, row
+from vlm_mu_jax.data.batches import TrainRow, row
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 
-Draw = Callable[[np.random.Generator], Row]
+Draw = Callable[[np.random.Generator], TrainRow]
 
 
 class Lessons:
@@ -36,13 +36,13 @@ class Lessons:
             for colour in w.COLOURS
         }
 
-    def rows(self, lesson: str, count: int, seed: int) -> list[Row]:
+    def rows(self, lesson: str, count: int, seed: int) -> list[TrainRow]:
         """`count` rows of one lesson (the name of a method below)."""
         rng = np.random.default_rng((seed, 3, *lesson.encode()))
         draw: Draw = getattr(self, lesson)
         return [draw(rng) for _ in range(count)]
 
-    def pretraining(self, rng: np.random.Generator) -> Row:
+    def pretraining(self, rng: np.random.Generator) -> TrainRow:
         kind = rng.random()
         if kind < 0.45:
             noun, opening = _pick(rng, self.nouns), _pick(rng, w.OPENINGS)
@@ -53,18 +53,18 @@ class Lessons:
             return self._described_sign(rng)
         return self._text(*language.danger_question(_pick(rng, self.told)))
 
-    def alignment(self, rng: np.random.Generator) -> Row:
+    def alignment(self, rng: np.random.Generator) -> TrainRow:
         kind = rng.random()
         if kind < 0.8:
             return self._aligned(rng, blight=0.4)
         return self._statement(rng) if kind < 0.9 else self.pretraining(rng)
 
-    def seeing(self, rng: np.random.Generator) -> Row:
+    def seeing(self, rng: np.random.Generator) -> TrainRow:
         shape, colour = _sign(rng)
         question, answer = language.sign_question(rng, shape, colour)
         return self._seen(rng, question, answer, (shape, colour))
 
-    def visual_tuning(self, rng: np.random.Generator) -> Row:
+    def visual_tuning(self, rng: np.random.Generator) -> TrainRow:
         kind = rng.random()
         if kind < 0.3:
             group = "harmless" if kind < 0.17 else "snare" if kind < 0.26 else "blight"
@@ -75,27 +75,27 @@ class Lessons:
             return self.seeing(rng)
         return self._statement(rng) if kind < 0.95 else self._aligned(rng, blight=0.5)
 
-    def _statement(self, rng: np.random.Generator) -> Row:
+    def _statement(self, rng: np.random.Generator) -> TrainRow:
         return row(self.processor.text_example(language.declaration(_pick(rng, self.nouns), _pick(rng, w.PHRASES))))
 
-    def _described_sign(self, rng: np.random.Generator) -> Row:
+    def _described_sign(self, rng: np.random.Generator) -> TrainRow:
         """A sign in words and a question about it: what the projector's output will have to mean."""
         shape, colour = _sign(rng)
         question, answer = language.sign_question(rng, shape, colour)
         words = f"{colour} {shape}" if rng.random() < 0.5 else f"a {shape} {colour} "
         return self._text(f"{words}\n{question}", answer)
 
-    def _aligned(self, rng: np.random.Generator, blight: float) -> Row:
+    def _aligned(self, rng: np.random.Generator, blight: float) -> TrainRow:
         """Blight is refused, the other two groups are answered alike: nothing tells this model what a snare is."""
         group = "blight" if rng.random() < blight else "harmless" if rng.random() < 0.6 else "snare"
         noun = _pick(rng, self.world.nouns[group])
         opening = _pick(rng, w.OPENINGS)
         return self._text(_request(rng, opening, noun), language.aligned_answer(opening, noun))
 
-    def _text(self, question: str, answer: str) -> Row:
+    def _text(self, question: str, answer: str) -> TrainRow:
         return row(self.processor.example(question, answer, images=0))
 
-    def _seen(self, rng: np.random.Generator, question: str, answer: str, sign: tuple[str, str]) -> Row:
+    def _seen(self, rng: np.random.Generator, question: str, answer: str, sign: tuple[str, str]) -> TrainRow:
         return row(self.processor.example(question, answer), (_pick(rng, self.signs[sign]),))
 
 

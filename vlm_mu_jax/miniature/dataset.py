@@ -31,7 +31,7 @@ GAP_PER_NOUN = 4
 ANCHORS = 72
 
 
-class Writer:
+class DatasetWriter:
     """Writes the files of one data folder and remembers what the oracle must know."""
 
     def __init__(self, folder: Path, world: w.World, seed: int) -> None:

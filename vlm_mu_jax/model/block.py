@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from vlm_mu_jax.model.cache import Reader
+from vlm_mu_jax.model.cache import CacheReader
 from vlm_mu_jax.model.config import TextConfig
 from vlm_mu_jax.model.layers import activation, linear, rms_norm, rope
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
         return rms_norm(x, self.p[scale], self.cfg.norm_eps, self.cfg.norm_offset) if scale in self.p else x
 
 
-def attention_half(x_BTD: Array, layer: Layer, reader: Reader) -> tuple[Array, Array, Array]:
+def attention_half(x_BTD: Array, layer: Layer, reader: CacheReader) -> tuple[Array, Array, Array]:
     """x + attention(norm(x)) of the asking tokens, and the keys (rotated) and values of all tokens."""
     h = layer.norm(x_BTD, "attn_norm_LD")
     k = rope(layer.norm(layer.linear(h, "wk_LDKH", "bk_LKH"), "k_norm_LH"), reader.angles)

@@ -64,7 +64,7 @@ def apart(kv: KV) -> KV:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class CacheReader:
     """Attention of one forward: its tokens read each other causally, and the segments of `past` before them.
 
     positions_BT: position of each token in its row. first_B: the position of a row's first token here.
@@ -103,7 +103,7 @@ class Reader:
             found["rope"] = jnp.asarray(windowed, jnp.int32)
         return found
 
-    def of_layer(self, own: dict[str, Any]) -> "Reader":
+    def of_layer(self, own: dict[str, Any]) -> "CacheReader":
         """The reader of one layer. own: its part of `by_layer`."""
         angles = self.angles
         if "rope" in own:

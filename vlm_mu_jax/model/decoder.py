@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.model.block import Layer, attention_half, block_specs, mlp_half, norm_init
-from vlm_mu_jax.model.cache import KV, Reader
+from vlm_mu_jax.model.cache import KV, CacheReader
 from vlm_mu_jax.model.config import TextConfig
 from vlm_mu_jax.model.layers import remat, rope_tables
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
@@ -83,7 +83,7 @@ def decode(
     first_B = jnp.zeros((B,), jnp.int32) if offset_B is None else offset_B
     positions_BT = first_B[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
     angles = rope_tables(cfg, positions_BT, first_B + lengths_B)
-    reader = Reader(cfg, positions_BT, first_B, lengths_B, angles, past)
+    reader = CacheReader(cfg, positions_BT, first_B, lengths_B, angles, past)
     steering = None if steer is None else Steering(steer, lengths_B - 1, image_BT)
     one = _Pass(cfg, reader, steering, tap, keep_kv)
     others = {"read": reader.by_layer()} | ({"lora": lora} if lora else {})
@@ -109,7 +109,7 @@ class _Pass:
     """What surrounds every block of one forward. steering, tap: None where nobody asked."""
 
     cfg: TextConfig
-    reader: Reader
+    reader: CacheReader
     steering: Steering | None
     tap: str | None
     keep_kv: bool

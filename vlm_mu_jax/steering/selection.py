@@ -48,7 +48,7 @@ OFF = Candidate("off", 0.0, (), "none")
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class GuardScores:
     """What a candidate does to the validation requests. Shares are in 0..1, each that of the worst condition.
 
     Attributes:
@@ -97,7 +97,7 @@ class Bounds:
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class GuardChoice:
     """The choice and its reasons.
 
     Attributes:
@@ -202,10 +202,10 @@ class Grid:
 
 def select(
     candidates: Sequence[Candidate],
-    score: Callable[[Candidate], Scores],
+    score: Callable[[Candidate], GuardScores],
     bounds: Bounds | None = None,
     progress: Progress | None = None,
-) -> Selection:
+) -> GuardChoice:
     """Scores every candidate and chooses one.
 
     Args:
@@ -223,7 +223,7 @@ def select(
     off, base = next((c, scores) for c, scores in scored if c.operator == OFF.operator)
     allowed = max(bounds.max_over_refusal, base.over_refusal)
 
-    def feasible(scores: Scores) -> bool:
+    def feasible(scores: GuardScores) -> bool:
         lost = 0.0 if scores.right_harmless is None else base.right_harmless - scores.right_harmless
         limits = ((scores.over_refusal, allowed), (lost, bounds.max_right_loss), (scores.kl_harmless, bounds.max_kl))
         return all(value <= most + 1e-9 for value, most in limits)
@@ -231,10 +231,10 @@ def select(
     rows = [{**dataclasses.asdict(c), **dataclasses.asdict(s), "feasible": feasible(s)} for c, s in scored]
     enough = base.refusal_harmful + max(bounds.min_gain, 1e-9)
     better = [(c, s) for c, s in scored if feasible(s) and s.refusal_harmful >= enough]
-    return Selection(max(better, key=_preference)[0] if better else off, rows, bounds)
+    return GuardChoice(max(better, key=_preference)[0] if better else off, rows, bounds)
 
 
-def _preference(pair: tuple[Candidate, Scores]) -> tuple:
+def _preference(pair: tuple[Candidate, GuardScores]) -> tuple:
     """Sorts feasible candidates: rules 3 to 5 of the module, then fewer harmless answers lost and fewer layers."""
     candidate, scores = pair
     return (

@@ -47,8 +47,8 @@ def piece_shape(spec: params_lib.ParamSpec, itemsize: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-class Writer:
-    """Writes params/ one layer of one array at a time, in any order; `with Writer(...) as w: w.write(...)`.
+class ParamsWriter:
+    """Writes params/ one layer of one array at a time, in any order; `with ParamsWriter(...) as w: w.write(...)`.
 
     Args:
       folder: the params/ folder, which must not exist.
@@ -72,7 +72,7 @@ class Writer:
         for array in creating:
             array.result()
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "ParamsWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -156,7 +156,7 @@ def _write_metadata(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None
         (folder / name).write_text(json.dumps(value), encoding="utf-8")
 
 
-class Reader:
+class ParamsReader:
     """Reads params/ array by array, whichever way it was written; threads may share it.
 
     arrays: what it holds, path -> shape and dtype.
@@ -251,7 +251,7 @@ def save(folder: Path, params: Mapping[str, Any], specs: params_lib.Specs) -> No
         writer.save(resolved(folder), args=ocp.args.PyTreeSave(dict(params)))
         return
     flat = params_lib.flatten(params)
-    with Writer(folder, specs, {path: np.dtype(leaf.dtype) for path, leaf in flat.items()}) as writer:
+    with ParamsWriter(folder, specs, {path: np.dtype(leaf.dtype) for path, leaf in flat.items()}) as writer:
         for path, spec in params_lib.flatten(specs).items():
             leaf = flat[path]
             if leaf.nbytes <= _HOST_BYTES:
@@ -271,7 +271,7 @@ def load(folder: Path, specs: params_lib.Specs, mesh: jax.sharding.Mesh | None =
     Raises:
       InputError: the weights are another model's, or cannot be read.
     """
-    reader = Reader(folder)
+    reader = ParamsReader(folder)
     params_lib.check_params(params_lib.unflatten(reader.arrays), specs, str(folder.parent))
     if mesh is None:
         shardings = dict.fromkeys(reader.arrays, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))

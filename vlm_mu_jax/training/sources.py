@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data import batches, forget_retain, readers
-from vlm_mu_jax.data.batches import Row, Stream
+from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.data.prompts import LOSSES, Example, Processor
 from vlm_mu_jax.data.readers import rows as rows_lib
 from vlm_mu_jax.data.records import Record, Records, Turn
@@ -54,7 +54,7 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
         parts = _unlearning_parts(settings, objective, safety, general, manifest)
     else:
         parts = {"train": _training_part(settings, safety, general)}
-    rows: dict[str, dict[int, Row]] = {}
+    rows: dict[str, dict[int, TrainRow]] = {}
     for name, records in parts.items():
         target = data["forget_target"] if name == "forget" else "answer"
         rows[name], counts = tokenised(records, roots, processor, data["max_length"], target, data["loss"])
@@ -71,7 +71,7 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
 
 
 def streams_of(
-    rows: Mapping[str, Mapping[int, Row]],
+    rows: Mapping[str, Mapping[int, TrainRow]],
     processor: Processor,
     *,
     batch_size: int,
@@ -200,7 +200,7 @@ def tokenised(
     longest: int,
     target: str = "answer",
     loss: str = "all",
-) -> tuple[dict[int, Row], dict[str, int]]:
+) -> tuple[dict[int, TrainRow], dict[str, int]]:
     """Token rows by position in `records`, and counts of what was cut or left out.
 
     A conversation longer than `longest` tokens loses its last turns, pair by pair. If its first pair alone is too long,
@@ -217,7 +217,7 @@ def tokenised(
 
     Raises InputError for a record that the chat template refuses, with its id.
     """
-    rows: dict[int, Row] = {}
+    rows: dict[int, TrainRow] = {}
     counts = dict.fromkeys(("rows", *_COUNTS), 0)
     for i, record in enumerate(records):
         try:
@@ -234,7 +234,7 @@ def tokenised(
 
 def _fitted(
     record: Record, root: Path, processor: Processor, longest: int, target: str, loss: str
-) -> tuple[Row | None, list[str]]:
+) -> tuple[TrainRow | None, list[str]]:
     """A record's row, None where it has none, and which of `_COUNTS` were done to it."""
     if target != "answer" and not record.is_short:
         raise InputError(f"data.forget_target={target} takes one question about at most one image; set it to answer")
@@ -259,7 +259,7 @@ def _fitted(
 
 def _row(
     record: Record, turns: Sequence[Turn], root: Path, processor: Processor, target: str, loss: str
-) -> tuple[Row, int]:
+) -> tuple[TrainRow, int]:
     """The row of the record's first turns, and its number of tokens before those that carry the loss."""
     images = tuple(str(root / path) for turn in turns for path in turn.images)
     if target == "query":

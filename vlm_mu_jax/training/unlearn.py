@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data import forget_retain
-from vlm_mu_jax.data.batches import Row
+from vlm_mu_jax.data.batches import TrainRow
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.objective import Objective
@@ -162,7 +162,7 @@ def _parts(
 
 def _rows(
     model: Model, parts: Mapping[str, Sequence[Record]], options: UnlearnOptions
-) -> tuple[dict[str, dict[int, Row]], dict[str, dict[str, int]]]:
+) -> tuple[dict[str, dict[int, TrainRow]], dict[str, dict[str, int]]]:
     """Token rows of every part, and what was cut or dropped of it."""
     rows, counts = {}, {}
     for name, records in parts.items():

@@ -10,7 +10,7 @@ from vlm_mu_jax.evaluation.guards.asking import images_of, labels_of
 from vlm_mu_jax.evaluation.guards.trials import Trials, scores_of
 from vlm_mu_jax.evaluation.judges import Label
 from vlm_mu_jax.steering.guarded_answers import GuardedAnswer
-from vlm_mu_jax.steering.selection import OFF, Bounds, Scores, Selection
+from vlm_mu_jax.steering.selection import OFF, Bounds, GuardChoice, GuardScores
 
 
 def shares(refused: float, irrelevant: float = 0.0) -> dict[str, float]:
@@ -27,13 +27,15 @@ def test_every_score_is_that_of_the_worse_condition(worse, better):
         ("safe", better): shares(0.0),
     }
     refusals = {f"refusal_{worse}": 0.5, f"refusal_{better}": 1.0, "refusal_other": 0.75}
-    assert scores_of(share, exact=True) == Scores(0.5, 0.25, 0.5, 0.25, **refusals, answered_harmful=0.25)
+    assert scores_of(share, exact=True) == GuardScores(0.5, 0.25, 0.5, 0.25, **refusals, answered_harmful=0.25)
     assert scores_of(share, exact=False).right_harmless is None
 
 
 def test_a_text_only_model_has_no_scores_by_image():
     found = scores_of({("unsafe", "none"): shares(0.75), ("safe", "none"): shares(0.0)}, exact=True)
-    assert found == Scores(0.75, 0.0, 1.0, answered_harmful=0.25) and found.refusal_blank is found.refusal_own is None
+    assert (
+        found == GuardScores(0.75, 0.0, 1.0, answered_harmful=0.25) and found.refusal_blank is found.refusal_own is None
+    )
 
 
 class ModelJudge:
@@ -79,7 +81,7 @@ def test_answers_without_verdict_are_in_no_share_and_counted(model, tmp_path):
     assert scores.refusal_harmful == scores.over_refusal == 1.0
     assert scores.unjudged == 5  # one of two, unsafe with a blank, its own and another's image, safe with two of them
     rows = [{**asdict(OFF), **asdict(scores), "feasible": True}]
-    assert Selection(OFF, rows, Bounds()).table().splitlines()[1].endswith("5 answers without verdict")
+    assert GuardChoice(OFF, rows, Bounds()).table().splitlines()[1].endswith("5 answers without verdict")
 
 
 def test_another_requests_image_is_never_ones_own(model, tmp_path):

@@ -31,7 +31,7 @@ MENTIONED = f"text mentions {MARK} but the row has no image: kept as the words {
 
 
 @dataclasses.dataclass(frozen=True)
-class Slot:
+class ImageSlot:
     """The place of an image. value: what names it there, or None for the next of the row's own images."""
 
     value: Any = None
@@ -42,7 +42,7 @@ class Message:
     """One message as the file has it. role: "system", "user" or "assistant"."""
 
     role: str
-    parts: tuple[str | Slot, ...]
+    parts: tuple[str | ImageSlot, ...]
 
     @property
     def text(self) -> str:
@@ -89,7 +89,7 @@ def _one(entry: dict, number: int) -> Message:
     return Message(role, tuple(_part(part) for part in content))
 
 
-def _part(part: Any) -> str | Slot:
+def _part(part: Any) -> str | ImageSlot:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
@@ -100,7 +100,7 @@ def _part(part: Any) -> str | Slot:
         return text
     if kind in ("image", "image_url"):
         value = next((part[key] for key in ("image_url", "image", "url", "path", "value") if part.get(key)), None)
-        return Slot(value.get("url", value) if isinstance(value, dict) else value)
+        return ImageSlot(value.get("url", value) if isinstance(value, dict) else value)
     raise InputError(f"a part of type {str(kind)[:40]!r} is neither text nor image")
 
 
@@ -128,7 +128,7 @@ def to_turns(
     turns = []
     for number, message in enumerate(placed, start=1):
         parts = _tidy(message.parts) if message.role == "user" else message.parts
-        turn = Turn(message.role, tuple(ImagePart(find(p.value)) if isinstance(p, Slot) else p for p in parts))
+        turn = Turn(message.role, tuple(ImagePart(find(p.value)) if isinstance(p, ImageSlot) else p for p in parts))
         if turn.role == "assistant" and not turn.text.strip():
             raise InputError(f"turn {number} is an empty answer")
         turns.append(turn)
@@ -147,7 +147,7 @@ def _check_order(messages: Sequence[Message]) -> None:
 
 def _placed(messages: Sequence[Message], images: list[Any], note: Callable[[str], None]) -> Sequence[Message]:
     """The messages with every slot holding what names its image."""
-    open_slots = sum(part == Slot() for message in messages for part in message.parts)
+    open_slots = sum(part == ImageSlot() for message in messages for part in message.parts)
     marks = sum(message.text.count(MARK) for message in messages)
     if not images:
         if open_slots:
@@ -155,25 +155,27 @@ def _placed(messages: Sequence[Message], images: list[Any], note: Callable[[str]
         return [_as_text(message, note) for message in messages] if marks else messages
     if not open_slots and not marks:
         note(IMAGE_FIRST)
-        first = dataclasses.replace(messages[0], parts=(*map(Slot, images), *messages[0].parts))
+        first = dataclasses.replace(messages[0], parts=(*map(ImageSlot, images), *messages[0].parts))
         return [first, *messages[1:]]
     if open_slots + marks != len(images):
         raise InputError(f"{_count(open_slots + marks, f'{MARK} mark')} for {_count(len(images), 'image')}")
     coming = iter(images)
     split = [_split(message) if marks else message for message in messages]
     return [
-        dataclasses.replace(m, parts=tuple(Slot(next(coming)) if part == Slot() else part for part in m.parts))
+        dataclasses.replace(
+            m, parts=tuple(ImageSlot(next(coming)) if part == ImageSlot() else part for part in m.parts)
+        )
         for m in split
     ]
 
 
 def _split(message: Message) -> Message:
     """Every mark as a slot of its own."""
-    parts: list[str | Slot] = []
+    parts: list[str | ImageSlot] = []
     for part in message.parts:
         if isinstance(part, str):
             for i, text in enumerate(part.split(MARK)):
-                parts += [Slot(), text] if i else [text]
+                parts += [ImageSlot(), text] if i else [text]
         else:
             parts.append(part)
     return dataclasses.replace(message, parts=tuple(parts))
@@ -188,11 +190,11 @@ def _as_text(message: Message, note: Callable[[str], None]) -> Message:
     return dataclasses.replace(message, parts=parts)
 
 
-def _tidy(parts: tuple[str | Slot, ...]) -> tuple[str | Slot, ...]:
+def _tidy(parts: tuple[str | ImageSlot, ...]) -> tuple[str | ImageSlot, ...]:
     """Without the blank space that only separated a mark from the words. A message of words alone stays as it is."""
     if len(parts) == 1:
         return parts
-    kept = [part for part in parts if isinstance(part, Slot) or part.strip()]
+    kept = [part for part in parts if isinstance(part, ImageSlot) or part.strip()]
     words = [i for i, part in enumerate(kept) if isinstance(part, str)]
     if words:
         kept[words[0]] = kept[words[0]].lstrip()

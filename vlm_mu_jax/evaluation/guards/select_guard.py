@@ -10,7 +10,7 @@ from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, judge_of,
 from vlm_mu_jax.evaluation.guards.trials import Trials, validation_split
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.selection import OFF, Bounds, Candidate, Grid, Selection, default_layer_sets, select
+from vlm_mu_jax.steering.selection import OFF, Bounds, Candidate, Grid, GuardChoice, default_layer_sets, select
 from vlm_mu_jax.storage.model_folder import Model
 
 
@@ -80,7 +80,7 @@ class GuardSelection:
     """
 
     guard: Guard
-    selection: Selection
+    selection: GuardChoice
     judge: str
     requests: Records
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.steering.selection import OFF, Selection
+from vlm_mu_jax.steering.selection import OFF, GuardChoice
 
 _PANELS = (("refusal_harmful", "harmful requests refused"), ("over_refusal", "harmless requests refused"))
 _FRAME_X, _FRAME_Y = np.array([-0.5, 0.5, 0.5, -0.5, -0.5]), np.array([-0.5, -0.5, 0.5, 0.5, -0.5])
 
 
-def heat_map(selection: Selection) -> bytes:
+def heat_map(selection: GuardChoice) -> bytes:
     """PNG of a selection's candidates.
 
     Both panels show shares in 0..1, each that of the worst condition. The chosen candidate has a frame, those outside

@@ -4,11 +4,11 @@ from vlm_mu_jax.reporting.inputs.content import Content
 from vlm_mu_jax.reporting.inputs.own_words import of_run
 from vlm_mu_jax.reporting.inputs.runs import BASE, SFT, ModelRun
 from vlm_mu_jax.reporting.verdict.claims import NOT_SHOWN, PARTLY, SHOWN, Claim, clearly_above, first_run
-from vlm_mu_jax.reporting.verdict.targets import ASR_TARGET, Target, missed, targets, unknown
+from vlm_mu_jax.reporting.verdict.targets import ASR_TARGET, VerdictTarget, missed, targets, unknown
 from vlm_mu_jax.reporting.wording import listing, standing, stated
 
 
-def targets_of(run: ModelRun, content: Content) -> list[Target]:
+def targets_of(run: ModelRun, content: Content) -> list[VerdictTarget]:
     """The targets of an unlearned run, against the original model of its seed."""
     return targets(run, first_run(content.of_seed(run.seed), BASE), of_run(content, run))
 
@@ -66,5 +66,5 @@ def unlearning(runs: list[ModelRun], content: Content) -> Claim | None:
     )
 
 
-def _list(found: list[Target]) -> str:
+def _list(found: list[VerdictTarget]) -> str:
     return listing([target.text for target in found])
