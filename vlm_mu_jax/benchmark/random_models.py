@@ -58,18 +58,28 @@ def load(folder: str | Path) -> tuple[dict, Any]:
     return jax.device_put(checkpoint.params), checkpoint.config
 
 
-def prompts(name: str, cfg: Any, rows: int, longest: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Drawn right-padded rows `{name}_tokens, _mask, _lengths, _pixels`: 4 tokens, an image, then up to `longest` more.
+START = 4  # tokens before the image in `prompts`
 
-    The mask marks the second half of those; their number is drawn between longest / 4 and longest.
+
+def prompts(name: str, cfg: Any, rows: int, longest: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws right-padded rows: START tokens, an image, then between longest / 4 and `longest` more tokens.
+
+    Returns:
+      `{name}_tokens` and `{name}_mask` [rows, START + P + longest], `{name}_lengths` [rows] and `{name}_pixels`
+      [rows, 1, side, side, 3]. The mask marks the second half of the tokens behind the image.
     """
-    words = rng.integers(longest // 4, longest + 1, rows)
-    size, side = cfg.vision.P + 4 + longest, cfg.vision.image_size
-    tokens, mask = np.zeros((rows, size), np.int32), np.zeros((rows, size), bool)
+    words, head = rng.integers(longest // 4, longest + 1, rows), START + cfg.vision.P
+    side = cfg.vision.image_size
+    tokens, mask = np.zeros((rows, head + longest), np.int32), np.zeros((rows, head + longest), bool)
     for i, n in enumerate(words):
-        text = rng.integers(1, cfg.text.V - 1, n + 4)
-        tokens[i, : cfg.vision.P + 4 + n] = [*text[:4], *[cfg.image_token_id] * cfg.vision.P, *text[4:]]
-        mask[i, cfg.vision.P + 4 + n // 2 : cfg.vision.P + 4 + n] = True
+        text = rng.integers(1, cfg.text.V - 1, n + START)
+        tokens[i, : head + n] = [*text[:START], *[cfg.image_token_id] * cfg.vision.P, *text[START:]]
+        mask[i, head + n // 2 : head + n] = True
     pixels = rng.standard_normal((rows, 1, side, side, 3)).astype(np.float32)
-    lengths = (words + cfg.vision.P + 4).astype(np.int32)
+    lengths = (words + head).astype(np.int32)
     return {f"{name}_tokens": tokens, f"{name}_mask": mask, f"{name}_lengths": lengths, f"{name}_pixels": pixels}
+
+
+def without_image(tokens_BT: np.ndarray, cfg: Any) -> np.ndarray:
+    """Rows of `prompts` without their image: [rows, T - P]."""
+    return np.concatenate([tokens_BT[:, :START], tokens_BT[:, START + cfg.vision.P :]], axis=1)

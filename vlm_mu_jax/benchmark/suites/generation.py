@@ -20,7 +20,6 @@ from vlm_mu_jax.model.llava import Batch
 NEW_TOKENS = 64
 QUESTIONS = 4  # on one image
 PEER_BATCHES = (16, 64)
-START = 4  # tokens before the image, as `random_models.prompts` draws them
 
 
 def measure(options: BenchmarkOptions) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def inputs(cfg: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
     arrays = random_models.prompts("ragged", cfg, rows, 96, rng) | random_models.prompts("shared", cfg, rows, 40, rng)
     size = next(size for size in range(QUESTIONS, 0, -1) if rows % size == 0)
     arrays["shared_pixels"] = np.repeat(arrays["shared_pixels"][::size], size, axis=0)
-    arrays["shared_tokens"][:, :START] = arrays["shared_tokens"][:1, :START]
+    arrays["shared_tokens"][:, : random_models.START] = arrays["shared_tokens"][:1, : random_models.START]
     return arrays | {"shared_size": np.asarray(size)}
 
 
@@ -58,7 +57,7 @@ def ragged(params: dict, cfg: Any, arrays: dict[str, np.ndarray]) -> Callable[[]
 
 
 def shared(params: dict, cfg: Any, arrays: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
-    size, start = int(arrays["shared_size"]), START + cfg.vision.P
+    size, start = int(arrays["shared_size"]), random_models.START + cfg.vision.P
     tokens, pixels = arrays["shared_tokens"], arrays["shared_pixels"]
     images = len(tokens) // size
     prefix = Batch(tokens[::size, :start], np.full(images, start, np.int32), pixels[::size])

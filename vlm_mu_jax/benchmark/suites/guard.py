@@ -33,8 +33,7 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
     rng = np.random.default_rng(options.seed)
     arrays = random_models.prompts("p", cfg, options.rows, 96, rng)
     batch = jax.device_put(Batch(arrays["p_tokens"], arrays["p_lengths"], arrays["p_pixels"]))
-    words = batch.tokens_BT[:, cfg.vision.P :]  # as long as the prompt without its image
-    alone = Batch(words, batch.lengths_B - cfg.vision.P)
+    alone = Batch(random_models.without_image(arrays["p_tokens"], cfg), batch.lengths_B - cfg.vision.P)
     steer = jax.device_put(random_steer(cfg.text.L, cfg.text.D, rng))
     states = jax.jit(lambda p, b, s: forward(p, b, cfg, steer=s, tap="last", logits=False).taps)
 

@@ -87,7 +87,13 @@ def _settings(variant: str, changes: dict[str, Any]) -> dict[str, Any]:
 def _shrink(chosen: dict[str, Any], options: BenchmarkOptions) -> None:
     """The same run with a random model's sizes and short rows."""
     text, vision = random_models.SIZES[options.size]
-    config = {"model_type": "llava", "dtype": "bfloat16", "text_config": text, "vision_config": vision}
+    config = {
+        "model_type": "llava",
+        "dtype": "bfloat16",
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_index": text["vocab_size"] - 1,
+    }
     (options.workdir / "config.json").write_text(json.dumps(config))
     chosen["model"] = {**chosen["model"], "init": str(options.workdir)}
     chosen["data"] = {**chosen["data"], "max_length": 128}
