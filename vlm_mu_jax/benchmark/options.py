@@ -1,4 +1,4 @@
-"""What every suite of bin/bench is told."""
+"""The options of every suite of `bin/bench`."""
 
 import dataclasses
 from pathlib import Path

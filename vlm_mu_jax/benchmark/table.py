@@ -4,7 +4,7 @@ _COLUMNS = ("name", "ours", "peer", "unit", "ratio", "floor")
 
 
 def text(result: dict) -> str:
-    """One line per row; keys of a row beyond the common ones are further columns, "memory_*" in GiB."""
+    """One line per row. Keys of a row beyond the common ones become further columns, those of "memory_*" in GiB."""
     rows = result["rows"]
     names = [*_COLUMNS, *dict.fromkeys(key for row in rows for key in row if key not in _COLUMNS)]
     cells = [names, *[[_cell(name, row.get(name)) for name in names] for row in rows]]

@@ -21,7 +21,7 @@ Side = Callable[[], tuple[Any, float]]
 
 
 def here(job: Callable[[], Any]) -> Side:
-    """A side that runs in this process; the job must return only when its work is done (arrays on the host)."""
+    """A side that runs in this process. The job must return only when its work is done, with its arrays on the host."""
 
     def side() -> tuple[Any, float]:
         start = time.perf_counter()
@@ -42,7 +42,7 @@ def compare(
     repeats: int,
     floor: float | None = None,
 ) -> dict[str, Any]:
-    """Warms both sides up, checks that they agree, times them in turn; the row of the result.
+    """Warms both sides up, checks that they agree, and times them in turn. Returns the row of the result.
 
     Args:
       count: what one run makes, in the unit before "/s" (tokens, examples).
@@ -80,7 +80,7 @@ def matmul_speed(size: int = 2048) -> float:
 
 
 def row(name: str, ours: float, peer: float | None, unit: str, floor: float | None = None, **more: Any) -> dict:
-    """A row of figures of which more is better; `more` are further columns (memory in bytes as memory_ours, ...)."""
+    """A row of figures of which more is better. `more` are further columns, such as memory_ours in bytes."""
     ratio = None if peer is None else ours / peer
     return {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "floor": floor, **more}
 

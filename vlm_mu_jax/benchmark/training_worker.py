@@ -1,4 +1,4 @@
-"""One row of bin/bench train, in a process of its own: asked in a JSON line on stdin, answered in one on stdout."""
+"""One row of bin/bench train, in a process of its own. It reads JSON lines on stdin and answers each with one."""
 
 import json
 import statistics
@@ -83,7 +83,7 @@ def task(name: str, cfg: LlavaConfig) -> tuple[Any, Selection]:
 
 
 def stream(cfg: LlavaConfig, name: str, rows: int, length: int, seed: int) -> Stream:
-    """Drawn rows of one length, one image each; the last quarter of a row carries the loss."""
+    """Drawn rows of one length with one image each. The last quarter of a row carries the loss."""
     rng = np.random.default_rng(seed)
     side, mask = cfg.vision.image_size, [i >= length * (1 - ANSWER) for i in range(length)]
     made = []

@@ -1,6 +1,7 @@
-"""Processes that bin/bench asks to do one job at a time, in JSON lines: the PyTorch peer, and ours where memory counts.
+"""Processes that do one job at a time for bin/bench, asked and answering in JSON lines.
 
-Both sides of a memory comparison are then processes that did nothing else, measured in the same way.
+The PyTorch peer is one. Where memory is compared, our side is one too: then both sides are processes that did nothing
+else, measured in the same way.
 """
 
 import json
@@ -15,7 +16,12 @@ SCRIPT = Path(__file__).resolve().parents[2] / "third_party" / "peers" / "torch_
 
 
 class Worker:
-    """A running process; `with Worker(name, command) as w: w.ask("generate", tokens=8)` -> its answer and "seconds"."""
+    """A running process that answers jobs.
+
+    Example:
+      with Worker(name, command) as worker:
+          answer = worker.ask("generate", tokens=8)  # its answer, with "seconds"
+    """
 
     def __init__(self, name: str, command: list[str]) -> None:
         self._name, self._command = name, command

@@ -1,7 +1,7 @@
 """What a program would need on chips that are not here: memory, FLOPs, collectives and the roofline of its time.
 
-The program is compiled ahead of time for the target; nothing runs and no array exists. Times are the lower bounds that
-peak rates allow, with computing, memory and links perfectly overlapped; a real run is slower.
+The program is compiled ahead of time for the target. Nothing runs and no array exists. Times are the lower bounds that
+peak rates allow, with computing, memory and links perfectly overlapped. A real run is slower.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """What one chip does in a compiled program, read from its HLO text: products, memory traffic, collectives.
 
 XLA's own cost analysis counts the body of a loop once. Here every instruction counts as often as its computation runs:
-loop bodies are multiplied by the trip count that stands in the loop's condition (an upper bound where the loop may
-stop early). Kernels have no products in the text: those of splash attention are known by name, others are only listed.
+a loop's body is multiplied by the trip count in the loop's condition, which is an upper bound where the loop may stop
+early. The text of a kernel holds no products. Those of splash attention are known by name, others are only listed.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """`name = shapes opcode(operands), attributes`; more than one shape for a tuple."""
+    """`name = shapes opcode(operands), attributes`. A tuple has more than one shape."""
 
     name: str
     shapes: tuple[Shape, ...]
@@ -64,7 +64,7 @@ class Instruction:
 
 @dataclasses.dataclass
 class Collective:
-    """Collectives of one kind per run of the program. bytes: of the arrays they make (reduce-scatter: take); sent:
+    """Collectives of one kind per run of the program. bytes: of the arrays they make (reduce-scatter: take). sent:
     bytes that leave one chip under ring algorithms."""
 
     count: float = 0

@@ -1,4 +1,4 @@
-"""A plan's report as text."""
+"""A plan as lines of text."""
 
 from typing import Any
 

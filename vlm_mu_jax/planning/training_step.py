@@ -1,4 +1,4 @@
-"""The training step of a config on devices that are not here: its compiled form's inputs as shapes with shardings."""
+"""The training step of a config on devices that are not here. Its inputs are shapes with shardings, not arrays."""
 
 import dataclasses
 from typing import Any
@@ -25,9 +25,15 @@ from vlm_mu_jax.training.trainable import Selection, dtypes, split, trainable_sp
 
 @dataclasses.dataclass(frozen=True)
 class PlannedStep:
-    """step(*args) is one optimizer update; args are `jax.ShapeDtypeStruct`s. flops: analytic, over all devices.
+    """A training step ready to be compiled.
 
-    trained, frozen: numbers of parameters. tokens: positions per step, padding included.
+    Attributes:
+      step: `step(*args)` is one optimizer update.
+      args: `jax.ShapeDtypeStruct`s with shardings.
+      flops: analytic, over all devices.
+      mesh: the mesh of the shardings.
+      trained, frozen: numbers of parameters.
+      tokens: positions per step, padding included.
     """
 
     step: Any

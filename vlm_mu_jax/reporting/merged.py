@@ -14,7 +14,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def results(content: Content) -> dict[str, Any]:
-    """All runs as one results.json of schema 1; provenance is kept per run, under the label the report shows."""
+    """All runs as one results.json of schema 1. Provenance is kept per run, under the label that the report shows."""
     runs = [
         {**run.raw, "name": run.name, "kind": run.kind, "seed": run.seed, "label": run.label, "folder": run.folder.name}
         for run in content.runs
@@ -28,7 +28,7 @@ def results(content: Content) -> dict[str, Any]:
 
 
 def table(content: Content) -> str:
-    """One CSV line per run and metric; fractions in 0..1, low and high the 95 % interval, empty where not known."""
+    """One CSV line per run and metric. Fractions are in 0..1. low and high: the 95 % interval, empty if not known."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)

@@ -1,1 +1,1 @@
-"""The suites of `bin/bench`, one module each. Its docstring says what is measured and what it is compared with."""
+"""The suites of `bin/bench`, one module each. A module's docstring says what it measures against what."""

@@ -1,8 +1,10 @@
 """bin/bench convert: bytes per second of bin/convert_hf, both ways, over `cp -r` of the same checkpoint.
 
-copy: a checkpoint into our model folder. export: the model folder back to safetensors, the same bits (compared).
-Ours is the whole command, start of Python included, and ends when its files are on the disk; `cp` ends when the system
-has taken them. memory_ours: largest resident memory of the command. Needs room for three checkpoints (7b: 14 GB each).
+Row `copy` turns a checkpoint into our model folder. Row `export` turns the model folder back into safetensors, and the
+suite checks that the bits are the same. Column memory_ours is the largest resident memory of the command.
+
+Ours is the whole command, with the start of Python, and ends when its files are on the disk. `cp` ends when the system
+has taken them. The suite needs room for three checkpoints (7b: 14 GB each).
 """
 
 import math

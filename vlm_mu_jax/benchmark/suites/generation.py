@@ -1,8 +1,8 @@
 """bin/bench generate: greedy answers, ours and PyTorch transformers' `generate` at its best batch size.
 
-ragged: prompts of mixed lengths, an image each. shared_image: four questions on every image, which with the prompt's
-start runs once here; transformers has no such thing. Both sides run the vision tower. `peer_batch` is the batch size
-that was fastest for transformers.
+Row `ragged` has prompts of mixed lengths with an image each. Row `shared_image` has four questions on every image: ours
+runs the image and the prompt's start once for all four, which transformers cannot do. Both sides run the vision tower.
+Column `peer_batch` is the batch size that was fastest for transformers.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """bin/bench guard: what a guard costs, against the same model without it.
 
-decode: tokens/s of generation with every token steered, over those without ("peer"), after prompts of text alone: an
-image's tokens would make most of the time a prefill. prefill: the same for a prompt with its image. first_pass: such a
-prompt and its text-only first pass, which a gate per example needs, over the prompt alone.
+Row `decode` is generation with every token steered, over generation without a guard (the "peer"). Its prompts are text
+alone, since an image's tokens would make most of the time a prefill. Row `prefill` is the same for a prompt with its
+image. Row `first_pass` adds the text-only first pass that a gate per example needs.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ NEW_TOKENS = 64
 
 
 def measure(options: BenchmarkOptions) -> dict[str, Any]:
-    """Rows `decode`, `prefill` and `first_pass`; ours is guarded, the peer is our own model unguarded."""
+    """Rows `decode`, `prefill` and `first_pass`. Ours is guarded. The peer is our own model without the guard."""
     folder = str(options.workdir / "checkpoint")
     text, vision = random_models.SIZES[options.size]
     with Peer() as peer:

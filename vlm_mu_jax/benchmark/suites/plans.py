@@ -1,10 +1,14 @@
-"""bin/bench plan: what bin/plan says of the shipped configs; nothing runs, so there is no peer.
+"""bin/bench plan: what bin/plan says of the shipped configs. Nothing runs, so there is no peer.
 
-ours: seconds per step at the roofline, the least that peak rates allow. floor: the same if all chips did nothing but
-the model's own FLOPs at their peak; floor / ours is `mfu`, at the roofline. memory_peak: per chip, beside memory_chip,
-what it has; a plan that does not fit has no time. --size=7b plans LLaVA-1.5-7B and 13B for the topologies of
-docs/scaling.md (minutes each; those in WORKDIR/plans.jsonl are not made again); other sizes plan a small random model
-for four chips.
+Columns:
+  ours          seconds per step at the roofline, the least that peak rates allow
+  floor         the same if all chips did nothing but the model's own FLOPs at their peak
+  mfu           floor / ours, that is at the roofline
+  memory_peak   what the step needs per chip, beside memory_chip, what a chip has
+
+A plan that does not fit has no time. --size=7b plans LLaVA-1.5-7B and 13B for the topologies of docs/scaling.md. That
+takes minutes each, and plans in WORKDIR/plans.jsonl are not made again. Other sizes plan a small random model for four
+chips.
 """
 
 import json

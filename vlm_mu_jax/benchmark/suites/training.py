@@ -3,12 +3,17 @@
 npo-lora   rank 16 on every linear map of the language model
 npo-full   language model and projector, float32 master weights and Adam moments
 rmu        three layers' down projections, steered at a quarter of the depth
-rmu and both npo read --rows forget and --rows retain examples per step, every one with an image and of full length
 
-ours: real tokens per second. floor: the same at the chip's peak FLOP/s, so ours / floor is the mfu column (model FLOPs
-of what is trained, see training/flops.py); empty where the peak is not known (a CPU). memory_peak: the most that the
-device held, on a CPU the process; each row has a process of its own. Weights are bfloat16 on an accelerator, float32 on
-a CPU. There is no peer: public PyTorch code for these steps is compared in `bin/bench unlearn`.
+Every row reads --rows forget and --rows retain examples per step, each with an image and of full length. Weights are
+bfloat16 on an accelerator and float32 on a CPU. Each row has a process of its own.
+
+Columns:
+  ours          real tokens per second
+  floor         the same at the chip's peak FLOP/s, empty where the peak is not known (a CPU)
+  mfu           ours / floor: model FLOPs of what is trained (training/flops.py) over the peak
+  memory_peak   the most that the device held, on a CPU the process
+
+There is no peer: `bin/bench unlearn` compares these steps with public PyTorch code.
 """
 
 import sys

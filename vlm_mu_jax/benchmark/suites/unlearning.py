@@ -3,9 +3,9 @@
 npo   language model and projector train; the peer runs a frozen second model in every step
 rmu   three layers' down projections train, steered at a quarter of the depth; the peer runs whole forward passes
 
-Each side is a process that does nothing else; memory is the largest it ever had resident. ours_first_epoch counts what
-we compute once per example (image features, NPO's reference log-probabilities) in full to a single epoch. floor and
-floor_peer: examples/s if each side's matrix products alone ran at the speed of one large float32 product.
+Each side is a process that does nothing else, and memory is the largest it ever had resident. Column ours_first_epoch
+charges what we compute once per example (image features, NPO's reference log-probabilities) to a single epoch. Columns
+floor and floor_peer are examples/s if each side's matrix products alone ran at the speed of one large float32 product.
 """
 
 import functools

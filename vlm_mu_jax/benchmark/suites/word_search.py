@@ -6,8 +6,8 @@ own_full_forward  our model on blocks of whole prompts
 block_memory      how many more candidates of a block fit into a GiB, as XLA plans it, and how many would if each had a
                   copy of the prefix cache; kib_* are the bytes behind it, per candidate
 
-Ours scores all candidates (column words); a peer that is much slower scores as many as column peer_words says, and its
-rate is per candidate. All sides start from token ids, and have the image's encoding in their time.
+Ours scores all candidates (column words). A peer that is much slower scores as many as column peer_words says, and its
+rate is per candidate. All sides start from token ids and encode the image in their own time.
 """
 
 import statistics
@@ -68,7 +68,7 @@ class DrawnWords(Processor):
 
 
 def measure(options: BenchmarkOptions) -> dict[str, Any]:
-    """The four rows; rates in candidates/s."""
+    """The four rows, in candidates/s."""
     folder, file = options.workdir / "checkpoint", options.workdir / "candidates.npz"
     text, vision = random_models.SIZES[options.size]
     with Peer(SCRIPT.with_name("attack_scoring.py")) as peer:

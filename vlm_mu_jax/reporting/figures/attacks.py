@@ -21,7 +21,7 @@ _SIDES = (("original", "unchanged", "accent", "D"), ("control", "control", "null
 
 
 def methods(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
-    """Per file and set of questions: the rate unchanged, under the control, and under the attack; a panel per goal."""
+    """The rate unchanged, under the control and under the attack, per file and set of questions. One panel per goal."""
     panels_of = {goal: [row for file in files for row in _rows(file, goal)] for goal in _GOALS}
     panels_of = {goal: rows for goal, rows in panels_of.items() if rows}
     if not panels_of:

@@ -1,7 +1,7 @@
 """The audit as pictures: how often each first word opens a question of either outcome, and what that proves.
 
-The left half follows Figure 2 of the safety-mirage paper (first words against the label); the right half adds the
-log odds with their intervals.
+The left half follows Figure 2 of the safety-mirage paper (first words against the label). The right half adds the log
+odds with their intervals.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ _LABELS = {"first": "questions with this first word", "last": "questions with th
 
 
 def draw(result: dict[str, Any], path: str | Path, position: str = "first", most: int = 15) -> None:
-    """Writes the chart of an audit's most frequent words; the file's ending gives the format (svg, png, pdf)."""
+    """Writes the chart of an audit's most frequent words. The file's ending gives the format (svg, png, pdf)."""
     from vlm_mu_jax.reporting.figures.canvas import color, panels, style, to_svg  # heavy import
 
     rows = [row for row in result["rows"] if row["position"] == position][:most]

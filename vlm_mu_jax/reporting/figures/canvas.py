@@ -1,8 +1,8 @@
 """Turns a matplotlib figure into inline SVG that follows the page's colours, in light and in dark, and into files.
 
-matplotlib writes fixed colours, a page has two themes. So figures are drawn in the colours of the light theme, one per
-role (`ink`, `asr` ... below), which become CSS variables in the SVG text; the page decides what they look like. Text
-stays text: it can be searched and read aloud, and a hostile label is escaped by matplotlib's own XML writer.
+matplotlib writes fixed colours, but a page has two themes. So every figure is drawn in the colours of the light theme,
+one per role (`ink`, `asr` ... below). In the SVG text they become CSS variables, and the page decides their look.
+Text stays text: it can be searched and read aloud. matplotlib's own XML writer escapes a hostile label.
 
 Every figure is drawn twice: wide, and inside `narrow()` for a phone, where the panels stand one under the other and the
 letters keep their size.
@@ -65,7 +65,7 @@ class Drawing(str):
 
 
 def color(role: str) -> str:
-    """The colour to draw a role in; KeyError for a role the page does not know."""
+    """The colour to draw a role in. Raises KeyError for a role the page does not know."""
     return _LIGHT[role]
 
 
@@ -130,7 +130,7 @@ def legend_beside(axis, **options):
 
 
 def percent_axis(axis, which: str = "x", room: float = 0.0, steps: int = 4) -> None:
-    """Marks one axis 0 to 100 % with light grid lines, in `steps` parts; `room` leaves space for labels past 100 %."""
+    """Marks one axis 0 to 100 % with light grid lines, in `steps` parts. `room` leaves space for labels past 100 %."""
     low = -0.03 if room == 0 else 0.0
     getattr(axis, f"set_{which}lim")(low, 1.03 + room)
     parts = [100 * step // steps for step in range(steps)]
@@ -139,7 +139,7 @@ def percent_axis(axis, which: str = "x", room: float = 0.0, steps: int = 4) -> N
 
 
 def whisker(axis, low, high, at, role: str, *, vertical: bool = False, width: float = 1.3) -> None:
-    """One interval line; nothing when the interval is unknown."""
+    """One interval line, or nothing when the interval is unknown."""
     if low is None or high is None:
         return
     ends = ([at, at], [low, high]) if vertical else ([low, high], [at, at])
@@ -191,7 +191,7 @@ def standalone(svg: str) -> str:
 
 
 def save(drawing: Drawing, folder: Path) -> list[Path]:
-    """Writes a figure to `folder` as NAME.svg and NAME.png, as it looks on the light page; returns the two paths."""
+    """Writes a figure to `folder` as NAME.svg and NAME.png, as it looks on the light page. Returns the two paths."""
     svg, png = (folder / f"{drawing.name}{ending}" for ending in (".svg", ".png"))
     svg.write_text(standalone(drawing), encoding="utf-8")
     drawing.figure.patch.set_alpha(None)  # a file has no page behind it

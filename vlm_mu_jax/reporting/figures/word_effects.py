@@ -27,8 +27,11 @@ _METHODS = (("removal", "margin lost without the word"), ("gradient_x_input", "g
 
 
 def attribution(audits: list[dict[str, Any]]) -> Drawing | None:
-    """Every word: how strongly it goes with refusal in the data against what it does to the model's refusal margin, and
-    against what rebalanced training takes away; see `attack.attribution`. One audit, the first that holds it."""
+    """Every word: how strongly it goes with refusal in the data, against what it does to the model's refusal margin.
+
+    A second panel shows how much of that rebalanced training takes away (see `attacks.attribution`). Of several audits,
+    the first that holds an attribution is drawn.
+    """
     found = next((a["attribution"] for a in audits if isinstance(a.get("attribution"), dict)), None)
     if not found or not _points(found, "change"):
         return None
@@ -117,7 +120,7 @@ def _interval(value: dict[str, float]) -> str:
 def saliency(found: dict[str, Any], most: int = 10) -> Drawing | None:
     """Questions word by word, coloured by what each word does to the refusal margin; one column per method.
 
-    found: {"questions": [`attack.saliency.Salient.to_dict`]}. Each question is scaled to its own largest effect.
+    found: {"questions": [`attacks.saliency.Salient.to_dict`]}. Each question is scaled to its own largest effect.
     """
     questions = [q["words"][:_LONGEST] for q in found.get("questions") or [] if q.get("words")][:most]
     if not questions:

@@ -1,4 +1,4 @@
-"""The figures about the evidence: word audit, one-word search, hidden states; each as inline SVG."""
+"""The word audit and the one-word search, each as inline SVG."""
 
 from typing import Any
 

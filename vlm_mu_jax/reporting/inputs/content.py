@@ -17,7 +17,7 @@ from vlm_mu_jax.reporting.inputs.runs import ModelRun, read_runs
 
 @dataclass
 class Content:
-    """What the page is made of; None or empty = not given."""
+    """What the page is made of. None or empty means that it was not given."""
 
     runs: list[ModelRun]
     comparisons: list[dict[str, Any]]

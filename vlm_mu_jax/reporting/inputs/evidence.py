@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Evidence:
-    """A further JSON file of the report: `what` is the help of its flag; `rows` must be a list of objects in it."""
+    """A further JSON file of the report. `what`: the help of its flag. `rows`: the field that is a list of objects."""
 
     what: str
     rows: str

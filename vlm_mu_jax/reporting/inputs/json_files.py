@@ -1,4 +1,4 @@
-"""JSON files that other commands wrote; a bad one is an InputError that names the file and the reason."""
+"""JSON files that other commands wrote. A bad one raises an InputError that names the file and the reason."""
 
 import json
 from pathlib import Path

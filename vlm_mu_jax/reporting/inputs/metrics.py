@@ -19,7 +19,7 @@ class Rate:
 
 
 def flatten_metrics(metrics: dict[str, Any], where: str, prefix: str = "") -> dict[str, Rate]:
-    """Nested metrics as a flat dict of Rate; entries without a value (n = 0) are dropped."""
+    """Nested metrics as {path: Rate}. Entries without a value (n = 0) are dropped."""
     flat: dict[str, Rate] = {}
     for name, entry in metrics.items():
         path = f"{prefix}{name}"
@@ -31,7 +31,7 @@ def flatten_metrics(metrics: dict[str, Any], where: str, prefix: str = "") -> di
 
 
 def as_rate(entry: Any, where: str) -> Rate | None:
-    """A Rate from {"value", "n", "low", "high", "k"} or from a bare number; None when there is no value."""
+    """A Rate from {"value", "n", "low", "high", "k"} or from a bare number. None when there is no value."""
     fields = entry if isinstance(entry, dict) else {"value": entry}
     numbers = {name: fields.get(name) for name in ("value", "n", "low", "high", "k")}
     for name, number in numbers.items():

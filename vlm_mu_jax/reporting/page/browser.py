@@ -42,12 +42,17 @@ class _Index:
 
 
 def payload(content: Content, first: ModelRun | None = None, second: ModelRun | None = None) -> dict[str, Any] | None:
-    """The browser's data; None when no run has answers. `first` and `second` are the runs it opens with, side by side.
+    """The data of the answers browser, or None when no run has answers.
 
-    "rows" holds [run, set, id, word, label, question, answer, image] per answer: numbers into the lists of the same
-    name, the answer as text; "pictures" holds the image itself, by the same number, where it is in the page. "text"
-    says whether text may be read at once (nonsense words), on asking (real data and show_text), or is not in the file
-    at all (real data): then questions and answers are empty strings and there are no pictures.
+    Args:
+      first, second: the runs it opens with, side by side.
+
+    Returns:
+      "rows": [run, set, id, word, label, question, answer, image] per answer. All but the answer are numbers into the
+        lists of the same name.
+      "pictures": the images that are in the page, by the number of the image.
+      "text": SHOWN (nonsense words), CONCEALED until the reader asks (real data with show_text), or ABSENT (real data).
+        When absent, questions and answers are empty strings and there are no pictures.
     """
     if not any(run.answers for run in content.runs):
         return None

@@ -11,7 +11,7 @@ _FIRST = ("metric", "value", "baseline_value", "n", "b", "c", "p", "p_holm", "si
 
 @dataclass(frozen=True)
 class PairedTests:
-    """The tests of one model against its baseline; `tally` is empty where no row says what is significant."""
+    """The tests of one model against its baseline. `tally` is empty where no row says what is significant."""
 
     title: str
     tally: str
@@ -21,7 +21,7 @@ class PairedTests:
 
 
 def pairs(rows: list[dict[str, Any]]) -> list[PairedTests]:
-    """One table per run, baseline and seed, in the order given; columns are the plain fields, telling ones first."""
+    """One table per run, baseline and seed, in the order given. Columns are the plain fields, telling ones first."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         plain = {name: value for name, value in row.items() if not isinstance(value, dict | list)}

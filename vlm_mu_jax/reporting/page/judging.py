@@ -1,4 +1,4 @@
-"""How far the judge's rates hold: against neutral words, against people, and corrected for its errors; as tables."""
+"""Tables that say how far the judge's rates hold: against neutral words, against people, corrected for its errors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The page itself: one self-contained HTML file from a Content; every value goes through an escaping template."""
+"""The page itself: one self-contained HTML file. Every value goes through a template that escapes it."""
 
 import base64
 import functools

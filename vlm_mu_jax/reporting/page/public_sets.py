@@ -26,7 +26,7 @@ _RULES = {
 
 @dataclass(frozen=True)
 class SetNumber:
-    """One number of one set; `name` is empty below a row of the same set. A cell: (value, interval and n)."""
+    """One number of one set. `name` is empty below a row of the same set. A cell is (value, interval and n)."""
 
     name: str
     rule: str
@@ -43,7 +43,7 @@ class PublicSets:
 
 
 def public_sets(runs: list[ModelRun]) -> PublicSets | None:
-    """The numbers under metrics["sets"] of all runs; None where no run was asked a public set."""
+    """The numbers under metrics["sets"] of all runs. None where no run was asked a public set."""
     names = [name for run in runs for name in run.group("sets") if name.count("/") == 1]  # no breakdowns
     if not names:
         return None

@@ -20,5 +20,5 @@ class RateTable:
 
 
 def measured(metric: Rate | None) -> Cell:
-    """A rate with its interval and number of questions; a dash where it was not measured."""
+    """A rate with its interval and number of questions, or a dash where it was not measured."""
     return wording.rate(metric), wording.standing_on(metric)

@@ -65,7 +65,7 @@ class Topic:
 
 
 def clearly_above(high: Rate | None, low: Rate | None) -> bool:
-    """Whether the first rate is clearly above the second; False when either is missing."""
+    """Whether the first rate is clearly above the second. False when either is missing."""
     if high is None or low is None:
         return False
     if None in (high.low, low.high):

@@ -43,7 +43,7 @@ def _neutral_words(after: Rate, null: Rate | None) -> str:
 
 
 def overrefusal(runs: list[ModelRun], content: Content) -> Claim | None:
-    """Whether one changed word makes the safety fine-tuned model refuse harmless questions; and the unlearned ones."""
+    """Whether one changed word makes the safety fine-tuned model, and the unlearned ones, refuse harmless questions."""
     run = first_run(runs, SFT, "rr_before", "rr_after")
     if not run:
         return None
@@ -84,7 +84,7 @@ def _searched_for_themselves(runs: list[ModelRun], content: Content) -> tuple[st
 
 
 def neutral(content: Content, goal: str, run: ModelRun | None = None) -> Rate | None:
-    """The best rate that a single neutral word reached in the search; None when another model was searched."""
+    """The best rate that a single neutral word reached in the search. None when another model was searched."""
     searched = (content.attack or {}).get("model")
     if run and searched is not None and searched not in (run.name, run.label):
         return None

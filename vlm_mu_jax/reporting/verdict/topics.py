@@ -28,7 +28,7 @@ _MEASURES = {"rr": "refused", "asr": "answered harmfully"}
 
 
 def topics(content: Content) -> list[Topic]:
-    """All topics in the order of the story; one that was not measured says so."""
+    """All topics in the order of the story. A topic that was not measured says so."""
     claims: dict[str, list[Claim]] = {key: [] for key in _TITLES}
     for seed in content.seeds:
         runs = content.of_seed(seed)
