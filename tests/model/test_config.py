@@ -100,7 +100,7 @@ def test_a_config_is_a_static_argument_and_replacing_a_field_keeps_the_rest():
 BAD = {
     "no type": {"model_type": None},
     "other family": {"model_type": "gpt2"},
-    "other vision tower": {"vision_config": CLIP | {"model_type": "siglip_vision_model"}},
+    "other vision tower": {"vision_config": CLIP | {"model_type": "dinov2"}},
     "other activation": {"text_config": LLAMA | {"hidden_act": "gelu_fast"}},
     "other rope": {"text_config": LLAMA | {"rope_scaling": {"type": "longrope", "factor": 2.0}}},
     "rope without factor": {"text_config": LLAMA | {"rope_scaling": {"type": "linear"}}},

@@ -118,7 +118,7 @@ def test_either_level_ties_the_head_as_in_transformers(top, text, tmp_path):
     [
         ({"model_type": "bert"}, "bert"),
         ({"text_config": {"model_type": "mpt"}}, "mpt"),
-        ({"vision_config": {"model_type": "siglip_vision_model"}}, "siglip"),
+        ({"vision_config": {"model_type": "dinov2"}}, "dinov2"),
         ({"text_config": {"rope_scaling": {"type": "longrope", "factor": 2.0}}}, "longrope"),
         ({"text_config": {"hidden_act": "gelu_fast"}}, "hidden_act"),
         ({"torch_dtype": "float64"}, "float64"),

@@ -20,6 +20,7 @@ from vlm_mu_jax.conversion import exporter
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering import operators
 from vlm_mu_jax.steering.guard import Guard
@@ -53,17 +54,24 @@ def bake(guard: Guard, params: dict, hf_config: dict) -> tuple[dict, dict]:
 
     Raises InputError when `obstacle` names one.
     """
+    cfg = from_hf(hf_config)
     reason = obstacle(guard.options, hf_config)
+    if reason is None and cfg.text.post_norms:
+        reason = "what its blocks write passes a norm first"
     if reason is not None:
         raise InputError(f"this guard cannot be baked into weights: {reason}; use bin/guard bake --module")
     steer = guard.as_steer()
     if guard.options.operator == "ablate":
-        return _without(params, np.asarray(steer.basis_LMD[0], np.float64)), hf_config
+        writes = () if cfg.vision is None else cfg.vision.connector.writes
+        return _without(params, np.asarray(steer.basis_LMD[0], np.float64), writes), hf_config
     return _with_bias(params, np.asarray(steer.shift), hf_config)
 
 
-def _without(params: dict, basis_MD: np.ndarray) -> dict:
-    """Takes the subspace out of everything that writes to the residual stream. D is the last axis of each leaf."""
+def _without(params: dict, basis_MD: np.ndarray, connector: tuple[str, ...]) -> dict:
+    """Takes the subspace out of everything that writes to the residual stream. D is the last axis of each leaf.
+
+    connector: its parameters that write there.
+    """
 
     def removed(parts: dict, names: tuple[str, ...]) -> dict:
         return {**parts, **{name: _project(parts[name], basis_MD) for name in names if name in parts}}
@@ -72,7 +80,7 @@ def _without(params: dict, basis_MD: np.ndarray) -> dict:
     decoder["layers"] = removed(decoder["layers"], ("wo_LNHD", "bo_LD", "wdown_LFD", "bdown_LD"))
     baked = {**params, "decoder": decoder}
     if "projector" in params:
-        baked["projector"] = removed(params["projector"], ("w2_DD", "b2_D", "newline_D"))
+        baked["projector"] = removed(params["projector"], connector)
     return baked
 
 

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and LLaVA-NeXT: a CLIP tower, a two-layer connector and a text model of the Llama family."""
+"""LLaVA-1.5, LLaVA-NeXT and ViP-LLaVA: a CLIP or SigLIP tower, a two-layer connector, a Llama or Qwen text model."""
 
 from typing import Any
 
@@ -8,14 +8,33 @@ from vlm_mu_jax.model.connectors import mlp
 from vlm_mu_jax.model.families import llama, qwen, reading, texts
 from vlm_mu_jax.model.image_plans import Tiled, Whole
 from vlm_mu_jax.model.tensors import Dialect
-from vlm_mu_jax.model.towers import clip
+from vlm_mu_jax.model.towers import clip, siglip, vit
 
-KINDS = ("llava", "llava_next")  # `model_type` in config.json
+KINDS = ("llava", "llava_next", "vipllava")  # `model_type` in config.json
 
 # transformers@configuration_llava_next.py: what a llava_next config without this field means
 _PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
-_NAMES = (*llama.NAMES, *mlp.NAMES, *clip.NAMES)
+# A tower's class, and what transformers means by a field of its config that is not there.
+_BASE = {
+    "image_size": 224,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+_TOWERS: dict[str, tuple[type[vit.Vit], dict[str, Any]]] = {
+    "clip_vision_model": (
+        clip.Clip,
+        _BASE | {"patch_size": 32, "layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"},
+    ),
+    "siglip_vision_model": (
+        siglip.Siglip,
+        _BASE | {"patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "vision_use_head": True},
+    ),
+}
+
+_NAMES = (*llama.NAMES, *mlp.NAMES, *clip.NAMES, *siglip.NAMES)
 
 # The v4 spelling is what the released llava-hf checkpoints have and what every reader accepts.
 DIALECTS = (
@@ -28,6 +47,7 @@ DIALECTS = (
         "multi_modal_projector.linear_1.",
         "multi_modal_projector.linear_2.",
         "image_newline",
+        "multi_modal_projector.",
     ),
     # transformers >= 5.6 saves CLIP without the `vision_model` level, the rest as before
     Dialect(
@@ -39,6 +59,7 @@ DIALECTS = (
         "multi_modal_projector.linear_1.",
         "multi_modal_projector.linear_2.",
         "image_newline",
+        "multi_modal_projector.",
     ),
     # module names of transformers >= 4.52, as written by tools that save `state_dict()` itself
     Dialect(
@@ -50,6 +71,7 @@ DIALECTS = (
         "model.multi_modal_projector.linear_1.",
         "model.multi_modal_projector.linear_2.",
         "model.image_newline",
+        "model.multi_modal_projector.",
     ),
     Dialect(
         "llava_modules_v5",
@@ -60,6 +82,7 @@ DIALECTS = (
         "model.multi_modal_projector.linear_1.",
         "model.multi_modal_projector.linear_2.",
         "model.image_newline",
+        "model.multi_modal_projector.",
     ),
     # haotian-liu/LLaVA itself: a Llama with a projector, see conversion/original.py
     Dialect(
@@ -86,22 +109,20 @@ DIALECTS = (
 )
 
 
-def clip_vision(
-    *,
-    pinpoints: tuple[tuple[int, int], ...] = (),
-    projector_activation: str = "gelu",
-    projector_bias: bool = True,
-    **tower: Any,
-) -> VisionConfig:
-    """The vision side of a LLaVA.
+def clip_vision(*, pinpoints: tuple[tuple[int, int], ...] = (), **tower: Any) -> VisionConfig:
+    """A CLIP tower, the usual connector, and tiles where there are pinpoints.
 
     Args:
       pinpoints: (height, width) a picture may be tiled at (LLaVA-NeXT); () for none.
       tower: fields of `clip.Clip`.
     """
-    one = clip.Clip(**tower)
-    plan = Tiled(one.P, one.side, one.image_size, pinpoints) if pinpoints else Whole(one.P)
-    return VisionConfig(one, mlp.Mlp(projector_activation, projector_bias, newline=bool(pinpoints)), plan)
+    return vision(clip.Clip(**tower), mlp.Mlp(newline=bool(pinpoints)), pinpoints)
+
+
+def vision(tower: vit.Vit, connector: mlp.Mlp, pinpoints: tuple[tuple[int, int], ...] = ()) -> VisionConfig:
+    """The vision side of a LLaVA."""
+    plan = Tiled(tower.P, tower.side, tower.image_size, pinpoints) if pinpoints else Whole(tower.P)
+    return VisionConfig(tower, connector, plan)
 
 
 def read(config: dict[str, Any]) -> LlavaConfig:
@@ -121,25 +142,50 @@ def read(config: dict[str, Any]) -> LlavaConfig:
 
 
 def _vision(config: dict[str, Any]) -> VisionConfig:
-    vision, layers = config["vision_config"], config.get("vision_feature_layer", -2)
-    if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-        raise InputError(
-            f"config.json: vision tower {vision['model_type']!r} is not supported; LLaVA uses clip_vision_model"
-        )
-    return clip_vision(
-        image_size=vision.get("image_size", 224),
-        patch_size=vision.get("patch_size", 32),
-        D=vision.get("hidden_size", 768),
-        L=vision.get("num_hidden_layers", 12),
-        N=vision.get("num_attention_heads", 12),
-        F=vision.get("intermediate_size", 3072),
-        norm_eps=vision.get("layer_norm_eps", 1e-5),
-        activation=vision.get("hidden_act", "quick_gelu"),
+    if config["model_type"] == "vipllava":
+        layers = config.get("vision_feature_layer", (-2, -5, -8, -11, 6))
+        norm_eps = config.get("projector_layernorm_eps", 1e-5)
+        connector = mlp.Mlp(config.get("projector_hidden_act", "gelu"), norm_eps=norm_eps)
+        return vision(read_tower(config["vision_config"], layers, "default"), connector)
+    pinpoints = _pinpoints(config)
+    connector = mlp.Mlp(
+        config.get("projector_hidden_act", "gelu"),
+        config.get("multimodal_projector_bias", True),
+        newline=bool(pinpoints),
+    )
+    layers, select = config.get("vision_feature_layer", -2), config.get("vision_feature_select_strategy", "default")
+    return vision(read_tower(config["vision_config"], layers, select), connector, pinpoints)
+
+
+def read_tower(config: dict[str, Any], layers: int | list[int] | tuple[int, ...], select: str) -> vit.Vit:
+    """The tower of a `vision_config`.
+
+    Args:
+      config: the vision config.
+      layers: hidden states that the connector reads.
+      select: "default" or "full", see `vit.Vit`.
+
+    Raises:
+      InputError: a kind of tower that we do not have.
+    """
+    kind = config.get("model_type", "clip_vision_model")
+    if kind not in _TOWERS:
+        raise InputError(f"config.json: vision tower {kind!r} is not supported; use one of {', '.join(_TOWERS)}")
+    tower, defaults = _TOWERS[kind]
+    given = {**defaults, **{name: value for name, value in config.items() if value is not None}}
+    head = {"head": bool(given["vision_use_head"])} if "vision_use_head" in defaults else {}
+    return tower(
+        image_size=given["image_size"],
+        patch_size=given["patch_size"],
+        D=given["hidden_size"],
+        L=given["num_hidden_layers"],
+        N=given["num_attention_heads"],
+        F=given["intermediate_size"],
+        norm_eps=given["layer_norm_eps"],
+        activation=given["hidden_act"],
         feature_layers=tuple(layers) if isinstance(layers, (list, tuple)) else (layers,),
-        select=config.get("vision_feature_select_strategy", "default"),
-        pinpoints=_pinpoints(config),
-        projector_activation=config.get("projector_hidden_act", "gelu"),
-        projector_bias=config.get("multimodal_projector_bias", True),
+        select=select,
+        **head,
     )
 
 
