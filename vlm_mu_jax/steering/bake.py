@@ -54,10 +54,10 @@ def bake(guard: Guard, params: dict, hf_config: dict) -> tuple[dict, dict]:
 
     Raises InputError when `obstacle` names one.
     """
-    cfg = from_hf(hf_config)
-    reason = obstacle(guard.options, hf_config)
-    if reason is None and cfg.text.post_norms:
-        reason = "what its blocks write passes a norm first"
+    reason, cfg = obstacle(guard.options, hf_config), None
+    if reason is None:
+        cfg = from_hf(hf_config)
+        reason = "what its blocks write passes a norm first" if cfg.text.post_norms else None
     if reason is not None:
         raise InputError(f"this guard cannot be baked into weights: {reason}; use bin/guard bake --module")
     steer = guard.as_steer()
