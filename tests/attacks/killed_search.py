@@ -13,7 +13,7 @@ from tests.attacks.conftest import tiny_model
 from vlm_mu_jax.attacks.margins_file import MarginsFile
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.words.search import SearchOptions, search
 
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share")
@@ -35,7 +35,7 @@ def main(path: str, pause: float) -> None:
             tiny_model(),
             asks,
             WORDS,
-            Target(Openings(((5,),))),
+            SearchTarget(Openings(((5,),))),
             SearchOptions(block=1),
             SearchRun(file=file, progress=progress),
         )

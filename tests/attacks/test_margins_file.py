@@ -1,9 +1,9 @@
-"""Scores on disk: what was added is there again, a torn line is not, and another search's file is started anew."""
+"""WordScores on disk: what was added is there again, a torn line is not, and another search's file is started anew."""
 
 import numpy as np
 import pytest
 
-from vlm_mu_jax.attacks.margins_file import MarginsFile, Scores
+from vlm_mu_jax.attacks.margins_file import MarginsFile, WordScores
 from vlm_mu_jax.errors import InputError, JobError
 
 ONE = {"weights": "abc", "openings": ((5,), (7, 8))}
@@ -11,7 +11,7 @@ ONE = {"weights": "abc", "openings": ((5,), (7, 8))}
 
 def scores(seed=0):
     margins = np.random.default_rng(seed).normal(size=(2, 5)).astype(np.float32)
-    return Scores(0.1 + seed, margins, np.array([[1, 0], [4, -1]]), np.array([0, 3]), 1e12)
+    return WordScores(0.1 + seed, margins, np.array([[1, 0], [4, -1]]), np.array([0, 3]), 1e12)
 
 
 def same(a, b):

@@ -8,7 +8,7 @@ from tests.attacks.reference import margin
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import Target
+from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.data.placing import place
@@ -62,12 +62,16 @@ def test_gates_that_every_layer_decides_while_the_prompt_runs(model, image, stee
         model,
         [SearchQuestion(QUESTION, image)],
         WORDS,
-        Target(openings, steer=steer),
+        SearchTarget(openings, steer=steer),
         SearchOptions(positions=POSITIONS, block=8),
     )
     check(model, image, found, lambda question: steer, openings)
     plain = search.search(
-        model, [SearchQuestion(QUESTION, image)], WORDS, Target(openings), SearchOptions(positions=POSITIONS, block=8)
+        model,
+        [SearchQuestion(QUESTION, image)],
+        WORDS,
+        SearchTarget(openings),
+        SearchOptions(positions=POSITIONS, block=8),
     )
     assert np.abs(found[POSITIONS[0]].margins_QW - plain[POSITIONS[0]].margins_QW).max() > 1e-2  # the guard does act
 
@@ -97,7 +101,7 @@ def test_guards_that_decide_once_per_example_from_a_first_pass(model, image, ste
         model,
         [SearchQuestion(QUESTION, image)],
         WORDS,
-        Target(SHALLOW, steer=guard),
+        SearchTarget(SHALLOW, steer=guard),
         SearchOptions(positions=POSITIONS, block=8),
     )
     check(model, image, found, steer_of, SHALLOW)

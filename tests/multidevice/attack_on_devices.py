@@ -15,7 +15,7 @@ from tests.attacks.conftest import tiny_model
 from vlm_mu_jax.attacks.methods import gcg, pgd, suffix
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.words.search import SearchOptions, search
 from vlm_mu_jax.parallel.mesh import make_mesh
 
@@ -48,7 +48,7 @@ def words(asks, meshes):
         tiny_model(),
         asks,
         WORDS,
-        Target(Openings(((5,), (7, 8)))),
+        SearchTarget(Openings(((5,), (7, 8)))),
         SearchOptions(positions=("question_start", "response_prefix"), block=16),
         SearchRun(meshes=meshes),
     )
@@ -60,13 +60,18 @@ def words(asks, meshes):
 def others(asks, meshes, folder):
     model, openings = tiny_model(), Openings(((5,), (9,)))
     use = suffix.SuffixOptions(steps=2, candidates=12, top=4, length=3, stop=1e9, block=12)
-    suffixes = suffix.search(model, asks[:2], Target(openings), gcg.propose, use, SearchRun(meshes=meshes))
+    suffixes = suffix.search(model, asks[:2], SearchTarget(openings), gcg.propose, use, SearchRun(meshes=meshes))
     # Every suffix breaks a question by these nats, so all of them join.
     (together,) = suffix.universal(
-        model, asks[:2], Target(openings), gcg.propose, dataclasses.replace(use, stop=-1e3), SearchRun(meshes=meshes)
+        model,
+        asks[:2],
+        SearchTarget(openings),
+        gcg.propose,
+        dataclasses.replace(use, stop=-1e3),
+        SearchRun(meshes=meshes),
     )
     found = pgd.search(
-        model, asks[:2], Target(openings), pgd.PixelOptions(steps=2, stop=1e9), folder, SearchRun(meshes=meshes)
+        model, asks[:2], SearchTarget(openings), pgd.PixelOptions(steps=2, stop=1e9), folder, SearchRun(meshes=meshes)
     )
     return {
         "margins": {

@@ -14,7 +14,7 @@ import vlm_mu_jax
 from tests.attacks.conftest import build
 from tests.conversion.hf_checkpoints import make_llava_next, save
 from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.search_run import Target
+from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.conversion.convert import convert
@@ -145,7 +145,9 @@ def test_search_and_states_see_the_image_as_a_whole_prompt_does(folder):
     images = [model.processor.pixels(top / "data" / "train" / f"{i}.png") for i in (0, 1)]
     words, refusal = ("what", "please"), 9
     asks = [search.SearchQuestion(question, image) for question, image in zip(QUESTIONS, images, strict=False)]
-    found = search.search(model, asks, words, Target(Openings(((refusal,),))), SearchOptions(block=4))["question_start"]
+    found = search.search(model, asks, words, SearchTarget(Openings(((refusal,),))), SearchOptions(block=4))[
+        "question_start"
+    ]
     texts = [place(ask.question, word, "question_start", "swap").question for ask in asks for word in words]
     shown = [[ask.image] for ask in asks for _ in words]
     rows = [model.processor.prompt_ids(text, image) for text, image in zip(texts, shown, strict=True)]

@@ -23,7 +23,7 @@ from vlm_mu_jax.attacks import tables
 from vlm_mu_jax.attacks.audit.audit import audit
 from vlm_mu_jax.attacks.audit.refusals import refuses
 from vlm_mu_jax.attacks.guards import AttackGuard, attack_guard
-from vlm_mu_jax.attacks.margins_file import MarginsFile, Scores
+from vlm_mu_jax.attacks.margins_file import MarginsFile, WordScores
 from vlm_mu_jax.attacks.measure import Measured, Measurement, judging
 from vlm_mu_jax.attacks.method import MeasuredProposal, Method, Setting
 from vlm_mu_jax.attacks.methods import prefill, unsearched
@@ -101,7 +101,7 @@ def attack(
       judge: whose labels count. None is the oracle where the data have one, else the judge `refusal`.
       guard: attacks the guarded model: a guard, or its folder.
       reference: the model before its safety tuning, for over-refusal words; see `words.one_word.OneWord`.
-      out: JSON file to write. Scores, answers and images go beside it (NAME.margins.jsonl, NAME.answers.jsonl,
+      out: JSON file to write. WordScores, answers and images go beside it (NAME.margins.jsonl, NAME.answers.jsonl,
         NAME.images/), and a killed attack continues from them. None writes nothing that stays.
       name: what the result calls the model; None is the name of its folder.
       meshes: every mesh searches questions of its own; see `search_run.meshes_of`.
@@ -216,7 +216,7 @@ def _identity(model: Model, method: Method, guard: AttackGuard, options: AttackO
 def _kept(options: AttackOptions) -> type:
     """What the file of finished questions holds."""
     if options.method == "one_word":
-        return Scores
+        return WordScores
     return FoundImage if options.method == "pgd" else FoundSuffix
 
 

@@ -20,7 +20,7 @@ from vlm_mu_jax.errors import InputError, JobError
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class WordScores:
     """One question's result in a word search.
 
     Attributes:
@@ -49,7 +49,7 @@ class Scores:
         }
 
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> "Scores":
+    def from_dict(cls, row: Mapping[str, Any]) -> "WordScores":
         margins = np.frombuffer(base64.b64decode(row["margins"]), "<f4").reshape(row["shape"])
         return cls(row["original"], margins, np.array(row["best"]), np.array(row["in_full"]), row["flops"])
 
@@ -64,7 +64,7 @@ class MarginsFile:
     Its attribute `resumed` says whether the file held this very search already.
     """
 
-    def __init__(self, path: str | Path, identity: Mapping[str, Any], kind: Any = Scores):
+    def __init__(self, path: str | Path, identity: Mapping[str, Any], kind: Any = WordScores):
         self.path, self._kind = Path(path), kind
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed in __exit__)

@@ -16,7 +16,7 @@ from vlm_mu_jax.attacks.measure import Comparison, Measured, Measurement
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import pick
-from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.storage.model_folder import Model
@@ -69,9 +69,9 @@ class Setting:
         """The questions that the goal's attack is measured on. Raises InputError when there is none."""
         return pick(self.verify, goal, self.draw.verify_questions, self.draw.seed)
 
-    def target(self, openings: Openings, goal: str) -> Target:
+    def target(self, openings: Openings, goal: str) -> SearchTarget:
         """The search target of a goal under this setting's guard."""
-        return Target(openings, goal, self.steer)
+        return SearchTarget(openings, goal, self.steer)
 
 
 @dataclasses.dataclass(frozen=True)

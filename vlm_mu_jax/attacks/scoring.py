@@ -1,4 +1,4 @@
-"""Scores all candidates of one question: tokenises them, runs them in blocks on its prefix cache, keeps the best."""
+"""WordScores all candidates of one question: tokenises them, runs them in blocks on its prefix cache, keeps the best."""
 
 import dataclasses
 import functools
@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
 from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
-from vlm_mu_jax.attacks.margins_file import Scores
+from vlm_mu_jax.attacks.margins_file import WordScores
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
 from vlm_mu_jax.attacks.prompt_blocks import Block, Prompts
-from vlm_mu_jax.attacks.search_run import Target
+from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
@@ -43,7 +43,7 @@ class SearchTask:
 
     cfg: LlavaConfig
     processor: Processor
-    target: Target
+    target: SearchTarget
     words: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
     mode: str = "insert"
@@ -206,7 +206,7 @@ class QuestionSearch:
         else:
             yield from self._run(everyone, steer, steer)
 
-    def scores(self) -> Scores:
+    def scores(self) -> WordScores:
         """The result, without the cost of what is shared; one transfer from the device."""
         task = self._task
         margins, index = jax.device_get(([m for _, m in self._done], [b.index for b in self._best]))
@@ -214,17 +214,19 @@ class QuestionSearch:
         for (number_C, _), margins_C in zip(self._done, margins, strict=True):
             margins_N[number_C[number_C >= 0]] = margins_C[number_C >= 0]
         shape = (len(task.positions), len(task.words))
-        return Scores(float(margins_N[0]), margins_N[1:].reshape(shape), np.stack(index), self._in_full, self._flops)
+        return WordScores(
+            float(margins_N[0]), margins_N[1:].reshape(shape), np.stack(index), self._in_full, self._flops
+        )
 
     def _run(self, index: np.ndarray, steer: Steer | None, for_prefix: Steer | None) -> Iterator[int]:
-        """Scores candidates whose cache is that of `for_prefix`."""
+        """WordScores candidates whose cache is that of `for_prefix`."""
         cache = self._shared.prefix(self._prompts, for_prefix)
         for p, block in self._blocks(self._prompts, index):
             margins_C, _ = self._score(block, cache.kv, _columns(steer, block.index_C))
             yield self._keep(p, block, margins_C, block.index_C)
 
     def _settle(self, index: np.ndarray, steer: Steer) -> Iterator[int]:
-        """Scores candidates whose gates are decided layer by layer; see `prefix`."""
+        """WordScores candidates whose gates are decided layer by layer; see `prefix`."""
         first = self._shared.prefix(self._prompts, steer)
         presumed = (np.asarray(first.gate_L) > 0).tobytes()
         waiting: dict[bytes, list[int]] = {presumed: list(index)}

@@ -10,7 +10,7 @@ from vlm_mu_jax.attacks.methods import gcg, suffix, suffix_text
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, SearchTask
-from vlm_mu_jax.attacks.search_run import Target
+from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.model.llava import Batch, embed, forward
 from vlm_mu_jax.model.steer import Steer
@@ -21,7 +21,9 @@ SHALLOW = Openings(((5,), (9,)))
 
 
 def scorer_of(model, image, question=QUESTION, steer=None):
-    task = SearchTask(model.config, model.processor, Target(SHALLOW, steer=steer), (), ("question_end",), block=16)
+    task = SearchTask(
+        model.config, model.processor, SearchTarget(SHALLOW, steer=steer), (), ("question_end",), block=16
+    )
     return suffix.Scorer(task, Place(model.params, task), SearchQuestion(question, image))
 
 

@@ -14,7 +14,7 @@ from vlm_mu_jax.attacks.methods import pgd
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.steer import Steer
@@ -45,8 +45,8 @@ def found(model, picture, tmp_path_factory):
         return ()
 
     some = [SearchQuestion(QUESTION, picture)]
-    (down,) = pgd.search(model, some, Target(OPENINGS), USE, folder, SearchRun(progress=progress))
-    (up,) = pgd.search(model, some, Target(OPENINGS, goal="over_refuse"), USE, folder / "up")
+    (down,) = pgd.search(model, some, SearchTarget(OPENINGS), USE, folder, SearchRun(progress=progress))
+    (up,) = pgd.search(model, some, SearchTarget(OPENINGS, goal="over_refuse"), USE, folder / "up")
     assert ticks == [(USE.steps, USE.steps)]
     return down, up
 
@@ -91,7 +91,7 @@ def test_the_guard_is_inside_the_attacked_program(model, picture, tmp_path, deci
             return guard.steer_of(batch_states(model, model.processor.pad([ids], [[pixels]], length=96)))
 
     use = dataclasses.replace(USE, steps=3)
-    (one,) = pgd.search(model, [SearchQuestion(QUESTION, picture)], Target(OPENINGS, steer=guard), use, tmp_path)
+    (one,) = pgd.search(model, [SearchQuestion(QUESTION, picture)], SearchTarget(OPENINGS, steer=guard), use, tmp_path)
     for path, wanted in ((one.image, one.margin), (one.control, one.random)):
         pixels = model.processor.pixels(path)
         assert abs(margin(model, QUESTION, None, pixels, OPENINGS, steer=steer_of(pixels)) - wanted) < 1e-4
@@ -113,21 +113,23 @@ def test_projection():
 def test_it_stops_early_and_a_finished_question_is_not_searched_again(model, picture, tmp_path):
     some, use = [SearchQuestion(QUESTION, picture)], dataclasses.replace(USE, stop=-1e9)
     with MarginsFile(tmp_path / "m.jsonl", {}, pgd.FoundImage) as file:
-        first = pgd.search(model, some, Target(OPENINGS), use, tmp_path / "images", SearchRun(file=file))
+        first = pgd.search(model, some, SearchTarget(OPENINGS), use, tmp_path / "images", SearchRun(file=file))
     assert len(first[0].curve) == 1
     written = Path(first[0].image).stat().st_mtime_ns
     with MarginsFile(tmp_path / "m.jsonl", {}, pgd.FoundImage) as file:
-        assert pgd.search(model, some, Target(OPENINGS), use, tmp_path / "images", SearchRun(file=file)) == first
+        assert pgd.search(model, some, SearchTarget(OPENINGS), use, tmp_path / "images", SearchRun(file=file)) == first
         assert Path(first[0].image).stat().st_mtime_ns == written
         Path(first[0].image).unlink()  # without its picture a line is worth nothing
-        assert pgd.search(model, some, Target(OPENINGS), use, tmp_path / "images", SearchRun(file=file)) == first
+        assert pgd.search(model, some, SearchTarget(OPENINGS), use, tmp_path / "images", SearchRun(file=file)) == first
     assert Path(first[0].image).exists()
 
 
 def test_models_and_questions_without_an_image_are_refused(model, make_model, tmp_path):
     with pytest.raises(InputError, match="changes images"):
-        pgd.search(model, [SearchQuestion(QUESTION)], Target(OPENINGS), USE, tmp_path)
+        pgd.search(model, [SearchQuestion(QUESTION)], SearchTarget(OPENINGS), USE, tmp_path)
     vision = clip_vision(**dataclasses.asdict(model.config.vision.tower), pinpoints=((8, 16),))
     tiled = dataclasses.replace(model, config=dataclasses.replace(model.config, vision=vision))
     with pytest.raises(InputError, match="tiles"):
-        pgd.search(tiled, [SearchQuestion(QUESTION, np.zeros((8, 8, 3), np.float32))], Target(OPENINGS), USE, tmp_path)
+        pgd.search(
+            tiled, [SearchQuestion(QUESTION, np.zeros((8, 8, 3), np.float32))], SearchTarget(OPENINGS), USE, tmp_path
+        )

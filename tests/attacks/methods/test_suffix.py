@@ -13,7 +13,7 @@ from vlm_mu_jax.attacks.methods import gcg, random_search, suffix, suffix_text
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.hidden_states import batch_states
@@ -38,8 +38,8 @@ def found(request, model, ask):
         return ()
 
     some = [ask, SearchQuestion(QUESTION)]
-    down = suffix.search(model, some, Target(OPENINGS), request.param.propose, USE, SearchRun(progress=progress))
-    up = suffix.search(model, some, Target(OPENINGS, goal="over_refuse"), request.param.propose, USE)
+    down = suffix.search(model, some, SearchTarget(OPENINGS), request.param.propose, USE, SearchRun(progress=progress))
+    up = suffix.search(model, some, SearchTarget(OPENINGS, goal="over_refuse"), request.param.propose, USE)
     return request.param, ticks, down, up
 
 
@@ -66,7 +66,7 @@ def test_a_search_gets_better_and_never_worse(found):
 def test_wanted_openings_become_likely(model, ask):
     """The goal turns around: the answer is to begin so, where it was not to begin as a refusal."""
     wanted, use = dataclasses.replace(OPENINGS, wanted=True), dataclasses.replace(USE, steps=2)
-    (one,) = suffix.search(model, [ask], Target(wanted), random_search.propose, use)
+    (one,) = suffix.search(model, [ask], SearchTarget(wanted), random_search.propose, use)
     assert one.margin > one.start and abs(one.margin - true_margin(model, one.text, ask.image)) < 1e-4
     assert wanted.sign("jailbreak") == OPENINGS.sign("over_refuse") == 1 and wanted.sign("over_refuse") == -1
 
@@ -88,7 +88,7 @@ def test_the_control_is_another_suffix_of_the_same_length(model, found):
 def test_it_stops_where_it_is_told_and_starts_where_it_is_told(model, ask):
     start = "please the wug"
     use = dataclasses.replace(USE, start=start, stop=-1e9)
-    (one,) = suffix.search(model, [ask], Target(OPENINGS), random_search.propose, use)
+    (one,) = suffix.search(model, [ask], SearchTarget(OPENINGS), random_search.propose, use)
     assert one.text == start and one.curve == () and one.margin == one.start
     assert abs(one.margin - true_margin(model, start, ask.image)) < 1e-4
 
@@ -112,16 +112,16 @@ def killed_at(step):
 
 def test_a_killed_search_continues_with_the_step_it_was_at(model, ask, tmp_path):
     path, identity = tmp_path / "margins.jsonl", {"a": 1}
-    (whole,) = suffix.search(model, [ask], Target(OPENINGS), random_search.propose, USE)
+    (whole,) = suffix.search(model, [ask], SearchTarget(OPENINGS), random_search.propose, USE)
     with MarginsFile(path, identity, suffix.FoundSuffix) as file, pytest.raises(Killed):
-        suffix.search(model, [ask], Target(OPENINGS), killed_at(2)[0], USE, SearchRun(file=file))
+        suffix.search(model, [ask], SearchTarget(OPENINGS), killed_at(2)[0], USE, SearchRun(file=file))
     propose, asked = killed_at(99)
     ticks = []
     with MarginsFile(path, identity, suffix.FoundSuffix) as file:
         (rest,) = suffix.search(
             model,
             [ask],
-            Target(OPENINGS),
+            SearchTarget(OPENINGS),
             propose,
             USE,
             SearchRun(
@@ -131,7 +131,7 @@ def test_a_killed_search_continues_with_the_step_it_was_at(model, ask, tmp_path)
     assert len(asked) == USE.steps - 2 and ticks == [(USE.steps, USE.steps)]
     assert rest.flops > whole.flops and dataclasses.replace(rest, flops=whole.flops) == whole  # the prefix ran again
     with MarginsFile(path, identity, suffix.FoundSuffix) as file:  # a finished question is not searched again
-        assert suffix.search(model, [ask], Target(OPENINGS), killed_at(0)[0], USE, SearchRun(file=file)) == [rest]
+        assert suffix.search(model, [ask], SearchTarget(OPENINGS), killed_at(0)[0], USE, SearchRun(file=file)) == [rest]
 
 
 def margin_behind(model, one, text):
@@ -146,7 +146,9 @@ def together(model, ask, tmp_path_factory):
     use = dataclasses.replace(use, stop=0.05 - margin_behind(model, ask, use.start))
     path = tmp_path_factory.mktemp("universal") / "margins.jsonl"
     with MarginsFile(path, {}, suffix.FoundSuffix) as file:
-        (found,) = suffix.universal(model, asks, Target(OPENINGS), random_search.propose, use, SearchRun(file=file))
+        (found,) = suffix.universal(
+            model, asks, SearchTarget(OPENINGS), random_search.propose, use, SearchRun(file=file)
+        )
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     steps = [suffix.FoundSuffix.from_dict({name: row[name] for name in row if name != "key"}) for row in rows]
     assert steps[-1] == found and found.finished
@@ -177,7 +179,7 @@ def test_a_question_joins_when_all_before_it_are_broken(together):
 def test_every_shot_is_a_search_from_another_start(model, together):
     asks, use, _ = together
     use = dataclasses.replace(use, steps=1, start="")
-    both = suffix.universal(model, asks, Target(OPENINGS), gcg.propose, use, shots=2)
+    both = suffix.universal(model, asks, SearchTarget(OPENINGS), gcg.propose, use, shots=2)
     assert len({one.text for one in both}) == 2 and all(one.finished and one.gradients >= 1 for one in both)
 
 
@@ -197,7 +199,7 @@ def test_the_guard_is_inside_the_attacked_program(model, ask, decides):
         guard = FirstPass(lambda states: gates.per_example(steer, states, quorum=0.5), text_only=False)
         steer_of = lambda question: guard.steer_of(states_of(question))  # noqa: E731
     use = dataclasses.replace(USE, steps=2)
-    (one,) = suffix.search(model, [ask], Target(OPENINGS, steer=guard), gcg.propose, use)
+    (one,) = suffix.search(model, [ask], SearchTarget(OPENINGS, steer=guard), gcg.propose, use)
     text = suffix_text.with_suffix(QUESTION, one.text)
     assert abs(one.margin - margin(model, text, None, ask.image, OPENINGS, steer=steer_of(text))) < 1e-4
     assert one.gradients == 2

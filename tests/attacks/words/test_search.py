@@ -11,7 +11,7 @@ from tests.attacks.reference import margin
 from vlm_mu_jax.attacks import margin as margin_lib
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, Target
+from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.data.chat_template import JinjaTemplate
@@ -40,7 +40,9 @@ def truth(model, some, words, openings, position="question_start", mode="swap"):
 @pytest.mark.parametrize(("openings", "mode"), [(SHALLOW, "insert"), (DEEP, "swap")], ids=["one_token", "tree"])
 def test_every_candidate_equals_a_full_forward(model, openings, mode):
     some = asks()
-    found = search.search(model, some, WORDS, Target(openings), SearchOptions(positions=POSITIONS, mode=mode, block=8))
+    found = search.search(
+        model, some, WORDS, SearchTarget(openings), SearchOptions(positions=POSITIONS, mode=mode, block=8)
+    )
     for position in POSITIONS:
         truth_QW = truth(model, some, WORDS, openings, position, mode)
         np.testing.assert_allclose(found[position].margins_QW, truth_QW, atol=1e-4)
@@ -52,8 +54,8 @@ def test_every_candidate_equals_a_full_forward(model, openings, mode):
 
 
 def test_over_refusal_looks_for_the_highest_margin(model):
-    down = search.search(model, asks(), WORDS, Target(SHALLOW), SearchOptions(top=8, block=8))["question_start"]
-    up = search.search(model, asks(), WORDS, Target(SHALLOW, goal="over_refuse"), SearchOptions(top=8, block=8))[
+    down = search.search(model, asks(), WORDS, SearchTarget(SHALLOW), SearchOptions(top=8, block=8))["question_start"]
+    up = search.search(model, asks(), WORDS, SearchTarget(SHALLOW, goal="over_refuse"), SearchOptions(top=8, block=8))[
         "question_start"
     ]
     assert up.best.tolist() == down.best.tolist()[::-1] == np.argsort(-down.margins_W).tolist()
@@ -67,7 +69,7 @@ def test_two_images_with_the_same_text_do_not_share_a_cache(model):
         SearchQuestion(QUESTIONS[0], second.image),
         SearchQuestion(QUESTIONS[0], first.image),
     ]
-    found = search.search(model, some, WORDS, Target(SHALLOW), SearchOptions(block=8))["question_start"]
+    found = search.search(model, some, WORDS, SearchTarget(SHALLOW), SearchOptions(block=8))["question_start"]
     np.testing.assert_allclose(found.margins_QW, truth(model, some, WORDS, SHALLOW), atol=1e-4)
     assert np.abs(found.margins_QW[0] - found.margins_QW[1]).min() > 1e-3
     np.testing.assert_array_equal(found.margins_QW[0], found.margins_QW[2])
@@ -77,7 +79,7 @@ def test_pieces_that_merge_across_the_boundary_are_run_whole_and_counted(make_mo
     """This tokenizer makes "the wug" one token, so the prompt that was run once is not the start of that candidate."""
     model, some, words = make_model(kind="no_split"), [SearchQuestion("can the")], ("what", "wug", "fep", "please")
     found = search.search(
-        model, some, words, Target(SHALLOW), SearchOptions(positions=("question_end",), mode="insert", block=4)
+        model, some, words, SearchTarget(SHALLOW), SearchOptions(positions=("question_end",), mode="insert", block=4)
     )
     found = found["question_end"]
     assert 0 < found.in_full < len(words)
@@ -103,7 +105,7 @@ def test_a_word_before_the_image_loses_the_prefix_and_that_is_said(model):
         other,
         some,
         WORDS[:4],
-        Target(SHALLOW),
+        SearchTarget(SHALLOW),
         SearchOptions(positions=("question_start", "response_prefix"), top=2, block=8),
     )
     start, prefix = found["question_start"], found["response_prefix"]
@@ -114,7 +116,7 @@ def test_a_word_before_the_image_loses_the_prefix_and_that_is_said(model):
 
 def test_block_size_changes_nothing(model):
     runs = [
-        search.search(model, asks(), WORDS, Target(SHALLOW), SearchOptions(top=8, block=b))["question_start"]
+        search.search(model, asks(), WORDS, SearchTarget(SHALLOW), SearchOptions(top=8, block=b))["question_start"]
         for b in (8, 5)
     ]
     np.testing.assert_allclose(runs[1].margins_QW, runs[0].margins_QW, atol=1e-5)
@@ -123,14 +125,16 @@ def test_block_size_changes_nothing(model):
 
 
 def test_a_second_search_of_the_same_shape_compiles_nothing(model):
-    search.search(model, asks(), WORDS, Target(SHALLOW), SearchOptions(block=8))
+    search.search(model, asks(), WORDS, SearchTarget(SHALLOW), SearchOptions(block=8))
     before = margin_lib.score._cache_size()
-    search.search(model, asks(), WORDS[::-1], Target(SHALLOW, goal="over_refuse"), SearchOptions(block=8))
+    search.search(model, asks(), WORDS[::-1], SearchTarget(SHALLOW, goal="over_refuse"), SearchOptions(block=8))
     assert margin_lib.score._cache_size() == before
 
 
 def test_more_best_words_than_candidates_are_all_candidates(model):
-    found = search.search(model, asks(), WORDS[:2], Target(SHALLOW), SearchOptions(top=5, block=8))["question_start"]
+    found = search.search(model, asks(), WORDS[:2], SearchTarget(SHALLOW), SearchOptions(top=5, block=8))[
+        "question_start"
+    ]
     assert sorted(found.best.tolist()) == [0, 1] and found.best_per_question.shape == (3, 2)
 
 
@@ -139,7 +143,7 @@ def test_margin_keeps_its_precision_near_certainty(model):
     decoder = model.params["decoder"]
     loud = {**model.params, "decoder": {**decoder, "head_DV": decoder["head_DV"] * 40}}
     found = search.search(
-        dataclasses.replace(model, params=loud), asks(), WORDS, Target(SHALLOW), SearchOptions(block=8)
+        dataclasses.replace(model, params=loud), asks(), WORDS, SearchTarget(SHALLOW), SearchOptions(block=8)
     )["question_start"]
     assert np.isfinite(found.margins_QW).all() and np.abs(found.original_Q).max() > 20
 
@@ -150,7 +154,9 @@ def test_lora_adapters_are_inside_the_attacked_program(model):
     pair = {"a": rng.normal(size=(L, D, R)), "b": rng.normal(size=(L, R, model.config.text.F))}
     lora = {"wgate_LDF": {k: jnp.asarray(v, jnp.float32) for k, v in pair.items()} | {"scale": jnp.ones((L,))}}
     some = asks()[:1]
-    found = search.search(model, some, WORDS[:4], Target(SHALLOW, lora=lora), SearchOptions(block=8))["question_start"]
+    found = search.search(model, some, WORDS[:4], SearchTarget(SHALLOW, lora=lora), SearchOptions(block=8))[
+        "question_start"
+    ]
     wanted = [margin(model, some[0].question, w, some[0].image, SHALLOW, lora=lora) for w in WORDS[:4]]
     np.testing.assert_allclose(found.margins_QW[0], wanted, atol=1e-4)
     assert np.abs(wanted - truth(model, some, WORDS[:4], SHALLOW)[0]).max() > 1e-2
@@ -165,25 +171,30 @@ def test_progress_counts_the_work(model):
         return items
 
     search.search(
-        model, asks(), WORDS, Target(SHALLOW), SearchOptions(positions=POSITIONS, block=8), SearchRun(progress=progress)
+        model,
+        asks(),
+        WORDS,
+        SearchTarget(SHALLOW),
+        SearchOptions(positions=POSITIONS, block=8),
+        SearchRun(progress=progress),
     )
     assert seen == [("jailbreak words", 3 * (1 + 4 * 8) // 8, 3 * (1 + 4 * 8) // 8)]
 
 
 def test_bad_searches_are_named(model):
     with pytest.raises(InputError, match="0 candidate words"):
-        search.search(model, asks(), [], Target(SHALLOW))
+        search.search(model, asks(), [], SearchTarget(SHALLOW))
     with pytest.raises(InputError, match="positions=middle"):
-        search.search(model, asks(), WORDS, Target(SHALLOW), SearchOptions(positions=("middle",)))
+        search.search(model, asks(), WORDS, SearchTarget(SHALLOW), SearchOptions(positions=("middle",)))
     with pytest.raises(InputError, match="256 positions"):
-        search.search(model, [SearchQuestion("share " * 300)], WORDS, Target(SHALLOW))
+        search.search(model, [SearchQuestion("share " * 300)], WORDS, SearchTarget(SHALLOW))
     broken = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf * jnp.nan, model.params))
     with pytest.raises(JobError, match="not a finite number"):
-        search.search(broken, asks(), WORDS, Target(SHALLOW), SearchOptions(block=8))
+        search.search(broken, asks(), WORDS, SearchTarget(SHALLOW), SearchOptions(block=8))
 
 
 def test_text_only_model(make_model):
     model = make_model(vision=False)
     some = [SearchQuestion(question) for question in QUESTIONS[:2]]
-    found = search.search(model, some, WORDS[:3], Target(SHALLOW), SearchOptions(block=8))["question_start"]
+    found = search.search(model, some, WORDS[:3], SearchTarget(SHALLOW), SearchOptions(block=8))["question_start"]
     np.testing.assert_allclose(found.margins_QW, truth(model, some, WORDS[:3], SHALLOW), atol=1e-4)

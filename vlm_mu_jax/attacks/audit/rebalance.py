@@ -33,6 +33,8 @@ def rebalance(
 ) -> dict[str, Any]:
     """Writes the rebalanced data to `out`, in the source's format, reads them back and audits them.
 
+        manifest = vlm_mu_jax.rebalance(records, "data/rebalanced.json")
+
     Args:
       records: all records of one file, in file order, images included. General ones beside safety data stay.
       openings: "observed", every word as often as in the data; "uniform" (diversified), every word that opens at least

@@ -1,10 +1,11 @@
 """Proposals of greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043, algorithm 1): single tokens, by gradient.
 
-The gradient of the refusal margin with respect to the one-hot vector of every place of the suffix says, to first order,
-which tokens would move it most; a step draws among the `top` of each place. Only proposals come from it: they are
-scored exactly, as texts (`attack.suffix`). The gradient is taken on the question's prefix cache, except where a guard's
-gates depend on the suffix: then on the whole prompt, with the gates it decides. Of several questions that share a
-suffix, the gradients are summed.
+The gradient of the refusal margin with respect to the one-hot vector of a place of the suffix says, to first order,
+which tokens would move the margin most. A step draws among the `top` of each place. Only proposals come from the
+gradient: they are scored exactly, as texts (`methods.suffix`).
+
+The gradient is taken on the question's prefix cache. Where a guard's gates depend on the suffix, it is taken on the
+whole prompt, with the gates that the guard decides. Of several questions that share a suffix, the gradients are summed.
 """
 
 import functools

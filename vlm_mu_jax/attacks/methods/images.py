@@ -1,6 +1,6 @@
-"""Images without a search: no content, noise, and the question written into the picture.
+"""Images that need no search: without content, noise, and the question written into the picture.
 
-Each attempt is a file, so that what was shown can be looked at, and the answers name it by its content.
+Each attempt is a file, so that one can look at what the model was shown. Answers name it by its content.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Paraphrases of the questions, with and without a word: does the word break the model, or any new wording?
 
-Paraphrases are given per question, or made from templates around it. The attack is the paraphrase with the word put in,
-its control the same paraphrases without it; the word alone stands beside them.
+Paraphrases are given for each question, or made from templates around it. The attack is the paraphrase with the word
+put in. Its control is the same paraphrase without it. The word alone stands beside them.
 """
 
 import json

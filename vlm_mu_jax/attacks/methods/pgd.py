@@ -25,7 +25,7 @@ from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, SearchTask, places
-from vlm_mu_jax.attacks.search_run import Counting, SearchRun, Target, Work
+from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Processor
@@ -92,7 +92,7 @@ class FoundImage:
 def search(
     model: Model,
     questions: Sequence[SearchQuestion],
-    target: Target,
+    target: SearchTarget,
     options: PixelOptions,
     folder: Path,
     run: SearchRun = SearchRun(),

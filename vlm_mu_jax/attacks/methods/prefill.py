@@ -1,8 +1,8 @@
 """Prefill: the answer is begun for the model, which then only continues it.
 
-Prompt and beginning are tokenised as one text, so the pieces are those of a real answer. The beginning must end where a
-piece ends: behind a space, or inside a word, the model would have to continue from a piece that it has never seen
-there, and the attack would measure that. Spaces at the end are therefore dropped and half pieces refused.
+Prompt and beginning are tokenised as one text, so that the tokens are those of a real answer. The beginning must end
+where a token ends. Otherwise (behind a space, or inside a word) the model would have to continue from a token that it
+has never seen there, and the attack would measure that. Spaces at the end are therefore dropped, and half tokens refused.
 """
 
 import random

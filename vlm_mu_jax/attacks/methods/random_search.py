@@ -1,7 +1,7 @@
 """Proposals of a gradient-free suffix search: a few neighbouring tokens, drawn anew at random.
 
-The idea of Andriushchenko et al. 2024 (arXiv 2404.02151): keep a suffix, replace a short stretch of it, keep the change
-when the score is better. Here many stretches are tried at a time, and the score is the refusal margin.
+The idea is that of Andriushchenko et al. 2024 (arXiv 2404.02151): replace a short stretch of the suffix, and keep the
+change when the score is better. Here many stretches are tried at a time, and the score is the refusal margin.
 """
 
 from collections.abc import Sequence

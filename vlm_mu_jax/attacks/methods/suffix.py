@@ -24,7 +24,7 @@ from vlm_mu_jax.attacks.methods import suffix_text
 from vlm_mu_jax.attacks.methods.suffix_text import Slots
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
-from vlm_mu_jax.attacks.search_run import Counting, SearchRun, Target, Work
+from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
 from vlm_mu_jax.errors import JobError
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -103,7 +103,7 @@ class FoundSuffix:
 
 
 class Scorer:
-    """Scores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
+    """WordScores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
 
     def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
         self.task, self.where, self.question = task, where, question.question
@@ -144,7 +144,7 @@ Propose = Callable[
 def search(
     model: Model,
     questions: Sequence[SearchQuestion],
-    target: Target,
+    target: SearchTarget,
     propose: Propose,
     options: SuffixOptions,
     run: SearchRun = SearchRun(),
@@ -172,7 +172,7 @@ def search(
 def universal(
     model: Model,
     questions: Sequence[SearchQuestion],
-    target: Target,
+    target: SearchTarget,
     propose: Propose,
     options: SuffixOptions,
     run: SearchRun = SearchRun(),
@@ -191,7 +191,7 @@ def universal(
     return list(_Searches(task, propose, options).results(items, where, run, label).values())
 
 
-def _task(model: Model, target: Target, options: SuffixOptions) -> SearchTask:
+def _task(model: Model, target: SearchTarget, options: SuffixOptions) -> SearchTask:
     return SearchTask(
         model.config,
         model.processor,

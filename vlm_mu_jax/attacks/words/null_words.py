@@ -1,4 +1,4 @@
-"""The control of every search: words that pay the same price without being chosen."""
+"""Null words, the control of the one-word attack: as many tries with words that were not chosen."""
 
 import random
 from collections.abc import Sequence
@@ -9,9 +9,15 @@ from vlm_mu_jax.attacks.words.search import FoundWords
 
 
 def null_words(found: Sequence[FoundWords], winners: set[str], k: int, seed: int, band: float = 0.2) -> list[str]:
-    """K words drawn by seed from the middle of the score distribution of every search, none of them a winner.
+    """Draws K words from the middle of the score distribution.
 
-    The middle is the `band` of quantiles around the median (0.4 to 0.6), widened where it holds fewer than 2 K words.
+    The middle is the `band` of quantiles around the median (0.4 to 0.6) in all of the searches. It is widened where it
+    holds fewer than 2 K words.
+
+    Args:
+      found: the searches, over the same words.
+      winners: words that are not drawn.
+      seed: draws them.
     """
     words = found[0].words
     ranks = [np.argsort(np.argsort(f.margins_W, kind="stable")) for f in found]

@@ -1,7 +1,8 @@
-"""The winners' scores again, in float32, one whole prompt at a time: no batch, no shared cache, no low precision.
+"""WordScores the winners again in float32, one whole prompt at a time.
 
-A search in bfloat16 ranks by scores that carry its noise. Where the distance between two words is larger than the
-largest deviation seen here, their order is not an accident of rounding.
+A search in bfloat16 ranks by scores that carry rounding noise. These scores use no batch, no shared cache and no low
+precision. Where two words are further apart than the largest deviation between both, their order is not an accident of
+rounding.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.prompt_blocks import Block
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import Target
+from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words.search import FoundWords
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
@@ -29,7 +30,7 @@ def rescore(
     model: Model,
     questions: Sequence[SearchQuestion],
     words: Sequence[str],
-    target: Target,
+    target: SearchTarget,
     *,
     position: str,
     mode: str,
@@ -37,7 +38,10 @@ def rescore(
 ) -> np.ndarray:
     """Refusal margins [Q, words] in float32 at batch 1, every product at the highest precision the device has.
 
-    Arguments as in `search.search`. Needs the parameters a second time, in float32.
+    Needs the parameters a second time, in float32.
+
+    Args:
+      words: the winners, put in at `position` by `mode`; see `data.placing.place`.
     """
     lora = None if target.lora is None else cast(target.lora, np.float32)
     target = dataclasses.replace(target, lora=lora)
@@ -51,7 +55,7 @@ def rescore(
     return margins
 
 
-def _margins(model: Model, question: SearchQuestion, placed: list[Placed], target: Target) -> list[float]:
+def _margins(model: Model, question: SearchQuestion, placed: list[Placed], target: SearchTarget) -> list[float]:
     image = question.pixels(model.processor)
     images = [] if image is None else [image]
     features = prefix.image_features(model.params, image, model.config)

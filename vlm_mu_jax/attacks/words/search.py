@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlm_mu_jax.attacks import search_run
-from vlm_mu_jax.attacks.margins_file import Scores
+from vlm_mu_jax.attacks.margins_file import WordScores
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
-from vlm_mu_jax.attacks.search_run import Counting, SearchRun, Target, Work
+from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -74,13 +74,13 @@ def search(
     model: Model,
     questions: Sequence[SearchQuestion],
     words: Sequence[str],
-    target: Target,
+    target: SearchTarget,
     options: SearchOptions = SearchOptions(),
     run: SearchRun = SearchRun(),
     *,
     role: str = "",
 ) -> dict[str, FoundWords]:
-    """Scores every word in every question at every position, and keeps the best.
+    """WordScores every word in every question at every position, and keeps the best.
 
     Args:
       model: what `vlm_mu_jax.load` returns.
@@ -128,7 +128,7 @@ def search(
     return _found(task, [scores[key] for key in keys])
 
 
-def _finite(scores: Scores, task: SearchTask, question: SearchQuestion) -> Scores:
+def _finite(scores: WordScores, task: SearchTask, question: SearchQuestion) -> WordScores:
     bad = np.argwhere(~np.isfinite(scores.margins_PW))
     if len(bad) or not np.isfinite(scores.original):
         word = f" with {task.words[bad[0][1]]!r}" if len(bad) else ""
@@ -136,7 +136,7 @@ def _finite(scores: Scores, task: SearchTask, question: SearchQuestion) -> Score
     return scores
 
 
-def _found(task: SearchTask, scores: Sequence[Scores]) -> dict[str, FoundWords]:
+def _found(task: SearchTask, scores: Sequence[WordScores]) -> dict[str, FoundWords]:
     found = {}
     original_Q, flops = np.array([s.original for s in scores]), sum(s.flops for s in scores)
     for p, position in enumerate(task.positions):

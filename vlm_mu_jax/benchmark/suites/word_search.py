@@ -23,7 +23,7 @@ from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import CACHE_STEP
-from vlm_mu_jax.attacks.search_run import Target
+from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words.search import SearchOptions, search
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
@@ -104,7 +104,9 @@ class ScoredQuestion:
     def ours(self) -> np.ndarray:
         """The search itself."""
         ask = SearchQuestion(self.question, self.pixels)
-        found = search(self.model, [ask], self.words, Target(self.openings), SearchOptions((POSITION,), block=BLOCK))
+        found = search(
+            self.model, [ask], self.words, SearchTarget(self.openings), SearchOptions((POSITION,), block=BLOCK)
+        )
         return found[POSITION].margins_QW[0]
 
     def whole_prompts(self) -> np.ndarray:
