@@ -41,7 +41,7 @@ def score(
     lora: dict[str, Any] | None = None,
     embedded_CTD: Array | None = None,
 ) -> tuple[Array, Array | None]:
-    """WordScores the candidates of one question.
+    """Scores the candidates of one question.
 
     Args:
       kv: the prefix cache of the question. None: the rows are whole prompts.

@@ -1,4 +1,4 @@
-"""WordScores all candidates of one question: tokenises them, runs them in blocks on its prefix cache, keeps the best."""
+"""Scores all candidates of one question: tokenises them, runs them in blocks on its prefix cache, keeps the best."""
 
 import dataclasses
 import functools
@@ -219,14 +219,14 @@ class QuestionSearch:
         )
 
     def _run(self, index: np.ndarray, steer: Steer | None, for_prefix: Steer | None) -> Iterator[int]:
-        """WordScores candidates whose cache is that of `for_prefix`."""
+        """Scores candidates whose cache is that of `for_prefix`."""
         cache = self._shared.prefix(self._prompts, for_prefix)
         for p, block in self._blocks(self._prompts, index):
             margins_C, _ = self._score(block, cache.kv, _columns(steer, block.index_C))
             yield self._keep(p, block, margins_C, block.index_C)
 
     def _settle(self, index: np.ndarray, steer: Steer) -> Iterator[int]:
-        """WordScores candidates whose gates are decided layer by layer; see `prefix`."""
+        """Scores candidates whose gates are decided layer by layer; see `prefix`."""
         first = self._shared.prefix(self._prompts, steer)
         presumed = (np.asarray(first.gate_L) > 0).tobytes()
         waiting: dict[bytes, list[int]] = {presumed: list(index)}

@@ -1,4 +1,4 @@
-"""What every search takes beside its questions: what it is after (`SearchTarget`), and where and how it runs (`SearchRun`).
+"""What every search takes beside its questions: what it is after (`SearchTarget`), and where it runs (`SearchRun`).
 
 `results` works through many questions. Each place (a device, or a mesh of them) takes one question after the other, and
 a file keeps what is finished, so that a search killed at any moment continues with what its file does not hold.

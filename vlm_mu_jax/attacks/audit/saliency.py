@@ -71,7 +71,7 @@ def saliency(
     lora: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Salient]:
-    """WordScores every word of every question.
+    """Scores every word of every question.
 
     Args:
       model: what `vlm_mu_jax.load` returns.

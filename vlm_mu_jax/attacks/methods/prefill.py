@@ -2,7 +2,8 @@
 
 Prompt and beginning are tokenised as one text, so that the tokens are those of a real answer. The beginning must end
 where a token ends. Otherwise (behind a space, or inside a word) the model would have to continue from a token that it
-has never seen there, and the attack would measure that. Spaces at the end are therefore dropped, and half tokens refused.
+has never seen there, and the attack would measure that. Spaces at the end are therefore dropped, and half tokens
+refused.
 """
 
 import random

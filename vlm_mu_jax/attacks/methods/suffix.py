@@ -103,7 +103,7 @@ class FoundSuffix:
 
 
 class Scorer:
-    """WordScores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
+    """Scores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
 
     def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
         self.task, self.where, self.question = task, where, question.question

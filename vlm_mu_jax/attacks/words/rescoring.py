@@ -1,4 +1,4 @@
-"""WordScores the winners again in float32, one whole prompt at a time.
+"""Scores the winners again in float32, one whole prompt at a time.
 
 A search in bfloat16 ranks by scores that carry rounding noise. These scores use no batch, no shared cache and no low
 precision. Where two words are further apart than the largest deviation between both, their order is not an accident of

@@ -80,7 +80,7 @@ def search(
     *,
     role: str = "",
 ) -> dict[str, FoundWords]:
-    """WordScores every word in every question at every position, and keeps the best.
+    """Scores every word in every question at every position, and keeps the best.
 
     Args:
       model: what `vlm_mu_jax.load` returns.
