@@ -1,4 +1,4 @@
-"""WordScores on disk: what was added is there again, a torn line is not, and another search's file is started anew."""
+"""Scores on disk: what was added is there again, a torn line is not, and another search's file is started anew."""
 
 import numpy as np
 import pytest

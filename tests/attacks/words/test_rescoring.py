@@ -1,4 +1,4 @@
-"""WordScores in float32 at batch 1: an independent path to the same numbers, and what low precision changes."""
+"""Scores in float32 at batch 1: an independent path to the same numbers, and what low precision changes."""
 
 import dataclasses
 
