@@ -1,6 +1,7 @@
 """What mkdocs adds to the Markdown of this folder.
 
 - `index.md` is the README, so that the front page is written once.
+- `notebooks.md` holds the notebooks of `notebooks/`, which are kept as text.
 - `reference/api.md` lists what the package exports, from `vlm_mu_jax._EXPORTS` and the docstrings.
 - `reference/commands.md` holds what each command says to --help.
 - Links to files outside this folder lose their target: the site has no page for them.
@@ -11,21 +12,46 @@ import subprocess
 import sys
 from pathlib import Path
 
+NOTEBOOKS = ("audit_and_attack", "unlearn", "guard", "your_own_model")  # in the order of the page
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
     """Called by mkdocs for every page, before it is rendered."""
-    pages = {"index.md": _readme, "reference/api.md": _api, "reference/commands.md": _commands}
+    pages = {
+        "index.md": _readme,
+        "notebooks.md": _notebooks,
+        "reference/api.md": _api,
+        "reference/commands.md": _commands,
+    }
     made = pages.get(page.file.src_path)
     text = markdown if made is None else made(markdown)
     return re.sub(r"\[([^\]]+)\]\(\.\./(?!\w+\.md)[^)]*\)", r"`\1`", text)
+
+
+def on_page_content(html: str, **_) -> str:
+    """Called by mkdocs for every page, after it is rendered: the examples of docstrings are code."""
+    return re.sub(
+        r'(<details class="example"[^>]*>\s*<summary>Example</summary>\s*)<p>(.*?)</p>',
+        r"\1<pre><code>\2</code></pre>",
+        html,
+        flags=re.DOTALL,
+    )
 
 
 def _readme(_: str) -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"\]\(docs/", "](", text)
     return re.sub(r"\[([^\]]+)\]\((?!https?://)(?![\w./]+\.(?:md|png|svg)\b)[^)]*\)", r"\1", text)
+
+
+def _notebooks(markdown: str) -> str:
+    import jupytext
+
+    files = [ROOT / "docs" / "notebooks" / f"{name}.py" for name in NOTEBOOKS]
+    texts = [jupytext.writes(jupytext.read(file), "md") for file in files]
+    bodies = [re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).strip() for text in texts]
+    return markdown + "\n\n" + "\n\n".join(re.sub(r"^# ", "## ", body, flags=re.MULTILINE) for body in bodies) + "\n"
 
 
 def _api(markdown: str) -> str:
