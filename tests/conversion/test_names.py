@@ -88,3 +88,4 @@ def test_adapters_have_the_module_names_of_the_class_that_loads_the_base():
     assert names.for_adapters("llava_v4", LLAVA).name == "llava_modules_v5"
     assert names.for_adapters("llava_original_split", LLAVA).name == "llava_original"
     assert names.for_adapters("text", LLAMA).name == "text"
+    assert names.for_adapters("gemma3_text", SANDWICH).name == "gemma3_text"

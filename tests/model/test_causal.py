@@ -46,6 +46,19 @@ def test_values_and_gradients_are_those_of_one_softmax(T, window):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("reach", [5, 2**30])
+def test_a_window_that_the_program_reads_equals_one_that_it_is_compiled_for(reach):
+    """Layers of one scan may differ in it; a width beyond the row is no window."""
+
+    def read(q, k, v, lengths, width):
+        return causal.causal_attention(q, k, v, lengths, reach=jnp.int32(width))
+
+    got = value_and_gradients(read, 40, reach)
+    want = value_and_gradients(causal.causal_attention, 40, reach if reach < 40 else None)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_stays_bfloat16():
     q, k, v, _, lengths = draw(20, jnp.bfloat16)
     out = causal.causal_attention(q, k, v, lengths)

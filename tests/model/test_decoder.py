@@ -77,6 +77,17 @@ def test_a_window_as_long_as_the_row_is_no_window():
 CACHED = {
     "plain": {},
     "window": {"sliding_window": 3},
+    "local and global layers, four norms a block": {
+        "sliding_window": 3,
+        "windowed": (True, False, True),
+        "window_rope_theta": 100.0,
+        "qk_norm": True,
+        "post_norms": True,
+        "norm_offset": True,
+        "query_scalar": 5.0,
+        "embed_scale": 4.0,
+        "activation": "gelu_pytorch_tanh",
+    },
     "one key head, biases, rope": {
         "K": 1,
         "attention_bias": True,

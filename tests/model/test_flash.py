@@ -93,3 +93,11 @@ def test_cudnn_sees_padding_and_window_through_lengths(monkeypatch):
     assert asked == {"implementation": "cudnn"}
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(got[row, :length], want[row, :length], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "platform", "dtype"), [("cudnn", "gpu", "bfloat16"), ("splash", "tpu", "bfloat16")])
+def test_layers_of_different_windows_run_on_xla(name, platform, dtype):
+    cfg = TextConfig(V=8, D=64, L=2, N=1, K=1, H=64, F=8, sliding_window=4, windowed=(True, False))
+    assert choose("auto", platform, cfg, dtype) == "xla"
+    with pytest.raises(InputError, match=f"{name} takes one window for all layers"):
+        choose(name, platform, cfg, dtype)

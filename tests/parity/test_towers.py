@@ -1,15 +1,20 @@
 """LLaVA over other parts equals PyTorch transformers: SigLIP towers, Qwen text models, ViP-LLaVA."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 import transformers
 
 from tests.conversion.hf_checkpoints import draw_text, draw_vision, make_llava, randomise, save
-from tests.parity.test_llava_logits import assert_same_logits, llava_rows
+from tests.parity.test_llava_logits import assert_same_logits, llava_rows, our_logits
 from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.conversion.exporter import export_params
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
+from vlm_mu_jax.model.generate import generate
+from vlm_mu_jax.model.llava import Batch
 
 QWEN2, QWEN3 = transformers.Qwen2Config, transformers.Qwen3Config
 
@@ -55,6 +60,7 @@ def test_logits_and_files_equal_transformers(name, tmp_path):
     ours = importer.import_checkpoint(save(theirs, tmp_path / "theirs"))
     rows, pixels = llava_rows(ours.config, seed)
     assert_same_logits(theirs, ours, rows, pixels)
+    assert_answers_are_those_of_the_whole_forward(ours, rows, pixels)
     back = export_params(tmp_path / "back", ours.params, theirs.config.to_dict(), files_from=None)
     again = importer.import_checkpoint(back).params
     for a, b in zip(_leaves(again), _leaves(ours.params), strict=True):
@@ -64,9 +70,24 @@ def test_logits_and_files_equal_transformers(name, tmp_path):
     assert all(np.array_equal(value, want[key]) for key, value in reloaded.state_dict().items())
 
 
-def _leaves(tree):
-    import jax
+def assert_answers_are_those_of_the_whole_forward(ours, rows, pixels, new=6):
+    """Greedy tokens decoded from a cache, in one ragged batch, against logits of the rows written out."""
+    size, width = ours.config.vision.image_size, max(map(len, rows))
+    stacked = np.zeros((len(rows), 2, size, size, 3), np.float32)
+    tokens = np.zeros((len(rows), width), np.int32)
+    for i, (row, images) in enumerate(zip(rows, pixels, strict=True)):
+        tokens[i, : len(row)] = row
+        stacked[i, : len(images)] = np.array(images).reshape(-1, size, size, 3)
+    lengths, cfg = np.array([len(row) for row in rows], np.int32), dataclasses.replace(ours.config, eos_ids=())
+    made = np.asarray(generate(ours.params, Batch(tokens, lengths, stacked), cfg, max_new_tokens=new).tokens_BG)
+    whole = [[*row, *answer] for row, answer in zip(rows, made.tolist(), strict=True)]
+    logits = our_logits(ours, whole, pixels).copy()
+    logits[..., cfg.image_token_id] = -np.inf  # an answer never holds the placeholder
+    for i, row in enumerate(rows):
+        assert logits[i, len(row) - 1 : len(row) + new - 1].argmax(-1).tolist() == made[i].tolist()
 
+
+def _leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 

@@ -75,7 +75,7 @@ def for_adapters(dialect: str, specs: params_lib.Specs) -> Dialect:
     """
     if dialect.startswith("llava_original"):
         return DIALECTS["llava_original"]
-    return DIALECTS["llava_modules_v5" if "vision" in specs else "text"]
+    return DIALECTS["llava_modules_v5"] if "vision" in specs else default_dialect(specs)
 
 
 def fitting(specs: params_lib.Specs) -> list[Dialect]:
