@@ -42,6 +42,7 @@ from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.judges import Judge, JudgeOptions, choose
 from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.storage.identity import weights_hash
@@ -244,7 +245,7 @@ def _about(data: AttackRecords, options: AttackOptions, name: str) -> dict[str, 
 
 def _name(model: Model) -> str:
     """The folder's name, or that of the run that it is the final model of."""
-    folder = model.folder.absolute()
+    folder = resolved(model.folder)
     return folder.parent.name if folder.name == "model" else folder.name
 
 
