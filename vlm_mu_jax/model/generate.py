@@ -1,8 +1,8 @@
 """Generation: prefill, then a `lax.while_loop` that stops when every row has ended.
 
-The prompt's keys and values are one segment, the generated tokens' another, so rows of different prompt length share
-one program without shifting anything and a batch of mixed lengths equals the rows one by one. Prompts that begin alike
-(with the same image) run that beginning once: it is a third segment, one copy for each group of rows.
+The prompt's keys and values are one segment and the generated tokens' are another. Rows of different prompt lengths
+therefore share one program without shifting anything, and a batch of mixed lengths equals its rows one by one. Prompts
+that begin alike (with the same image) run that beginning once. It is a third segment, one copy for each group of rows.
 """
 
 import functools
@@ -23,14 +23,20 @@ from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import LATE, Steer, on_prefix, while_decoding
 
-LONG = 128  # tokens of a prompt from which on the last block is spared all of them but the last: it compiles longer
-CHUNK = 8  # tokens between two looks of `stream` at what has come
+# Prompts of this many tokens or more run the last block for their last token alone. That saves time in every run and
+# costs compile time, so that it does not pay for short prompts.
+LONG = 128
+CHUNK = 8  # tokens that `stream` makes between two yields
 
 
 @flax.struct.dataclass
 class Generated:
-    """tokens_BG: generated ids, `pad_id` after the end. lengths_B: tokens generated, the end token included.
-    logprobs_BG: log-probability of each under the model's own distribution (temperature 1). gate_LB: the guard's."""
+    """Answers of all rows.
+
+    tokens_BG: generated ids, `pad_id` after the end. lengths_B: tokens generated, the end token included.
+    logprobs_BG: log-probability of each token under the model's own distribution (temperature 1).
+    gate_LB: gates that the guard decided at the prompt, None without a guard.
+    """
 
     tokens_BG: Array
     lengths_B: Array
@@ -40,8 +46,11 @@ class Generated:
 
 @flax.struct.dataclass
 class Decoding:
-    """Rows within their answers. step: tokens made so far. prompt: key/value segments of the prompts, of prompts_B
-    tokens. made: of the tokens made. logits_BV: what the next token is picked from. steer: for the tokens to come."""
+    """State of the loop over new tokens.
+
+    step: tokens made so far. prompt: key/value segments of the prompts, which have prompts_B tokens. made: the segment
+    of the tokens made. logits_BV: what the next token is picked from. steer: what steers the tokens to come.
+    """
 
     step: Array
     prompt: tuple[KV, ...]
@@ -157,11 +166,13 @@ def stream(
 
 
 def can_share(cfg: LlavaConfig, steer: Any) -> bool:
-    """Whether the tokens of a prompt's beginning are the same whatever follows it, so that `prefix` may be used.
+    """Whether the states of a prompt's beginning are the same whatever follows it, so that `prefix` may be used.
 
-    Not where the guard's gate, decided at a prompt's last token, or its shift is another one for every row and writes
-    the beginning too; nor where rotary frequencies depend on the prompt's length (dynamic NTK). steer: a `Steer`, None,
-    or a function that makes one for every batch; where these write, it says by an attribute `scope`.
+    They are not where a guard writes the beginning and its gate or shift is each row's own: the gate is decided at the
+    prompt's last token. They are not either where rotary frequencies depend on the prompt's length (dynamic NTK).
+
+    Args:
+      steer: a `Steer`, None, or a function that makes a `Steer` for every batch and has an attribute `scope`.
     """
     if cfg.text.rope_scaling is not None and cfg.text.rope_scaling.kind == "dynamic":
         return False

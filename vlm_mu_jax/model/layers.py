@@ -13,8 +13,12 @@ from vlm_mu_jax.model.config import TextConfig
 Angles = tuple[Array, Array]  # cosine and sine of the rotary angles, see `rope_angles`
 _SAVEABLE = jax.checkpoint_policies
 _ATTENTION = _SAVEABLE.save_only_these_names("attn_out")
-# What of a block is kept for its backward pass: everything; its input; also the outputs of its linear maps and of its
-# attention (the rest is cheap to make again: about half the memory of "none" at the same speed); also its attention's.
+# What a block keeps for its backward pass.
+#   none      everything
+#   full      its input alone
+#   dots      its input, and the outputs of its linear maps and its attention; the rest is cheap to compute again, which
+#             gives about half the memory of "none" at the same speed
+#   attn_out  its input and the output of its attention
 REMAT_POLICIES = {
     "none": None,
     "full": _SAVEABLE.nothing_saveable,
@@ -147,8 +151,11 @@ def _llama3(frequencies: Array, scaling) -> Array:
 
 
 def rope_angles(positions_BT: Array, frequencies_BH: Array) -> Angles:
-    """(cos, sin) [B, T, 1, H/2] of all layers: made in every layer, and there for every head, they would cost as much
-    as a projection. In float32 (bfloat16 would round position 257 to 256)."""
+    """(cos, sin) [B, T, 1, H/2], made once for all layers and heads.
+
+    Made in every layer for every head they would cost as much as a projection. They are float32: bfloat16 would round
+    position 257 to 256.
+    """
     angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies_BH[:, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
