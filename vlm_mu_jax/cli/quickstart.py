@@ -19,6 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
+import vlm_mu_jax
 from vlm_mu_jax.cli import command, story
 from vlm_mu_jax.errors import InputError, JobError
 
@@ -26,6 +27,7 @@ _OUT = flags.DEFINE_string("out", "runs/quickstart", "folder of all outputs")
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the world, the training runs and the attack", lower_bound=0)
 _FRESH = flags.DEFINE_bool("fresh", False, "delete the outputs of an earlier run first")
 
+PACKAGE = Path(vlm_mu_jax.__file__).parents[1]  # the steps run in another folder and must find this package
 MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 
 
@@ -58,9 +60,9 @@ def _check_seed(out: Path) -> None:
 
 
 def _run(step: story.Step, out: Path) -> None:
-    print(f"    bin/{step.command}", flush=True)
+    print(command.as_called(f"    bin/{step.command}"), flush=True)
     name, *arguments = shlex.split(step.command)
-    path = os.pathsep.join(filter(None, (str(story.ROOT), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
         cwd=out,
