@@ -9,25 +9,19 @@ Example:
   bin/quickstart --seed=0 --out=runs/quickstart
 """
 
-import os
-import shlex
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from absl import flags
 
-import vlm_mu_jax
 from vlm_mu_jax.cli import command, story
-from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.errors import InputError
 
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "folder of all outputs")
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the world, the training runs and the attack", lower_bound=0)
 _FRESH = flags.DEFINE_bool("fresh", False, "delete the outputs of an earlier run first")
 
-PACKAGE = Path(vlm_mu_jax.__file__).parents[1]  # the steps run in another folder and must find this package
 MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 
 
@@ -46,7 +40,7 @@ def main(argv: list[str]) -> None:
         if (out / step.made).exists() and not last:
             print(f"    done before: {out / step.made}", flush=True)
             continue
-        _run(step, out)
+        story.run(step, out)
     minutes = (time.monotonic() - begin) / 60
     print(f"\nDone in {minutes:.1f} min. Open {out / 'report.html'} in a browser.")
 
@@ -57,20 +51,6 @@ def _check_seed(out: Path) -> None:
     if mark.exists() and mark.read_text().strip() != str(_SEED.value):
         raise InputError(f"{out} holds seed {mark.read_text().strip()}; use another --out, or --fresh to start over")
     mark.write_text(f"{_SEED.value}\n")
-
-
-def _run(step: story.Step, out: Path) -> None:
-    print(command.as_called(f"    bin/{step.command}"), flush=True)
-    name, *arguments = shlex.split(step.command)
-    path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
-        cwd=out,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
-    if done.returncode:
-        raise JobError(f"step {step.title!r} failed (exit code {done.returncode}); its message stands above")
 
 
 if __name__ == "__main__":
