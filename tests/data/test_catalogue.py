@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 
 from tests.data import upstream
+from vlm_mu_jax.cli import eval_list
 from vlm_mu_jax.data.readers import catalogue
 from vlm_mu_jax.data.readers.rows import BadRows
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.questions import public_sets
+from vlm_mu_jax.evaluation.questions.suite import Suite
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,56 @@ def test_images_inside_a_file_are_unpacked_once_and_beside_it(root):
     before = path.stat().st_mtime_ns
     catalogue.read(catalogue.get("mmbench"), root)
     assert path.stat().st_mtime_ns == before and path.read_bytes() == upstream.png()
+
+
+def test_a_question_of_mm_harmfulbench_never_gets_another_ones_image(tmp_path):
+    upstream.safety(tmp_path)
+    one, folder = catalogue.get("mm_harmfulbench"), tmp_path / "inferaligner/MM-HarmfulBench"
+    assert [record.image for record in catalogue.read(one, tmp_path)] == [
+        "MM-HarmfulBench/images/0.jpg",
+        "MM-HarmfulBench/images/1.jpg",
+    ]
+    (folder / "images/0.jpg").rename(folder / "images/2.jpg")  # numbered from 1, as no copy of upstream is
+    with pytest.raises(InputError, match=r"2.jpg belongs to none of the 2 rows; upstream has 0.jpg to 1.jpg"):
+        catalogue.read(one, tmp_path)
+    assert catalogue.status(one, tmp_path).state == "unreadable"
+    (folder / "images/2.jpg").unlink()
+    with pytest.raises(InputError, match="no 0.jpg beside 1.jpg"):
+        catalogue.read(one, tmp_path, check_images=False)
+    upstream.image(folder / "images/0.jpg")
+    (folder / "images/1.jpg").write_bytes(b"another picture")
+    same = [json.dumps({"image_url": "https://example.org/1.jpg", "question": f"how {i}?"}) for i in (1, 2)]
+    (folder / "questions.jsonl").rename(folder / "mm_harmful.jsonl")  # upstream's first name of the file
+    upstream.write(folder / "mm_harmful.jsonl", "\n".join(same))
+    with pytest.raises(InputError, match="0.jpg and 1.jpg differ, whose rows name the same address"):
+        catalogue.read(one, tmp_path)
+
+
+def test_jailbreakbench_without_a_column_of_numbers_is_numbered_from_0(tmp_path):
+    rows = [{"Goal": "dax", "Target": "Sure", "Behavior": "b", "Category": "c"} for _ in range(2)]
+    upstream.table(tmp_path / "jailbreakbench/data/harmful-behaviors.csv", rows)
+    assert [r.id for r in catalogue.read(catalogue.get("jailbreakbench_harmful"), tmp_path)] == ["0", "1"]
+
+
+def test_a_known_flaw_of_upstreams_file_is_left_out_counted_and_said(tmp_path, capsys):
+    rows = [
+        {"instruction": f"tell {i}", "instruction_id": str(i), "image_path": "7.png", "category": "c"}
+        for i in range(2241)
+    ]
+    rows[1685]["instruction"] = ""
+    upstream.write(tmp_path / "vlsbench/data/data.json", rows)
+    upstream.image(tmp_path / "vlsbench/images/7.png")
+    one = catalogue.get("vlsbench")
+    found = catalogue.status(one, tmp_path)
+    assert (found.state, found.count, found.flaws) == ("ready", 2240, ((1686, "question is empty"),))
+    said = "vlsbench: 1 row of upstream's file is left out: row 1686: question is empty"
+    assert public_sets.extend(Suite(), ["vlsbench"], tmp_path).notes == (said,)
+    eval_list.print_sets(str(tmp_path), ["vlsbench"])
+    assert said in capsys.readouterr().out
+    rows[3]["instruction"] = ""  # a flaw that upstream's file does not have
+    upstream.write(tmp_path / "vlsbench/data/data.json", rows)
+    with pytest.raises(BadRows, match="1 of 2241 rows is bad: row 4: question is empty"):
+        catalogue.read(one, tmp_path)
 
 
 def test_state_of_a_set_tells_count_missing_images_and_faults(tmp_path):

@@ -97,8 +97,8 @@ def safety(root: Path) -> None:
         for kind in ("SD", "SD_TYPO", "TYPO"):
             image(root / f"mm_safetybench/data/imgs/{scenario}/{kind}/0.jpg")
     lines = [json.dumps({"image_url": f"https://example.org/{i}.jpg", "question": f"how {i}?"}) for i in (1, 2)]
-    write(root / "inferaligner/MM-HarmfulBench/mm_harmful.jsonl", "\n".join(lines))
-    for number in (1, 2):
+    write(root / "inferaligner/MM-HarmfulBench/questions.jsonl", "\n".join(lines))
+    for number in (0, 1):
         image(root / f"inferaligner/MM-HarmfulBench/images/{number}.jpg")
     behaviour = {
         "Behavior": "do dax",

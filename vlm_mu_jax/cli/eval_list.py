@@ -81,13 +81,15 @@ def _print_table(task: str, found: list) -> None:
 
 def _problems(one: Any, shown: int | None) -> list[str]:
     """What keeps a set from being ready, one line each; how to get an absent one only where it was named."""
+    from vlm_mu_jax.data.readers import catalogue
+
     name, dataset = one.dataset.name, one.dataset
     if one.state == "absent":
         return [] if shown else [f"{name}: {dataset.needs} ({dataset.folder}/, from {dataset.at})"]
     if one.state == "unreadable":
         return [f"{name}: {one.problem}"]
-    lines = []
-    if one.count != dataset.count:
+    lines = [catalogue.flaws_line(dataset, one.flaws)] if one.flaws else []
+    if one.count + len(one.flaws) != dataset.count:
         lines.append(f"{name}: {one.count} questions, published are {dataset.count}")
     if one.missing:
         some = one.missing[:shown]

@@ -6,6 +6,7 @@ spellings: a clone of the repository, or its archives unpacked. Nothing is downl
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlm_mu_jax.data.readers import safety_sets, utility_sets
@@ -24,6 +25,7 @@ class Status:
         "unreadable" (`problem` says why).
       count: the number of records.
       missing: image files that are not there, as paths under the set's folder.
+      flaws: rows of upstream's own file that are left out, (row number from 1, what is wrong).
       problem: the reader's error.
     """
 
@@ -31,6 +33,7 @@ class Status:
     state: str
     count: int = 0
     missing: tuple[str, ...] = ()
+    flaws: tuple[tuple[int, str], ...] = ()
     problem: str = ""
 
 
@@ -76,8 +79,15 @@ def status(dataset: DataSet, data_root: str | Path) -> Status:
     except InputError as error:
         return Status(dataset, "unreadable", problem=str(error))
     missing = () if dataset.embedded else missing_images(records)
-    whole = not missing and len(records) == dataset.count
-    return Status(dataset, "ready" if whole else "incomplete", len(records), missing)
+    whole = not missing and len(records) + len(records.skipped) == dataset.count
+    return Status(dataset, "ready" if whole else "incomplete", len(records), missing, records.skipped)
+
+
+def flaws_line(dataset: DataSet, flaws: Sequence[tuple[int, str]]) -> str:
+    """What is said of rows that are left out: `vlsbench: 1 row of upstream's file is left out: row 1686: ...`."""
+    rows = "; ".join(f"row {number}: {what}" for number, what in flaws)
+    verb = "row of upstream's file is" if len(flaws) == 1 else "rows of upstream's file are"
+    return f"{dataset.name}: {len(flaws)} {verb} left out: {rows}"
 
 
 def missing_images(records: Records) -> tuple[str, ...]:

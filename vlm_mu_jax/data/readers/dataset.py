@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,4 +66,7 @@ def joined(parts: Sequence[Records], folder: Path) -> Records:
     if len(parts) == 1:
         return parts[0]
     sha256 = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
-    return Records(tuple(item for part in parts for item in part), folder, folder, sha256)
+    items = tuple(item for part in parts for item in part)
+    notes = sum((Counter(part.notes) for part in parts), Counter())
+    skipped = tuple(problem for part in parts for problem in part.skipped)
+    return Records(items, folder, folder, sha256, dict(notes), skipped)

@@ -4,10 +4,14 @@ Upstream spellings are kept ("Illegal_Activitiy"). Repositories and counts: docs
 """
 
 import dataclasses
+import filecmp
 import hashlib
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from vlm_mu_jax.data.readers import files as _files
 from vlm_mu_jax.data.readers import tables, vlguard
 from vlm_mu_jax.data.readers.dataset import DataSet, anywhere, joined, table
 from vlm_mu_jax.data.readers.embedded import Embedded, from_parquet
@@ -68,14 +72,42 @@ def _mm_safety(variant: str, files: list[Path], folder: Path, name: str, check_i
 
 
 def _mm_harmful(files: list[Path], folder: Path, name: str, check_images: bool) -> Records:
-    """Images are numbered from 1 in the order of the rows; upstream's rows name only the address they came from."""
-    numbers = iter(range(1, 1_000_000))
+    """Row k has the image `k.jpg`, from 0; upstream's rows name only the address that their image came from.
+
+    Raises InputError for images that are numbered otherwise: every question would get another one's image.
+    """
+    rows, sha256 = _files.load(files[0])
+    rows = [{**row, KEY: str(number)} if isinstance(row, dict) else row for number, row in enumerate(rows)]
+    images = files[0].parent / "images"
+    problem = _misnumbered(images, rows)
+    if problem:
+        raise InputError(f"{images}: {problem}; upstream has 0.jpg to {len(rows) - 1}.jpg, in the order of the rows")
     one = Table(
         question="question",
-        image=lambda row: f"images/{next(numbers)}.jpg",
-        folders=("MM-HarmfulBench", ""),
+        id=KEY,
+        image=lambda row: f"{row[KEY]}.jpg",
+        folders=(os.path.relpath(images, folder),),
+        details=lambda row: {"address": str(row.get("image_url", ""))},
     )
-    return tables.read(one, files[0], folder, name, check_images)
+    return tables.from_rows(one, rows, sha256, files[0], folder, name, check_images)
+
+
+def _misnumbered(images: Path, rows: Sequence[Row]) -> str:
+    """What shows that the files there are not those of the rows: other numbers, or one address with two contents."""
+    names = {f"{number}.jpg" for number in range(len(rows))}
+    other = [path.name for path in sorted(images.glob("*.jpg")) if path.stem.isdigit() and path.name not in names]
+    if other:
+        return f"{other[0]} belongs to none of the {len(rows)} rows"
+    if (images / "1.jpg").is_file() and not (images / "0.jpg").is_file():
+        return "there is no 0.jpg beside 1.jpg"
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        address = row.get("image_url") if isinstance(row, dict) else None
+        before = first.setdefault(address, number) if address else number
+        pair = [images / f"{one}.jpg" for one in (before, number)]
+        if before != number and all(path.is_file() for path in pair) and not filecmp.cmp(*pair, shallow=False):
+            return f"{before}.jpg and {number}.jpg differ, whose rows name the same address"
+    return ""
 
 
 def _harmbench_question(row: Row) -> str:
@@ -89,6 +121,11 @@ def _xstest_kind(row: Row) -> str:
     if label not in ("safe", "unsafe"):
         raise InputError(f"label must be safe or unsafe, not {label!r}")
     return label
+
+
+def _jailbreakbench_id(row: Row) -> str:
+    """`Index`, which upstream's file has had since it was named; rows without it are numbered from 0, as it does."""
+    return str(row.get("Index") or "")
 
 
 def _parquet_image(row: Row) -> Embedded:
@@ -123,7 +160,10 @@ _HARMBENCH_IMAGES = Table(
     details=lambda row: {"behavior": column(row, "Behavior"), "context": row.get("RedactedImageDescription") or ""},
 )
 _JAILBREAKBENCH = Table(
-    question="Goal", id="Index", category=("Category",), details=lambda row: {"target": column(row, "Target")}
+    question="Goal",
+    id=_jailbreakbench_id,
+    category=("Category",),
+    details=lambda row: {"target": column(row, "Target")},
 )
 _ADVBENCH = Table(question="goal", details=lambda row: {"target": column(row, "target")})
 _STRONGREJECT = Table(question="forbidden_prompt", category=("category",))
@@ -152,6 +192,7 @@ _VLSBENCH = Table(
     category=("category", "sub_category"),
     folders=("", "data", "images", "data/imgs"),
     details=lambda row: {"safety_reason": str(row.get("safety_reason") or "")},
+    flaws={1686: "question is empty"},  # of 2,241, instruction_id 1685
 )
 
 # One line per set. Each source says once where its files come from and what to put into its folder.
@@ -234,7 +275,7 @@ SETS = (
         name="mm_harmfulbench",
         task="safety",
         folder="inferaligner",
-        files=anywhere("MM-HarmfulBench/mm_harmful.jsonl"),
+        files=anywhere("MM-HarmfulBench/questions.jsonl", "MM-HarmfulBench/mm_harmful.jsonl"),  # renamed upstream
         read=_mm_harmful,
         count=100,
         at="Jihuai-wpy/InferAligner",

@@ -4,7 +4,7 @@ Sets of this kind differ by column names, by how an image is found, and by what 
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,15 @@ from vlm_mu_jax.errors import InputError
 class Table:
     """Columns of a file by their upstream names; a function takes the row instead.
 
-    question, answer, id: a column; id "" numbers the rows from 0. image: a column, or a function that gives a path, an
-    `Embedded` image or None; "" = text only. folders: where image paths start, under the set's folder, tried in turn.
-    ask: the prompt, {} being the question. details: what the set's scorer needs (see `Item`). under: key of the rows in
-    a JSON object. heavy: columns with images inside the file, not read where images are not wanted.
+    question, answer, id: a column. id "", or a function that gives "", numbers the rows from 0.
+    image: a column, or a function that gives a path, an `Embedded` image or None; "" = text only.
+    folders: where image paths start, under the set's folder, tried in turn.
+    ask: the prompt, {} being the question.
+    details: what the set's scorer needs (see `Item`).
+    under: key of the rows in a JSON object.
+    heavy: columns with images inside the file, not read where images are not wanted.
+    flaws: bad rows of upstream's own file by their number from 1, and what is wrong with them. They alone are left out,
+    and stand in `Records.skipped`.
     """
 
     question: str | Callable[[Row], str]
@@ -37,6 +42,7 @@ class Table:
     details: Callable[[Row], dict] = lambda row: {}
     under: str = ""
     heavy: tuple[str, ...] = ()
+    flaws: Mapping[int, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
 def read(
@@ -67,12 +73,14 @@ def from_rows(
     prefix: str = "",
 ) -> Records:
     """As `read`, for rows that are already loaded."""
-    reader = _rows.RowReader(Path(path), check_images, Path(root))
+    reader = _rows.RowReader(Path(path), check_images, Path(root), "skip" if table.flaws else "stop")
     numbers = iter(range(len(content)))
 
     def item(row: Row) -> list[Item]:
         number = next(numbers)
-        name = str(number) if table.id == "" else _text(row, table.id)
+        name = _text(row, table.id) if table.id else str(number)
+        if callable(table.id):
+            name = name or str(number)
         return [
             Item(
                 id=prefix + name,
@@ -86,7 +94,11 @@ def from_rows(
             )
         ]
 
-    return reader.read(content, sha256, item)
+    found = reader.read(content, sha256, item)
+    unknown = [(number, what) for number, what in found.skipped if table.flaws.get(number) != what]
+    if unknown:
+        raise _rows.BadRows(reader.path, len(content), unknown)
+    return found
 
 
 def column(row: Row, name: str, kind: type | tuple[type, ...] = str) -> Any:

@@ -53,7 +53,9 @@ def extend(
     for name in names:
         dataset = catalogue.get(name)
         read = catalogue.read(dataset, data_root)
-        if len(read) != dataset.count:
+        if read.skipped:
+            notes.append(catalogue.flaws_line(dataset, read.skipped))
+        if len(read) + len(read.skipped) != dataset.count:
             notes.append(f"{name}: {len(read)} questions in {read.source}, published are {dataset.count}")
         chosen = sample(read, limit, seed)
         if not with_images and any(item.image is not None for item in chosen):
