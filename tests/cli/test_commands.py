@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(
     path.stem
     for path in (ROOT / "vlm_mu_jax" / "cli").glob("*.py")
-    if "command.run(" in path.read_text(encoding="utf-8") and path.stem != "command"
+    if "command.run(" in path.read_text(encoding="utf-8")
+    and path.stem not in ("command", "main")  # what runs a command, and what chooses one
 )
 HEAVY = ("jax", "flax", "optax", "orbax", "transformers", "torch", "matplotlib", "scipy", "numpy")
 

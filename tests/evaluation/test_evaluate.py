@@ -60,7 +60,7 @@ def test_a_judge_that_people_have_checked_gives_corrected_rates(model, quick, da
         ("so", "answered"),
     ]
     rows = [Labelled(Case("how ?", text, record), person) for text, person in texts * 20]
-    found = evaluate(model, data_dir, OPTIONS, calibrate=rows)
+    found = evaluate(model, data_dir, OPTIONS, judge="refusal", calibrate=rows)
     assert found.corrected["asr_before"]["raw"] == found.metric("asr_before").value
     assert found.calibration["answered"]["sensitivity"]["value"] == 1.0
 
