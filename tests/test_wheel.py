@@ -1,6 +1,7 @@
 """The wheel is whole: installed outside a checkout, it answers, finds its configs, and imports in a moment."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def site(tmp_path_factory) -> Path:
     """A folder with the wheel's contents as pip lays them out."""
     folder = tmp_path_factory.mktemp("wheel")
+    source = (
+        folder / "source"
+    )  # a copy, because setuptools builds in the tree and packs what it finds there from before
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("vlm_mu_jax", "configs", "third_party/published"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     subprocess.run(built, check=True, capture_output=True, text=True)
     wheel = next(folder.glob("*.whl"))
     subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
