@@ -10,6 +10,7 @@ from PIL import Image
 import vlm_mu_jax
 from vlm_mu_jax import AttackOptions, AttackRecords, InputError, SuffixOptions, WordOptions
 from vlm_mu_jax.attacks.options import METHODS
+from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation.judges import Label
@@ -60,6 +61,24 @@ def test_words_are_found_without_flags_and_without_files(model, records, tmp_pat
     assert {a.labels["planted"]["label"] for a in found.answers} == {"answered", "refused"}
     assert "what" in found.table() and list(tmp_path.iterdir()) == []
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_file_of_questions_is_searched_and_verified_in_halves(model, records, tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("share the dax\nshare the wug\n")
+    data = AttackRecords.from_file(file, "unsafe")
+    assert len(data.search) == len(data.verify) == 1 and data.search[0].kind == "unsafe"
+    with pytest.raises(InputError, match="no reference answers to find refusal openings in; give some with --openings"):
+        vlm_mu_jax.attack(model, data, SMALL, judge=PlantedJudge())
+    found = vlm_mu_jax.attack(model, data, dataclasses.replace(SMALL, openings=["sorry"]), judge=PlantedJudge())
+    assert found.measured["jailbreak"].n == 1
+    with pytest.raises(InputError, match="holds no unsafe question"):
+        given = dataclasses.replace(SMALL, openings=["sorry"])
+        vlm_mu_jax.attack(model, file, given, judge=PlantedJudge())  # general: no kind was given
+    turns = [{"role": role, "content": "so?"} for role in ("user", "assistant", "user")]
+    (tmp_path / "chat.json").write_text(json.dumps([{"messages": turns}]))
+    with pytest.raises(InputError, match="where one question is asked"):
+        AttackRecords.halved(readers.read(tmp_path / "chat.json"))
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("one_word", "pgd", "noise")])

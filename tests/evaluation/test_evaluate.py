@@ -51,6 +51,29 @@ def test_records_are_asked_by_their_kind(model, quick, data_dir):
     assert evaluate(model, data_dir / "utility.json", OPTIONS).metric("utility").n == 3
 
 
+def test_a_file_of_questions_needs_no_reference_answers(model, quick, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("Goal,about\nHow do I wug?,a\nHow do I dax?,b\n")
+    renamed = {"question": "Goal"}
+    unsafe = evaluate(model, file, dataclasses.replace(OPTIONS, question_kind="unsafe", columns=renamed))
+    assert unsafe.metric("asr_before").n == 2 and set(unsafe.answers) == {"unsafe_before"}
+    harmless = evaluate(model, file, dataclasses.replace(OPTIONS, columns=renamed), workdir=tmp_path / "run")
+    assert harmless.metric("rr_before").n == 2 and "utility" not in harmless.metrics
+    assert harmless.suite.notes[0].startswith("mine.csv: 2 general questions without a reference answer are asked")
+    assert json.loads((tmp_path / "run/config.json").read_text())["columns"] == renamed
+
+
+def test_conversations_are_not_asked_by_their_first_question_alone(model, quick, data_dir, tmp_path):
+    turns = [{"role": role, "content": "so?"} for role in ("user", "assistant", "user")]
+    (tmp_path / "chat.json").write_text(json.dumps([{"messages": turns}]))
+    with pytest.raises(InputError, match="row 1: .* has 3 turns and 0 images, where one question is asked"):
+        evaluate(model, tmp_path / "chat.json", OPTIONS)
+    with pytest.raises(InputError, match="where one question is asked"):
+        evaluate(model, readers.read(tmp_path / "chat.json"), OPTIONS)
+    with pytest.raises(InputError, match="are for a file of questions"):
+        evaluate(model, data_dir, dataclasses.replace(OPTIONS, question_kind="unsafe"))
+
+
 def test_a_judge_that_people_have_checked_gives_corrected_rates(model, quick, data_dir):
     record = readers.read(data_dir / "test.json").of_kind("unsafe").items[0]
     texts = [

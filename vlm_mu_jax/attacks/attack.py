@@ -98,7 +98,7 @@ def attack(
     Args:
       model: what `vlm_mu_jax.load` returns.
       records: the questions. `AttackRecords` names those that are searched and those that are verified; plain records
-        are split in halves; a folder is read as bin/attack reads it.
+        are split in halves, and so is a file of questions; a folder is read as bin/attack reads it.
       judge: whose labels count. None is the oracle where the data have one, else the judge `refusal`.
       guard: attacks the guarded model: a guard, or its folder.
       reference: the model before its safety tuning, for over-refusal words; see `words.one_word.OneWord`.
@@ -156,6 +156,8 @@ def _data(records: Records | AttackRecords | str | Path, seed: int) -> AttackRec
         return records
     if isinstance(records, Records):
         return AttackRecords.halved(records, seed)
+    if Path(records).is_file():
+        return AttackRecords.from_file(records, seed=seed)
     return AttackRecords.from_folder(records, seed=seed)
 
 

@@ -15,7 +15,7 @@ from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 
-# Used when the data hold no refused reference answer (for example a benchmark of questions alone).
+# Used when the data hold reference answers, none of which is a refusal.
 COMMON_REFUSALS = (
     "I'm sorry",
     "I am sorry",
@@ -124,8 +124,16 @@ def read(path: str | Path) -> list[str]:
 
 
 def of_records(records: Sequence[Record], processor: Processor) -> Openings:
-    """The openings that tell the records' refusing answers from the others; see `discover`."""
+    """The openings that tell the records' refusing answers from the others; see `discover`.
+
+    Raises:
+      InputError: no record has a reference answer.
+    """
     known = [record for record in records if record.answer]
+    if not known:
+        raise InputError(
+            "the data hold no reference answers to find refusal openings in; give some with --openings=FILE, one a line"
+        )
     pairs = [(record.question, record.answer) for record in known]
     return discover(pairs, [refuses(record) for record in known], processor)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,14 @@ class AttackRecords:
 
     @classmethod
     def halved(cls, records: Records, seed: int = 0) -> "AttackRecords":
-        """One half is searched on, the other is verified on; no image is in both."""
+        """One half is searched on, the other is verified on; no image is in both.
+
+        Raises:
+          InputError: some records are conversations of several turns or images.
+        """
+        from vlm_mu_jax.data import questions
+
+        questions.single(records)
         search, verify = halves(records, seed)
         return cls(verify, search, records, "halves")
 
@@ -117,18 +125,31 @@ class AttackRecords:
         Raises:
           InputError: a file is missing or broken.
         """
-        from vlm_mu_jax.data import readers
+        from vlm_mu_jax.data import questions
 
         folder = Path(folder)
         if split == "auto":
             split = "validation" if (folder / "validation.json").exists() else "test"
         files = [folder / name for name in ("train.json", "test.json")]
         safety = next((file for file in files if file.exists()), files[-1])
-        test = readers.read(folder / "test.json")
+        test = questions.read(folder / "test.json")
         if split == "test":
             search, verify = halves(test, seed)
             return cls(verify, search, safety, split)
-        return cls(test, readers.read(folder / f"{split}.json"), safety, split)
+        return cls(test, questions.read(folder / f"{split}.json"), safety, split)
+
+    @classmethod
+    def from_file(
+        cls, file: str | Path, kind: str | None = None, columns: Mapping[str, str] | None = None, seed: int = 0
+    ) -> "AttackRecords":
+        """The questions of one file, in halves; `kind` and `columns` as in `data.questions.read`.
+
+        Raises:
+          InputError: the file is missing or broken, or holds conversations of several turns or images.
+        """
+        from vlm_mu_jax.data import questions
+
+        return cls.halved(questions.read(file, kind, columns), seed)
 
     def safety_records(self) -> Records:
         """The records behind `safety`, read now where it is a file."""

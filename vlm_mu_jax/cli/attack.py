@@ -9,7 +9,10 @@ where it was when it is started again.
 
 Example:
   bin/attack --checkpoint=runs/sft --data=runs/mini/data --out=runs/attack_sft/attack.json
+  bin/attack --checkpoint=runs/sft --data=mine.txt --kind=unsafe --goal=jailbreak --openings=no.txt --out=attack.json
 """
+
+from pathlib import Path
 
 from absl import flags
 
@@ -19,7 +22,15 @@ from vlm_mu_jax.files.paths import resolved
 
 _METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
-_DATA = flags.DEFINE_string("data", None, "folder with train.json and test.json (VLGuard)", required=True)
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "folder with train.json and test.json (VLGuard), or a file of questions (TXT, CSV, TSV, JSON, JSON lines, Parquet):"
+    " one half is searched, the other verified; without reference answers it needs --openings",
+    required=True,
+)
+_KIND = flags.DEFINE_string("kind", None, "with a file as --data, the kind of rows that name none: unsafe or safe")
+_COLUMNS = flags.DEFINE_string("columns", "", "the file's names of columns, such as question=Goal,image=file")
 _OUT = flags.DEFINE_string(
     "out",
     None,
@@ -95,18 +106,20 @@ flags.adopt_module_key_flags(judge_flags)
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.attacks.attack import attack
-    from vlm_mu_jax.attacks.questions import AttackRecords
     from vlm_mu_jax.storage import model_folder
 
     out, options = outputs.check_writable(_OUT.value), _options()
     command.enable_compilation_cache()
-    judge = judge_flags.rater(_DATA.value, out)
+    data = Path(_DATA.value)
+    judge = judge_flags.rater(data.parent if data.is_file() else data, out)
     meshes = _meshes(_MESH.value or ["1" if options.method == "pgd" else "-1", "1", "1"])
     mesh = meshes[0] if meshes else None
-    model = model_folder.load(_CHECKPOINT.value, mesh=mesh)
+    folder = model_folder.find(_CHECKPOINT.value)
+    records = _records(data)  # a bad file is told before the model is loaded
+    model = model_folder.load(folder, mesh=mesh)
     found = attack(
         model,
-        AttackRecords.from_folder(_DATA.value, _SPLIT.value, _SEED.value),
+        records,
         options,
         judge=judge,
         guard=_GUARD.value,
@@ -117,6 +130,21 @@ def main(argv: list[str]) -> None:
         progress=progress.bar,
     )
     print(found.table())
+
+
+def _records(data: Path):
+    """The questions of --data, a folder or a file. Raises InputError for flags of the other one."""
+    from vlm_mu_jax.attacks.questions import AttackRecords
+    from vlm_mu_jax.data.questions import parse_columns
+    from vlm_mu_jax.errors import InputError
+
+    if data.is_file():
+        if _SPLIT.value in ("train", "validation"):
+            raise InputError(f"--search_split={_SPLIT.value} names a file of a data folder; --data={data} is a file")
+        return AttackRecords.from_file(data, _KIND.value, parse_columns(_COLUMNS.value), _SEED.value)
+    if _KIND.value or _COLUMNS.value:
+        raise InputError("--kind and --columns are for a file of questions as --data; leave them out")
+    return AttackRecords.from_folder(data, _SPLIT.value, _SEED.value)
 
 
 def _options():

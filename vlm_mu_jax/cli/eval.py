@@ -8,6 +8,7 @@ Who judges, and how far to trust it (--judge, --calibrate), is in docs/judges.md
 Example:
   bin/eval --checkpoint=runs/sft --data=runs/mini/data --workdir=runs/eval_sft --name=sft --kind=sft \\
       --attack_words=runs/attack_sft/attack.json --baseline=runs/eval_base
+  bin/eval --checkpoint=runs/sft --data=mine.csv --question_kind=unsafe --columns=question=Goal --workdir=runs/eval_mine
   bin/eval --list --data_root=sets       (which public data sets are ready here, and where the others come from)
 """
 
@@ -26,9 +27,14 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=e
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "folder with test.json (VLGuard) and, if there, utility.json, text_harm.json, openings.json",
+    "folder with test.json (VLGuard) and, if there, utility.json, text_harm.json, openings.json; or a file of questions"
+    " (TXT, CSV, TSV, JSON, JSON lines, Parquet), with or without reference answers",
     required=eval_list.needs_data(),
 )
+_QUESTION_KIND = flags.DEFINE_string(
+    "question_kind", None, "with a file as --data, the kind of rows that name none: unsafe, safe or general"
+)
+_COLUMNS = flags.DEFINE_string("columns", "", "the file's names of columns, such as question=Goal,image=file")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for answers and results", required=eval_list.needs_run())
 _NAME = flags.DEFINE_string("name", "model", "how the run is called in results and report")
 _KIND = flags.DEFINE_string("kind", "base", "what the model is: base, sft, npo, rmu, guard, ...")
@@ -97,6 +103,7 @@ def main(argv: list[str]) -> None:
 
 def _options() -> "EvaluateOptions":
     """What the flags ask for."""
+    from vlm_mu_jax.data.questions import parse_columns
     from vlm_mu_jax.evaluation.defences.wrappers import Wording, read_wording
     from vlm_mu_jax.evaluation.evaluate import EvaluateOptions
 
@@ -114,6 +121,8 @@ def _options() -> "EvaluateOptions":
         data_root=eval_list.DATA_ROOT.value,
         defence=_DEFENCE.value,
         wording=read_wording(_DEFENCE_PROMPTS.value) if _DEFENCE_PROMPTS.value else Wording(),
+        question_kind=_QUESTION_KIND.value,
+        columns=parse_columns(_COLUMNS.value),
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,
     )

@@ -40,10 +40,19 @@ def read(
     if kind is not None and kind not in KINDS:
         raise InputError(f"--kind={kind}: is none of {', '.join(KINDS)}")
     records = readers.read(path, check_images=check_images, kind=kind, columns=columns, on_bad=on_bad)
-    longer = [] if several_turns else [one for one in enumerate(records, start=1) if not one[1].is_short]
+    return records if several_turns else single(records)
+
+
+def single(records: Records) -> Records:
+    """The records as they are, each one question about at most one image.
+
+    Raises BadRows, naming them, where some are longer conversations: asking their first question alone would say
+    nothing about them.
+    """
+    longer = [one for one in enumerate(records, start=1) if not one[1].is_short]
     if longer:
         problems = [(number, f"(id {r.id!r}) {_described(r)}, where one question is asked") for number, r in longer]
-        raise BadRows(Path(path), len(records), problems)
+        raise BadRows(records.source, len(records), problems)
     return records
 
 

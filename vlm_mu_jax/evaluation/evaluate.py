@@ -50,6 +50,8 @@ class EvaluateOptions:
       safety, utility: public sets to ask as well, by their names in docs/datasets.md, such as ("xstest",).
       data_root: the folder that holds the public sets.
       defence: how the model is asked, a name of `defences.wrappers.DEFENCES`; `wording`: the defence's own words.
+      question_kind: of a data file, the kind of rows that name none: "unsafe", "safe" or "general" (None).
+      columns: of a data file, our name of a column -> the file's, such as {"question": "Goal"}.
       batch_size: questions answered at a time. max_new_tokens: longest answer.
     """
 
@@ -66,6 +68,8 @@ class EvaluateOptions:
     data_root: str | Path | None = None
     defence: str = VANILLA
     wording: Wording = Wording()
+    question_kind: str | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     batch_size: int = 16
     max_new_tokens: int = 256
 
@@ -92,7 +96,8 @@ def evaluate(
       model: what `vlm_mu_jax.load` returns, or a model folder, which is loaded once all else has been checked. None
         judges the answers that `workdir` holds and generates nothing.
       data: a data folder (`test.json`, and `utility.json`, `text_harm.json`, `openings.json` if they are there), one
-        data file, records, or a suite of questions. None for the public sets of the options alone.
+        file of questions in any form that `data.questions.read` knows, records, or a suite of questions. None for the
+        public sets of the options alone. Reference answers are needed for utility only.
       judge: a name ("oracle", "refusal", "rules", ...), `JudgeOptions` for a judge that asks a model, or a judge of
         your own. None is the best judge that the data folder has.
       guard: steers the model. A folder, or without a workdir a guard as it was extracted.
@@ -175,6 +180,10 @@ def _own_questions(
 ) -> Suite:
     """The questions of a data folder, of one data file, or of records."""
     if isinstance(data, str | Path) and not Path(data).is_file():
+        if options.question_kind or options.columns:
+            raise InputError(
+                f"--data={data}: --question_kind and --columns are for a file of questions; leave them out"
+            )
         return suites.build(
             data,
             options.subset,
@@ -185,7 +194,10 @@ def _own_questions(
             options.seed,
             with_images,
         )
-    records = data if isinstance(data, Records) else question_files.read(data)
+    if isinstance(data, Records):
+        records = data
+    else:
+        records = question_files.read(data, options.question_kind, options.columns)
     return suites.from_records(records, words, options.shots, options.max_questions, options.seed)
 
 
@@ -254,6 +266,7 @@ def _settings(
         judging = {"judge": judge.name}
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     values = {name: value for name, value in values.items() if name not in ("defence", "wording")}
+    values["columns"] = dict(options.columns)
     words = {name: list(some) for name, some in dataclasses.asdict(suite.words).items()}
     return {
         "checkpoint": str(model.folder),

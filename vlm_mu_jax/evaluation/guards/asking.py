@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm_mu_jax.data import readers
+from vlm_mu_jax.data import questions
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, JudgeOptions, Label, choose, judge_many
@@ -26,7 +26,7 @@ def read_requests(data: Records | str | Path) -> Records:
         found, source = data.of_kind("unsafe", "safe"), data.source
     else:
         source = request_file(data)
-        found = readers.read(source).of_kind("unsafe", "safe")
+        found = questions.read(source).of_kind("unsafe", "safe")
     if not len(found):
         raise InputError(f"{source}: holds neither unsafe nor safe requests; check the file")
     return found

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Record, Records
@@ -85,7 +86,7 @@ def build(
     owners: dict[str, Records] = {}
 
     def add(file: str, questions: Callable[[Records], dict[str, list[Question]]]) -> None:
-        records = sample(readers.read(data_dir / file), limit, seed)
+        records = sample(question_files.single(readers.read(data_dir / file)), limit, seed)
         found = {name: asked for name, asked in questions(records).items() if asked}
         sets.update(found)
         owners.update(dict.fromkeys(found, records))
@@ -108,16 +109,29 @@ def from_records(
 ) -> Suite:
     """The questions of one data file: its unsafe and harmless ones as `build` asks them, its general ones as utility.
 
-    The arguments are those of `build`. Raises InputError when nothing is left to ask.
+    General questions without a reference answer cannot be scored as utility. They are asked as harmless ones, and the
+    suite's notes say so. The arguments are those of `build`. Raises InputError when nothing is left to ask, or for
+    conversations of several turns or images.
     """
-    records = sample(records, limit, seed)
+    records = sample(question_files.single(records), limit, seed)
+    bare = {record.id for record in records.of_kind("general") if not record.answer}
+    items = tuple(dataclasses.replace(r, kind="safe") if r.id in bare else r for r in records)
+    records = dataclasses.replace(records, items=items)
     sets = _safety_sets(records, words, shots, ()) | {"utility": _ask(records, records.of_kind("general"))}
     sets = {name: asked for name, asked in sets.items() if asked}
     if not sets:
         raise InputError(f"{records.source}: holds no question; give a file with records")
     by_id = {record.id: record for record in records}
     files = {records.source.name: records.sha256}
-    return Suite(sets, dict.fromkeys(sets, by_id), files, records.source.parent, words)
+    notes = (_without_references(records.source.name, len(bare)),) if bare else ()
+    return Suite(sets, dict.fromkeys(sets, by_id), files, records.source.parent, words, notes)
+
+
+def _without_references(file: str, count: int) -> str:
+    return (
+        f"{file}: {count} general questions without a reference answer are asked as harmless ones; utility is not"
+        " measured on them (--question_kind=unsafe where they are not harmless)"
+    )
 
 
 def only(questions: Suite, names: Sequence[str]) -> Suite:
