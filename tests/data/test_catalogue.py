@@ -136,6 +136,19 @@ def test_a_question_of_mm_harmfulbench_never_gets_another_ones_image(tmp_path):
         catalogue.read(one, tmp_path)
 
 
+@pytest.mark.parametrize("place", ["", "data"])
+def test_vlguards_images_lie_beside_its_file_or_under_the_sets_folder(tmp_path, place):
+    upstream.safety(tmp_path)
+    folder = tmp_path / "vlguard"
+    (folder / "data").mkdir()
+    (folder / "test.json").rename(folder / "data/test.json")  # as in a clone of the repository
+    if place:
+        (folder / "test").rename(folder / "data/test")
+    one = catalogue.get("vlguard_unsafes")
+    (record,) = catalogue.read(one, tmp_path)
+    assert (folder / record.image).is_file() and catalogue.status(one, tmp_path).missing == ()
+
+
 def test_jailbreakbench_without_a_column_of_numbers_is_numbered_from_0(tmp_path):
     rows = [{"Goal": "dax", "Target": "Sure", "Behavior": "b", "Category": "c"} for _ in range(2)]
     upstream.table(tmp_path / "jailbreakbench/data/harmful-behaviors.csv", rows)

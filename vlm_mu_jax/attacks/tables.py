@@ -29,6 +29,7 @@ def audit_table(result: Mapping[str, Any], top: int) -> str:
     lines = [
         f"{result['n']} questions: {labels['unsafe']} unsafe, {labels['safe']} safe,"
         f" {labels['refused']} with a refusing answer",
+        *_misread(result),
         f"the first word alone predicts {result['outcome']} with accuracy {probe['accuracy']:.3f}"
         f" [{probe['low']:.3f}, {probe['high']:.3f}], the majority {probe['majority']:.3f} (p {probe['p']:.2g})",
         "",
@@ -44,6 +45,19 @@ def audit_table(result: Mapping[str, Any], top: int) -> str:
         words = [c["word"] + ("" if c["beyond_chance"] else " (?)") for c in result[key][:top]]
         lines.append(f"candidate {name} words: {', '.join(words) or 'none'}")
     return "\n".join(lines)
+
+
+def _misread(result: Mapping[str, Any]) -> list[str]:
+    """What of the data the counts cannot show: unsafe references taken for answers, turns that were not read."""
+    labels, lines = result["labels"], []
+    if labels["unsafe_references"]:
+        lines.append(
+            f"{labels['unsafe_answered']} of {labels['unsafe_references']} reference answers to unsafe questions were"
+            " taken for answers (refusals that the judge missed, or answers that should be none)"
+        )
+    if result["longer"]:
+        lines.append(f"{result['longer']} conversations have several questions; the first one is audited")
+    return lines
 
 
 def attribution_text(found: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 For every word at the start, at the end and anywhere in the questions: counts by label and by outcome, PMI and log odds
 with 95 % intervals; how well the first word alone predicts the outcome (cross-validated, against the majority); and the
-words that could break a model trained on these data. The reference answers are judged by refusal phrases.
+words that could break a model trained on these data. The judge `refusal` reads the reference answers; how many
+unsafe ones it took for answers is said.
 
 --rebalance writes the data without the shortcut: the same opening words for all labels and outcomes. --attack compares
 the audit, word by word, with what the words do to a model. --saliency asks a model which words of a question decide.
@@ -36,7 +37,8 @@ _OUTCOME = flags.DEFINE_enum(
     "outcome",
     "auto",
     ["auto", "refusal", "unsafe"],
-    "what words are tested against: refusal of the reference answer, the unsafe label, auto: refusal if possible",
+    "what words are tested against: refusal of the reference answer, the unsafe label, auto: the label where the data"
+    " have unsafe and safe questions, else refusal",
 )
 _SEED = flags.DEFINE_integer(
     "seed", 0, "of the cross-validation's folds, the rebalancing, the bootstrap and the questions of --saliency"

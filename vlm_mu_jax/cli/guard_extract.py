@@ -133,10 +133,21 @@ def guard_or_extraction() -> Callable[[Any], Any]:
     return extraction(anchors, options)
 
 
+def _everyday(file: str, most: int) -> list[str]:
+    """Everyday questions of a file; of longer conversations the first one, which is said."""
+    from vlm_mu_jax.data import readers
+    from vlm_mu_jax.steering.extraction import everyday_questions
+
+    records = readers.read(file)
+    longer = sum(len(record.turns) > 2 for record in records)
+    if longer:
+        print(f"--benign={file}: of {longer} conversations with several questions, the first one is taken")
+    return everyday_questions(records, most)
+
+
 def extract_options() -> Any:
     """The extraction's options from the flags, checked against the model's configuration."""
-    from vlm_mu_jax.data import readers
-    from vlm_mu_jax.steering.extraction import ExtractOptions, everyday_questions
+    from vlm_mu_jax.steering.extraction import ExtractOptions
     from vlm_mu_jax.storage import model_folder
 
     options = ExtractOptions(
@@ -145,7 +156,7 @@ def extract_options() -> Any:
         rank=_RANK.value,
         position=_POSITION.value,
         llm=model_folder.find(LLM.value) if LLM.value else None,
-        benign=everyday_questions(readers.read(_BENIGN.value), _BENIGN_TEXTS.value) if _BENIGN.value else (),
+        benign=_everyday(_BENIGN.value, _BENIGN_TEXTS.value) if _BENIGN.value else (),
         blank=guard_flags.BLANK.value,
         layers=_LAYERS.value,
         location=_LOCATION.value,

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlm_mu_jax.attacks import tables
 from vlm_mu_jax.attacks.audit import counts, probe
-from vlm_mu_jax.attacks.audit.audit import audit
-from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
+from vlm_mu_jax.data.records import Record, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.reporting.figures import audit_chart
 
@@ -42,7 +43,9 @@ def planted(strength, n, seed):
 @given(strength=st.floats(0.6, 1.0), n=st.integers(150, 300), seed=st.integers(0, 10_000))
 def test_planted_words_rank_first(strength, n, seed):
     result = audited(planted(strength, n, seed))
-    assert result["outcome"] == "refusal"
+    assert result["outcome"] == "unsafe"  # the label, where the data have one
+    refused = audit(planted(strength, n, seed), AuditOptions("refusal")).to_dict()
+    assert refused["outcome"] == "refusal" and refused["rows"] == result["rows"]
     assert result["over_refuse_candidates"][0]["word"] == "share"
     assert result["jailbreak_candidates"][0]["word"] == "what"
     assert result["over_refuse_candidates"][0]["beyond_chance"]
@@ -114,6 +117,16 @@ def test_two_sided_word_is_no_candidate():
 def test_data_without_refusals_fall_back_to_the_label():
     result = audited(records(["share"] * 20 + ["what"] * 20, ["unsafe"] * 20 + ["safe"] * 20, [""] * 40))
     assert result["outcome"] == "unsafe" and result["over_refuse_candidates"][0]["word"] == "share"
+
+
+def test_unsafe_references_taken_for_answers_are_counted_and_said():
+    data = records(["share"] * 4 + ["what"] * 2, ["unsafe"] * 4 + ["safe"] * 2, [REFUSAL, ANSWER, "", *[ANSWER] * 3])
+    found = audited(data)
+    assert (found["labels"]["unsafe_references"], found["labels"]["unsafe_answered"]) == (3, 2)
+    assert "2 of 3 reference answers to unsafe questions were taken for answers" in tables.audit_table(found, 3)
+    turns = tuple(Turn(role, ("so?",)) for role in ("user", "assistant", "user"))
+    found = audited([*data, Record("long", turns=turns, kind="safe")])
+    assert found["longer"] == 1 and "1 conversations have several questions" in tables.audit_table(found, 3)
 
 
 def test_one_outcome_only_is_bad_input():

@@ -25,8 +25,8 @@ class AuditOptions:
     """How data are audited.
 
     Attributes:
-      outcome: what the words are tested against: "refusal" of the reference answer, the "unsafe" label, or "auto".
-        "auto" is refusal where the reference answers hold both refusals and answers, else the label.
+      outcome: what the words are tested against: the "unsafe" label, "refusal" of the reference answer, or "auto".
+        "auto" is the label where the data have both kinds of questions, else refusal: a judge misses some refusals.
       seed: of the probe's folds.
       folds: of the probe's cross-validation.
       refused: says whether a record's reference answer is a refusal.
@@ -45,7 +45,10 @@ class AuditResult:
     Attributes:
       n: questions.
       outcome: "refusal" or "unsafe", what the words were tested against.
-      labels: how many questions are "unsafe", "safe", "refused".
+      labels: how many questions are "unsafe", "safe", "refused"; "unsafe_references": reference answers to unsafe
+        questions, and "unsafe_answered": those that were taken for answers, each a refusal that was missed or an answer
+        that should be none.
+      longer: conversations of which only the first question was read.
       rows: every word at every position class, by position class, then by count.
       probe: how well the first word alone predicts the outcome; see `audit.probe.first_word_probe`.
       jailbreak_candidates, over_refuse_candidates: first words that go with the absence and with the presence of the
@@ -59,6 +62,7 @@ class AuditResult:
     probe: Mapping[str, Any]
     jailbreak_candidates: Sequence[Mapping[str, Any]]
     over_refuse_candidates: Sequence[Mapping[str, Any]]
+    longer: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as audit.json holds them."""
@@ -67,6 +71,7 @@ class AuditResult:
             "n": self.n,
             "outcome": self.outcome,
             "labels": dict(self.labels),
+            "longer": self.longer,
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "probe": dict(self.probe),
             "jailbreak_candidates": list(self.jailbreak_candidates),
@@ -98,23 +103,31 @@ def audit(
     refused_n = np.array([bool(options.refused(record)) for record in safety])
     unsafe_n = np.array([record.kind == "unsafe" for record in safety])
     outcome, target_n = _outcome(options.outcome, refused_n, unsafe_n)
+    answered_n = np.array([record.kind == "unsafe" and bool(record.answer) for record in safety])
     words = [split_words(record.question) for record in safety]
     rows = [row for position in POSITIONS for row in word_rows(words, position, refused_n, unsafe_n, target_n)]
     return AuditResult(
         n=len(safety),
         outcome=outcome,
-        labels={"unsafe": int(unsafe_n.sum()), "safe": int((~unsafe_n).sum()), "refused": int(refused_n.sum())},
+        labels={
+            "unsafe": int(unsafe_n.sum()),
+            "safe": int((~unsafe_n).sum()),
+            "refused": int(refused_n.sum()),
+            "unsafe_references": int(answered_n.sum()),
+            "unsafe_answered": int((answered_n & ~refused_n).sum()),
+        },
         rows=rows,
         probe=first_word_probe([w[0] if w else "" for w in words], target_n, options.seed, options.folds),
         jailbreak_candidates=candidates(rows, "jailbreak"),
         over_refuse_candidates=candidates(rows, "over_refuse"),
+        longer=sum(len(record.turns) > 2 for record in safety),
     )
 
 
 def _outcome(name: str, refused_n: np.ndarray, unsafe_n: np.ndarray) -> tuple[str, np.ndarray]:
     by_name = {"refusal": refused_n, "unsafe": unsafe_n}
     if name == "auto":
-        name = "refusal" if 0 < refused_n.sum() < len(refused_n) else "unsafe"
+        name = "unsafe" if 0 < unsafe_n.sum() < len(unsafe_n) else "refusal"
     if name not in by_name:
         raise InputError(f"--outcome={name}: there is no such outcome; use auto, refusal or unsafe")
     target_n = by_name[name]

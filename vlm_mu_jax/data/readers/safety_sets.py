@@ -28,13 +28,13 @@ FIGSTEP_PROMPT = (
 
 
 def _vlguard(subset: str | None, files: list[Path], folder: Path, name: str, check_images: bool) -> Records:
-    records = vlguard.read(files[0], subset, check_images)
+    records = vlguard.read(files[0], subset, check_images, folder)
     return dataclasses.replace(records, items=tuple(Item(**vars(record)) for record in records))
 
 
 def _shots(subset: str, files: list[Path], folder: Path, name: str, check_images: bool) -> Records:
     """Records of one id are shots of one question: they form one group, named by the id."""
-    records = vlguard.read(files[0], subset, check_images)
+    records = vlguard.read(files[0], subset, check_images, folder)
     items = tuple(Item(**vars(r), details={"group": r.id.rpartition("@")[0] or r.id}) for r in records)
     return dataclasses.replace(records, items=items)
 

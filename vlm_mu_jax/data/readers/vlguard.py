@@ -8,6 +8,7 @@ Record ids: `ID` for an unsafe image, `ID#safe` and `ID#unsafe` for the two pair
 file repeats one id: its second record gets `@1`.
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -23,10 +24,17 @@ _PAIRS = {  # key -> (subset, suffix of the record id, kind)
 }
 
 
-def read(path: str | Path, subset: str | None = None, check_images: bool = True) -> Records:
-    """All records of a VLGuard file, or one of its subsets as upstream defines them. BadRows lists bad rows."""
+def read(
+    path: str | Path, subset: str | None = None, check_images: bool = True, root: str | Path | None = None
+) -> Records:
+    """All records of a VLGuard file, or one of its subsets as upstream defines them. BadRows lists bad rows.
+
+    Args:
+      root: the folder that image paths are relative to, None for the file's. Images may lie in both.
+    """
     content, sha256 = _rows.load(path)
-    return from_rows(_rows.RowReader(Path(path), check_images), content, sha256, subset)
+    reader = _rows.RowReader(Path(path), check_images, None if root is None else Path(root))
+    return from_rows(reader, content, sha256, subset)
 
 
 def from_rows(reader: _rows.RowReader, content: Collection, sha256: str, subset: str | None = None) -> Records:
@@ -35,7 +43,10 @@ def from_rows(reader: _rows.RowReader, content: Collection, sha256: str, subset:
         raise InputError(f"VLGuard has no subset {subset!r}; choose from {', '.join(SUBSETS)}")
     # Upstream unpacks train.zip and test.zip beside the JSON; the one-word sets (test_share_1shot.json) share test.zip.
     stem = reader.path.stem
-    folders = tuple(dict.fromkeys(("", stem, stem.partition("_")[0])))
+    beside = os.path.relpath(reader.path.parent, reader.root)
+    places = ("",) if beside == os.curdir or beside.startswith(os.pardir) else ("", beside)
+    names = ("", stem, stem.partition("_")[0])
+    folders = tuple(dict.fromkeys(os.path.join(place, name) for place in places for name in names))
     # Every row is checked, whichever subset is wanted: a broken file should not pass because its bad half is unused.
     return reader.read(content, sha256, lambda row: _records(row, subset, reader, folders))
 
