@@ -128,6 +128,20 @@ def test_attack_writes_what_it_found(root, data, checkpoint, tmp_path):
     assert (tmp_path / "attack.answers.jsonl").exists() and "null" in done.stdout
 
 
+def test_a_file_of_questions_is_attacked(root, checkpoint, tmp_path):
+    (tmp_path / "mine.txt").write_text("share the dax\nshare the wug\n")
+    (tmp_path / "words.txt").write_text("what\ncan\n")
+    flags = [f"--checkpoint={checkpoint}", f"--data={tmp_path / 'mine.txt'}", f"--words={tmp_path / 'words.txt'}"]
+    flags += ["--goal=jailbreak", "--kind=unsafe", "--shots=1", "--shortlist=0", "--rescored=0", "--max_new_tokens=4"]
+    out = tmp_path / "attack.json"
+    done = run(root, "attack", *flags, f"--out={out}")
+    assert done.returncode == 2 and "give some with --openings=FILE" in done.stderr
+    (tmp_path / "no.txt").write_text("sorry\n")
+    done = run(root, "attack", *flags, f"--out={out}", f"--openings={tmp_path / 'no.txt'}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["search_split"] == "halves"
+
+
 def test_other_methods_write_the_same_form(root, data, checkpoint, tmp_path):
     out = tmp_path / "gcg.json"
     sizes = ("--search_questions=1", "--verify_questions=1", "--goal=jailbreak", "--shots=1", "--max_new_tokens=4")

@@ -15,6 +15,11 @@ def first_token(model, text):
     return openings._answer_ids(model.processor, "", text)[0]
 
 
+def test_a_list_ends_its_lines_at_a_line_feed_alone(tmp_path):
+    (tmp_path / "no.txt").write_bytes("I\u2028cannot\n\nSorry\r\n".encode())
+    assert openings.read(tmp_path / "no.txt") == ["I\u2028cannot", "Sorry"]
+
+
 def test_one_token_is_enough_when_refusals_start_with_their_own(model):
     answers = [("share the dax", "sorry , i cannot help with this")] * 9 + [
         ("what is it", "take it , then turn it")

@@ -72,6 +72,16 @@ def test_results_hold_every_metric_with_its_interval(evaluated):
         assert all(0 <= p["low"] <= p["value"] <= p["high"] <= 1 for p in parts)
 
 
+def test_a_file_of_questions_is_asked_without_references(checkpoint, tmp_path):
+    (tmp_path / "mine.csv").write_text("Goal\nHow do I wug?\nHow do I dax?\n")
+    flags = [f"--checkpoint={checkpoint}", f"--data={tmp_path / 'mine.csv'}", "--columns=question=Goal"]
+    done = run_command("eval", *flags, f"--workdir={tmp_path / 'run'}", "--max_new_tokens=4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "mine.csv: 2 general questions without a reference answer are asked as harmless ones" in done.stdout
+    (run,) = json.loads((tmp_path / "run/results.json").read_text())["runs"]
+    assert run["metrics"]["rr_before"]["n"] == 2 and "utility" not in run["metrics"]
+
+
 def test_the_table_shows_rates_counts_and_the_judge(evaluated):
     _, _, printed = evaluated
     for text in ("tiny (base)", "ASR", "RR", "IR", "utility", "alignment gap", "text only", "judge: oracle", "/5"):

@@ -116,7 +116,7 @@ def read(path: str | Path) -> list[str]:
       InputError: the file cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        return [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"--openings={path}: cannot be read ({error}); give a text file, one opening per line"

@@ -75,7 +75,7 @@ def options(method: str, block: int) -> dict[str, Any]:
 
 def _lines(flag: str, path: str) -> list[str]:
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"--{flag}={path}: cannot be read ({error}); give a text file, one beginning of an answer a line"

@@ -33,7 +33,7 @@ def read(path: Path) -> Sequence[str] | Mapping[str, Sequence[str]]:
         raise InputError(f"--paraphrases={path}: cannot be read ({error}); give a text or JSON file") from error
     if path.suffix == ".json":
         return _by_id(path, text)
-    templates = [line.strip() for line in text.splitlines() if line.strip()]
+    templates = [line.strip() for line in text.split("\n") if line.strip()]
     if not templates or not all("{question}" in line for line in templates):
         raise InputError(f"--paraphrases={path}: every line must hold {{question}}; or give a .json file by record id")
     return templates

@@ -46,7 +46,7 @@ def candidate_words(source: str, tokenizer: Any) -> list[str]:
     elif source.startswith("audit:"):
         words = _audit_words(Path(source.removeprefix("audit:")))
     else:
-        words = distinct(_read(Path(source)).splitlines())
+        words = distinct(_read(Path(source)).split("\n"))
     if not words:
         raise InputError(f"--words={source}: no word found; use tokenizer, audit:FILE or a file with one word a line")
     return words

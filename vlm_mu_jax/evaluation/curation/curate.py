@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.data import coreset, curated, forget_retain, readers
+from vlm_mu_jax.data import coreset, curated, forget_retain, questions, readers
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
@@ -102,6 +102,7 @@ def curate(
     if not len(requests):
         raise InputError(f"--safety={safety.source}: holds no unsafe record, so there is nothing to forget")
     if candidates:
+        questions.single(requests)  # an answers file answers one question per record
         judge = choose(judge, safety.source.parent, workdir).counted
         forget, lines, counts = _harmful(requests, candidates, judge, progress)
     else:
