@@ -20,6 +20,13 @@ NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+}
+GEMMA_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
 
 
@@ -32,8 +39,8 @@ def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
-def their_name(key: str) -> str:
-    for ours, theirs in NAMES.items():
+def their_name(key: str, arch: str = "llama") -> str:
+    for ours, theirs in (NAMES | (GEMMA_NAMES if arch == "gemma3" else {})).items():
         key = key.replace(ours, theirs)
     return key.replace("model.layers.", "blk.")
 
@@ -56,9 +63,10 @@ def save_gguf(
     extra: dict[str, np.ndarray] | None = None,
     **fields: Any,
 ) -> Path:
-    """Writes a transformers Llama as GGUF.
+    """Writes a transformers text model as GGUF.
 
     Args:
+      arch: llama.cpp's name of its kind: "llama", "qwen2", "qwen3" or "gemma3".
       kind: ggml's name of the type of all matrices; vectors are F32, as llama.cpp has them.
       drop: keys of the metadata to leave out.
       extra: more tensors.
@@ -67,6 +75,8 @@ def save_gguf(
     config = model.config
     writer = gguf.GGUFWriter(path, arch)
     tokens, merges = byte_level_vocabulary(config.vocab_size)
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    size = "attention.key_length" if arch in ("qwen3", "gemma3") else "rope.dimension_count"
     metadata = {
         f"{arch}.block_count": config.num_hidden_layers,
         f"{arch}.context_length": config.max_position_embeddings,
@@ -75,8 +85,8 @@ def save_gguf(
         f"{arch}.attention.head_count": config.num_attention_heads,
         f"{arch}.attention.head_count_kv": config.num_key_value_heads,
         f"{arch}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        f"{arch}.rope.dimension_count": config.head_dim,
-        f"{arch}.rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        f"{arch}.{size}": config.head_dim,
+        f"{arch}.rope.freq_base": float(rope["rope_theta"]),
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": tokens,
@@ -93,10 +103,12 @@ def save_gguf(
         if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = weight.float().numpy()
+        if arch == "gemma3" and key.endswith("norm.weight"):
+            array = array + 1
         for name, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
-            array = permuted(array, heads) if name in key else array
+            array = permuted(array, heads) if name in key and arch == "llama" else array
         stored = gguf.GGMLQuantizationType[kind if array.ndim > 1 else "F32"]
-        writer.add_tensor(their_name(key), gguf.quants.quantize(array, stored), raw_dtype=stored)
+        writer.add_tensor(their_name(key, arch), gguf.quants.quantize(array, stored), raw_dtype=stored)
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import vlm_mu_jax
-from tests.conversion.gguf_checkpoints import CHAT, add, permuted, save_gguf, their_name
-from tests.conversion.hf_checkpoints import LLAMA3_ROPE, make_llama, save
+from tests.conversion.gguf_checkpoints import CHAT, add, byte_level_vocabulary, permuted, save_gguf, their_name
+from tests.conversion.hf_checkpoints import LLAMA3_ROPE, draw_text, make_llama, randomise, save
 from vlm_mu_jax.conversion import gguf_file, gguf_kinds
 from vlm_mu_jax.conversion.convert import ConvertOptions, convert
 from vlm_mu_jax.conversion.exporter import export
@@ -51,6 +52,80 @@ def same(got, want):
     assert got.keys() == want.keys()
     for path in want:
         np.testing.assert_array_equal(np.asarray(got[path], np.float32), np.asarray(want[path], np.float32), path)
+
+
+def make(arch, tied=False, **fixed):
+    """A tiny model of an architecture, and what its GGUF file says besides."""
+    drawn = draw_text(45, **SIZES | SPECIAL | {"tie_word_embeddings": tied} | fixed)
+    if arch == "llama":
+        return randomise(transformers.LlamaForCausalLM(transformers.LlamaConfig(**drawn)), 45), {}
+    if arch == "qwen2":
+        return randomise(transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**drawn)), 45), {}
+    if arch == "qwen3":
+        return randomise(transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**drawn)), 45), {}
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    }
+    own = {"num_hidden_layers": 7, "rope_parameters": rope, "sliding_window": 8, "query_pre_attn_scalar": 16}
+    model = randomise(transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**drawn | own | fixed)), 45)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if (
+                "norm" in name
+            ):  # scales are 1 + w here; so few bits, as bfloat16 ones have, survive the way there and back
+                weight.copy_(torch.round((weight - 1) * 1024) / 1024)
+    said = {"gemma3__rope__scaling__type": "linear", "gemma3__rope__scaling__factor": 8.0}
+    return model, said | {"gemma3__attention__sliding_window": 8}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("arch", ["qwen2", "qwen3", "gemma3"])
+def test_other_architectures_are_the_checkpoint_they_were_made_from(arch, tied, tmp_path):
+    model, said = make(arch, tied)
+    ours = import_checkpoint(save_gguf(model, tmp_path / "x.gguf", arch=arch, **said))
+    theirs = import_checkpoint(save(model, tmp_path / "hf"))
+    same(flatten(ours.params), flatten(theirs.params))
+    assert ours.config == theirs.config
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "qwen3", "gemma3"])
+def test_other_architectures_compute_what_transformers_computes(arch, tmp_path):
+    model, said = make(arch)
+    done = import_checkpoint(save_gguf(model, tmp_path / "x.gguf", arch=arch, **said))
+    ids = np.random.default_rng(0).integers(3, 264, (1, 20), np.int32)
+    with torch.no_grad():
+        want = model(torch.tensor(ids)).logits.numpy()
+    params = jax.tree.map(jnp.asarray, done.params)
+    got = forward(params, Batch(ids, np.array([20], np.int32)), done.config)
+    np.testing.assert_allclose(got.logits_BTV, want, atol=1e-4)
+
+
+def test_other_architectures_are_written_and_exported_for_transformers(tmp_path):
+    model, said = make("gemma3", tied=True)
+    file = save_gguf(model, tmp_path / "x.gguf", arch="gemma3", **said)
+    assert convert(file, tmp_path / "ours").dialect == "gemma3_text"
+    back = transformers.AutoModelForCausalLM.from_pretrained(export(tmp_path / "ours", tmp_path / "back").folder)
+    for key, weight in model.state_dict().items():
+        assert torch.equal(weight, back.state_dict()[key]), key
+    assert back.config.layer_types == model.config.layer_types
+    assert back.config.rope_parameters == model.config.rope_parameters
+
+
+def test_the_scale_of_gemmas_queries_goes_by_the_number_of_layers(tmp_path):
+    for layers, wanted in ((7, 16), (62, 64 // 2)):
+        model, said = make("gemma3", num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1)
+        config, files = gguf_kinds.read(
+            gguf_file.GgufFile(save_gguf(model, tmp_path / f"{layers}.gguf", arch="gemma3", **said))
+        )
+        assert (config["query_pre_attn_scalar"], files.problems) == (wanted, [])
+
+
+def test_gemma_without_a_window_reads_every_layer_whole(tmp_path):
+    model, said = make("gemma3")
+    said |= {"gemma3__attention__sliding_window": 0}
+    text = import_checkpoint(save_gguf(model, tmp_path / "x.gguf", arch="gemma3", **said)).config.text
+    assert (text.sliding_window, text.windowed, text.rope_theta) == (None, (), 1e6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -131,8 +206,22 @@ def test_text_is_tokenised_as_transformers_reads_the_same_file(file, tmp_path):
     assert ours("the 12")["input_ids"][-2:] == ours.convert_tokens_to_ids(["1", "2"])  # SmolLM2 cuts digits apart
 
 
-def test_sentencepiece_vocabularies(tmp_path):
-    """Ids of SentencePiece itself, whose vocabulary and scores a GGUF file holds."""
+def test_qwens_text_is_tokenised_as_its_own_tokenizer_does(tmp_path):
+    model, said = make("qwen2")
+    file = gguf_file.GgufFile(save_gguf(model, tmp_path / "x.gguf", arch="qwen2", tokenizer__ggml__pre="qwen2"))
+    write_tokenizer(file, tmp_path)
+    ours = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    tokens, merges = byte_level_vocabulary(264)
+    vocab = {token: at for at, token in enumerate(tokens)}
+    pairs = [tuple(pair.split()) for pair in merges]
+    theirs = transformers.Qwen2Tokenizer(vocab=vocab, merges=pairs)
+    for text in ("the thin man's  12", "  in\n\n the", "u\u0308mla\u0308ut 你好 🙂"):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"], text
+    assert ours.decode(ours("u\u0308")["input_ids"]) == "ü"
+
+
+def sentencepiece_vocabulary(**options):
+    """A tiny trained vocabulary."""
     import io
 
     import sentencepiece
@@ -149,8 +238,14 @@ def test_sentencepiece_vocabularies(tmp_path):
         remove_extra_whitespaces=False,
         hard_vocab_limit=False,
         minloglevel=2,
+        **options,
     )
-    theirs = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+
+
+def test_sentencepiece_vocabularies(tmp_path):
+    """Ids of SentencePiece itself, whose vocabulary and scores a GGUF file holds."""
+    theirs = sentencepiece_vocabulary()
     size = theirs.vocab_size()
     kinds = [
         2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 1 for i in range(size)
@@ -170,6 +265,52 @@ def test_sentencepiece_vocabularies(tmp_path):
     ours = vlm_mu_jax.load(tmp_path / "ours").processor.tokenizer
     for text in ("the man ran", "a nothing", "ümläut 🙂", "thin  thing", "rain\nin"):
         assert ours(text)["input_ids"] == [1, *theirs.encode(text)], text
+        assert ours.decode(ours(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_gemmas_vocabularies(tmp_path):
+    """No space before a text, and tokens that are whole wherever they stand; llama.cpp writes their spaces plainly."""
+    own = ["\n", "\n\n", "\u2581\u2581", "\u2581\u2581\u2581", "<b>"]
+    theirs = sentencepiece_vocabulary(
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        user_defined_symbols=own,
+        control_symbols=["<end_of_turn>"],
+        add_dummy_prefix=False,
+    )
+    size = theirs.vocab_size()
+    pieces = [theirs.id_to_piece(i) for i in range(size)]
+    kinds = [3 if theirs.is_control(i) or i == 3 else 6 if theirs.is_byte(i) else 1 for i in range(size)]
+    scores = [theirs.get_score(i) for i in range(size)]
+    for i, piece in enumerate(pieces):
+        if piece in own:
+            pieces[i], kinds[i], scores[i] = piece.replace("\u2581", " "), 4, -1000.0
+    model, said = make("gemma3", vocab_size=size)
+    file = save_gguf(
+        model,
+        tmp_path / "x.gguf",
+        arch="gemma3",
+        drop=("tokenizer.ggml.merges", "tokenizer.chat_template"),
+        tokenizer__ggml__model="llama",
+        tokenizer__ggml__pre="default",
+        tokenizer__ggml__tokens=pieces,
+        tokenizer__ggml__scores=scores,
+        tokenizer__ggml__token_type=kinds,
+        tokenizer__ggml__bos_token_id=2,
+        tokenizer__ggml__eos_token_id=1,
+        tokenizer__ggml__unknown_token_id=3,
+        tokenizer__ggml__padding_token_id=0,
+        tokenizer__ggml__add_space_prefix=False,
+        **said,
+    )
+    assert convert(file, tmp_path / "ours").template == "plain"
+    loaded = vlm_mu_jax.load(tmp_path / "ours")
+    assert loaded.config.eos_ids == (1, pieces.index("<end_of_turn>"))
+    ours = loaded.processor.tokenizer
+    for text in ("the man ran", " a nothing", "thin  thing   in", "<b>the\n\n\nman", "ümläut 🙂"):
+        assert ours(text)["input_ids"] == [2, *theirs.encode(text)], text
         assert ours.decode(ours(text)["input_ids"], skip_special_tokens=True) == text
 
 
@@ -233,6 +374,21 @@ def test_what_we_cannot_read_is_named(changes, what, llama, tmp_path):
     with pytest.raises(InputError, match=what):
         convert(file, tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"gemma3__final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+        ({"gemma3__attention__sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
+        ({"drop": ("gemma3.attention.key_length",)}, "shape"),
+    ],
+)
+def test_what_we_cannot_read_of_a_gemma_is_named(changes, what, tmp_path):
+    model, said = make("gemma3", head_dim=32)
+    file = save_gguf(model, tmp_path / "x.gguf", arch="gemma3", **said | changes)
+    with pytest.raises(InputError, match=what):
+        convert(file, tmp_path / "ours")
 
 
 def test_a_missing_tensor_is_named(llama, tmp_path):

@@ -1,7 +1,7 @@
 """What a GGUF file of each architecture means: its config, the names of its tensors, and llama.cpp's changes to them.
 
-An architecture is one entry of `KINDS`. Sources: ggml-org/llama.cpp convert_hf_to_gguf.py (what is written) and
-gguf-py/gguf/constants.py (names).
+An architecture is one entry of `KINDS`. Sources: ggml-org/llama.cpp convert_hf_to_gguf.py and conversion/ (what is
+written), gguf-py/gguf/constants.py (names), src/models/gemma3.cpp (what Gemma's files leave unsaid).
 """
 
 import dataclasses
@@ -35,9 +35,20 @@ DECODER = {
         for part in ("weight", "bias")
     },
 }
+QK_NORMS = {f"blk.{{l}}.attn_{one}_norm.weight": f"model.layers.{{l}}.self_attn.{one}_norm.weight" for one in "qk"}
+GEMMA = (
+    DECODER
+    | QK_NORMS
+    | {
+        "blk.{l}.post_attention_norm.weight": "model.layers.{l}.post_attention_layernorm.weight",
+        "blk.{l}.ffn_norm.weight": "model.layers.{l}.pre_feedforward_layernorm.weight",
+        "blk.{l}.post_ffw_norm.weight": "model.layers.{l}.post_feedforward_layernorm.weight",
+    }
+)
 ROPE_FACTORS = "rope_freqs.weight"  # Llama 3.1 and later: what every rotary frequency is divided by
 # (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) of the released Llama 3.1, 3.2, 3.3
 _LLAMA3_ROPES = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192))
+_GEMMA3_27B_LAYERS = 62  # the one Gemma 3 whose queries are not scaled by the head size; llama.cpp goes by this too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Kind:
     config: the fields of config.json that are particular to it.
     names: see `DECODER`.
     undo: end of a tensor's name in the file, such as "attn_q.weight" -> (config) -> what takes back the change.
+      It holds for every tensor whose name ends so.
     """
 
     config: Callable[[GgufFile], dict[str, Any]]
@@ -74,10 +86,7 @@ def read(file: GgufFile) -> tuple[dict[str, Any], GgufTensors]:
     }
     names = {theirs: ours for theirs, ours in spelled.items() if theirs in file.shapes}
     undo = {
-        ours: make(config)
-        for theirs, ours in names.items()
-        for end, make in kind.undo.items()
-        if theirs.endswith(f".{end}")
+        ours: make(config) for theirs, ours in names.items() for end, make in kind.undo.items() if theirs.endswith(end)
     }
     known = {*names, ROPE_FACTORS} & file.shapes.keys()
     tensors = GgufTensors(file, names, undo)
@@ -170,6 +179,46 @@ def _llama_config(file: GgufFile) -> dict[str, Any]:
     }
 
 
+def _qwen_config(file: GgufFile, arch: str) -> dict[str, Any]:
+    """Qwen2 and Qwen3. llama.cpp's graphs of both read every layer whole, so there is no sliding window."""
+    return {
+        "model_type": arch,
+        "architectures": [f"{arch.capitalize()}ForCausalLM"],
+        "hidden_act": "silu",
+        "use_sliding_window": False,
+        "attention_bias": "blk.0.attn_q.bias" in file.shapes,
+        **_decoder_config(file, arch),
+    }
+
+
+def _gemma3_config(file: GgufFile) -> dict[str, Any]:
+    """Gemma 3. Its files say neither which layers are local nor the scale of the queries: llama.cpp knows both."""
+    decoder = _decoder_config(file, "gemma3")
+    layers, size = decoder["num_hidden_layers"], decoder["head_dim"]
+    window = file.get("gemma3.attention.sliding_window", int, 0)
+    every = file.get("gemma3.attention.sliding_window_pattern", int, 6) if window else 1
+    if every < 1:
+        raise InputError(f"{file.path}: gemma3.attention.sliding_window_pattern is {every}; use another file")
+    if layers == _GEMMA3_27B_LAYERS:
+        size = decoder["hidden_size"] // decoder["num_attention_heads"]
+    return {
+        "model_type": "gemma3_text",
+        "architectures": ["Gemma3ForCausalLM"],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": size,
+        "sliding_window": window or None,
+        "layer_types": ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)],
+        "rope_local_base_freq": _short(file.get("gemma3.rope.freq_base_swa", float, 10000.0)),
+        "final_logit_softcapping": file.metadata.get("gemma3.final_logit_softcapping"),
+        **decoder,
+    }
+
+
+def unshifted(array: np.ndarray) -> np.ndarray:
+    """llama.cpp adds 1 to Gemma's norm weights (`Gemma3Model.norm_shift`); this takes it back."""
+    return array - array.dtype.type(1)
+
+
 def unpermuted(heads: int) -> Undo:
     """llama.cpp interleaves the halves of every head's rotary pairs (`LlamaModel.permute`); this takes it back."""
 
@@ -189,4 +238,7 @@ KINDS = {
             for part in ("weight", "bias")
         },
     ),
+    "qwen2": Kind(lambda file: _qwen_config(file, "qwen2")),
+    "qwen3": Kind(lambda file: _qwen_config(file, "qwen3"), names=DECODER | QK_NORMS),
+    "gemma3": Kind(_gemma3_config, names=GEMMA, undo={"norm.weight": lambda config: unshifted}),
 }

@@ -30,6 +30,9 @@ _WORDS = {
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
 }
+_COMPOSED = ("qwen2",)  # those whose text is put into Unicode's normal form C first; llama.cpp leaves it as it is
+# Tokens that end an answer in llama.cpp (src/llama-vocab.cpp) though the metadata names none of them, as it often does
+_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 _SPECIAL = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -64,12 +67,13 @@ def write_tokenizer(file: GgufFile, out: Path) -> dict[str, Any]:
     if isinstance(template, str):
         whole.chat_template = template
     whole.save_pretrained(str(out))
-    return _write_generation(file, out, ids, len(tokens))
+    return _write_generation(file, out, ids, tokens)
 
 
-def _write_generation(file: GgufFile, out: Path, ids: dict[str, int | None], size: int) -> dict[str, Any]:
+def _write_generation(file: GgufFile, out: Path, ids: dict[str, int | None], tokens: Sequence[str]) -> dict[str, Any]:
     """llama.cpp ends an answer at the end of a turn too, which need not be the end token."""
-    ends = dict.fromkeys([ids["eos_token"], _id(file, "eot_token_id", size), _id(file, "eom_token_id", size)])
+    said = [_id(file, key, len(tokens)) for key in ("eot_token_id", "eom_token_id")]
+    ends = dict.fromkeys([ids["eos_token"], *said, *(tokens.index(name) for name in _ENDS if name in tokens)])
     stops = [one for one in ends if one is not None]
     special = {
         "bos_token_id": ids["bos_token"],
@@ -103,7 +107,7 @@ def _vocabulary(file: GgufFile, tokens: Sequence[str]) -> dict[str, int]:
 
 def _byte_level(file: GgufFile, tokens: Sequence[str], unknown: str | None) -> Any:
     """GPT-2's kind: byte-level pairs (Llama 3, SmolLM, Qwen)."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     name = file.get("tokenizer.ggml.pre", str, "default")
     if name not in _WORDS:
@@ -116,6 +120,8 @@ def _byte_level(file: GgufFile, tokens: Sequence[str], unknown: str | None) -> A
     except Exception as error:  # the Rust library raises a bare Exception
         raise InputError(f"{file.path}: merges that do not fit the vocabulary ({error}); use another file") from error
     tokenizer = Tokenizer(pairs)
+    if name in _COMPOSED:
+        tokenizer.normalizer = normalizers.NFC()
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words in (None, "digits"))
     before = {None: [], "digits": [pre_tokenizers.Digits(individual_digits=True)]}
     first = before[words] if words in before else [pre_tokenizers.Split(Regex(words), "isolated")]
@@ -125,7 +131,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str], unknown: str | None) -> A
 
 
 def _sentencepiece(file: GgufFile, tokens: Sequence[str], unknown: str | None) -> Any:
-    """Llama 1 and 2's kind: pairs of characters by score, with bytes for what is not in the vocabulary."""
+    """Llama 1 and 2's and Gemma's kind: pairs of characters by score, with bytes for what is not in the vocabulary."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     scores = file.get("tokenizer.ggml.scores", list)

@@ -91,7 +91,7 @@ def _gguf(path: Path, stack: contextlib.ExitStack) -> Source:
     stack.enter_context(files)
     cfg = from_hf(config, str(path))
     specs = llava.param_specs(cfg)
-    return Source(files, config, cfg, specs, names.DIALECTS["text"], made, lambda: contextlib.nullcontext(made))
+    return Source(files, config, cfg, specs, names.default_dialect(specs), made, lambda: contextlib.nullcontext(made))
 
 
 def _described_by(folder: Path, lora: Path | None) -> Path:
