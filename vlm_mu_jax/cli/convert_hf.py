@@ -1,10 +1,11 @@
-"""Converts a Hugging Face checkpoint (LLaVA or Llama family) or a GGUF file (Llama) into our model folder, and back.
+"""Converts a Hugging Face checkpoint (LLaVA or Llama family) or a GGUF file into our model folder, and back.
 
 The way back (--export) writes a folder that `transformers` loads; unless the weights were trained or cast in between,
 it holds the same tensors bit for bit. Both ways hold a few tensors at a time, whatever the size of the model. Nothing
 is downloaded when --source is a local folder; a hub id that looks like a local path is written hub:ORG/NAME.
 
-A GGUF file is dequantised: quantised weights become float32 unless --dtype says otherwise.
+A GGUF file (Llama, Qwen2, Qwen3, Gemma 3) is dequantised: its quantised weights become float32 unless --dtype says
+otherwise.
 
 A folder that an earlier conversion wrote is replaced. A trained model, or anything else, is replaced with --overwrite
 only.
