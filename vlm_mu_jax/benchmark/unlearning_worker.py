@@ -18,6 +18,7 @@ import numpy as np
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.llava import encode_tower
+from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import single_device_mesh
 from vlm_mu_jax.training.feed import put_rows
@@ -51,12 +52,14 @@ class Steps:
         peak = timing.peak_memory()  # before the product below
         return {"flops": self.flops, "once": self.once, "peak": peak, "speed": timing.matmul_speed()}
 
-    def _run(self, objective: Any, selection: Selection, learning_rate: float, remat: str) -> dict[str, Any]:
+    def _run(self, objective: Objective, selection: Selection, learning_rate: float, remat: str) -> dict[str, Any]:
         if self.step is None:
             self.step = self._prepare(objective, selection, learning_rate, remat)
         return self.step()
 
-    def _prepare(self, objective: Any, selection: Selection, learning_rate: float, remat: str) -> Callable[[], dict]:
+    def _prepare(
+        self, objective: Objective, selection: Selection, learning_rate: float, remat: str
+    ) -> Callable[[], dict]:
         """A function that makes one more step. The start weights are given up, as in bin/train."""
         optim = OptimConfig(learning_rate, schedule="constant", warmup=0.0, clip=0.0)
         spec = TrainingSpec(self.cfg.with_text(remat=remat), objective, optim, 1000, selection)

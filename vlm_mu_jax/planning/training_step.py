@@ -11,6 +11,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import LlavaConfig
 from vlm_mu_jax.model.llava import Batch, param_specs
 from vlm_mu_jax.model.params import abstract_params, flatten, unflatten
+from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
@@ -93,7 +94,9 @@ def _placed(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, shardings)
 
 
-def _rows(settings: dict[str, Any], cfg: LlavaConfig, objective: Any, mesh: jax.sharding.Mesh) -> dict[str, TrainBatch]:
+def _rows(
+    settings: dict[str, Any], cfg: LlavaConfig, objective: Objective, mesh: jax.sharding.Mesh
+) -> dict[str, TrainBatch]:
     """Every stream's batch of one step, leaves [micro-batches, rows, ...]."""
     names = [*objective.streams]
     if settings["data"]["separate_general"]:

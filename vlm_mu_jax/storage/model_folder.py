@@ -15,7 +15,7 @@ import platform
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -29,6 +29,9 @@ from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import generation, stored_params
+
+if TYPE_CHECKING:  # brings in transformers
+    from vlm_mu_jax.data.prompts import Processor
 
 FORMAT = 1
 SETTINGS = "vlm_mu_jax.json"
@@ -67,7 +70,7 @@ class Model:
 
     params: params_lib.Params
     config: config_lib.LlavaConfig
-    processor: Any  # vlm_mu_jax.data.prompts.Processor
+    processor: "Processor | None"
     folder: Path
 
 
