@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from safetensors.numpy import load_file
 
+from tests.command import run_command
 from tests.conversion.hf_checkpoints import make_llava, save
 from tests.conversion.original_checkpoints import make_original, save_clip, save_original
 from vlm_mu_jax.cli.convert_hf import __doc__ as doc
@@ -19,7 +20,7 @@ def checkpoint(tmp_path_factory):
 
 
 def convert_hf(root, *flags):
-    return subprocess.run([root / "bin" / "convert_hf", *flags], capture_output=True, text=True)
+    return run_command("convert_hf", *flags, cwd=root)
 
 
 def test_there_and_back(root, checkpoint, tmp_path):

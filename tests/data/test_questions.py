@@ -122,3 +122,11 @@ def test_wrong_kinds_and_rows(folder):
     (folder / "empty.txt").write_text("\n\n")
     with pytest.raises(InputError, match="holds no records"):
         questions.read(folder / "empty.txt")
+
+
+def test_a_column_that_is_not_there_is_refused_with_the_near_miss(folder):
+    (folder / "two.csv").write_text("foo,Goal\nx,How many?\n")
+    with pytest.raises(InputError, match="no column 'Gaol'; did you mean Goal"):
+        questions.read(folder / "two.csv", "unsafe", {"question": "Gaol"})
+    with pytest.raises(InputError, match="there is no 'quesion'"):
+        questions.parse_columns("quesion=foo")

@@ -71,9 +71,8 @@ def test_with_a_workdir_it_writes_a_model_folder(checkpoint, records, tmp_path):
     ],
 )
 def test_mistakes_are_named(model, records, options, message):  # noqa: F811
-    chosen = UnlearnOptions(**{"objective": "npo", "trainable": NORM, **options})
     with pytest.raises(InputError, match=message):
-        vlm_mu_jax.unlearn(model, *records, chosen)
+        vlm_mu_jax.unlearn(model, *records, UnlearnOptions(**{"objective": "npo", "trainable": NORM, **options}))
 
 
 def test_the_provenance_of_a_training_and_of_its_evaluation_agree(config, data_dir, tmp_path):  # noqa: F811

@@ -68,6 +68,8 @@ class AttackOptions:
 
     def __post_init__(self) -> None:
         method = self.method
+        if isinstance(self.goals, str):
+            object.__setattr__(self, "goals", (self.goals,))
         if method not in METHODS:
             raise InputError(f"--method={method}: there is no such method; use one of {', '.join(METHODS)}")
         if unknown := [goal for goal in self.goals if goal not in GOALS] or not self.goals:

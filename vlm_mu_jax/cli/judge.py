@@ -1,6 +1,6 @@
 """Labels answers without a model, and says how far each such judge agrees with people.
 
---answers labels a file of answers (one a line, or a column of a CSV).
+--answers labels a file of answers: one a line, or rows of a CSV or JSON lines file (as bin/eval writes).
 
 --labels compares every judge that asks no model with what people said of the same answers: sensitivity, specificity and
 balanced accuracy on refusals, with 95 % intervals, one table row a file and judge. It reads XSTest's completions
@@ -19,7 +19,9 @@ from absl import flags
 from vlm_mu_jax.cli import command
 
 _LABELS = flags.DEFINE_list("labels", [], "labelled files (CSV), or folders of them")
-_ANSWERS = flags.DEFINE_string("answers", None, "text file of answers, one a line, or a CSV with question and answer")
+_ANSWERS = flags.DEFINE_string(
+    "answers", None, "answers: a text file with one a line, a CSV or a JSON lines file with answer and question"
+)
 _JUDGE = flags.DEFINE_enum("judge", "refusal", ["refusal", "keyword", "keyword_seed", "rules"], "who labels --answers")
 _FIT = flags.DEFINE_bool("fit", False, "fit the judge `refusal` to --labels and its own examples; writes --out")
 _OUT = flags.DEFINE_string("out", None, "JSON file to write: the labels, the table, or the fitted weights")

@@ -51,7 +51,7 @@ def _check(
     try:
         check_replaceable(out, marker, overwrite)
     except InputError as error:
-        raise InputError(f"{error}".replace("or remove it", "remove it, or use --overwrite")) from None
+        raise InputError(f"{error}".replace(" or remove it", ", remove it, or use --overwrite")) from None
     if not found.is_dir() or not any(found.iterdir()):
         return None
     about = _read(found / record)

@@ -8,6 +8,22 @@ from vlm_mu_jax.data.readers.rows import BadRows
 from vlm_mu_jax.data.records import KINDS, Record, Records
 from vlm_mu_jax.errors import InputError
 
+# What --columns can rename: the usual columns of question and instruction files.
+COLUMNS = (
+    "id",
+    "question",
+    "answer",
+    "image",
+    "images",
+    "kind",
+    "category",
+    "system",
+    "messages",
+    "conversations",
+    "chosen",
+    "rejected",
+)
+
 
 def read(
     path: str | Path,
@@ -70,5 +86,7 @@ def parse_columns(text: str) -> dict[str, str]:
         ours, equals, theirs = part.partition("=")
         if not (equals and ours.strip() and theirs.strip()):
             raise InputError(f"--columns={text}: give OURS=THEIRS, such as question=Goal,image=file")
+        if ours.strip() not in COLUMNS:
+            raise InputError(f"--columns={text}: there is no {ours.strip()!r}; use some of {', '.join(COLUMNS)}")
         columns[ours.strip()] = theirs.strip()
     return columns

@@ -49,6 +49,8 @@ def judge(
         answers file.
     """
     path = Path(answers) if isinstance(answers, str | Path) else None
+    if path is not None and not path.is_file():
+        raise InputError(f"{answers}: no such answers file; give plain texts as a list")
     if write and path is None:
         raise InputError("write puts labels into an answers file; give the path of one")
     given = answers_file.read(path) if path is not None else list(answers)

@@ -18,6 +18,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.reporting.inputs.options import ReportOptions
 
 RESULTS, TABLE = "results.json", "results.csv"
+ANSWERS = "answers"  # what the folder of a run holds, and no other
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class Report:
         return f'<iframe srcdoc="{source}" style="width: 100%; height: 80vh; border: 0"></iframe>'
 
 
-def report(runs: Sequence[str | Path], out: str | Path | None = None, options: ReportOptions | None = None) -> Report:
+def report(
+    runs: str | Path | Sequence[str | Path], out: str | Path | None = None, options: ReportOptions | None = None
+) -> Report:
     """Makes the report of one or more evaluated models.
 
     Args:
-      runs: run folders of `bin/eval`. The order of models within a kind is kept.
+      runs: run folders of `bin/eval`, or one. The order of models within a kind is kept.
       out: the HTML file to write; results.json and results.csv appear beside it. None writes nothing.
       options: the optional inputs; a part without input is left out of the page with a note.
 
@@ -79,7 +82,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, options: R
     from vlm_mu_jax.reporting.page import page
 
     options = options or ReportOptions()
-    folders = [Path(folder) for folder in runs]
+    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     inside = out is not None and _check_place(Path(out), folders)
     if options.figures:
         _make_folder(options.figures)
@@ -93,11 +96,15 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, options: R
 
 
 def _check_place(out: Path, folders: list[Path]) -> bool:
-    """Whether the page lies in the folder of its only run; InputError when it lies in the folder of one of several."""
+    """Whether the page lies in the folder of its only run. Raises InputError for the folder of any other run."""
     inside = out.resolve().parent in [folder.resolve() for folder in folders]
     if inside and len(folders) > 1:
         raise InputError(
             f"--out={out}: lies in the folder of one of the runs, whose {RESULTS} would be lost; choose another folder"
+        )
+    if not inside and (out.resolve().parent / ANSWERS).is_dir():
+        raise InputError(
+            f"--out={out}: lies in the folder of another run, whose {RESULTS} would be lost; choose another"
         )
     return inside
 

@@ -9,6 +9,7 @@ from vlm_mu_jax.data import forget_retain
 from vlm_mu_jax.data.batches import TrainRow
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.objectives import registry
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.progress import Progress
@@ -58,6 +59,9 @@ class UnlearnOptions:
     max_length: int = 2048
     seed: int = 0
     checkpoint_every: int = 0
+
+    def __post_init__(self) -> None:
+        registry.options(self.objective)  # raises InputError for an unknown one
 
 
 def unlearn(

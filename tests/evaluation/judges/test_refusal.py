@@ -133,3 +133,16 @@ def test_a_file_of_another_layout_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="needs the columns"):
         agreement_table.read_labelled([tmp_path / "x.csv"])
+
+
+def test_lines_of_an_answers_file_are_read_as_answers(tmp_path):
+    """Not as text: a refusal inside a JSON line must not be called an answer."""
+    lines = [{"question": "How?", "answer": "I am sorry, I cannot help with that."}, {"answer": "a red car"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row["label"] for row in agreement_table.label_file(tmp_path / "a.jsonl", "refusal")] == [
+        "refused",
+        "answered",
+    ]
+    (tmp_path / "a.jsonl").write_text('{"question": "How?"}\n')
+    with pytest.raises(InputError, match="no answer"):
+        agreement_table.label_file(tmp_path / "a.jsonl", "refusal")

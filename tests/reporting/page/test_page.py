@@ -245,6 +245,9 @@ def test_build_writes_page_results_and_table(tmp_path, story):
 def test_build_never_overwrites_a_run(tmp_path):
     runs = [runs_builder.write_run(tmp_path / name, name, count=1) for name in ("base", "sft")]
     before = (runs[0] / "results.json").read_text()
+    other = runs_builder.write_run(tmp_path / "other", "npo")
+    with pytest.raises(InputError, match="folder of another run"):
+        report(runs[0], other / "report.html")
     with pytest.raises(InputError, match="choose another folder"):
         report(runs, runs[0] / "report.html")
     assert runs[0] / "results.json" not in report(runs[:1], runs[0] / "report.html").files.all

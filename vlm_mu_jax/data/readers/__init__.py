@@ -1,5 +1,6 @@
 """Readers: data files of every known shape, each turned into `Records` or refused with its bad rows listed."""
 
+import difflib
 import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -49,7 +50,7 @@ def read(
         content = [{LINE: row} for row in content]
     reader = _rows.RowReader(path, check_images, None if root is None else Path(root), on_bad)
     if columns:
-        content = [_renamed(row, columns) for row in content]
+        content = _with_columns(path, list(content), columns)
     main = main_shape(content)
     if main is None:
         raise InputError(f"{path}: its rows are of no known shape ({', '.join(shapes.SHAPES)}); see docs/your_data.md")
@@ -66,6 +67,17 @@ def main_shape(content: Collection) -> str | None:
     """The shape that most rows have, or None when none has one. Looks at the first rows of a long file."""
     votes = Counter(shape for row in itertools.islice(content, _LOOKED_AT) if (shape := shapes.shape_of(row)))
     return votes.most_common(1)[0][0] if votes else None
+
+
+def _with_columns(path: Path, content: list, columns: Mapping[str, str]) -> list:
+    """The rows with the file's columns under our names. Raises InputError for a column that no row has."""
+    there = {name: None for row in itertools.islice(content, _LOOKED_AT) if isinstance(row, dict) for name in row}
+    for theirs in columns.values():
+        if theirs not in there:
+            near = difflib.get_close_matches(theirs, there, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(list(there)[:8])}"
+            raise InputError(f"{path}: has no column {theirs!r}; {hint}")
+    return [_renamed(row, columns) for row in content]
 
 
 def _renamed(row: object, columns: Mapping[str, str]) -> object:

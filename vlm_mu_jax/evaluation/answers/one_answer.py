@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.generate import Generated, stream
@@ -53,7 +54,7 @@ def answer(model: Model, prompt: str, images: Sequence[Any] = (), **options: Any
 
     Args:
       prompt: the question, without the conversation template.
-      images: files or pictures (PIL), in the order in which the template puts them; none for a question alone.
+      images: files or pictures (PIL), or one of them, in the order of the template; none for a question alone.
       options: fields of `SamplingOptions`.
 
     Raises:
@@ -72,6 +73,7 @@ def stream_answer(
 ) -> Iterator[OneAnswer]:
     """Yields the answer so far, every few tokens; the last is what `answer` returns. Arguments as there."""
     options = options or SamplingOptions()
+    images = [images] if isinstance(images, str | Path | Image.Image) else images
     ids = model.processor.prompt_ids(prompt, images)
     limit, longest = model.config.text.max_positions, options.max_new_tokens
     if len(ids) + longest > limit:

@@ -65,11 +65,21 @@ def text(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def label_file(path: str | Path, name: str) -> list[dict[str, str]]:
-    """The labels of a text file's lines, or of a CSV's rows with the columns `answer` and, if there, `question`."""
+    """The labels of answers: a text file's lines, or rows with an `answer` and, if there, a `question`.
+
+    Args:
+      path: a CSV or JSON lines file (as bin/eval and bin/generate write), or any other text file.
+
+    Raises:
+      InputError: the file cannot be read, or holds no answers.
+    """
     path, judge = Path(path), get(name)
-    rows = _csv(path) if path.suffix == ".csv" else [{"answer": line} for line in _text(path).split("\n") if line]
+    readers = {".csv": _csv, ".jsonl": _json_lines}
+    rows = (
+        readers[path.suffix](path) if path.suffix in readers else [{"answer": a} for a in _text(path).split("\n") if a]
+    )
     if not rows or "answer" not in rows[0]:
-        raise InputError(f"{path}: holds no answers; give one a line, or a CSV with a column answer")
+        raise InputError(f"{path}: holds no answers; give one a line, or rows with an answer")
     asked = [(row.get("question") or "", row["answer"] or "") for row in rows]
     return [{"answer": answer, "label": judge(question, answer, None).label} for question, answer in asked]
 
@@ -110,6 +120,16 @@ def _csv(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a CSV file") from None
+
+
+def _json_lines(path: Path) -> list[dict[str, str]]:
+    try:
+        rows = [json.loads(line) for line in _text(path).split("\n") if line.strip()]
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON lines file ({error})") from None
+    if not all(isinstance(row, dict) and isinstance(row.get("answer"), str) for row in rows):
+        raise InputError(f"{path}: a line has no answer; give lines such as those of bin/eval")
+    return rows
 
 
 def _text(path: Path) -> str:
