@@ -9,9 +9,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import slow_files
 from vlm_mu_jax.cli.command import leave_out_absent_tpu
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW_FILES = slow_files.read()
 FILES = itertools.count(1)  # test files that this worker has done
 
 # Environment variables, so that the commands and the many-device scripts that tests start inherit them too.
@@ -40,6 +42,9 @@ hypothesis.settings.load_profile("no deadline")
 def pytest_collection_modifyitems(items):
     """Folders whose tests take longest come first, so that no worker is left alone with them at the end."""
     first = {name: i for i, name in enumerate(("multidevice", "faults", "steering", "attacks", "cli", "training"))}
+    for item in items:
+        if str(item.path.relative_to(ROOT / "tests")) in SLOW_FILES:
+            item.add_marker("slow")
     items.sort(key=lambda item: first.get(item.path.relative_to(ROOT / "tests").parts[0], len(first)))
 
 

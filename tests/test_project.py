@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import slow_files
+
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = sorted((ROOT / "constraints").glob("py*.txt"))
@@ -131,3 +133,7 @@ def test_flags_in_the_guides_exist(guide):
         defined = defined_flags(source) | {"help", "debug"}
         used = set(re.findall(r"--(?!config\.)(\w+)", arguments))
         assert used <= defined, f"{guide.name}: bin/{name} has no {used - defined}"
+
+
+def test_the_list_of_slow_test_files_names_files_that_exist():
+    assert all((ROOT / "tests" / file).is_file() for file in slow_files.read())

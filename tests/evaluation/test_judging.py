@@ -134,8 +134,11 @@ def test_what_cannot_be_judged_is_one_line(tmp_path):
         judge([answer("a")], records=[record("b")])
     with pytest.raises(InputError, match="2 texts need as many records"):
         judge(["x", "y"], records=[record("a")])
-    with pytest.raises(InputError, match="holds no answers"):
+    with pytest.raises(InputError, match="no such answers file"):
         judge(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError, match="holds no answers"):
+        judge(tmp_path / "empty.jsonl")
     with pytest.raises(InputError, match="path of one"):
         judge(["x"], write=True)
     (tmp_path / "bad.jsonl").write_text(json.dumps({"id": 1}) + "\n")
