@@ -4,27 +4,29 @@ r"""Unlearning of LLaVA-1.5 with NPO or RMU on VLGuard, all weights or LoRA.
       --config.data.root=DATA --workdir=runs/npo7b
     bin/plan --config=configs/llava15_unlearn.py:13b_rmu_lora --topology=TOPOLOGY
 
-Variants: 7b or 13b, npo or rmu, and nothing (all weights) or lora. DATA holds VLGuard's train.json with its images
-and llava_v1_5_mix665k.json (or a filtered copy) with its images; data.forget_answers is the answers file of bin/eval on
-the unsafe training requests with the base model.
+A variant is a size (7b or 13b), an objective (npo or rmu) and, to train adapters, lora, joined by _: for example
+7b_npo or 13b_rmu_lora. DATA holds VLGuard's train.json with its images, and llava_v1_5_mix665k.json (or a filtered
+copy) with its images. data.forget_answers is the answers file of bin/eval on the unsafe training requests with the
+base model.
 
-npo: OPTML-Group/VLM-Safety-Unlearn scripts/v1_5/finetune_unlearn_npo.sh (2026-04), the seed code's last published
-  settings: 1 epoch over 2000 retain records at a global batch of 8, learning rate 5e-7, beta 0.9 on batch token means,
-  all weights 1. Language model and projector train. The retain term and the cross-entropy read the same retain batch;
-  the seed code draws two. Published for the paper's 7B (not by us): ASR after the attack 12.92 %, RR 11.69 %.
-rmu: scripts/v1_5/finetune_unlearn.sh there: activations after decoder layer 7 are steered (c 10, retain weight 1,
-  cross-entropy weight 1), the MLP output weights of layers 5, 6, 7 and the projector train at 1e-6. The script asks for
-  10 epochs, of which, by reading the code, only the first trains: one epoch here. Means over the width as in that code,
-  but padding counts nothing. The paper's own layer and c are not known. Published for its 7B (not by us): ASR after the
-  attack 10.18 %, RR 7.56 %.
-lora: adapters on every linear of the decoder; the projector stays. Rank, scale and learning rate are our choice, not a
-  published one; tune them. NPO is per example (as_paper, beta 0.1), so that rows can run one after another
-  (accumulate). With rmu, adapters above layer 7 learn from the cross-entropy on retain data alone.
-13b: not part of those experiments; the settings are those for 7B.
+npo: the last published settings of the Safety Mirage paper's public code (OPTML-Group/VLM-Safety-Unlearn
+  scripts/v1_5/finetune_unlearn_npo.sh, 2026-04): 1 epoch over 2000 retain records at a global batch of 8, learning rate
+  5e-7, beta 0.9 on batch token means, all loss weights 1. Language model and projector train. The retain term and the
+  cross-entropy read the same retain batch, where that code draws two. Published for the paper's 7B (not by us): ASR
+  after the attack 12.92 %, RR 11.69 %.
+rmu: scripts/v1_5/finetune_unlearn.sh there. Activations after decoder layer 7 are steered (c 10, retain weight 1,
+  cross-entropy weight 1). The MLP output weights of layers 5, 6, 7 and the projector train at 1e-6. The script asks for
+  10 epochs, of which, by reading the code, only the first trains: this is one epoch. Means are over the width as in
+  that code, but padding does not count. The paper's own layer and c are not known. Published for its 7B (not by us):
+  ASR after the attack 10.18 %, RR 7.56 %.
+lora: adapters on every linear map of the decoder. The projector stays as it is. Rank, scale and learning rate are our
+  choice and not a published one: tune them. NPO is per example (as_paper, beta 0.1), so that rows can run one after
+  another (accumulate). With rmu, adapters above layer 7 learn from the cross-entropy on retain data alone.
+13b: not part of those experiments. The settings are those for 7B.
 
-Plans: GiB per chip / least seconds per step (roofline) of bin/plan, rows of 2048 tokens with an image each; 8 rows per
-stream, 16 on v5e-16 and 64 on v5e-64; the L4 takes its 8 one by one (accumulate=8). "-": not planned. GPUs are
-estimates. docs/scaling.md says more.
+Plans of bin/plan: GiB per chip / least seconds per step (roofline). Rows have 2048 tokens and an image each. There are
+8 rows per stream, 16 on v5e-16 and 64 on v5e-64. The L4 takes its 8 one by one (accumulate=8). "-" was not planned.
+GPUs are estimates. docs/scaling.md says more.
   variant              v5e-16        v5e-64         v5p-8      8 x H100          H200            L4
   7b_npo            8.3 / 1.3     3.5 / 1.1     30 / 0.95     15 / 0.23     123 / 1.8             -
   7b_npo_lora      3.1 / 0.84             -    7.4 / 0.72    4.1 / 0.17      28 / 1.3       19 / 11

@@ -1,15 +1,18 @@
-"""Safety fine-tuning of the miniature, the baselines of unlearning; posthoc when none is named.
+"""Safety fine-tuning of the miniature: the baselines that unlearning is compared with.
 
     bin/train --config=configs/miniature_sft.py --workdir=runs/sft
     bin/train --config=configs/miniature_sft.py:diverse --workdir=runs/sft_diverse
 
-posthoc: refusals on unsafe requests, answers on safe ones, a quarter of the general data. Gives the safety mirage on
-purpose: the safety data are biased as VLGuard is, so the model learns the opening word and not the content.
-mixed: the same refusals and answers inside all of the general instruction data, trained three times as long (VLGuard
-mixes them into visual instruction tuning; for a real model start from the checkpoint before that stage).
-diverse: posthoc with the general data that unlearning gets: harmless requests under evenly mixed opening words. Does
-rebalancing the data fix the mirage? The fair baseline of NPO and RMU.
-unsafe_filter: general data only, none of which answers an unsafe request; no refusals at all.
+The name behind the colon is one of these; posthoc when none is named:
+
+posthoc: refusals on unsafe requests, answers on safe ones, and a quarter of the general data. It gives the safety
+  mirage on purpose: the safety data are biased as VLGuard is, so the model learns the opening word and not the content.
+mixed: the same refusals and answers inside all of the general instruction data, trained three times as long. VLGuard
+  mixes them into visual instruction tuning. For a real model start from the checkpoint before that stage.
+diverse: posthoc with the general data that unlearning gets: harmless requests under evenly mixed opening words. It asks
+  whether rebalancing the data fixes the mirage, and is the fair baseline of NPO and RMU.
+unsafe_filter: general data only, none of which answers an unsafe request. It has no refusals at all.
+
 Reads runs/base (bin/convert_hf of the miniature) and runs/mini/data.
 Hardware: two CPU cores. Time: under half a minute (mixed: one).
 """

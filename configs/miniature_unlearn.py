@@ -1,14 +1,15 @@
-"""Unlearning of the miniature with any objective; npo when none is named.
+"""Unlearning of the miniature with any objective.
 
     bin/train --config=configs/miniature_unlearn.py:npo --workdir=runs/npo
     bin/train --config=configs/miniature_unlearn.py:rmu --workdir=runs/rmu
     bin/train --config=configs/miniature_unlearn.py:dpo --config.model.init=runs/sft --workdir=runs/dpo_after_sft
 
-The name is one of `MINIATURE` below, which holds what differs from the objective's own defaults. The values were set on
-validation questions of seed 0 alone; docs/objectives.md tells what each objective is. Two thirds of what the model must
-keep is general data with mixed openings.
+The name behind the colon is an objective of `MINIATURE` below, which holds what differs from the objective's own
+defaults; npo when none is named. The values were set on validation questions of seed 0 alone. docs/objectives.md says
+what each objective is. Two thirds of what the model must keep is general data with mixed openings.
+
 Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
-(data.forget_answers). With --config.model.init set to a safety fine-tuned model it unlearns on top of that.
+(data.forget_answers). With --config.model.init set to a safety fine-tuned model, it unlearns on top of that.
 Hardware: two CPU cores. Time: under a minute (robust variants: a few).
 """
 

@@ -3,13 +3,15 @@
     bin/train --config=configs/sweep.py:npo --workdir=runs/sweep_npo
     bin/train --config=configs/sweep.py:rmu --workdir=runs/sweep_rmu
 
-npo: beta x learning rate x retain weight, eight runs. rmu: layer x coefficient of the control vector, six runs; the MLP
-output weights of the first two of four decoder blocks train at every point.
-Every point is judged by validation questions under every opening word; sweep.json, table.md and frontier.svg in the
-workdir compare them, and each point's model is that of its best evaluation. A killed sweep goes on where it stopped.
+npo: eight runs, beta x learning rate x retain weight.
+rmu: six runs, layer x coefficient of the control vector. The MLP output weights of the first two of four decoder blocks
+  train at every point.
+
+Every point is judged by validation questions under every opening word. Its model is that of its best evaluation.
+sweep.json, table.md and frontier.svg in the workdir compare the points. A killed sweep goes on where it stopped.
+
 Reads what configs/miniature_unlearn.py reads.
-Hardware: two CPU cores. Time: one to three minutes per run, three evaluations
-included.
+Hardware: two CPU cores. Time: one to three minutes per run, three evaluations included.
 """
 
 from vlm_mu_jax.errors import InputError

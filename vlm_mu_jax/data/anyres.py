@@ -1,8 +1,10 @@
-"""LLaVA-NeXT's images of any resolution: cut into tiles, and packed back into one sequence of image tokens.
+"""Images of any resolution, as LLaVA-NeXT reads them: cut into tiles, and packed into one sequence of image tokens.
 
-An image becomes a small view of the whole and the tiles of the pinpoint (a height and width) that fits it best, scaled
-into it and padded with black. Its tokens are those of the view, then those of the tiles row by row as one picture,
-without the rows or columns that are padding, a newline after each row. How many they are depends on the size alone.
+A *pinpoint* is a height and width that an image may be tiled at. An image becomes a small view of the whole, and the
+tiles of the pinpoint that fits it best. For the tiles it is scaled into the pinpoint and padded with black.
+
+Its tokens are those of the view, then those of the tiles, read row by row as one picture. Rows and columns that are
+padding are left out, and a newline follows each row. The number of tokens depends on the image's size alone.
 
 The arithmetic of pinpoints and tokens is the model's: `model.image_plans.Tiled`. Sources:
 transformers@image_processing_pil_llava_next.py and processing_llava_next.py, which follow
@@ -23,11 +25,13 @@ from vlm_mu_jax.model.image_plans import Size
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tiles:
-    """One image, prepared.
+    """One image as the model reads it.
 
-    pixels_MHWC: the view of the whole image, its tiles row by row, zeros up to the model's most tiles.
-    gather_Q: which feature each of its image tokens is, as in `model.llava.Batch`.
-    features: of all M tiles together, M * P.
+    Attributes:
+      pixels_MHWC: the view of the whole image, then its tiles row by row, then zeros up to the most tiles that an image
+        of this model has.
+      gather_Q: which feature each of its image tokens is, as in `model.llava.Batch`.
+      features: number of features of all M tiles together, M * P.
     """
 
     pixels_MHWC: np.ndarray
@@ -43,7 +47,10 @@ class Tiles:
 
 
 def prepare(image: Image.Image, settings: images.ImageSettings, vision: VisionConfig) -> Tiles:
-    """An RGB image as normalised tiles; pixels equal those of transformers' LlavaNextImageProcessor (PIL backend)."""
+    """An RGB image as normalised tiles.
+
+    The pixels equal those of transformers' LlavaNextImageProcessor (PIL backend).
+    """
     size = image.height, image.width
     pinpoint = vision.plan.best_pinpoint(size)
     scaled = _scaled(size, pinpoint)
@@ -61,7 +68,7 @@ def prepare(image: Image.Image, settings: images.ImageSettings, vision: VisionCo
 
 
 def _scaled(size: Size, pinpoint: Size) -> Size:
-    """The image's size when it fills the pinpoint in one direction; the other is rounded up."""
+    """The image's size when it fills the pinpoint in one direction. The other direction is rounded up."""
     down, across = pinpoint[0] / size[0], pinpoint[1] / size[1]
     if across < down:
         return min(math.ceil(size[0] * across), pinpoint[0]), pinpoint[1]
@@ -71,13 +78,16 @@ def _scaled(size: Size, pinpoint: Size) -> Size:
 def stack(
     rows: Sequence[Sequence[np.ndarray | Tiles]], most: int, like: np.ndarray | Tiles, width: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`pixels_BMHWC` and `gather_BQ` of a batch; the shapes depend on the arguments only, not on the images' sizes.
+    """`pixels_BMHWC` and `gather_BQ` of a batch. Their shapes do not depend on the images' sizes.
 
     Args:
-      rows: prepared images of every row (or the tower's output in their place), at most `most` each; zeros fill short
-        rows.
+      rows: prepared images of every row, or the tower's output in their place. Zeros fill short rows.
+      most: images that a row can hold.
       like: any image of the same model, for the shapes.
-      width: Q, e.g. the length of the token rows, which hold every image token.
+      width: Q. The length of the token rows will do, since they hold every image token.
+
+    Returns:
+      The pixels, and the gather table, or None for images that are not tiled.
     """
     tiled = isinstance(like, Tiles)
     one = like.pixels_MHWC if tiled else like[None]

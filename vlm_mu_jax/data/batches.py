@@ -1,12 +1,13 @@
 """Training streams: batch k is a pure function of (rows, seed, k).
 
-The step is then the only iterator state: a resumed run, or one on another number of hosts, reads the same batches,
-and streams of different lengths cycle independently and exactly (the Safety Mirage training code restarts one when
-another ends, so part of its retain data is never seen).
+The step number is then all the state that an iterator has. A resumed run, or one on another number of hosts, reads the
+same batches. Streams of different lengths cycle independently and exactly. (The Safety Mirage training code restarts
+one stream when another ends, so part of its retain data is never seen.)
 
-With several row lengths to pad to, the order within every CHUNK batches is rearranged so that a batch holds rows of
-like length. Every epoch still has every row once. Chunk c of all streams is rearranged in the same way: a step that
-reads several streams then reads their short batches together, and as many programs are compiled as there are lengths.
+Rows may be padded to one of several lengths. The order within every CHUNK batches is then rearranged so that a batch
+holds rows of like length. Every epoch still has every row once. Chunk c of all streams is rearranged in the same way,
+so that a step that reads several streams reads their short batches together. As many programs are compiled as there
+are lengths.
 """
 
 import dataclasses
@@ -35,10 +36,15 @@ CHUNK = 16  # batches whose rows are sorted by length among themselves
 class TrainBatch:
     """Padded rows with the tokens that carry the loss.
 
-    mask_BT: True at loss tokens. reference_nll_B: their summed NLL under the model before training, when an
-    objective asked for it. window_BW: positions 0..T - 1 in order that hold all loss tokens of a row and the token
-    before the first, so that the vocabulary product is done for these alone; None = all positions. Leaves may have a
-    leading axis of micro-batches.
+    Leaves may have a leading axis of micro-batches.
+
+    Attributes:
+      batch: the rows.
+      mask_BT: True at loss tokens.
+      reference_nll_B: summed NLL of a row's loss tokens under the model before training, when an objective asked for
+        it.
+      window_BW: ascending positions of a row (0..T - 1) that hold all its loss tokens and the token before the first.
+        Logits are computed at these alone. None = at all positions.
     """
 
     batch: Batch
@@ -49,7 +55,14 @@ class TrainBatch:
 
 @dataclasses.dataclass(frozen=True)
 class TrainRow:
-    """One example: token ids, which of them carry the loss, and its images (pixels or keys for `load_image`)."""
+    """One example.
+
+    Attributes:
+      id: its name in messages.
+      ids: token ids.
+      mask: which of them carry the loss.
+      images: its images, as pixels or as keys for a stream's `load_image`.
+    """
 
     id: str
     ids: tuple[int, ...]
@@ -58,12 +71,12 @@ class TrainRow:
 
 
 def row(example: Example, images: Sequence[Any] = (), id: str = "") -> TrainRow:
-    """A row from an example; its answers and their ends carry the loss."""
+    """A row from an example. Its answers and their ends carry the loss."""
     return TrainRow(id, tuple(example.ids), example.mask, tuple(images))
 
 
 def bucket_lengths(rows: Sequence[TrainRow], count: int, multiple: int = 8) -> tuple[int, ...]:
-    """At most `count` row lengths to pad to, ascending: quantiles of the rows' own, rounded up to `multiple`."""
+    """Row lengths to pad to, ascending, at most `count`: quantiles of the rows' own, rounded up to `multiple`."""
     own = np.sort([len(one.ids) for one in rows])
     if not len(own):
         return (multiple,)  # the stream without rows is refused by name
@@ -72,9 +85,9 @@ def bucket_lengths(rows: Sequence[TrainRow], count: int, multiple: int = 8) -> t
 
 
 class Stream:
-    """An endless, index-addressable sequence of batches: `stream[k]` is a numpy `TrainBatch`.
+    """An endless sequence of batches that can be indexed: `stream[k]` is a numpy `TrainBatch`.
 
-    Its shapes depend on nothing but the length it is padded to, which is one of `lengths`.
+    The shapes of a batch depend only on the length that it is padded to, which is one of `lengths`.
     """
 
     def __init__(
@@ -90,12 +103,14 @@ class Stream:
     ) -> None:
         """
         Args:
-          rows: examples; every epoch is another permutation of them.
+          rows: examples. Every epoch is another permutation of them.
           batch_size: rows per batch (per step, before it is split into micro-batches).
           seed: with `name`, decides the order.
-          load_image: turns an image key of a row into pixels, as `Processor.pixels`; None when rows hold them.
-          lengths: tokens per row that batches may be padded to; by default one, that of the longest row, rounded up.
-          order_of: a stream of as many rows; batch k holds the rows with the same indices as its batch k (pairs).
+          load_image: turns an image key of a row into pixels, as `Processor.pixels` does. None when rows hold pixels.
+          lengths: tokens per row that batches may be padded to. By default one length, that of the longest row rounded
+            up.
+          order_of: another stream of as many rows, such as the other half of preference pairs. Batch k holds the rows
+            with the same indices as its batch k.
 
         Raises:
           InputError: no rows, a row without loss tokens, or a row longer than `lengths`.
@@ -133,7 +148,7 @@ class Stream:
         return next(length for length in self.lengths if length >= longest)
 
     def take(self, indices: Sequence[int], length: int | None = None) -> TrainBatch:
-        """The batch of these rows, padded to `length`; by default to the smallest that fits."""
+        """The batch of these rows, padded to `length`, by default to the smallest length that fits."""
         chosen = [self.rows[int(i)] for i in indices]
         length = length or self.fit(indices)
         tokens = np.zeros((len(chosen), length), np.int32)
@@ -149,7 +164,7 @@ class Stream:
         return TrainBatch(batch, mask, reference, self._window(mask))
 
     def with_reference(self, nll: np.ndarray) -> "Stream":
-        """The same stream, whose batches carry `reference_nll_B`; nll: float32, one per row, in nats."""
+        """The same stream, whose batches carry `reference_nll_B`. nll: float32, one number per row, in nats."""
         return self._with(_reference=np.asarray(nll, np.float32))
 
     def with_features(self, features: Callable[[Any], np.ndarray | Tiles]) -> "Stream":
@@ -178,7 +193,7 @@ class Stream:
         return digest.hexdigest()
 
     def pixels(self, image: Any) -> np.ndarray | Tiles:
-        """An image of a row, loaded; those used last are kept in memory."""
+        """An image of a row, loaded. Those used last are kept in memory."""
         if self._load is None:
             return image
         if self._cached is None:  # the first image that is asked for tells how many fit
@@ -206,7 +221,7 @@ class Stream:
         return made
 
     def _window(self, mask_BT: np.ndarray) -> np.ndarray | None:
-        """`TrainBatch.window_BW`; its width depends on the length of the rows alone."""
+        """`TrainBatch.window_BW`. Its width depends on the length of the rows alone."""
         B, T = mask_BT.shape
         if T not in self._windows:
             spans = [_span(one.mask) for one in self.rows if len(one.ids) <= T]

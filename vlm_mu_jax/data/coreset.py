@@ -1,7 +1,10 @@
-"""Forget coresets: the part of the forget set that is unlearned instead of all of it.
+"""Coresets of the forget set: a part of it that is unlearned in place of the whole.
 
-random: a seeded sample. loss, gradient_norm: the records with the highest scores of the model to be unlearned (GraNd,
-arXiv 2107.07075, for gradients); `training.forget_scores` computes them.
+    random         a seeded sample
+    loss           the records with the highest loss under the model to be unlearned
+    gradient_norm  the records with the largest gradients there (GraNd, arXiv 2107.07075)
+
+`training.forget_scores` computes the scores of the last two.
 """
 
 import random
@@ -16,11 +19,16 @@ WAYS = ("random", "loss", "gradient_norm")
 def choose(
     forget: Sequence[Record], size: int, seed: int = 0, scores: Mapping[str, float] | None = None
 ) -> tuple[Record, ...]:
-    """`size` of the records, in the order they had; equal scores are decided by the seed.
+    """A coreset of `size` records, in the order that they had.
 
-    scores: record id -> score, highest first; None = a random sample.
+    Args:
+      forget: the whole forget set.
+      size: how many records to take.
+      seed: draws the sample, and decides between equal scores.
+      scores: record id -> score. The highest are taken. None = a random sample.
 
-    Raises InputError when there are fewer than `size` records, or one without a finite score.
+    Raises:
+      InputError: fewer than `size` records, or a record without a finite score.
     """
     if not 0 < size <= len(forget):
         raise InputError(f"--coreset_size={size}: the forget set has {len(forget)} records; give 1 to {len(forget)}")

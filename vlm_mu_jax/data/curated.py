@@ -1,13 +1,13 @@
 """The folder that curation writes and training reads.
 
-    requests.json        the requests to forget, with the data's own (refusing) answers: what DPO prefers
-    forget.json          the same with the harmful answers, each once per record
-    forget_answers.jsonl the harmful answers with their judges' labels, as answers files are
+    requests.json        the requests to forget with the data's own answers, which refuse: what DPO prefers
+    forget.json          the same requests with the harmful answers, each once per record
+    forget_answers.jsonl the harmful answers with their judges' labels, in the form of an answers file
     retain.json          what the model must keep
-    images/, images_general/   links to the folders the image paths were relative to
+    images/, images_general/   links to the folders that the image paths were relative to
     manifest.json        counts, sha256 of every file read and written, seed, judge
 
-The three JSON files are in the record schema (questions of `readers.shapes`).
+requests.json, forget.json and retain.json hold rows of the shape "question" of `readers.shapes`.
 """
 
 import hashlib
@@ -33,14 +33,16 @@ def write(
     manifest: Mapping[str, Any],
     answers: str = "",
 ) -> None:
-    """Writes all files into an empty folder.
+    """Writes all files of the folder.
 
     Args:
-      requests: the forget records with the answers they had in the safety data.
-      forget: the same records with harmful answers; none when the requests alone are forgotten.
-      roots: "safety" and, with general records, "general": the folder image paths are relative to.
+      folder: an empty folder.
+      requests: the forget records with the answers that they had in the safety data.
+      forget: the same records with harmful answers. Empty when the requests alone are forgotten.
+      retain: the retain records.
+      roots: the folder that image paths are relative to, under "safety" and, with general records, "general".
       manifest: what to write besides the files' hashes.
-      answers: text of forget_answers.jsonl; empty with empty `forget`.
+      answers: text of forget_answers.jsonl. Empty with empty `forget`.
     """
     for name, root in roots.items():
         os.symlink(resolved(root), folder / LINKS[name], target_is_directory=True)
@@ -55,7 +57,7 @@ def write(
 
 
 def row(record: Record) -> dict[str, Any]:
-    """A record as `readers.read` takes it, with its image under the link to the folder it came from."""
+    """A record as a row that `readers.read` takes, with its image under the link to the folder that it came from."""
     link = LINKS["general" if record.kind == "general" else "safety"]
     image = None if record.image is None else f"{link}/{record.image}"
     return {

@@ -1,9 +1,11 @@
 """Forget and retain sets for unlearning, from safety data, a file of model answers and general data.
 
-The forget set holds the unsafe requests with harmful answers, the retain set the safe pairs filled up with general
-data to a wanted size. Source: the pipeline of OPTML-Group/VLM-Safety-Unlearn (arXiv 2503.11832), without its weak
-points: a refusal never enters the forget set (unlearning it would teach to comply), an answer stands once in a
-record, records are keyed by id and not by image, sampling is seeded, and everything dropped is counted.
+The forget set holds the unsafe requests with harmful answers. The retain set holds the safe records, filled up with
+general data to a wanted size.
+
+Source: the pipeline of OPTML-Group/VLM-Safety-Unlearn (arXiv 2503.11832), without its weak points. A refusal never
+enters the forget set, since unlearning it would teach the model to comply. An answer stands once in a record. Records
+are keyed by id and not by image. Sampling is seeded, and everything dropped is counted.
 """
 
 import dataclasses
@@ -33,14 +35,12 @@ JUDGE = "refusal"  # the judge whose stored label says that an answer is a refus
 
 @dataclasses.dataclass(frozen=True)
 class ForgetRetain:
-    """The two sets.
+    """The two sets. Both know the folder of their images where the records that they were made from do.
 
     Attributes:
       forget: unsafe records whose `answer` is the harmful one.
       retain: safe and general records.
       manifest: counts and hashes.
-
-    Both know the folder of their images where the records they were made from do.
     """
 
     forget: Sequence[Record]
@@ -58,20 +58,21 @@ def build(
     judge: str = JUDGE,
     unsafe_on_safe_images: bool = False,
 ) -> ForgetRetain:
-    """Splits the data.
+    """The forget and the retain set of these data.
 
     Args:
-      safety: records of the safety data; unsafe ones are asked to be forgotten.
-      answers: answers jsonl of the base model on those requests, judged. None: the requests alone are to be forgotten,
-        all of them, and have no answer.
+      safety: records of the safety data. The unsafe ones are to be forgotten.
+      answers: the answers file (JSON lines) of the base model on those requests, judged. With None the requests alone
+        are forgotten, all of them, without answers.
       general: records to fill the retain set with.
-      retain_size: records in the retain set; None takes all of both. It is an error to ask for more than there are.
-      seed: decides which general (or safe) records are taken, and the order.
-      judge: whose labels tell refusals.
-      unsafe_on_safe_images: also forget the `#unsafe` pairs of safe images (the seed code's commented option).
+      retain_size: records in the retain set. None takes all safe and general ones.
+      seed: decides which general (or safe) records are taken, and their order.
+      judge: the judge whose stored labels say which answers are refusals.
+      unsafe_on_safe_images: also forget VLGuard's unsafe requests about safe images. The public code has this as a
+        commented-out option.
 
     Raises:
-      InputError: nothing to forget or to retain, or a bad answers file.
+      InputError: nothing to forget or to retain, fewer records than `retain_size`, or a bad answers file.
     """
     wanted = requests_to_forget(safety, unsafe_on_safe_images)
     if answers is None:
@@ -120,15 +121,19 @@ def _at(part: str | ImagePart, root: Path) -> str | ImagePart:
 
 
 def requests_to_forget(safety: Sequence[Record], unsafe_on_safe_images: bool = False) -> list[Record]:
-    """The unsafe records; those about VLGuard's safe images only on request, as in the seed code."""
+    """The unsafe records. Those about VLGuard's safe images are among them only on request, as in the public code."""
     left_out = () if unsafe_on_safe_images else ("vlguard/safe_unsafes",)
     return [r for r in safety if r.kind == "unsafe" and r.source not in left_out]
 
 
 def mix_retain(safe: Sequence[Record], general: Sequence[Record], size: int | None, seed: int) -> list[Record]:
-    """All safe records (at most `size`) and a seeded sample of general ones up to `size` in all, shuffled.
+    """The retain set: all safe records (at most `size`) and a seeded sample of general ones up to `size`, shuffled.
 
-    Raises InputError when there are no records, or fewer than `size`.
+    Args:
+      size: records in all; None takes every record of both.
+
+    Raises:
+      InputError: no records, or fewer than `size`.
     """
     if not safe and not general:
         raise InputError("no safe or general records to retain; an unlearning run needs data the model must keep")
@@ -146,10 +151,11 @@ def mix_retain(safe: Sequence[Record], general: Sequence[Record], size: int | No
 
 
 def preferred(forget: Sequence[Record], safety: Sequence[Record], kind: str, seed: int = 0) -> tuple[Record, ...]:
-    """The forget records in their order with the answer a model should prefer: the other half of DPO's pairs.
+    """The other half of DPO's pairs: the forget records, in their order, with the answer that a model should prefer.
 
     Args:
-      kind: "refusal", the reference answer of the same request in the safety data, or "idk", a seeded choice of `IDK`.
+      kind: "refusal" takes the reference answer of the same request in the safety data. "idk" takes a seeded choice of
+        `IDK`.
 
     Raises:
       InputError: a request without a reference answer.
@@ -168,7 +174,7 @@ def preferred(forget: Sequence[Record], safety: Sequence[Record], kind: str, see
 
 
 def digest(records: Sequence[Record]) -> str:
-    """sha256 over the records in their order."""
+    """The sha256 over the records in their order."""
     text = "\n".join(json.dumps(dataclasses.asdict(r), sort_keys=True) for r in records)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,7 +1,8 @@
-"""FigStep's typographic images: an instruction as a numbered list with empty items, drawn as text.
+"""FigStep's typographic images: an instruction, drawn as text above a numbered list with empty items.
 
-Source: ThuCCSLab/FigStep@96e015e:src/generate_prompts.py (Gong et al. 2023, arXiv 2311.05608): 760 x 760 white, black
-FreeMonoBold of 80 points at (20, 10), 11 pixels between lines, lines of at most 15 characters, "1. 2. 3." below.
+The image is white, 760 x 760 pixels. The text is black FreeMonoBold of 80 points at (20, 10), with 11 pixels between
+lines and at most 15 characters in a line. "1. ", "2. " and "3. " stand below. Source:
+ThuCCSLab/FigStep@96e015e:src/generate_prompts.py (Gong et al. 2023, arXiv 2311.05608).
 """
 
 import textwrap
@@ -26,10 +27,12 @@ def render(instruction: str, font: str | Path = FONT) -> Image.Image:
     """The image of an instruction, RGB 760 x 760.
 
     Args:
+      instruction: the text above the list.
       font: a TrueType file, or a name that Pillow finds among the system's fonts. Only upstream's own font gives
         upstream's pixels.
 
-    Raises InputError when the font is not there.
+    Raises:
+      InputError: the font is not there.
     """
     try:
         loaded = ImageFont.truetype(str(font), _POINTS)
@@ -42,7 +45,12 @@ def render(instruction: str, font: str | Path = FONT) -> Image.Image:
 
 
 def write_missing(records: Records, font: str | Path = FONT) -> int:
-    """Draws the images of FigStep records (read with check_images=False) that are not on the disk; how many."""
+    """Draws the images of FigStep's records that are not on the disk, and returns how many these were.
+
+    Args:
+      records: FigStep's records, read with `check_images=False`.
+      font: as in `render`.
+    """
     written = 0
     for item in records:
         path = records.image_path(item)
