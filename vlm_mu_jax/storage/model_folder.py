@@ -159,7 +159,7 @@ def write_model_folder(
       hf_config: content of config.json.
       files_from: folder whose tokenizer and processor files are copied.
       template: name of the chat template (`data.chat_template.TEMPLATES`), or "own" for the one in `files_from`.
-      dialect: spelling of the file keys to use on export (`convert.names.DIALECTS`).
+      dialect: spelling of the file keys to use on export (`conversion.names.DIALECTS`).
       provenance: content of provenance.json.
       system: system text of conversations that have none of their own; None = the template's.
     """

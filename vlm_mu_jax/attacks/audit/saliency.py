@@ -1,6 +1,6 @@
 """Which words of a question decide whether the model refuses: gradient x input, and the question without a word.
 
-Both are about the refusal margin (`attack.margin`), in nats, and positive where a word speaks for refusal. Removal is
+Both are about the refusal margin (`attacks.margin`), in nats, and positive where a word speaks for refusal. Removal is
 exact for what it asks: the same question, tokenised anew without the word. Gradient x input is the first order of
 fading a token's embedding out, for every token of the prompt at once, so the image and the template get their share.
 """

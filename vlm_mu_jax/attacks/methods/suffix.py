@@ -1,6 +1,6 @@
 """Suffix attacks: text behind the question, changed token by token until the refusal margin gives way.
 
-A step proposes many suffixes, from gradients (`attack.gcg`) or blindly (`attack.random_search`). Each is scored as the
+A step proposes many suffixes, from gradients (`gcg.py`) or blindly (`random_search.py`). Each is scored as the
 string that a user would send, tokenised anew as a whole, by the machinery of the word search: one prefix per question,
 guards inside. A proposal whose text is not tokenised to the proposed ids is dropped before it is scored, so that
 a step changes the tokens it means to change. The best one replaces the suffix where it is better.

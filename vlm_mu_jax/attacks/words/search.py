@@ -2,11 +2,11 @@
 should answer.
 
 Every candidate is put into every question at every position, and the model itself is asked: the score is the refusal
-margin (`attack.margin`). Nothing is sampled or pruned, so the result is exact over the stated vocabulary, positions,
+margin (`attacks.margin`). Nothing is sampled or pruned, so the result is exact over the stated vocabulary, positions,
 weights, dtype and score, and claims nothing beyond them.
 
 A question's prompt, image included, is run once; its candidates attend to that one cache and run only the tokens that
-come after the word's place (`attack.question`). Questions are independent: they go round the meshes they are given,
+come after the word's place (`attacks.scoring`). Questions are independent: they go round the meshes they are given,
 and finished ones are kept in a file from which a killed search continues.
 """
 
