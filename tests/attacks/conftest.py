@@ -8,10 +8,10 @@ import pytest
 
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
+from vlm_mu_jax.model.vlm import param_specs
 
 OPENERS = ("share", "what", "describe", "please", "can", "explain")
 NOUNS = ("blick", "dax", "wug", "toma", "fep", "zorp")
@@ -66,7 +66,7 @@ class TinyModel:
     """Has what `vlm_mu_jax.load` returns."""
 
     params: dict
-    config: LlavaConfig
+    config: ModelConfig
     processor: Processor
     folder: Path = Path("tiny")
 
@@ -74,7 +74,7 @@ class TinyModel:
 def tiny_processor(kind: str = "byte_level", vision: bool = True) -> Processor:
     """For a LLaVA with grouped queries and a subword tokenizer, so that some words are several tokens."""
     tokenizer = build(kind)
-    cfg = LlavaConfig(
+    cfg = ModelConfig(
         text=TextConfig(V=len(tokenizer), D=32, L=2, N=4, K=2, H=8, F=48, max_positions=256),
         vision=clip_vision(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>") if vision else None,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.data.placing import Placed, place
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 
 LONGEST = 96  # tokens of any prompt in these tests: one shape, so that few programs are compiled
 full_forward = jax.jit(forward, static_argnames=("cfg", "keep_cache"))

@@ -12,8 +12,8 @@ from vlm_mu_jax.data.inspection import inspect
 from vlm_mu_jax.miniature import checkpoint, language
 from vlm_mu_jax.miniature.world import make_world
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.storage.model_folder import write_model_folder
 
 TALK = [

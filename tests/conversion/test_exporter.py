@@ -12,7 +12,7 @@ from tests.conversion.hf_checkpoints import make_llama, make_llava, make_mistral
 from vlm_mu_jax.conversion import exporter, importer, names
 from vlm_mu_jax.conversion.tensor_files import INDEX, SINGLE
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.storage import model_folder
 
 LLAVA_DIALECTS = [d.name for d in names.DIALECTS.values() if d.vision and "original" not in d.name]

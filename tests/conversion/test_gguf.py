@@ -19,8 +19,8 @@ from vlm_mu_jax.conversion.exporter import export
 from vlm_mu_jax.conversion.gguf_tokenizer import write_tokenizer
 from vlm_mu_jax.conversion.importer import import_checkpoint
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import Batch, forward
 
 SIZES = {
     "vocab_size": 264,

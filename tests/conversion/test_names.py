@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from vlm_mu_jax.conversion import names
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import tensors
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import param_specs
 
 TEXT = TextConfig(V=11, D=12, L=2, N=4, K=2, H=3, F=7, attention_bias=True, mlp_bias=True)
-LLAVA = param_specs(LlavaConfig(text=TEXT, vision=clip_vision(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
-LLAMA = param_specs(LlavaConfig(text=TEXT))
-SANDWICH = param_specs(LlavaConfig(text=dataclasses.replace(TEXT, qk_norm=True, post_norms=True)))
+LLAVA = param_specs(ModelConfig(text=TEXT, vision=clip_vision(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
+LLAMA = param_specs(ModelConfig(text=TEXT))
+SANDWICH = param_specs(ModelConfig(text=dataclasses.replace(TEXT, qk_norm=True, post_norms=True)))
 
 
 def specs_of(dialect):

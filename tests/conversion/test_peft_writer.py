@@ -13,7 +13,7 @@ from tests.conversion.test_peft import merged_tensors
 from vlm_mu_jax.conversion import names
 from vlm_mu_jax.conversion.peft_writer import write_adapter
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model import llava, lora
+from vlm_mu_jax.model import lora, vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.params import flatten, unflatten
 
@@ -27,7 +27,7 @@ def drawn_pairs(specs, targets, rank, seed):
 def written(model, folder, targets, dialect, whole=None, alpha=6.0):
     """An adapter of random pairs over `model`; `whole` as in `write_adapter`, with random values."""
     cfg = from_hf(model.config.to_dict())
-    specs = llava.param_specs(cfg)
+    specs = vlm.param_specs(cfg)
     shapes, rng = flatten(specs), np.random.default_rng(5)
     values = {path: rng.normal(size=spec.shape).astype(np.float32) for path, spec in shapes.items()}
     pairs = drawn_pairs(specs, targets, 3, 4)

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.storage.model_folder import Model, write_model_folder
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzUSERATIN:?.,\n "

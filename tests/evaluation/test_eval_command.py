@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import run_command
 from vlm_mu_jax.evaluation.answers import answers_file
-from vlm_mu_jax.model.llava import forward
+from vlm_mu_jax.model.vlm import forward
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import perplexity
 from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity, summary
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 
 QUESTIONS = ["what is a dax ?", "share the way of wug .", "is it ?", "what ?"]
 ANSWERS = ["a then b .", "i am sorry", "yes", ""]

@@ -13,8 +13,8 @@ from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.miniature import checkpoint
-from vlm_mu_jax.model.llava import forward, param_specs
 from vlm_mu_jax.model.params import flatten, init_params
+from vlm_mu_jax.model.vlm import forward, param_specs
 
 SHORT = tuple(dataclasses.replace(lesson, steps=2, rows=16) for lesson in checkpoint.LESSONS)
 

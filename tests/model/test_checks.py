@@ -8,7 +8,7 @@ import pytest
 from tests.model.tiny import IMAGE, LLAVA, TEXT_ONLY, VISION, pad, pixels, random_params, text_batch
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.generate import generate, stream
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 
 PARAMS = random_params(LLAVA)
 ROWS = [[1, *[IMAGE] * VISION.P, 2], [3, 4]]

@@ -11,8 +11,8 @@ from tests.model.tiny import LLAVA, TEXT, TEXT_ONLY, random_params, run, text_ba
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import RopeScaling
 from vlm_mu_jax.model.layers import REMAT_POLICIES
-from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.vlm import Batch, forward
 
 L, D = TEXT.L, TEXT.D
 PARAMS = random_params(LLAVA)
@@ -241,7 +241,7 @@ def test_a_given_gate_is_obeyed_and_returned():
 
 def test_an_adapter_equals_the_merged_weights():
     from vlm_mu_jax.model import lora
-    from vlm_mu_jax.model.llava import param_specs
+    from vlm_mu_jax.model.vlm import param_specs
 
     pairs = lora.init_lora(param_specs(LLAVA), (".*",), 2, jax.random.key(0))
     pairs = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), pairs)

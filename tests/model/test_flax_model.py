@@ -13,9 +13,9 @@ import vlm_mu_jax
 from tests.attacks.conftest import tiny_model
 from tests.model.tiny import LLAVA, TEXT_ONLY, mixed_rows, pad, random_params
 from vlm_mu_jax.model.flax_model import FlaxModel
-from vlm_mu_jax.model.llava import forward, param_specs
 from vlm_mu_jax.model.lora import adapters, lora_specs
 from vlm_mu_jax.model.params import abstract_params
+from vlm_mu_jax.model.vlm import forward, param_specs
 
 ROWS, IMAGES = mixed_rows()
 BATCH = pad(ROWS, IMAGES)

@@ -26,8 +26,8 @@ from tests.model.tiny import (
 from vlm_mu_jax.model import generate as module
 from vlm_mu_jax.model.config import RopeScaling
 from vlm_mu_jax.model.generate import can_share, generate, generate_program, stream
-from vlm_mu_jax.model.llava import Batch
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.vlm import Batch
 
 PARAMS = random_params(LLAVA)
 G, T = 5, 16

@@ -7,8 +7,8 @@ import pytest
 
 from tests.model.tiny import LLAVA, TEXT_ONLY, random_params
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import ParamSpec, abstract_params, check_params, flatten, init_params, unflatten
+from vlm_mu_jax.model.vlm import param_specs
 
 
 def test_flatten_and_unflatten_are_inverse():

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
-from vlm_mu_jax.model.llava import Batch, forward, param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.vlm import Batch, forward, param_specs
 
 IMAGE, PAD, EOS = 30, 0, 29
 TEXT = TextConfig(V=31, D=16, L=3, N=4, K=2, H=8, F=24)
 VISION = clip_vision(image_size=8, patch_size=4, D=12, L=2, N=3, F=20)
-LLAVA = LlavaConfig(TEXT, VISION, image_token_id=IMAGE, eos_ids=(), pad_id=PAD)
-TEXT_ONLY = LlavaConfig(TEXT, pad_id=PAD)
+LLAVA = ModelConfig(TEXT, VISION, image_token_id=IMAGE, eos_ids=(), pad_id=PAD)
+TEXT_ONLY = ModelConfig(TEXT, pad_id=PAD)
 
 run = jax.jit(forward, static_argnames=("cfg", "tap", "upto", "keep_cache", "logits", "last_only"))
 

@@ -12,8 +12,8 @@ from vlm_mu_jax.parallel.mesh import single_device_mesh
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
-from vlm_mu_jax.model.llava import Batch, forward, param_specs
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
+from vlm_mu_jax.model.vlm import Batch, forward, param_specs
 from vlm_mu_jax.model.params import abstract_params
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.activations import OnMesh, on_mesh_of, row_axes
@@ -24,7 +24,7 @@ def placed(tree, places):
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
 
 B, T = 8, 32
-cfg = LlavaConfig(TextConfig(V=64, D=64, L=2, N=4, K=4, H=16, F=96))
+cfg = ModelConfig(TextConfig(V=64, D=64, L=2, N=4, K=4, H=16, F=96))
 mesh = make_mesh(data=1, fsdp=4)
 params = placed(abstract_params(param_specs(cfg)), rules.shardings(param_specs(cfg), mesh))
 rows = batch_sharding(mesh)

@@ -7,10 +7,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.parallel.rules import RULES, partition, shardings
 
@@ -47,7 +47,7 @@ def test_what_does_not_fit_names_parameter_and_rule(axes, shape, message):
 def test_every_parameter_of_a_model_has_rules():
     text = TextConfig(V=32, D=16, L=2, N=4, K=2, H=8, F=24, attention_bias=True, mlp_bias=True)
     vision = clip_vision(image_size=8, patch_size=4, D=16, L=1, N=2, F=16)
-    specs = param_specs(LlavaConfig(text, vision, image_token_id=31))
+    specs = param_specs(ModelConfig(text, vision, image_token_id=31))
     assert {axis for spec in flatten(specs).values() for axis in spec.axes if axis} <= RULES.keys()
     for path, spec in flatten(specs).items():
         partition(path, spec.axes, spec.shape, MESH)

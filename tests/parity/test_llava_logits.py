@@ -9,7 +9,7 @@ import torch
 
 from tests.conversion.hf_checkpoints import LLAMA3_ROPE, make_llama, make_llava, make_mistral, save
 from vlm_mu_jax.conversion import importer
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 
 TOLERANCE = 1e-4
 

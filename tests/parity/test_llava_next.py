@@ -15,7 +15,7 @@ from tests.conversion.test_exporter import LLAVA_DIALECTS, spell, tensors, there
 from vlm_mu_jax.conversion import importer, names
 from vlm_mu_jax.data import anyres, images
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 
 TOLERANCE = 1e-4
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]

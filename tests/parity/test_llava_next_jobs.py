@@ -21,8 +21,8 @@ from vlm_mu_jax.conversion.convert import convert
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
-from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import forward
 from vlm_mu_jax.steering.hidden_states import last_token_states
 from vlm_mu_jax.training.settings import checked, defaults
 from vlm_mu_jax.training.train import train

@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 from tests.conversion.hf_checkpoints import make_llava, save
 from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.data.batches import TrainBatch
-from vlm_mu_jax.model.llava import Batch
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import Batch
 from vlm_mu_jax.objectives.reading import Read, Reading
 from vlm_mu_jax.objectives.registry import FORGET, make_objective
 from vlm_mu_jax.training.model_policy import ModelPolicy

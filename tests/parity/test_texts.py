@@ -13,7 +13,7 @@ from tests.parity.test_llava_logits import assert_same_logits, rope
 from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.conversion.exporter import export_params
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.model.llava import Batch
+from vlm_mu_jax.model.vlm import Batch
 
 YARN = rope("yarn", 4.0) | {"original_max_position_embeddings": 16}
 PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}

@@ -14,7 +14,7 @@ from vlm_mu_jax.conversion.exporter import export_params
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.model.llava import Batch
+from vlm_mu_jax.model.vlm import Batch
 
 QWEN2, QWEN3 = transformers.Qwen2Config, transformers.Qwen3Config
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.training import tiny
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.mesh import make_mesh

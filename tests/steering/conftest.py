@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tests.steering.tiny_folder import write_tiny
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
-from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.steering.anchor_texts import Anchors
 from vlm_mu_jax.steering.extraction import extract_guard
 from vlm_mu_jax.steering.gates import AnchorScores
@@ -28,7 +28,7 @@ class TinyModel:
     """Has what `vlm_mu_jax.load` returns."""
 
     params: dict
-    config: LlavaConfig
+    config: ModelConfig
     processor: Processor
     folder: Path = Path("tiny")
 
@@ -36,7 +36,7 @@ class TinyModel:
 def tiny_model(seed: int = 0, dtype: str = "float32", vision: bool = True, **text) -> TinyModel:
     tokens = ["<pad>", "</s>", "<image>", *dict.fromkeys(LETTERS)]
     sizes = {"V": len(tokens), "D": 32, "L": 4, "N": 4, "K": 2, "H": 8, "F": 48, "max_positions": 256}
-    cfg = LlavaConfig(
+    cfg = ModelConfig(
         text=TextConfig(**sizes | text),
         vision=clip_vision(image_size=8, patch_size=4, D=16, L=2, N=2, F=32) if vision else None,
         image_token_id=2 if vision else None,

@@ -12,7 +12,7 @@ from tests.steering.conftest import QUESTIONS
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.model.llava import forward
+from vlm_mu_jax.model.vlm import forward
 from vlm_mu_jax.steering import bake
 
 ALWAYS = {"gate": "none", "scope": "all"}

@@ -8,7 +8,7 @@ import pytest
 
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import forward
+from vlm_mu_jax.model.vlm import forward
 from vlm_mu_jax.steering.anchor_texts import load_anchors
 from vlm_mu_jax.steering.extraction import ExtractOptions, everyday_questions, extract_guard
 from vlm_mu_jax.steering.guard_options import GuardOptions

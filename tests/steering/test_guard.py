@@ -13,7 +13,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.model.generate import can_share, generate, generate_program
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
 from vlm_mu_jax.steering.anchor_texts import load_anchors

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import forward
 from vlm_mu_jax.model.steer import SCOPES
+from vlm_mu_jax.model.vlm import forward
 from vlm_mu_jax.steering import gates, operators
 
 LAYER = 1

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from vlm_mu_jax.data.prompts import Processor
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.steering.anchor_texts import Anchors
 from vlm_mu_jax.steering.extraction import extract_guard
 

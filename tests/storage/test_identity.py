@@ -45,8 +45,8 @@ def test_a_mesh_does_not_matter():
 
     from tests.storage.test_model_folder import HF
     from vlm_mu_jax.model.families import from_hf
-    from vlm_mu_jax.model.llava import param_specs
     from vlm_mu_jax.model.params import init_params
+    from vlm_mu_jax.model.vlm import param_specs
 
     specs = param_specs(from_hf(HF))
     params = init_params(specs, jax.random.key(0))

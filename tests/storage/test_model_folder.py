@@ -15,8 +15,8 @@ import vlm_mu_jax
 from tests.multidevice.start import run_together
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.stored_params import ParamsReader

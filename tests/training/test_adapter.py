@@ -15,7 +15,7 @@ from vlm_mu_jax.conversion.peft_writer import export_adapter
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.model import lora
-from vlm_mu_jax.model.llava import Batch, forward, param_specs
+from vlm_mu_jax.model.vlm import Batch, forward, param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.storage.model_folder import write_model_folder
 from vlm_mu_jax.training.adapter import save_adapter

@@ -8,8 +8,8 @@ import pytest
 
 from tests.training import tiny
 from vlm_mu_jax.data.batches import Stream, TrainRow
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import single_device_mesh
 from vlm_mu_jax.training import features

@@ -10,7 +10,7 @@ import pytest
 from tests.training import tiny
 from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.config import TextConfig
-from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.chips import CHIPS
 from vlm_mu_jax.planning.hlo import Module

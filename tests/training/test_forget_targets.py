@@ -10,8 +10,8 @@ from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.miniature import checkpoint, language, world
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.training.forget_scores import score
 from vlm_mu_jax.training.sources import tokenised
 

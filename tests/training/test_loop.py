@@ -139,8 +139,8 @@ def test_trained_leaves_restore_alone(params, straight):
 
 
 def _lora_like():
-    from vlm_mu_jax.model.llava import param_specs
     from vlm_mu_jax.model.lora import init_lora
+    from vlm_mu_jax.model.vlm import param_specs
 
     return init_lora(param_specs(tiny.TEXT), (".*",), 2, jax.random.key(0))
 

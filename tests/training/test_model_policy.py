@@ -7,9 +7,9 @@ import pytest
 
 from tests.training import tiny
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import forward, param_specs
 from vlm_mu_jax.model.lora import adapters, init_lora, merge
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.vlm import forward, param_specs
 from vlm_mu_jax.objectives.reading import Read
 from vlm_mu_jax.objectives.token_losses import KL, NLL
 from vlm_mu_jax.training.model_policy import ModelPolicy

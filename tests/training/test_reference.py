@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.training import tiny
-from vlm_mu_jax.model.llava import forward, logits_of
+from vlm_mu_jax.model.vlm import forward, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import single_device_mesh

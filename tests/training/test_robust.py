@@ -8,8 +8,8 @@ import pytest
 from tests.training import tiny
 from tests.training.test_step import with_micro
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.gradient import GA
 from vlm_mu_jax.objectives.keep import CE
 from vlm_mu_jax.objectives.objective import Objective

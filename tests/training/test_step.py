@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training.optimizer import OptimConfig, make_optimizer
 from vlm_mu_jax.training.step import TrainState, loss_and_gradients, make_step

@@ -13,8 +13,8 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.miniature import checkpoint, language
 from vlm_mu_jax.miniature.world import make_world
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, init_params
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.storage.model_folder import write_model_folder
 from vlm_mu_jax.training.export import owned
 from vlm_mu_jax.training.settings import checked, defaults

@@ -8,8 +8,8 @@ import pytest
 from tests.training import tiny
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import lora as lora_lib
-from vlm_mu_jax.model.llava import forward, param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.vlm import forward, param_specs
 from vlm_mu_jax.training.trainable import Selection, assemble, dtypes, finished, selected_paths, shared_blocks, split
 
 DOWN = "decoder/layers/wdown_LFD"

@@ -6,18 +6,18 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.data.batches import Stream, TrainRow
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families.llava import clip_vision
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.training import loop
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.spec import Observers, RunStorage, TrainingSpec
 
 IMAGE = 31
-TEXT = LlavaConfig(TextConfig(V=32, D=16, L=2, N=4, K=2, H=8, F=24))
+TEXT = ModelConfig(TextConfig(V=32, D=16, L=2, N=4, K=2, H=8, F=24))
 VISION = clip_vision(image_size=8, patch_size=4, D=16, L=1, N=2, F=16, feature_layers=(-1,))
-LLAVA = LlavaConfig(TEXT.text, VISION, image_token_id=IMAGE)
+LLAVA = ModelConfig(TEXT.text, VISION, image_token_id=IMAGE)
 
 
 def params(cfg, seed=0):

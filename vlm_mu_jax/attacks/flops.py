@@ -4,7 +4,7 @@ import numpy as np
 
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.model import flops
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 
 
 def candidate_flops(cfg: TextConfig, start: int, lengths: np.ndarray, nodes: tuple[Node, ...]) -> float:
@@ -17,7 +17,7 @@ def candidate_flops(cfg: TextConfig, start: int, lengths: np.ndarray, nodes: tup
     return total + flops.head_flops(cfg, n.size * len(nodes))
 
 
-def image_flops(cfg: LlavaConfig) -> float:
+def image_flops(cfg: ModelConfig) -> float:
     """One image, all its tiles, through the vision tower and the projector."""
     if cfg.vision is None:
         return 0.0

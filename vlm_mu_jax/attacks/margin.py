@@ -19,10 +19,10 @@ from jax import Array
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import upto
 from vlm_mu_jax.model.cache import KV
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, while_decoding
+from vlm_mu_jax.model.vlm import Batch, Output, forward, logits_of
 from vlm_mu_jax.steering.shapes import check_shapes
 
 
@@ -35,7 +35,7 @@ def score(
     lengths_C: Array,
     features_1QD: Array | None,
     *,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     nodes: tuple[Node, ...],
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
@@ -78,7 +78,7 @@ def last_states(
     lengths_C: Array,
     features_1QD: Array | None,
     *,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     lora: dict[str, Any] | None = None,
 ) -> Array:
     """Unsteered block outputs at each prompt's last token, float32 [L, C, D]: what a guard's first pass reads."""
@@ -92,7 +92,7 @@ def _run(
     tokens_CT: Array,
     lengths_C: Array,
     features_1QD: Array | None,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     steer: Steer | None,
     lora: dict[str, Any] | None,
     embedded_CTD: Array | None = None,
@@ -131,7 +131,7 @@ def _walk(
     last_CD: Array,
     past: tuple[KV, ...],
     lengths_C: Array,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     nodes: tuple[Node, ...],
     steer: Steer | None,
     lora: dict[str, Any] | None,
@@ -175,7 +175,7 @@ def _walk(
 def _read(
     params: Params,
     last_CD: Array,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     here: dict[str, Array],
     m: Any,
     reached_CM: Array,

@@ -27,10 +27,10 @@ from jax import Array
 from vlm_mu_jax.data import anyres
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.cache import KV
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, encode_images, forward
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, on_prefix
+from vlm_mu_jax.model.vlm import Batch, encode_images, forward
 from vlm_mu_jax.steering.shapes import check_shapes
 
 _encode = jax.jit(encode_images, static_argnames="cfg")
@@ -45,7 +45,7 @@ class Prefix:
 
 
 def image_features(
-    params: Params, image: Any, cfg: LlavaConfig, put: Callable[[Any], Any] = lambda tree: tree
+    params: Params, image: Any, cfg: ModelConfig, put: Callable[[Any], Any] = lambda tree: tree
 ) -> Array | None:
     """Tokens [1, Q, D] of one image as `Processor.pixels` makes it; None of None. put: moves arrays to devices."""
     if image is None:
@@ -62,7 +62,7 @@ def run_prefix(
     length_1: Array,
     features_1QD: Array | None,
     *,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
 ) -> Prefix:

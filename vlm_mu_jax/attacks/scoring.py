@@ -24,10 +24,10 @@ from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel import mesh as mesh_lib
 from vlm_mu_jax.parallel import rules
 
@@ -41,7 +41,7 @@ class SearchTask:
     `words` and the rest are those of `words.search.search`. A search for images has none of them.
     """
 
-    cfg: LlavaConfig
+    cfg: ModelConfig
     processor: Processor
     target: SearchTarget
     words: tuple[str, ...] = ()

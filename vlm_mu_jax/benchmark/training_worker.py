@@ -11,10 +11,10 @@ import numpy as np
 
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.data.batches import Stream, TrainRow
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import init_params
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.chips import chip_of
 from vlm_mu_jax.training import metrics
@@ -56,7 +56,7 @@ def run(do: str, size: str, rows: int, repeats: int, seed: int) -> dict[str, Any
     }
 
 
-def config(size: str) -> LlavaConfig:
+def config(size: str) -> ModelConfig:
     """LLaVA-1.5 of that size, as this device would train it."""
     text, vision = random_models.SIZES[size]
     platform = jax.devices()[0].platform
@@ -72,7 +72,7 @@ def config(size: str) -> LlavaConfig:
     return model_config(cfg, {"remat": "full" if size == "7b" else "none", "attention": "auto"}, platform)
 
 
-def task(name: str, cfg: LlavaConfig) -> tuple[Any, Selection]:
+def task(name: str, cfg: ModelConfig) -> tuple[Any, Selection]:
     """Objective and selection of a row."""
     if name == "rmu":
         layer = max(cfg.text.L // 4 - 1, 0)  # 7 of 32, as published
@@ -82,7 +82,7 @@ def task(name: str, cfg: LlavaConfig) -> tuple[Any, Selection]:
     return make_objective("npo"), selection
 
 
-def stream(cfg: LlavaConfig, name: str, rows: int, length: int, seed: int) -> Stream:
+def stream(cfg: ModelConfig, name: str, rows: int, length: int, seed: int) -> Stream:
     """Drawn rows of one length with one image each. The last quarter of a row carries the loss."""
     rng = np.random.default_rng(seed)
     side, mask = cfg.vision.image_size, [i >= length * (1 - ANSWER) for i in range(length)]

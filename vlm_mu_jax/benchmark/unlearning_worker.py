@@ -17,7 +17,7 @@ import numpy as np
 
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.data.batches import Stream, TrainRow
-from vlm_mu_jax.model.llava import encode_tower
+from vlm_mu_jax.model.vlm import encode_tower
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.mesh import single_device_mesh

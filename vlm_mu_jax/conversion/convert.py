@@ -9,7 +9,7 @@ from vlm_mu_jax.conversion.template import Wanted, choose_template
 from vlm_mu_jax.data.image_settings import read_settings, unknown_fields
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.paths import resolved
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage import generation, stored_params
 from vlm_mu_jax.storage.model_folder import PARAMS, SETTINGS, copy_companions, has_tokenizer, write_facts
@@ -88,7 +88,7 @@ def convert(
     )
 
 
-def _check_images(folder: Path, config: LlavaConfig) -> list[str]:
+def _check_images(folder: Path, config: ModelConfig) -> list[str]:
     """Refuses an image processor that we cannot follow, and lists the fields of it that we do not know."""
     if config.vision is None:
         return []

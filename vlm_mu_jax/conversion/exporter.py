@@ -22,8 +22,8 @@ from vlm_mu_jax.files.direct_file import DirectFile
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.files.paths import resolved
-from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage import model_folder, stored_params
@@ -90,7 +90,7 @@ def export(
         export_adapter(source, out, options.dialect, about, options.overwrite)
     else:
         hf_config = read_json(folder / "config.json")
-        specs = llava.param_specs(from_hf(hf_config, str(folder / "config.json")))
+        specs = vlm.param_specs(from_hf(hf_config, str(folder / "config.json")))
         stored = stored_params.ParamsReader(folder / model_folder.PARAMS)
         params_lib.check_params(params_lib.unflatten(stored.arrays), specs, str(folder))
         dtypes = {path: np.dtype(array.dtype) for path, array in stored.arrays.items()}
@@ -119,7 +119,7 @@ def export_params(
       options: as for `export`, without an adapter.
     """
     options = options or ExportOptions()
-    specs = llava.param_specs(from_hf(dict(hf_config)))
+    specs = vlm.param_specs(from_hf(dict(hf_config)))
     params_lib.check_params(dict(params), specs, str(out))
     flat = params_lib.flatten(params)
     dtypes = {path: np.dtype(leaf.dtype) for path, leaf in flat.items()}

@@ -36,7 +36,7 @@ class Imported:
     """A checkpoint in memory. params: nested dict of numpy arrays; dtype: of all of them, or "mixed"."""
 
     params: params_lib.Params
-    config: config_lib.LlavaConfig
+    config: config_lib.ModelConfig
     hf_config: dict[str, Any]
     folder: Path
     dialect: str

@@ -19,9 +19,9 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.files.paths import resolved
-from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import lora as lora_lib
 from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import model_folder
@@ -113,7 +113,7 @@ def export_adapter(
         reason = read_json(model / "provenance.json").get("adapter", "it trained no LoRA")
         raise InputError(f"{source}: has no adapter ({reason}); export the model itself")
     config = from_hf(read_json(model / "config.json"), str(model / "config.json"))
-    specs = llava.param_specs(config)
+    specs = vlm.param_specs(config)
     fitting = {known.name: known for known in names.fitting(specs)}
     if dialect is not None and dialect not in fitting:
         raise InputError(f"dialect {dialect!r} does not fit this model; use one of {', '.join(fitting)}")

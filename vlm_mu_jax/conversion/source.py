@@ -12,8 +12,8 @@ from vlm_mu_jax.conversion.overlay import Tensors
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import config as config_lib
-from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.storage.model_folder import has_tokenizer
 
@@ -32,7 +32,7 @@ class Source:
 
     files: Tensors
     hf_config: dict[str, Any]
-    config: config_lib.LlavaConfig
+    config: config_lib.ModelConfig
     specs: params_lib.Specs
     dialect: names.Dialect
     folder: Path
@@ -75,7 +75,7 @@ def open_source(
         if vision_tower is not None:
             raise InputError(f"--vision_tower: {folder} is no original LLaVA, its vision tower is inside; leave it out")
         cfg = from_hf(config, str(described / "config.json"))
-        specs = llava.param_specs(cfg)
+        specs = vlm.param_specs(cfg)
         dialect = names.find_dialect(files.tensors.keys(), specs, str(folder))
         if adapter is not None:
             files = peft.merged(files, adapter, specs, dialect)
@@ -90,7 +90,7 @@ def _gguf(path: Path, stack: contextlib.ExitStack) -> Source:
     config |= gguf_tokenizer.write_tokenizer(file, made)
     stack.enter_context(files)
     cfg = from_hf(config, str(path))
-    specs = llava.param_specs(cfg)
+    specs = vlm.param_specs(cfg)
     return Source(files, config, cfg, specs, names.default_dialect(specs), made, lambda: contextlib.nullcontext(made))
 
 
@@ -119,7 +119,7 @@ def _original(
     tokenizer = original_files.read_tokenizer(tokenizer_folder, original.LANGUAGE_MODELS[config["model_type"]])
     hf_config = original.hf_config(config, original.vision_config(config, vision_tower, name), tokenizer, name)
     cfg = from_hf(hf_config, name)
-    specs = llava.param_specs(cfg)
+    specs = vlm.param_specs(cfg)
     if not original.has_tower(files):
         tower = None if vision_tower is None else stack.enter_context(open_files(vision_tower))
         files = original.with_tower(files, tower, config)

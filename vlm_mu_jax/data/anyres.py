@@ -30,7 +30,7 @@ class Tiles:
     Attributes:
       pixels_MHWC: the view of the whole image, then its tiles row by row, then zeros up to the most tiles that an image
         of this model has.
-      gather_Q: which feature each of its image tokens is, as in `model.llava.Batch`.
+      gather_Q: which feature each of its image tokens is, as in `model.vlm.Batch`.
       features: number of features of all M tiles together, M * P.
     """
 

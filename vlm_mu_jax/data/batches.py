@@ -26,7 +26,7 @@ from vlm_mu_jax.data import anyres
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.prompts import Example
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import Batch
+from vlm_mu_jax.model.vlm import Batch
 
 IMAGE_CACHE_BYTES = 2 << 30
 CHUNK = 16  # batches whose rows are sorted by length among themselves

@@ -18,8 +18,8 @@ from vlm_mu_jax.data.image_settings import read_settings
 from vlm_mu_jax.data.records import Turn
 from vlm_mu_jax.data.rendering import Renderer, asked, common_prefix
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch
+from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.vlm import Batch
 
 # An image as `Processor.pixels` takes it (file or picture) or makes it (float32 [H, W, 3], or tiles for LLaVA-NeXT).
 Picture = str | Path | Image.Image | np.ndarray | Tiles
@@ -65,7 +65,7 @@ class Processor:
         tokenizer: Any,
         settings: images.ImageSettings | None,
         template: str | ChatTemplate,
-        cfg: LlavaConfig,
+        cfg: ModelConfig,
         system: str | None = None,
     ) -> None:
         """template: a name of `TEMPLATES`, or the template itself. Raises InputError for another name."""
@@ -82,7 +82,7 @@ class Processor:
     def from_folder(
         cls,
         folder: str | Path,
-        cfg: LlavaConfig,
+        cfg: ModelConfig,
         template: str | ChatTemplate = "llava_hf",
         system: str | None = None,
     ) -> "Processor":
@@ -314,7 +314,7 @@ class Processor:
                 raise InputError(f"row {i} has {stand} image placeholders, but its images have {have} tokens")
 
 
-def _check_tiles(settings: images.ImageSettings, cfg: LlavaConfig, folder: str | Path) -> None:
+def _check_tiles(settings: images.ImageSettings, cfg: ModelConfig, folder: str | Path) -> None:
     """The model and its image processor must cut images the same way, or tokens and features do not meet."""
     vision = cfg.vision
     if settings.pinpoints not in ((), vision.plan.pinpoints):

@@ -9,7 +9,7 @@ from vlm_mu_jax.data.answer_spans import Spoken
 from vlm_mu_jax.data.chat_template import ChatTemplate, JinjaTemplate, Message
 from vlm_mu_jax.data.records import ImagePart, Turn
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 
 
 class Renderer:
@@ -19,7 +19,7 @@ class Renderer:
       image_token: the text of an image's placeholder, or None for a text-only model.
     """
 
-    def __init__(self, tokenizer: Any, chat: ChatTemplate, cfg: LlavaConfig, system: str | None) -> None:
+    def __init__(self, tokenizer: Any, chat: ChatTemplate, cfg: ModelConfig, system: str | None) -> None:
         """system: text of conversations that have none of their own; None = the template's."""
         self.tokenizer, self.chat, self.cfg, self.system = tokenizer, chat, cfg, system
         self.image_token = None if cfg.image_token_id is None else tokenizer.convert_ids_to_tokens(cfg.image_token_id)

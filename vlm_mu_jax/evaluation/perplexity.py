@@ -21,7 +21,7 @@ import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import Batch, forward, logits_of
+from vlm_mu_jax.model.vlm import Batch, forward, logits_of
 from vlm_mu_jax.objectives.logprobs import answer_nll
 from vlm_mu_jax.progress import Progress
 

@@ -17,10 +17,10 @@ from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 from vlm_mu_jax.miniature.curriculum import Lessons
 from vlm_mu_jax.miniature.dataset import DatasetWriter
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, init_params
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training.loop import fit
@@ -94,7 +94,7 @@ def build_miniature(
 
 
 def _educate(
-    cfg: LlavaConfig, lessons: Lessons, seed: int, progress: Progress | None, plan: tuple[Lesson, ...]
+    cfg: ModelConfig, lessons: Lessons, seed: int, progress: Progress | None, plan: tuple[Lesson, ...]
 ) -> Params:
     params = init_params(param_specs(cfg), jax.random.key(seed))
     for lesson in plan:

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.model.llava import Batch
+    from vlm_mu_jax.model.vlm import Batch
 
 
-def check_batch(batch: "Batch", cfg: LlavaConfig, name: str = "batch") -> None:
+def check_batch(batch: "Batch", cfg: ModelConfig, name: str = "batch") -> None:
     """Compares a batch with its declaration and with the model.
 
     Args:
@@ -48,7 +48,7 @@ def _check_rows(batch: "Batch", name: str) -> None:
     _check(f"{name}.lengths_B", batch.lengths_B, batch.tokens_BT.shape[:1], "[B], B as in tokens_BT", int)
 
 
-def _check_images(batch: "Batch", cfg: LlavaConfig, name: str) -> None:
+def _check_images(batch: "Batch", cfg: ModelConfig, name: str) -> None:
     B, T = batch.tokens_BT.shape
     D = cfg.text.D
     pixels, states = batch.pixels_BMHWC, batch.vision_BMPE
@@ -83,7 +83,7 @@ def _check(name: str, array: Any, shape: tuple[int | None, ...], what: str, kind
         raise InputError(f"{name} has dtype {array.dtype}; it must hold {wanted}") from error
 
 
-def _check_placeholders(tokens_BT: np.ndarray, batch: "Batch", cfg: LlavaConfig, name: str) -> None:
+def _check_placeholders(tokens_BT: np.ndarray, batch: "Batch", cfg: ModelConfig, name: str) -> None:
     """More placeholders than image tokens would silently repeat the last of these."""
     stand_B = (tokens_BT == cfg.image_token_id).sum(axis=1)
     have = _image_tokens(batch, cfg)
@@ -93,7 +93,7 @@ def _check_placeholders(tokens_BT: np.ndarray, batch: "Batch", cfg: LlavaConfig,
         raise InputError(f"{name}.tokens_BT: row {row} has {stand_B[row]} image placeholders, but {given}")
 
 
-def _image_tokens(batch: "Batch", cfg: LlavaConfig) -> int:
+def _image_tokens(batch: "Batch", cfg: ModelConfig) -> int:
     """The most image tokens that a row of the batch can have, by its shapes."""
     if batch.features_BQD is not None:
         return batch.features_BQD.shape[1]

@@ -110,7 +110,7 @@ class VisionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LlavaConfig:
+class ModelConfig:
     """A vision-language model, or a text-only one when `vision` is None.
 
     image_token_id: the placeholder that stands for each image token in a row of ids.
@@ -124,6 +124,6 @@ class LlavaConfig:
     pad_id: int = 0
     dtype: str = "float32"
 
-    def with_text(self, **changes: Any) -> "LlavaConfig":
+    def with_text(self, **changes: Any) -> "ModelConfig":
         """The same model with some decoder fields replaced, e.g. `cfg.with_text(remat="full")`."""
         return dataclasses.replace(self, text=dataclasses.replace(self.text, **changes))

@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, Output, forward, param_specs
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.lora import adapters, lora_specs
 from vlm_mu_jax.model.params import Params, Specs, init_params
+from vlm_mu_jax.model.vlm import Batch, Output, forward, param_specs
 
 
 class FlaxModel(nn.Module):
@@ -36,7 +36,7 @@ class FlaxModel(nn.Module):
         logits_BTV = module.apply(variables, batch).logits_BTV
     """
 
-    cfg: LlavaConfig
+    cfg: ModelConfig
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = (".*",)

@@ -6,7 +6,7 @@ Not counted: norms, rotary angles, softmax, losses. XLA's own count cannot be us
 
 import numpy as np
 
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig, VisionConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig, VisionConfig
 
 
 def linear_sizes(cfg: TextConfig) -> dict[str, int]:
@@ -51,6 +51,6 @@ def vision_flops(cfg: VisionConfig) -> float:
     return cfg.tower.flops()
 
 
-def projector_sizes(cfg: LlavaConfig) -> dict[str, int]:
+def projector_sizes(cfg: ModelConfig) -> dict[str, int]:
     """Weights of the connector's linear maps, in the order they are applied."""
     return cfg.vision.connector.linear_sizes(cfg.vision.tower.E, cfg.text.D)

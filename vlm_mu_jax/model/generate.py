@@ -18,10 +18,10 @@ from jax import Array
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.cache import KV, apart
 from vlm_mu_jax.model.checks import check_batch, check_seeds
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, Output, forward, logits_of
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import LATE, Steer, on_prefix, while_decoding
+from vlm_mu_jax.model.vlm import Batch, Output, forward, logits_of
 
 # Prompts of this many tokens or more run the last block for their last token alone. That saves time in every run and
 # costs compile time, so that it does not pay for short prompts.
@@ -66,7 +66,7 @@ class Decoding:
 def generate(
     params: Params,
     batch: Batch,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -114,7 +114,7 @@ def generate(
 def _generate(
     params: Params,
     batch: Batch,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -132,7 +132,7 @@ def _generate(
 generate_program = jax.jit(_generate, static_argnames=("cfg", "max_new_tokens", "temperature", "top_p"))
 
 
-def _checked(batch: Batch, cfg: LlavaConfig, max_new_tokens: int, seeds_B: Array | None) -> int:
+def _checked(batch: Batch, cfg: ModelConfig, max_new_tokens: int, seeds_B: Array | None) -> int:
     """Number of rows of a batch that may be continued."""
     check_batch(batch, cfg)
     rows = batch.tokens_BT.shape[0]
@@ -145,7 +145,7 @@ def _checked(batch: Batch, cfg: LlavaConfig, max_new_tokens: int, seeds_B: Array
 def stream(
     params: Params,
     batch: Batch,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -165,7 +165,7 @@ def stream(
         yield jax.tree.map(np.array, state.out)  # copies: the next step reuses the state's memory
 
 
-def can_share(cfg: LlavaConfig, steer: Any) -> bool:
+def can_share(cfg: ModelConfig, steer: Any) -> bool:
     """Whether the states of a prompt's beginning are the same whatever follows it, so that `prefix` may be used.
 
     They are not where a guard writes the beginning and its gate or shift is each row's own: the gate is decided at the
@@ -184,7 +184,7 @@ def can_share(cfg: LlavaConfig, steer: Any) -> bool:
 def _begin(
     params: Params,
     batch: Batch,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     max_new_tokens: int,
     seeds_B: Array | None,
     steer: Steer | None,
@@ -222,7 +222,7 @@ def _begin(
     )
 
 
-def _prefill(params: Params, batch: Batch, cfg: LlavaConfig, **options: Any) -> Output:
+def _prefill(params: Params, batch: Batch, cfg: ModelConfig, **options: Any) -> Output:
     """Keys, values and gates of the rows, and the hidden state [B, 1, D] of each one's last token."""
     B, T = batch.tokens_BT.shape
     if T >= LONG:
@@ -231,7 +231,7 @@ def _prefill(params: Params, batch: Batch, cfg: LlavaConfig, **options: Any) -> 
     return out.replace(hidden_BTD=out.hidden_BTD[jnp.arange(B), batch.lengths_B - 1][:, None])
 
 
-def _readable(kv: KV, cfg: LlavaConfig) -> KV:
+def _readable(kv: KV, cfg: ModelConfig) -> KV:
     """All of it is earlier than whatever reads it; only a sliding window needs to know by how much."""
     return kv if cfg.text.sliding_window is not None else kv.replace(positions_BS=None)
 
@@ -239,7 +239,7 @@ def _readable(kv: KV, cfg: LlavaConfig) -> KV:
 def _advance(
     params: Params,
     state: Decoding,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     until: int | Array,
     temperature: float,
     top_p: float,
@@ -266,7 +266,7 @@ _advance_jit = jax.jit(_advance, static_argnames=("cfg", "temperature", "top_p")
 
 
 def _step(
-    params: Params, s: Decoding, cfg: LlavaConfig, temperature: float, top_p: float, lora: dict[str, Any] | None
+    params: Params, s: Decoding, cfg: ModelConfig, temperature: float, top_p: float, lora: dict[str, Any] | None
 ) -> Decoding:
     """One more token of every row that has not ended."""
     live = ~s.done_B
@@ -309,7 +309,7 @@ def _append(made: KV, new: KV, step: Array) -> KV:
     return made.replace(k=k, v=v, valid_BS=valid_BG)
 
 
-def _of_text(logits_BV: Array, cfg: LlavaConfig) -> Array:
+def _of_text(logits_BV: Array, cfg: ModelConfig) -> Array:
     """Logits without the image placeholder, which is no text: it marks the place of an image in a prompt. The original
     LLaVA cannot write it (its vocabulary has none); transformers can, and needs `suppress_tokens` for the same answer.
     """

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import from_hf
 
 _CLIP_L_336: dict[str, Any] = {
@@ -37,7 +37,7 @@ _WIDTHS: dict[str, dict[str, int]] = {
 }
 
 
-def published(name: str) -> LlavaConfig:
+def published(name: str) -> ModelConfig:
     """Configuration of a checkpoint as llava-hf publishes it, in bfloat16: "llava-1.5-7b" or "llava-1.5-13b"."""
     if name not in _WIDTHS:
         raise InputError(f"config.model.like: {name!r} is unknown; use one of {', '.join(_WIDTHS)}")

@@ -17,12 +17,12 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.cache import KV
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.generate import generate_program
-from vlm_mu_jax.model.llava import Batch, param_specs
 from vlm_mu_jax.model.params import abstract_params
 from vlm_mu_jax.model.published import published
+from vlm_mu_jax.model.vlm import Batch, param_specs
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
@@ -45,7 +45,7 @@ class PlannedJob:
     about: tuple[str, ...]
 
 
-def model_config(settings: dict[str, Any]) -> LlavaConfig:
+def model_config(settings: dict[str, Any]) -> ModelConfig:
     """The model of a config: of the folder `model.init` if it is there, else of the published one `model.like`."""
     init, like = settings["model"]["init"], settings["model"]["like"]
     file = Path(init) / "config.json"
@@ -60,7 +60,7 @@ def model_config(settings: dict[str, Any]) -> LlavaConfig:
     return applied(cfg, settings["model"], "tpu")
 
 
-def train(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> PlannedJob:
+def train(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> PlannedJob:
     """One optimizer update."""
     planned = planned_step(settings, cfg, devices)
     sizes = " x ".join(f"{name} {size}" for name, size in planned.mesh.shape.items())
@@ -74,7 +74,7 @@ def train(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Pla
     return PlannedJob(planned.step, planned.args, {}, planned.flops, "step", about)
 
 
-def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> PlannedJob:
+def decode(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> PlannedJob:
     """Generation for `batch_size` prompts with an image each."""
     mesh = make_mesh(**settings["mesh"], devices=devices)
     rows, prompt = settings["batch_size"], TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
@@ -95,7 +95,7 @@ def decode(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Pl
     )
 
 
-def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> PlannedJob:
+def attack(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> PlannedJob:
     """One block of candidates of the word search on one question's prefix cache."""
     mesh = make_mesh(**settings["mesh"], devices=devices)
     count, prefix = BLOCK * batch_shards(mesh), TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
@@ -116,7 +116,7 @@ def attack(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> Pl
     )
 
 
-def _weights(cfg: LlavaConfig, mesh: jax.sharding.Mesh) -> Any:
+def _weights(cfg: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
     specs = param_specs(cfg)
     places = rules.shardings(specs, mesh)
     return jax.tree.map(
@@ -130,7 +130,7 @@ def _shape(place: Any, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStru
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
 
-JOBS: dict[str, Callable[[dict[str, Any], LlavaConfig, list[Any]], PlannedJob]] = {
+JOBS: dict[str, Callable[[dict[str, Any], ModelConfig, list[Any]], PlannedJob]] = {
     "train": train,
     "decode": decode,
     "attack": attack,

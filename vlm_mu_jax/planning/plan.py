@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.parallel.mesh import BATCH_AXES
 from vlm_mu_jax.planning.compilation import DoesNotFit, Program, bytes_per_chip, compile_ahead, extrapolated, roofline
 from vlm_mu_jax.planning.jobs import JOBS, PlannedJob
@@ -23,13 +23,13 @@ class _Asked:
 
     what: str
     settings: dict[str, Any]
-    cfg: LlavaConfig
+    cfg: ModelConfig
     target: PlanTarget
     tell: Tell
 
 
 def plan(
-    what: str, settings: dict[str, Any], cfg: LlavaConfig, target: PlanTarget, advise: bool = True, tell: Tell = print
+    what: str, settings: dict[str, Any], cfg: ModelConfig, target: PlanTarget, advise: bool = True, tell: Tell = print
 ) -> dict[str, Any]:
     """Plans one job: compiles it for the target and reads memory, work and collectives from the compiled program.
 
@@ -107,7 +107,7 @@ def _limit(target: PlanTarget) -> float:
     return CHIPS["v5p"].memory if target.compiled_for else target.chip.memory
 
 
-def _depths(settings: dict[str, Any], cfg: LlavaConfig) -> tuple[int, int]:
+def _depths(settings: dict[str, Any], cfg: ModelConfig) -> tuple[int, int]:
     """Two numbers of layers that hold every layer the settings name."""
     used = [layer for layers in settings["train"]["slices"].values() for layer in layers]
     used += [v for k, v in settings["objective"].items() if k.endswith("layer") and v is not None]
@@ -159,7 +159,7 @@ def _advice(asked: _Asked, job: PlannedJob) -> str:
     return "set a smaller batch_size or data.max_length, or use more chips; remat and accumulation are not enough"
 
 
-def _with_remat(cfg: LlavaConfig, settings: dict[str, Any]) -> LlavaConfig:
+def _with_remat(cfg: ModelConfig, settings: dict[str, Any]) -> ModelConfig:
     return cfg.with_text(remat=settings["model"]["remat"])
 
 

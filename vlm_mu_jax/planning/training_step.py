@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from vlm_mu_jax.data.batches import TrainBatch
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, param_specs
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import abstract_params, flatten, unflatten
+from vlm_mu_jax.model.vlm import Batch, param_specs
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import rules
@@ -46,7 +46,7 @@ class PlannedStep:
     tokens: int
 
 
-def planned_step(settings: dict[str, Any], cfg: LlavaConfig, devices: list[Any]) -> PlannedStep:
+def planned_step(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> PlannedStep:
     """What `bin/train` would run, without a weight or a row of data.
 
     Rows are `data.max_length` tokens long and hold one image each (none for a text-only model).
@@ -95,7 +95,7 @@ def _placed(tree: Any, shardings: Any) -> Any:
 
 
 def _rows(
-    settings: dict[str, Any], cfg: LlavaConfig, objective: Objective, mesh: jax.sharding.Mesh
+    settings: dict[str, Any], cfg: ModelConfig, objective: Objective, mesh: jax.sharding.Mesh
 ) -> dict[str, TrainBatch]:
     """Every stream's batch of one step, leaves [micro-batches, rows, ...]."""
     names = [*objective.streams]
@@ -116,7 +116,7 @@ def _rows(
     return rows
 
 
-def _batch(cfg: LlavaConfig, lead: tuple[int, int], length: int, reference: bool) -> TrainBatch:
+def _batch(cfg: ModelConfig, lead: tuple[int, int], length: int, reference: bool) -> TrainBatch:
     def shape(*rest: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*lead, *rest), dtype)
 

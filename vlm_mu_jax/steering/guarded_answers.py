@@ -11,8 +11,8 @@ import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.generate import can_share, generate
-from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.model.steer import Steer, while_decoding
+from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.hidden_states import prompt_batches

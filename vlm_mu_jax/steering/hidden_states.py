@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.llava import Batch, forward
+from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 
 FILE = "generation_config.json"
 # transformers@generation/configuration_utils.py: what changes greedy decoding, and the values that switch it off
@@ -29,7 +29,7 @@ _OFF = {
 }
 
 
-def with_ends(cfg: LlavaConfig, folder: Path) -> LlavaConfig:
+def with_ends(cfg: ModelConfig, folder: Path) -> ModelConfig:
     """The config with the end tokens of generation_config.json, as transformers generates; unchanged without that file.
 
     The first end token closes an answer in training. It stays the one of config.json where both files name it.

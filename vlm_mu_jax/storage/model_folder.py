@@ -24,8 +24,8 @@ from vlm_mu_jax.files.folders import complete_folder, partial_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import config as config_lib
-from vlm_mu_jax.model import llava
 from vlm_mu_jax.model import params as params_lib
+from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import generation, stored_params
@@ -69,7 +69,7 @@ class Model:
     """A model ready to use. processor is None only if `load` was told to do without."""
 
     params: params_lib.Params
-    config: config_lib.LlavaConfig
+    config: config_lib.ModelConfig
     processor: "Processor | None"
     folder: Path
 
@@ -93,7 +93,7 @@ def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_process
         from vlm_mu_jax.data.prompts import Processor  # brings in transformers
 
         processor = Processor.from_folder(folder, cfg, settings["template"], settings.get("system"))
-    params = stored_params.load(folder / PARAMS, llava.param_specs(cfg), mesh)
+    params = stored_params.load(folder / PARAMS, vlm.param_specs(cfg), mesh)
     return Model(params, cfg, processor, folder)
 
 
@@ -119,7 +119,7 @@ def find(folder: str | Path) -> Path:
     raise InputError(f"{folder}: holds no model ({SETTINGS} is missing); give one made by bin/convert_hf or bin/train")
 
 
-def read_config(folder: Path) -> config_lib.LlavaConfig:
+def read_config(folder: Path) -> config_lib.ModelConfig:
     """The model's config, with the end tokens that generation_config.json names."""
     return generation.with_ends(from_hf(read_json(folder / "config.json"), str(folder / "config.json")), folder)
 
@@ -164,7 +164,7 @@ def write_model_folder(
       system: system text of conversations that have none of their own; None = the template's.
     """
     cfg = from_hf(dict(hf_config))
-    specs = llava.param_specs(cfg)
+    specs = vlm.param_specs(cfg)
     params_lib.check_params(dict(params), specs, str(out))
     dtypes = [leaf.dtype for leaf in params_lib.flatten(params).values()]
     one = complete_folder(out, marker=SETTINGS) if distributed.first() else contextlib.nullcontext(partial_folder(out))

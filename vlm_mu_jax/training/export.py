@@ -10,7 +10,7 @@ import jax
 
 from vlm_mu_jax.files.folders import only_writer
 from vlm_mu_jax.files.json_file import read_json, write_json
-from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash

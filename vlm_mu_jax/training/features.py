@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.files.outputs import complete_file
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import encode_tower
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.vlm import encode_tower
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.parallel.mesh import batch_shards, put_batch, replicated
 from vlm_mu_jax.progress import Progress
@@ -36,7 +36,7 @@ IMAGES = 8  # encoded at a time, per device
 def with_features(
     params: Params,
     streams: Mapping[str, Stream],
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     mesh: Mesh,
     *,
     cache: Path | None,
@@ -111,7 +111,7 @@ def _encoded(
     params: Params,
     images: Sequence[Any],
     load: Callable[[Any], Pixels],
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     mesh: Mesh,
     like: jax.ShapeDtypeStruct,
     file: Path | None,

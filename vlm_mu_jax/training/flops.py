@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.model import flops, lora
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, param_specs
+from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.vlm import Batch, param_specs
 from vlm_mu_jax.objectives.keep import CE
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.parallel.chips import chip_of
@@ -71,7 +71,7 @@ def mfu(step_flops: float, seconds: float, devices: list[jax.Device]) -> float |
 
 
 def train_step_flops(
-    cfg: LlavaConfig, objective: Objective, selection: Selection, rows: Mapping[str, Any], robust: Robust = PLAIN
+    cfg: ModelConfig, objective: Objective, selection: Selection, rows: Mapping[str, Any], robust: Robust = PLAIN
 ) -> float:
     """FLOPs of one optimizer update on all devices together.
 
@@ -98,7 +98,7 @@ def _gradients(objective: Objective, robust: Robust) -> list[tuple[int, Objectiv
     return [*found, ({"sam": 2, "tamper": robust.steps + 1}[robust.kind], objective.part(forgets=True))]
 
 
-def passes(cfg: LlavaConfig, objective: Objective, rows: Mapping[str, Any], shared: int | None = None) -> list[Pass]:
+def passes(cfg: ModelConfig, objective: Objective, rows: Mapping[str, Any], shared: int | None = None) -> list[Pass]:
     """Every forward pass of the objective over these rows (leaves lead with [rows]).
 
     Args:
@@ -125,7 +125,7 @@ def _without_lead(x: Any) -> jax.ShapeDtypeStruct:
 class _Cost:
     """FLOPs of passes under one selection."""
 
-    def __init__(self, cfg: LlavaConfig, selection: Selection) -> None:
+    def __init__(self, cfg: ModelConfig, selection: Selection) -> None:
         self.cfg = cfg
         specs = param_specs(cfg)
         self.whole = set(selected_paths(selection, specs))

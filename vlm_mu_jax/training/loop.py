@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel import distributed, rules
 from vlm_mu_jax.parallel.mesh import batch_shards, make_mesh, single_device_mesh
 from vlm_mu_jax.storage.identity import weights_hash

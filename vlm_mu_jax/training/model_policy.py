@@ -10,11 +10,11 @@ from jax import Array
 
 from vlm_mu_jax.data.batches import TrainBatch
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import decode
-from vlm_mu_jax.model.llava import Batch, embed, final_norm, logits_of
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.stacks import freeze
+from vlm_mu_jax.model.vlm import Batch, embed, final_norm, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.objectives.reading import Read, Reading
 
@@ -36,7 +36,7 @@ class ModelPolicy:
     params: Params
     lora: dict[str, Any] | None
     reference: Params | None
-    cfg: LlavaConfig
+    cfg: ModelConfig
     constants: Mapping[str, Array]
     shared: int | None = None
 

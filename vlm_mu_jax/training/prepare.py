@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.outputs import complete_file
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, flatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel import distributed, rules
 from vlm_mu_jax.parallel.mesh import batch_shards, put, replicated
 from vlm_mu_jax.progress import Progress

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.parallel.activations import OnMesh
@@ -29,7 +29,7 @@ from vlm_mu_jax.training.model_policy import ModelPolicy
 def reference_nll(
     params: Params,
     stream: Stream,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     mesh: Mesh,
     *,
     rows_per_batch: int,

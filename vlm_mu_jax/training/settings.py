@@ -15,7 +15,7 @@ from ml_collections import config_dict
 from vlm_mu_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.model.config import LlavaConfig
+    from vlm_mu_jax.model.config import ModelConfig
 
 
 def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigDict:
@@ -100,7 +100,7 @@ def _evaluation() -> ml_collections.ConfigDict:
     )
 
 
-def model_config(cfg: "LlavaConfig", model: Mapping[str, Any], platform: str) -> "LlavaConfig":
+def model_config(cfg: "ModelConfig", model: Mapping[str, Any], platform: str) -> "ModelConfig":
     """The model's configuration with the settings `config.model` applied.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training.evaluation import EvaluationPlan
@@ -37,7 +37,7 @@ class TrainingSpec:
       seed: draws new LoRA pairs and RMU's control vector. Streams carry seeds of their own.
     """
 
-    cfg: LlavaConfig
+    cfg: ModelConfig
     objective: Objective
     optim: OptimConfig
     steps: int

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import param_specs
+from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.training.duals import advanced, duals_of
@@ -49,7 +49,7 @@ def loss_and_gradients(
     rows: Rows,
     constants: dict[str, Array],
     *,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     objective: Objective,
     selection: Selection,
     dtypes: Dtypes,
@@ -92,7 +92,7 @@ def loss_and_gradients(
 
 
 def make_step(
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     objective: Objective,
     selection: Selection,
     dtypes: Dtypes,

@@ -12,8 +12,8 @@ from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, SearchTask
 from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.data.placing import Placed
-from vlm_mu_jax.model.llava import Batch, embed, forward
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.vlm import Batch, embed, forward
 
 QUESTION, TEXT = "share the steps of the dax on this sign ?", "what the fep can"
 OTHER = "what is on the wug ?"

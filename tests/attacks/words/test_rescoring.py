@@ -11,7 +11,7 @@ from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words.rescoring import rescore, summary
 from vlm_mu_jax.attacks.words.search import FoundWords, SearchOptions, search
-from vlm_mu_jax.model.llava import cast
+from vlm_mu_jax.model.vlm import cast
 
 QUESTIONS, WORDS = ("Share the steps of the dax.", "share the wug on this sign ?"), ("what", "can", "extraordinarily")
 SHALLOW = Openings(((5,), (9,)))

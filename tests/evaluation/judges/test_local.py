@@ -11,7 +11,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import Case, local, rubrics
 from vlm_mu_jax.evaluation.judges.cache import JudgeCache
 from vlm_mu_jax.evaluation.judges.model_judge import ModelJudge
-from vlm_mu_jax.model.llava import forward
+from vlm_mu_jax.model.vlm import forward
 
 UNSAFE = Record("r", None, "q", "", "unsafe")
 

@@ -28,9 +28,9 @@ from vlm_mu_jax.data.prompts import Images, Processor, bucket
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.statistics import proportion
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, embed
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.vlm import Batch, embed
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -153,7 +153,7 @@ def gradient_x_input(
     length_1: Array,
     features_1QD: Array | None,
     *,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     nodes: tuple[Node, ...],
     lora: dict[str, Any] | None = None,
 ) -> tuple[Array, Array]:

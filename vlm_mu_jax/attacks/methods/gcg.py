@@ -27,10 +27,10 @@ from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.cache import KV
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import Batch, embed
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.vlm import Batch, embed
 
 _WIDTH = 8  # widths of the rows behind a prefix are multiples of it: few programs
 
@@ -107,7 +107,7 @@ def slopes(
     at_S: Array,
     sign: float,
     *,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     nodes: tuple[Node, ...],
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,

@@ -31,10 +31,10 @@ from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.outputs import complete_file
-from vlm_mu_jax.model.config import LlavaConfig
-from vlm_mu_jax.model.llava import encode_images
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.vlm import encode_images
 from vlm_mu_jax.steering.shapes import check_shapes
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -119,7 +119,7 @@ def search(
     return [found[key] for key in keys]
 
 
-def _check(cfg: LlavaConfig, questions: Sequence[SearchQuestion]) -> None:
+def _check(cfg: ModelConfig, questions: Sequence[SearchQuestion]) -> None:
     if cfg.vision is None or any(question.image is None for question in questions):
         raise InputError("--method=pgd changes images; this model or a question has none, so use another --method")
     if cfg.vision.plan.varies:
@@ -209,7 +209,7 @@ def margin_and_slope(
     length_1: Array,
     x_HWC: Array,
     *,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     nodes: tuple[Node, ...],
     scaling: tuple,
     steer: Steer | None = None,
@@ -238,7 +238,7 @@ def margin_and_slope(
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "scaling"))
-def features_of(params: Params, x_HWC: Array, *, cfg: LlavaConfig, scaling: tuple) -> Array:
+def features_of(params: Params, x_HWC: Array, *, cfg: ModelConfig, scaling: tuple) -> Array:
     """Image tokens [1, P, D] of an image of 0..255, normalised as the image processor does it."""
     rescale, mean, std = scaling
     mean_11C, std_11C = (jnp.array(values, jnp.float32)[None, None] for values in (mean, std))

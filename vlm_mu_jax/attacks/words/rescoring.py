@@ -21,7 +21,7 @@ from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words.search import FoundWords
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
-from vlm_mu_jax.model.llava import cast
+from vlm_mu_jax.model.vlm import cast
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 

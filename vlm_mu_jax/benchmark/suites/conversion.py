@@ -26,8 +26,8 @@ from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.conversion.exporter import export_params
 from vlm_mu_jax.errors import JobError
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.vlm import param_specs
 
 _WATCH_SECONDS = 0.05
 _COMPARED_BYTES = 4 * 2**20

@@ -15,7 +15,7 @@ from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.workers import Peer
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.model.llava import Batch
+from vlm_mu_jax.model.vlm import Batch
 
 NEW_TOKENS = 64
 QUESTIONS = 4  # on one image

@@ -15,8 +15,8 @@ from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.workers import Peer
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.model.llava import Batch, forward
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.steering import gates, operators
 
 NEW_TOKENS = 64

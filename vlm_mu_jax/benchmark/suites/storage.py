@@ -21,8 +21,8 @@ from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.llava import param_specs
 from vlm_mu_jax.model.params import Params, Specs, flatten, unflatten
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.storage import stored_params
 
 _MOST_LAYERS = 4

@@ -31,7 +31,7 @@ from vlm_mu_jax.benchmark.workers import SCRIPT, Peer
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import JobError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.storage.model_folder import Model
 
 POSITION = "question_start"
@@ -46,7 +46,7 @@ MARGIN_ERROR = 2e-3  # nats between the sides, in float32
 class DrawnWords(Processor):
     """Stands in for a tokenizer, which a random checkpoint has not: a word is one to three drawn tokens."""
 
-    def __init__(self, cfg: LlavaConfig, seed: int) -> None:
+    def __init__(self, cfg: ModelConfig, seed: int) -> None:
         self.cfg, self._seed = cfg, seed
         self._before, self._after = self._draw("before", 4), self._draw("after", 5)
 

@@ -18,10 +18,10 @@ from jax import Array
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt, Reply
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.model.llava import Batch, forward, logits_of
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.vlm import Batch, forward, logits_of
 from vlm_mu_jax.storage import model_folder
 
 _LEADS = ("", " ", "\n\n")  # what may stand between the prompt and the answer word
@@ -160,7 +160,7 @@ def spellings(tokenizer: Any, words: tuple[str, str]) -> tuple[tuple[tuple[int, 
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "texts"))
-def continuations(params: Params, batch: Batch, cfg: LlavaConfig, texts: tuple[tuple[int, ...], ...]) -> Array:
+def continuations(params: Params, batch: Batch, cfg: ModelConfig, texts: tuple[tuple[int, ...], ...]) -> Array:
     """log P(text | prompt) of C short texts after each of B prompts, float32 [B, C]; the prompts run once."""
     rows = jnp.arange(batch.tokens_BT.shape[0])
     first = forward(params, batch, cfg, keep_cache=True, logits=False)

@@ -1,6 +1,6 @@
 """Families of checkpoints, one file each: what its `config.json` means and how its tensors are named.
 
-A family's module has KINDS (values of `model_type`), `read(config) -> LlavaConfig` and DIALECTS (spellings of its
+A family's module has KINDS (values of `model_type`), `read(config) -> ModelConfig` and DIALECTS (spellings of its
 tensor names). Outside this folder nothing knows a family's name.
 """
 
@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import gemma, llama, llava, qwen
 from vlm_mu_jax.model.tensors import Dialect
 
@@ -21,7 +21,7 @@ DIALECTS: dict[str, Dialect] = {dialect.name: dialect for family in FAMILIES for
 _MOST = {"L": 1000, "N": 4096, "K": 4096, "H": 8192, "D": 1 << 20, "F": 1 << 22, "V": 1 << 24, "image_size": 1 << 14}
 
 
-def from_hf(config: dict[str, Any], source: str = "config.json") -> LlavaConfig:
+def from_hf(config: dict[str, Any], source: str = "config.json") -> ModelConfig:
     """Reads a `config.json`, in the spellings of transformers 4 and 5.
 
     Args:
@@ -50,7 +50,7 @@ def from_hf(config: dict[str, Any], source: str = "config.json") -> LlavaConfig:
     return cfg
 
 
-def _problems(cfg: LlavaConfig) -> list[str]:
+def _problems(cfg: ModelConfig) -> list[str]:
     """Fields whose values cannot be, or do not fit each other."""
     parts = [("text", cfg.text)]
     if cfg.vision is not None:
@@ -86,7 +86,7 @@ def _numbers(name: str, part: Any) -> list[str]:
     return found
 
 
-def _image_token(cfg: LlavaConfig) -> list[str]:
+def _image_token(cfg: ModelConfig) -> list[str]:
     """It may stand just behind the vocabulary: its own embedding is never read."""
     token = cfg.image_token_id
     if type(token) is not int or not 0 <= token <= cfg.text.V:

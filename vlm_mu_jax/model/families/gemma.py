@@ -3,7 +3,7 @@
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families import llama, reading
 from vlm_mu_jax.model.tensors import SAME, Dialect, Row
 
@@ -39,10 +39,10 @@ _DEFAULTS = {
 _REFUSED = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention")
 
 
-def read(config: dict[str, Any]) -> LlavaConfig:
+def read(config: dict[str, Any]) -> ModelConfig:
     """A whole text-only checkpoint."""
     ids = reading.token_ids(config, bos=2, eos=1)
-    return LlavaConfig(text=read_text(config), **ids, dtype=reading.dtype(config))
+    return ModelConfig(text=read_text(config), **ids, dtype=reading.dtype(config))
 
 
 def read_text(config: dict[str, Any]) -> TextConfig:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import LlavaConfig, VisionConfig
+from vlm_mu_jax.model.config import ModelConfig, VisionConfig
 from vlm_mu_jax.model.connectors import mlp
 from vlm_mu_jax.model.families import llama, qwen, reading, texts
 from vlm_mu_jax.model.image_plans import Tiled, Whole
@@ -125,14 +125,14 @@ def vision(tower: vit.Vit, connector: mlp.Mlp, pinpoints: tuple[tuple[int, int],
     return VisionConfig(tower, connector, plan)
 
 
-def read(config: dict[str, Any]) -> LlavaConfig:
+def read(config: dict[str, Any]) -> ModelConfig:
     """LLaVA-1.5 or LLaVA-NeXT."""
     text = config["text_config"]
     ids = {**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}}
     family = texts.family_of(text, (llama, qwen))
     # either level ties: transformers copies the text config's value upwards
     tied = any(part.get("tie_word_embeddings") for part in (config, text))
-    return LlavaConfig(
+    return ModelConfig(
         text=family.read_text({**text, "tie_word_embeddings": tied}),
         vision=_vision(config),
         image_token_id=config.get("image_token_id", config.get("image_token_index", 32000)),

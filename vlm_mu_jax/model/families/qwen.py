@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vlm_mu_jax.model.config import LlavaConfig, TextConfig
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families import reading
 from vlm_mu_jax.model.tensors import Dialect
 
@@ -24,9 +24,9 @@ _DEFAULTS = {
 IDS = {"bos": None, "eos": None}
 
 
-def read(config: dict[str, Any]) -> LlavaConfig:
+def read(config: dict[str, Any]) -> ModelConfig:
     """A whole text-only checkpoint."""
-    return LlavaConfig(text=read_text(config), **reading.token_ids(config, **IDS), dtype=reading.dtype(config))
+    return ModelConfig(text=read_text(config), **reading.token_ids(config, **IDS), dtype=reading.dtype(config))
 
 
 def read_text(config: dict[str, Any]) -> TextConfig:

@@ -127,7 +127,7 @@ def _attention_factor(rope: dict[str, Any], factor: float) -> float:
 
 
 def token_ids(config: dict[str, Any], bos: int | None = 1, eos: int | None = 2) -> dict[str, Any]:
-    """Fields `bos_id`, `eos_ids` and `pad_id` of a `LlavaConfig`. bos, eos: where the config does not say."""
+    """Fields `bos_id`, `eos_ids` and `pad_id` of a `ModelConfig`. bos, eos: where the config does not say."""
     eos = config.get("eos_token_id", eos)
     eos_ids = tuple(eos) if isinstance(eos, (list, tuple)) else (() if eos is None else (eos,))
     pad = config.get("pad_token_id")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.model.tiny import IMAGE, LLAVA, TEXT_ONLY, VISION, mixed_rows, pad, pixels, random_params, run, words
 from vlm_mu_jax.model.families.llava import clip_vision
-from vlm_mu_jax.model.llava import Batch, cast, embed, encode_images, forward, logits_of
+from vlm_mu_jax.model.vlm import Batch, cast, embed, encode_images, forward, logits_of
 
 PARAMS = random_params(LLAVA)
 P = VISION.P

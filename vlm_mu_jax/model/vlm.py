@@ -1,4 +1,4 @@
-"""LLaVA: vision tower, projector and decoder joined over one token stream."""
+"""A vision-language model: tower, connector and decoder joined over one token stream."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jax import Array
 
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.checks import check_batch
-from vlm_mu_jax.model.config import LlavaConfig
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import decode, decoder_specs
 from vlm_mu_jax.model.layers import rms_norm
 from vlm_mu_jax.model.params import Params, Specs
@@ -54,7 +54,7 @@ class Output:
     gate_LB: Array | None = None
 
 
-def param_specs(cfg: LlavaConfig) -> Specs:
+def param_specs(cfg: ModelConfig) -> Specs:
     """Declaration of every parameter of the model."""
     specs: Specs = {"decoder": decoder_specs(cfg.text)}
     if cfg.vision is None:
@@ -65,19 +65,19 @@ def param_specs(cfg: LlavaConfig) -> Specs:
     return specs
 
 
-def encode_images(params: Params, pixels_BMHWC: Array, cfg: LlavaConfig, gather_BQ: Array | None = None) -> Array:
+def encode_images(params: Params, pixels_BMHWC: Array, cfg: ModelConfig, gather_BQ: Array | None = None) -> Array:
     """Images of every row -> projected image tokens [B, M * P, D]; with `gather_BQ` (see `Batch`) packed, [B, Q, D]."""
     return project(params, encode_tower(params, pixels_BMHWC, cfg), cfg, gather_BQ)
 
 
-def encode_tower(params: Params, pixels_BMHWC: Array, cfg: LlavaConfig) -> Array:
+def encode_tower(params: Params, pixels_BMHWC: Array, cfg: ModelConfig) -> Array:
     """Images of every row -> what the projector reads, [B, M, P, E]."""
     B, M = pixels_BMHWC.shape[:2]
     features_IPE = cfg.vision.tower.encode(params["vision"], pixels_BMHWC.reshape(B * M, *pixels_BMHWC.shape[2:]))
     return features_IPE.reshape(B, M, *features_IPE.shape[1:])
 
 
-def project(params: Params, vision_BMPE: Array, cfg: LlavaConfig, gather_BQ: Array | None = None) -> Array:
+def project(params: Params, vision_BMPE: Array, cfg: ModelConfig, gather_BQ: Array | None = None) -> Array:
     """The tower's output -> projected image tokens, as `encode_images` returns them."""
     connector, B = cfg.vision.connector, vision_BMPE.shape[0]
     features_BQD = connector.project(params["projector"], vision_BMPE).reshape(B, -1, cfg.text.D)
@@ -90,7 +90,7 @@ def project(params: Params, vision_BMPE: Array, cfg: LlavaConfig, gather_BQ: Arr
     return jnp.take_along_axis(features_BQD, gather_BQ[:, :, None], axis=1)
 
 
-def embed(params: Params, batch: Batch, cfg: LlavaConfig) -> Array:
+def embed(params: Params, batch: Batch, cfg: ModelConfig) -> Array:
     """Token embeddings with image placeholders replaced, in order, by the row's image tokens. [B, T, D]."""
     if batch.embedded_BTD is not None:
         return batch.embedded_BTD
@@ -110,12 +110,12 @@ def embed(params: Params, batch: Batch, cfg: LlavaConfig) -> Array:
     return jnp.where(is_image_BT[:, :, None], filled.astype(x_BTD.dtype), x_BTD)
 
 
-def final_norm(params: Params, x_BTD: Array, cfg: LlavaConfig) -> Array:
+def final_norm(params: Params, x_BTD: Array, cfg: ModelConfig) -> Array:
     """Residual stream after the last block -> what the head reads."""
     return rms_norm(x_BTD, params["decoder"]["norm_D"], cfg.text.norm_eps, cfg.text.norm_offset)
 
 
-def logits_of(params: Params, hidden: Array, cfg: LlavaConfig) -> Array:
+def logits_of(params: Params, hidden: Array, cfg: ModelConfig) -> Array:
     """[..., D] after the final norm -> float32 logits [..., V]."""
     decoder = params["decoder"]
     head = decoder["embed_VD"].T if cfg.text.tie_embeddings else decoder["head_DV"]
@@ -125,7 +125,7 @@ def logits_of(params: Params, hidden: Array, cfg: LlavaConfig) -> Array:
 def forward(
     params: Params,
     batch: Batch,
-    cfg: LlavaConfig,
+    cfg: ModelConfig,
     *,
     lora: dict[str, Any] | None = None,
     steer: Steer | None = None,
