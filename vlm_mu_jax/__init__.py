@@ -72,6 +72,7 @@ _EXPORTS = {
     "RelearnResult": "vlm_mu_jax.training.relearning",
     "QuestionOptions": "vlm_mu_jax.training.evaluation_questions",
     "answer": "vlm_mu_jax.evaluation.answers.one_answer",
+    "Chat": "vlm_mu_jax.evaluation.answers.chat",
     "InputError": "vlm_mu_jax.errors",
     "JobError": "vlm_mu_jax.errors",
 }

@@ -1,25 +1,34 @@
-"""Answers one prompt, with or without images, or every question of a data file.
+"""Answers one prompt, with or without images, a conversation, or every question of a data file; or chats.
 
 The prompt goes through the checkpoint's conversation template, and the answer is printed word by word as it comes; with
 --guard the guard steers the model. With --json one object is printed instead: the token ids the model saw (each image
 as its placeholder ids), the new token ids, their log-probabilities and the text, so that anything can be checked
 against another implementation. Greedy unless --temperature is above 0.
 
+With --history=FILE the last question of a conversation is answered, behind its earlier turns. The file has one row of
+any shape that bin/train reads, or a JSON list of messages. With --chat questions are read line by line; /help says
+what else can be typed.
+
 With --data and --out every record of the file is asked, greedily, each with its own image. OUT gets one JSON line per
 answer; a killed run goes on where it stopped. OUT.provenance.json says which model answered.
 
 Example:
   bin/generate --checkpoint=runs/base --image=photo.png --prompt="What is on this sign?" --max_new_tokens=64
+  bin/generate --checkpoint=runs/base --history=conversation.json
+  bin/generate --checkpoint=runs/base --chat --image=photo.png
   bin/generate --checkpoint=runs/base --data=runs/mini/data/train.json --kinds=unsafe --out=runs/answers/base.jsonl
   bin/generate --checkpoint=runs/base --data=questions.csv --kind=unsafe --columns=question=Goal --out=mine.jsonl
 """
 
 from absl import flags
 
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import chat_loop, command
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
 _PROMPT = flags.DEFINE_string("prompt", None, "the question")
+_HISTORY = flags.DEFINE_string("history", None, "instead of --prompt: a file with one conversation to go on with")
+_CHAT = flags.DEFINE_bool("chat", False, "instead of --prompt: read questions line by line, and answer each")
+_SYSTEM = flags.DEFINE_string("system", None, "--chat: the system text, instead of the chat template's own")
 _DATA = flags.DEFINE_string("data", None, "instead of --prompt: a data file whose questions are all asked")
 _OUT = flags.DEFINE_string("out", None, "--data: answers file to write")
 _KIND = flags.DEFINE_string("kind", None, "--data: kind of rows that name none: unsafe, safe or general")
@@ -42,10 +51,12 @@ def main(argv: list[str]) -> None:
     import json
 
     import vlm_mu_jax
-    from vlm_mu_jax.evaluation.answers import one_answer
+    from vlm_mu_jax.data import questions
+    from vlm_mu_jax.evaluation.answers import chat, one_answer
 
     _check_flags()
     command.enable_compilation_cache()
+    history = questions.read_conversation(_HISTORY.value) if _HISTORY.value else None
     model = vlm_mu_jax.load(_CHECKPOINT.value)
     if _DATA.value:
         _answer_all(model)
@@ -57,7 +68,14 @@ def main(argv: list[str]) -> None:
         seed=_SEED.value,
         guard=_GUARD.value,
     )
-    so_far = one_answer.stream_answer(model, _PROMPT.value, _IMAGE.value, options)
+    if _CHAT.value:
+        talk = chat.Chat(model, _SYSTEM.value, **dataclasses.asdict(options))
+        chat_loop.run(talk, _IMAGE.value)
+        return
+    if history is not None:
+        so_far = chat.stream_reply(model, history, options)
+    else:
+        so_far = one_answer.stream_answer(model, _PROMPT.value, _IMAGE.value, options)
     if _JSON.value:
         *_, answer = so_far
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
@@ -71,14 +89,26 @@ def _check_flags() -> None:
     """One prompt or one file, and no flag of the other way. Raises InputError."""
     from vlm_mu_jax.errors import InputError
 
-    if bool(_PROMPT.value) == bool(_DATA.value):
-        raise InputError("give --prompt for one answer, or --data and --out for those to a file")
-    if _PROMPT.value and (_OUT.value or _KINDS.value or _KIND.value or _COLUMNS.value):
-        raise InputError("--out, --kinds, --kind and --columns belong to --data; leave them out")
-    if _DATA.value and not _OUT.value:
+    ways = {"--prompt": _PROMPT.value, "--history": _HISTORY.value, "--chat": _CHAT.value, "--data": _DATA.value}
+    given = [name for name, value in ways.items() if value]
+    if len(given) != 1:
+        raise InputError(f"give one of {', '.join(ways)}" + (f", not {' and '.join(given)}" if given else ""))
+    way = given[0]
+    belong = {
+        "--out": (_OUT.value, "--data"),
+        "--kinds": (_KINDS.value, "--data"),
+        "--kind": (_KIND.value, "--data"),
+        "--columns": (_COLUMNS.value, "--data"),
+        "--image": (_IMAGE.value, "--prompt or --chat"),
+        "--json": (_JSON.value, "--prompt or --history"),
+        "--temperature": (_TEMPERATURE.value, "--prompt, --history or --chat"),
+        "--system": (_SYSTEM.value, "--chat"),
+    }
+    for name, (value, where) in belong.items():
+        if value and way not in where:
+            raise InputError(f"{name} belongs to {where}; leave it out with {way}")
+    if way == "--data" and not _OUT.value:
         raise InputError("--data needs --out, the answers file to write")
-    if _DATA.value and (_IMAGE.value or _JSON.value or _TEMPERATURE.value):
-        raise InputError("--image, --json and --temperature belong to --prompt; leave them out")
 
 
 def _answer_all(model) -> None:

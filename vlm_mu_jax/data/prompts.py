@@ -16,7 +16,7 @@ from vlm_mu_jax.data.chat_template import TEMPLATES as TEMPLATES
 from vlm_mu_jax.data.chat_template import ChatTemplate
 from vlm_mu_jax.data.image_settings import read_settings
 from vlm_mu_jax.data.records import Turn
-from vlm_mu_jax.data.rendering import Renderer, asked, common_prefix
+from vlm_mu_jax.data.rendering import Context, Renderer, asked, common_prefix
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.vlm import Batch
@@ -108,26 +108,37 @@ class Processor:
                 raise InputError(f"{folder}: has no chat template of its own; convert the model again, or name another")
         return cls(tokenizer, settings, template, cfg, system)
 
-    def prompt_text(self, question: str, images: Images = 1, answer_start: str = "") -> str:
+    def prompt_text(
+        self, question: str, images: Images = 1, answer_start: str = "", context: Context | None = None
+    ) -> str:
         """The prompt with one placeholder per image token.
 
-        answer_start: what the answer begins with. A literal placeholder in a text is an error.
+        Args:
+          images: all images of the prompt, in order.
+          answer_start: what the answer begins with. A literal placeholder in a text is an error.
+          context: the conversation around the question; without it the images stand in front of the question.
         """
         counts = self._counts(images)
-        text = self._renderer.question_text(question, len(counts), answer_start)
+        text = self._renderer.question_text(question, len(counts), answer_start, context)
         first, *rest = text.split(self._renderer.image_token) if counts else [text]
         return first + "".join(n * self._renderer.image_token + part for n, part in zip(counts, rest, strict=True))
 
-    def prompt_ids(self, question: str, images: Images = 1) -> list[int]:
+    def prompt_ids(self, question: str, images: Images = 1, context: Context | None = None) -> list[int]:
         """Token ids up to where the answer starts; the beginning-of-text token as the checkpoint's own code adds it."""
         counts = self._counts(images)
-        return self._expand(self._ids(self._renderer.question_text(question, len(counts))), counts)
+        return self._expand(self._ids(self._renderer.question_text(question, len(counts), "", context)), counts)
 
-    def short_ids(self, prompts: Sequence[tuple[str, str]], number: int) -> list[tuple[int, ...]]:
+    def short_ids(
+        self, prompts: Sequence[tuple[str, str]], number: int, context: Context | None = None
+    ) -> list[tuple[int, ...]]:
         """Ids of many prompts at once, (question, what the answer starts with or "") each, with one placeholder per
         image."""
-        texts = [self._renderer.question_text(question, number, start) for question, start in prompts]
+        texts = [self._renderer.question_text(question, number, start, context) for question, start in prompts]
         return [tuple(ids) for ids in self._renderer.encode(texts)["input_ids"]]
+
+    def expanded(self, ids: Sequence[int], images: Images) -> tuple[int, ...]:
+        """Ids of `short_ids` with every placeholder as often as its image has tokens."""
+        return tuple(self._expand(ids, self._counts(images)))
 
     def conversation_ids(self, turns: Sequence[Turn], images: Images = (), system: str | None = None) -> list[int]:
         """Token ids of a conversation that ends with a question, up to where its answer starts.
@@ -142,11 +153,14 @@ class Processor:
             self._ids(self._renderer.render(self._renderer.messages(turns, system), ready=True)), counts
         )
 
-    def example(self, question: str, answer: str, images: Images = 1, ended: bool = True) -> Example:
+    def example(
+        self, question: str, answer: str, images: Images = 1, ended: bool = True, context: Context | None = None
+    ) -> Example:
         """Prompt, answer and (when `ended`) its end. The loss starts at the first token that the prompt alone does not
-        have."""
-        turns = (asked(question, self._number(images)), Turn("assistant", (answer,)))
-        return self.conversation(turns, images, ended=ended)
+        have. With a `context` it is on this answer alone."""
+        before = (asked(question, self._number(images)),) if context is None else context.turns(question)
+        turns, system = (*before, Turn("assistant", (answer,))), None if context is None else context.system
+        return self.conversation(turns, images, system, "last", ended)
 
     def conversation(
         self,
@@ -178,26 +192,26 @@ class Processor:
         spans[-1] = (spans[-1][0], len(ids) + len(end))
         return self._expanded_example((*ids, *end), spans if loss == "all" else spans[-1:], counts)
 
-    def question_span(self, question: str, images: Images = 1) -> tuple[int, int]:
+    def question_span(self, question: str, images: Images = 1, context: Context | None = None) -> tuple[int, int]:
         """Where the question's own tokens begin and end in `prompt_ids`: what a prompt without a question lacks."""
-        ids, without = self.prompt_ids(question, images), self.prompt_ids("", images)
+        ids, without = self.prompt_ids(question, images, context), self.prompt_ids("", images, context)
         start = common_prefix(ids, without)
         room = min(len(ids), len(without)) - start
         behind = min(common_prefix(ids[::-1], without[::-1]), room)
         return start, len(ids) - behind
 
-    def question_at(self, question: str, images: Images = 1) -> int:
+    def question_at(self, question: str, images: Images = 1, context: Context | None = None) -> int:
         """The character of `prompt_text` at which the question begins."""
-        number, mark = self._number(images), "\ue000"
-        before, found, _ = self._renderer.question_text(mark, number).partition(mark)
+        counts, mark = self._counts(images), "\ue000"
+        before, found, _ = self._renderer.question_text(mark, len(counts), "", context).partition(mark)
         cut = len(question) - len(question.lstrip())
-        text = self._renderer.question_text(question, number)
+        text = self._renderer.question_text(question, len(counts), "", context)
         if not found or not text.startswith(before):
             raise InputError("the chat template changes the question; give another with --template")
         shown = 0 if text.startswith(question, len(before)) else cut  # some templates trim it
-        longer = len(self.prompt_text(question, images)) - len(text)
-        inside = before.count(self._renderer.image_token) if number else 0
-        return len(before) - shown + (longer if inside == number else 0)
+        token = self._renderer.image_token
+        longer = sum(n - 1 for n in counts[: before.count(token)]) * len(token) if counts else 0
+        return len(before) - shown + longer
 
     def text_example(self, text: str) -> Example:
         """Plain text without a prompt; every token but the first carries the loss."""

@@ -1,10 +1,14 @@
 """Files of questions: what a red-teamer has. One function reads them all, with or without reference answers."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vlm_mu_jax.data import readers
-from vlm_mu_jax.data.readers.rows import BadRows
+from vlm_mu_jax.data.readers import shapes
+from vlm_mu_jax.data.readers.rows import BadRows, RowReader
 from vlm_mu_jax.data.records import KINDS, Record, Records
 from vlm_mu_jax.errors import InputError
 
@@ -57,6 +61,37 @@ def read(
         raise InputError(f"--kind={kind}: is none of {', '.join(KINDS)}")
     records = readers.read(path, check_images=check_images, kind=kind, columns=columns, on_bad=on_bad)
     return records if several_turns else single(records)
+
+
+def read_conversation(path: str | Path) -> Records:
+    """The one conversation of a file, of any shape.
+
+    JSON may hold the conversation itself, as one object or as its list of messages:
+    `[{"role": "user", "content": "..."}, ...]`.
+
+    Raises InputError (BadRows) for a file that is none, or that holds several conversations.
+    """
+    path = Path(path)
+    content = _parsed(path) if path.suffix.lower() == ".json" else None
+    if isinstance(content, list) and all(isinstance(one, dict) and {"role", "from"} & one.keys() for one in content):
+        content = {"messages": content}
+    if isinstance(content, dict):
+        reader = RowReader(path)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        records = reader.read([content], sha256, lambda row: [shapes.record(row, reader)])
+    else:
+        records = readers.read(path)
+    if len(records) != 1:
+        raise InputError(f"{path}: holds {len(records)} conversations, where one is wanted; ask them all with --data")
+    return records
+
+
+def _parsed(path: Path) -> Any:
+    """The JSON of a file; None where it is none, for the reader to say so."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def single(records: Records) -> Records:

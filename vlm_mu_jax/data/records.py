@@ -60,8 +60,15 @@ class Turn:
         """Paths of the images, in order."""
         return tuple(part.path for part in self.parts if isinstance(part, ImagePart))
 
+    def showing(self, images: Sequence[str]) -> "Turn":
+        """The turn with these images in the places of its own, which are as many."""
+        coming = iter(images)
+        return Turn(self.role, tuple(p if isinstance(p, str) else ImagePart(next(coming)) for p in self.parts))
+
     def with_text(self, text: str) -> "Turn":
         """The turn with other words. Images behind the words stay there, all others stand in front of the new ones."""
+        if text in (self.text, self.text.strip()):
+            return self
         words = [i for i, part in enumerate(self.parts) if isinstance(part, str)]
         behind = self.parts[words[-1] + 1 :] if words else ()
         front = [ImagePart(path) for path in self.images[: len(self.images) - len(behind)]]
@@ -80,13 +87,14 @@ class Record:
       category, source: what the data set says of it; "" where it says nothing.
       system: the system text, or None for the chat template's own.
       rejected: of a preference pair, the answer that is not preferred to the last turn's; "" for none.
+      at: which question `question`, `answer` and `image` speak of, counted from 0. See `at_question`.
 
     The shortest conversation is written by its fields, `question`, `image` and `answer`:
 
         Record("r1", "a.png", "What is this?", "A ring.", "general")
 
     These fields also exchange what a record has. `dataclasses.replace(record, question="Share this.")` changes the
-    first question and keeps its images. `replace(record, answer="No.")` changes the first answer ("" removes it).
+    question and keeps its images. `replace(record, answer="No.")` changes its answer ("" removes the last one).
 
     Raises InputError for a wrong field.
     """
@@ -98,6 +106,7 @@ class Record:
     source: str
     system: str | None
     rejected: str
+    at: int
 
     def __init__(
         self,
@@ -112,6 +121,7 @@ class Record:
         turns: Sequence[Turn] = (),
         system: str | None = None,
         rejected: str = "",
+        at: int = 0,
     ) -> None:
         texts = {"id": id, "question": question, "answer": answer, "kind": kind, "category": category, "source": source}
         for name, value in {**texts, "rejected": rejected}.items():
@@ -119,8 +129,10 @@ class Record:
                 raise InputError(f"{name} must be text, not {_shown(value)}")
         if not (system is None or isinstance(system, str)):
             raise InputError(f"system must be text, not {_shown(system)}")
-        turns = _exchanged(tuple(turns), image, question, answer)
-        values = {"id": id, "turns": turns, "kind": kind, "category": category, "source": source}
+        if not 0 <= 2 * at < max(len(turns), 1):
+            raise InputError(f"there is no question {at + 1} in {len(turns)} turns")
+        turns = _exchanged(tuple(turns), 2 * at, image, question, answer)
+        values = {"id": id, "turns": turns, "kind": kind, "category": category, "source": source, "at": at}
         for name, value in {**values, "system": system, "rejected": rejected}.items():
             object.__setattr__(self, name, value)
         self._check()
@@ -133,26 +145,47 @@ class Record:
         for number, turn in enumerate(self.turns):
             if turn.role != ROLES[number % 2]:
                 raise InputError(f"turn {number + 1} must be the {ROLES[number % 2]}'s, not the {turn.role}'s")
-        if not self.question.strip():
+        if not self.turns[0].text.strip():
             raise InputError("question is empty")
         for number, turn in enumerate(self.turns[2:], start=3):
             if not turn.text.strip() and not turn.images:
                 raise InputError(f"turn {number} is empty")
 
     @property
+    def own(self) -> Turn:
+        """The turn of the question."""
+        return self.turns[2 * self.at]
+
+    @property
     def question(self) -> str:
-        """The words of the first question."""
-        return self.turns[0].text.strip() if len(self.turns[0].parts) > 1 else self.turns[0].text
+        """The words of the question; of a conversation that is `at` none other, the first one."""
+        return self.own.text.strip() if len(self.own.parts) > 1 else self.own.text
 
     @property
     def answer(self) -> str:
-        """The first answer, or "" where there is none."""
-        return self.turns[1].text if len(self.turns) > 1 else ""
+        """The answer to the question, or "" where there is none."""
+        return self.turns[2 * self.at + 1].text if len(self.turns) > 2 * self.at + 1 else ""
 
     @property
     def image(self) -> str | None:
-        """The first image of the first question, or None."""
-        return next(iter(self.turns[0].images), None)
+        """The first image of the question, or None."""
+        return next(iter(self.own.images), None)
+
+    @property
+    def questions(self) -> int:
+        """How many questions the conversation has."""
+        return (len(self.turns) + 1) // 2
+
+    def at_question(self, number: int) -> "Record":
+        """The conversation up to one of its questions and the answer to it. `question` and `answer` are then these.
+
+        number: from 1; -1 is the last question. Raises InputError where there is no such question.
+        """
+        at = number - 1 if number > 0 else self.questions + number
+        if number == 0 or not 0 <= at < self.questions:
+            raise InputError(f"there is no question {number} among {self.questions}")
+        rejected = self.rejected if at == self.questions - 1 else ""
+        return dataclasses.replace(self, turns=self.turns[: 2 * at + 2], at=at, rejected=rejected)
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -181,22 +214,23 @@ class Record:
         return self.turns[-1].text if self.turns[-1].role == "assistant" else ""
 
 
-def _exchanged(turns: tuple[Turn, ...], image: str | None, question: str, answer: str) -> tuple[Turn, ...]:
-    """`turns` with another first image, question or answer, for those that are given. "" and None take them away."""
-    first = turns[0] if turns else Turn("user", ("",))
+def _exchanged(turns: tuple[Turn, ...], number: int, image: str | None, question: str, answer: str) -> tuple[Turn, ...]:
+    """`turns` with another first image, words or answer of turn `number`, where they are given. "" and None take them
+    away."""
+    own = turns[number] if turns else Turn("user", ("",))
     if question is not _KEEP:
-        first = first.with_text(question)
+        own = own.with_text(question)
     if image is not _KEEP:
-        at = next((i for i, part in enumerate(first.parts) if isinstance(part, ImagePart)), None)
+        at = next((i for i, part in enumerate(own.parts) if isinstance(part, ImagePart)), None)
         new = () if image is None else (ImagePart(image),)
-        parts = (*new, *first.parts) if at is None else (*first.parts[:at], *new, *first.parts[at + 1 :])
-        first = Turn("user", parts)
-    rest = turns[1:]
+        parts = (*new, *own.parts) if at is None else (*own.parts[:at], *new, *own.parts[at + 1 :])
+        own = Turn("user", parts)
+    rest = turns[number + 1 :]
     if answer is not _KEEP:
-        if not answer and len(turns) > 2:
-            raise InputError("the first answer of a longer conversation cannot be empty")
-        rest = (*((Turn("assistant", (answer,)),) if answer else ()), *turns[2:])
-    return (first, *rest)
+        if not answer and len(rest) > 1:
+            raise InputError("an answer inside a conversation cannot be empty")
+        rest = (*((Turn("assistant", (answer,)),) if answer else ()), *rest[1:])
+    return (*turns[:number], own, *rest)
 
 
 @dataclasses.dataclass(frozen=True, init=False)

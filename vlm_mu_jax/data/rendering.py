@@ -1,5 +1,6 @@
 """Conversations as text and token ids with one placeholder per image: what needs no picture."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +8,41 @@ from typing import Any
 from vlm_mu_jax.data import answer_spans, chat_template
 from vlm_mu_jax.data.answer_spans import Spoken
 from vlm_mu_jax.data.chat_template import ChatTemplate, JinjaTemplate, Message
-from vlm_mu_jax.data.records import ImagePart, Turn
+from vlm_mu_jax.data.records import ImagePart, Record, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What stands around a question.
+
+    Attributes:
+      before: the earlier turns.
+      own: the question's turn. Other words may take the place of its own; its images stay.
+      system: the conversation's system text, None = the processor's.
+    """
+
+    before: tuple[Turn, ...]
+    own: Turn
+    system: str | None = None
+
+    @classmethod
+    def of(cls, record: Record) -> "Context | None":
+        """That of a record's question. None where the question stands alone, behind its images: nothing to say."""
+        own, number = record.own, len(record.own.images)
+        if not record.at and record.system is None and own == asked(record.question, number).showing(own.images):
+            return None
+        return cls(record.turns[: 2 * record.at], own, record.system)
+
+    def turns(self, question: str) -> tuple[Turn, ...]:
+        """The conversation that ends with `question`."""
+        return (*self.before, self.own.with_text(question))
+
+    def without_images(self) -> "Context":
+        """The same conversation in words alone."""
+        before = tuple(dataclasses.replace(turn, parts=(turn.text,)) for turn in self.before)
+        return Context(before, dataclasses.replace(self.own, parts=(self.own.text,)), self.system)
 
 
 class Renderer:
@@ -112,12 +145,18 @@ class Renderer:
         """The answers with all that the model has to write: the gap before and the end behind."""
         return answer_spans.with_ends(spoken, self._gap, self._ends)
 
-    def question_text(self, question: str, number: int = 0, answer_start: str = "") -> str:
-        """The prompt with one placeholder per image, and what its answer begins with."""
-        turns = [asked(question, number)]
+    def question_text(
+        self, question: str, number: int = 0, answer_start: str = "", context: Context | None = None
+    ) -> str:
+        """The prompt with one placeholder per image, and what its answer begins with.
+
+        number: images in front of the question, where there is no `context`.
+        """
+        turns = (asked(question, number),) if context is None else context.turns(question)
+        system = None if context is None else context.system
         if not answer_start:
-            return self.render(self.messages(turns, None), ready=True)
-        messages = self.messages([*turns, Turn("assistant", (answer_start,))], None)
+            return self.render(self.messages(turns, system), ready=True)
+        messages = self.messages([*turns, Turn("assistant", (answer_start,))], system)
         spoken = self.spoken(messages)
         return spoken.text[: spoken.spans[-1][1]]
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates, guard_folder, operators
@@ -184,11 +185,24 @@ class SteerPerBatch:
         """The positions that every batch's `Steer` writes."""
         return self.guard.options.scope
 
-    def __call__(self, questions: Sequence[str], images: Sequence[Sequence[np.ndarray]] | None = None) -> Steer:
-        """The `Steer` of these rows. images: pixel arrays HWC per question, as in `Processor.pad`, or None."""
+    def __call__(
+        self,
+        questions: Sequence[str],
+        images: Sequence[Sequence[np.ndarray]] | None = None,
+        contexts: Sequence[Context | None] | None = None,
+    ) -> Steer:
+        """The `Steer` of these rows.
+
+        Args:
+          images: pixel arrays HWC per question, as in `Processor.pad`, or None.
+          contexts: the conversation around every question, or None.
+        """
+        contexts = [None] * len(questions) if contexts is None else contexts
         if images is None or self.guard.options.first_pass_reads_text:
             images = [[]] * len(questions)
-        rows = [self.model.processor.prompt_ids(q, i) for q, i in zip(questions, images, strict=True)]
+            contexts = [context and context.without_images() for context in contexts]
+        prompts = zip(questions, images, contexts, strict=True)
+        rows = [self.model.processor.prompt_ids(*prompt) for prompt in prompts]
         batch = self.model.processor.pad(rows, images, length=bucket(max(map(len, rows))))
         return self.guard.as_steer(batch_states(self.model, batch))
 

@@ -61,7 +61,8 @@ def test_questions_about_one_image_share_their_beginning(model, data_dir, tmp_pa
 def test_steering_that_is_made_per_batch_gets_its_rows_and_what_fills_it_up(model, data_dir, tmp_path, quick):
     asked = []
 
-    def steer(texts, images):
+    def steer(texts, images, contexts):
+        assert contexts == [None] * len(texts)
         asked.append((texts, None if images is None else [[pixels.shape for pixels in row] for row in images]))
 
     items = [Question("a", "what ?", data_dir / "test" / "0.png"), Question("b", "no", None), Question("c", "so", None)]

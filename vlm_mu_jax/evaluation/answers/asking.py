@@ -22,9 +22,11 @@ from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 
 if TYPE_CHECKING:
+    from vlm_mu_jax.data.rendering import Context
     from vlm_mu_jax.model.steer import Steer
 
-BatchSteer = Callable[[Sequence[str], Sequence[Any] | None], "Steer"]  # (questions, images) -> what steers the batch
+# (questions, images, contexts) -> what steers the batch
+BatchSteer = Callable[[Sequence[str], Sequence[Any] | None, Sequence["Context | None"]], "Steer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,9 @@ class AnswerOptions:
 
     batch_size: rows of every generated batch. The last batch is filled up, so that its shape needs no new program.
     max_new_tokens: bound on the length of an answer.
-    steer: the guard's `Steer`, or None. A guard that decides anew for every batch is a function (questions, images) ->
-      `Steer`; it gets the batch's rows in order, those that fill it up included. `images` are pixels per row, as in
-      `Processor.pad`, or None for a batch of text-only questions.
+    steer: the guard's `Steer`, or None. A guard that decides anew for every batch is a function
+      (questions, images, contexts) -> `Steer`; it gets the batch's rows in order, those that fill it up included.
+      `images` are pixels per row, as in `Processor.pad`, or None for a batch of text-only questions.
     progress: shows progress over the batches.
     """
 
@@ -133,10 +135,12 @@ def _check_same_questions(file: AnswersFile | AnswersInMemory, prompts: Sequence
 
 
 def _prompt(model: Model, question: Question, max_new_tokens: int) -> _Prompt:
-    images = [_picture(model.processor, question.image)] if question.has_image else []
-    ids, begun = tuple(model.processor.prompt_ids(question.text, images)), 0
+    images = [_picture(model.processor, image) for image in question.images]
+    ids, begun = tuple(model.processor.prompt_ids(question.text, images, question.context)), 0
     if question.answer_start:
-        example = model.processor.example(question.text, question.answer_start, images, ended=False)
+        example = model.processor.example(
+            question.text, question.answer_start, images, ended=False, context=question.context
+        )
         ids = example.ids
         begun = len(ids) - example.answer_start
     limit = model.config.text.max_positions
@@ -146,12 +150,18 @@ def _prompt(model: Model, question: Question, max_new_tokens: int) -> _Prompt:
             f" exceed the model's {limit} positions; lower it"
         )
     sha = hashlib.sha256(np.asarray(ids, "<i4").tobytes()).hexdigest()
-    return _Prompt(question, ids, begun, _image_id(question.image), sha)
+    return _Prompt(question, ids, begun, _images_id(question.images), sha)
 
 
-def _image_id(image: Path | str | None) -> str | None:
+def _images_id(images: Sequence[Path | str]) -> str | None:
+    """A short name of the images' contents; None without images."""
+    names = [_image_id(image) for image in images]
+    return "+".join(names) or None
+
+
+def _image_id(image: Path | str) -> str:
     """A short hash of the image's content, so that two images of one file name have two names here."""
-    if image is None or (isinstance(image, str) and image.startswith(BLANK)):
+    if isinstance(image, str) and image.startswith(BLANK):
         return image
     try:
         return hashlib.sha256(Path(image).read_bytes()).hexdigest()[:16]
@@ -164,12 +174,13 @@ def _generate(model: Model, rows: list[_Prompt], width: int, options: AnswerOpti
     from vlm_mu_jax.model.generate import generate
 
     full = rows + [rows[-1]] * (options.batch_size - len(rows))
-    pixels = {id(row): _pixels(model.processor, row.question.image) for row in rows if row.question.has_image}
-    images = [[pixels[id(row)]] if row.question.has_image else [] for row in full]
+    pixels = {id(row): _shown(model.processor, row.question) for row in rows}
+    images = [pixels[id(row)] for row in full]
     batch = model.processor.pad([list(row.ids) for row in full], images, length=width)
     steer = options.steer
     if callable(steer):
-        steer = steer([row.question.text for row in full], images if any(images) else None)
+        contexts = [row.question.context for row in full]
+        steer = steer([row.question.text for row in full], images if any(images) else None, contexts)
     out = generate(model.params, batch, model.config, max_new_tokens=options.max_new_tokens, steer=steer)
     return _answers(model, dict(enumerate(rows)), out)
 
@@ -183,7 +194,7 @@ def _generate_shared(model: Model, batch: SharedBatch, options: AnswerOptions) -
     at = [min(i, len(batch.groups) - 1) for i in range(count)]  # which group, of all that are run
     groups = [[group[min(j, len(group) - 1)] for j in range(size)] for group in (batch.groups[i] for i in at)]
     starts = [batch.starts[i] for i in at]
-    pixels = [[_pixels(model.processor, group[0].question.image)] for group in batch.groups]
+    pixels = [_shown(model.processor, group[0].question) for group in batch.groups]
     prefix = pad(
         [list(group[0].ids[:start]) for group, start in zip(groups, starts, strict=True)],
         [pixels[i] for i in at],
@@ -192,8 +203,9 @@ def _generate_shared(model: Model, batch: SharedBatch, options: AnswerOptions) -
     rest = [list(row.ids[start:]) for group, start in zip(groups, starts, strict=True) for row in group]
     steer = options.steer
     if callable(steer):
-        texts = [row.question.text for group in groups for row in group]
-        steer = steer(texts, [pixels[i] for i in at for _ in range(size)])
+        asked = [row.question for group in groups for row in group]
+        images, contexts = [pixels[i] for i in at for _ in range(size)], [one.context for one in asked]
+        steer = steer([one.text for one in asked], images, contexts)
     out = generate(
         model.params,
         pad(rest, length=batch.rest_width),
@@ -227,6 +239,11 @@ def _picture(processor: Processor, image: Path | str) -> Any:
     """An image file as it is, a blank image as its pixels."""
     is_blank = isinstance(image, str) and image.startswith(BLANK)
     return processor.blank_pixels(image.removeprefix(BLANK)) if is_blank else image
+
+
+def _shown(processor: Processor, question: Question) -> list[Any]:
+    """What `Processor.pixels` makes of a question's images."""
+    return [_pixels(processor, image) for image in question.images]
 
 
 def _pixels(processor: Processor, image: Path | str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.generate import Generated, stream
 from vlm_mu_jax.steering.guard import Guard, open_guard
@@ -72,9 +73,15 @@ def stream_answer(
     model: Model, prompt: str, images: Sequence[Any] = (), options: SamplingOptions | None = None
 ) -> Iterator[OneAnswer]:
     """Yields the answer so far, every few tokens; the last is what `answer` returns. Arguments as there."""
-    options = options or SamplingOptions()
     images = [images] if isinstance(images, str | Path | Image.Image) else images
-    ids = model.processor.prompt_ids(prompt, images)
+    yield from stream_in_context(model, prompt, images, None, options or SamplingOptions())
+
+
+def stream_in_context(
+    model: Model, prompt: str, images: Sequence[Any], context: Context | None, options: SamplingOptions
+) -> Iterator[OneAnswer]:
+    """As `stream_answer`, for a question inside a conversation. images: all those of the conversation, in order."""
+    ids = model.processor.prompt_ids(prompt, images, context)
     limit, longest = model.config.text.max_positions, options.max_new_tokens
     if len(ids) + longest > limit:
         raise InputError(
@@ -84,7 +91,7 @@ def stream_answer(
     batch = model.processor.pad([ids], pixels)
     steer = _steer(model, options.guard)
     if callable(steer):  # a gate that looks at the prompt first
-        steer = steer([prompt], pixels if images else None)
+        steer = steer([prompt], pixels if images else None, [context])
     for out in stream(
         model.params,
         batch,

@@ -1,8 +1,10 @@
-"""One question as a model is asked it: text, image, and under which condition of the evaluation."""
+"""One question as a model is asked it: text, images, earlier turns, and the condition of the evaluation."""
 
 import dataclasses
 from pathlib import Path
 
+from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
 
 BLANK = "blank:"  # what the name of an image without content begins with
@@ -12,9 +14,14 @@ BLANK = "blank:"  # what the name of an image without content begins with
 class Question:
     """One question to ask.
 
-    id: of the record it comes from. image: a file, None for text only, or "blank:KIND" for an image without content.
-    condition: how the question differs from its record's own. answer_start: text that the answer already starts with,
-    which is part of the answer that is kept.
+    Attributes:
+      id: of the record it comes from.
+      text: the question.
+      image: a file, None for text only, or "blank:KIND" for an image without content. Of several images the first.
+      condition: how the question differs from its record's own.
+      answer_start: text that the answer already starts with, which is part of the answer that is kept.
+      context: the conversation around the question; None where it stands alone, behind its images.
+      more_images: the further images of the prompt, in order.
     """
 
     id: str
@@ -22,7 +29,35 @@ class Question:
     image: Path | str | None
     condition: Condition = Condition()
     answer_start: str = ""
+    context: Context | None = None
+    more_images: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path | str, ...]:
+        """All images of the prompt, in order."""
+        return () if self.image is None else (self.image, *self.more_images)
 
     @property
     def has_image(self) -> bool:
         return self.image is not None
+
+    @classmethod
+    def of(
+        cls,
+        records: Records,
+        record: Record,
+        condition: Condition | None = None,
+        text: str | None = None,
+        answer_start: str = "",
+    ) -> "Question":
+        """A record's question with all images of its conversation up to there.
+
+        Args:
+          condition: by default that of the unchanged question.
+          text: what is asked instead of the record's own question.
+        """
+        shown = record.images
+        condition = condition or Condition(image="own" if shown else "none")
+        first, *more = (records.root / path for path in shown) if shown else (None,)
+        text = record.question if text is None else text
+        return cls(record.id, text, first, condition, answer_start, Context.of(record), tuple(more))
