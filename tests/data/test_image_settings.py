@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from tests.data.test_images import MEAN, STD, picture, settings
 from vlm_mu_jax.data import images
@@ -150,3 +151,16 @@ def test_a_broken_settings_file_is_an_input_error(text, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(InputError, match="restore"):
         read_settings(tmp_path, 336)
+
+
+def test_siglip_stretches_and_crops_nothing(tmp_path):
+    """With the defaults of its own class, whichever of the fields the file leaves out."""
+    shown = picture(31, 57)
+    for given in ({}, {"image_mean": [0.1, 0.2, 0.3], "resample": 2}):
+        theirs = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, **given)
+        write(tmp_path, image_processor_type="SiglipImageProcessor", size={"height": SIDE, "width": SIDE}, **given)
+        want = theirs(shown, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        np.testing.assert_allclose(images.to_pixels(shown, read_settings(tmp_path, SIDE)), want, atol=1e-6)
+    write(tmp_path, image_processor_type="SiglipImageProcessor")
+    with pytest.raises(InputError, match="size of 224 is not the tower's 24"):
+        read_settings(tmp_path, SIDE)

@@ -2,7 +2,7 @@
 
 Every field that changes pixels is honoured as transformers honours it, or refused by name. Sources: transformers
 image_processing_base.py (which file counts), image_processing_backends.py (defaults), CLIPImageProcessor,
-LlavaImageProcessor and LlavaNextImageProcessor.
+SiglipImageProcessor, LlavaImageProcessor and LlavaNextImageProcessor.
 """
 
 import dataclasses
@@ -14,9 +14,26 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 
 FILES = ("processor_config.json", "preprocessor_config.json")  # the first that describes an image processor counts
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _RESAMPLES = range(6)  # PIL.Image.Resampling
-_KINDS = ("CLIPImageProcessor", "CLIPFeatureExtractor", "LlavaImageProcessor", "LlavaNextImageProcessor")
+_CLIP = {
+    "do_center_crop": True,
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
+_SIGLIP = {
+    "size": {"height": 224, "width": 224},
+    "do_center_crop": False,
+    "image_mean": (0.5,) * 3,
+    "image_std": (0.5,) * 3,
+}
+# A processor's kind, and what it means by a field that is not there (where that differs between kinds).
+_KINDS: dict[str, dict[str, Any]] = {
+    "CLIPImageProcessor": _CLIP,
+    "CLIPFeatureExtractor": _CLIP,
+    "LlavaImageProcessor": _CLIP,
+    "LlavaNextImageProcessor": _CLIP,
+    "SiglipImageProcessor": _SIGLIP,
+}
 _BACKENDS = ("Fast", "Pil")  # endings of the same processor's name; their pixels differ by rounding at most
 _READ = {
     "do_resize",
@@ -148,6 +165,7 @@ def _kind(config: dict[str, Any]) -> str:
 
 def _settings(config: dict[str, Any], image_size: int) -> ImageSettings:
     kind = _kind(config)
+    config = _KINDS[kind] | config
     size, stretch = _size(config, image_size)
     centred = _switch(config, "do_center_crop", True)
     crop = _sides(config.get("crop_size", image_size), "crop_size")
@@ -161,8 +179,8 @@ def _settings(config: dict[str, Any], image_size: int) -> ImageSettings:
     return ImageSettings(
         size=size,
         crop=crop[0] if centred else size,
-        mean=_channels(config.get("image_mean", _CLIP_MEAN), "image_mean") if normalises else (0.0,) * 3,
-        std=_channels(config.get("image_std", _CLIP_STD), "image_std", zero=False) if normalises else (1.0,) * 3,
+        mean=_channels(config["image_mean"], "image_mean") if normalises else (0.0,) * 3,
+        std=_channels(config["image_std"], "image_std", zero=False) if normalises else (1.0,) * 3,
         rescale=_rescale(config),
         resample=resample,
         # elsewhere do_pad fills batches up
