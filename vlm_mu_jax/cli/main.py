@@ -30,6 +30,7 @@ COMMANDS = (
     "judge",
     "report",
     "generate",
+    "serve",
     "bench",
 )
 

@@ -149,9 +149,17 @@ class Processor:
           system: its system text; None = the processor's.
         """
         counts = self._counts(images)
-        return self._expand(
-            self._ids(self._renderer.render(self._renderer.messages(turns, system), ready=True)), counts
-        )
+        text = self._renderer.render(self._renderer.messages(turns, system), ready=True)
+        return self._expand(self._renderer.fresh_ids(text), counts)
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of a text without a template, after the beginning-of-text token if the tokenizer adds one.
+
+        Raises:
+          InputError: the text holds an image's placeholder.
+        """
+        self._renderer.refuse_placeholder("prompt", text)
+        return list(self.tokenizer(text)["input_ids"])
 
     def example(
         self, question: str, answer: str, images: Images = 1, ended: bool = True, context: Context | None = None

@@ -134,7 +134,11 @@ class Renderer:
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (a renderer lives as long as its process)
     def ids(self, text: str) -> tuple[int, ...]:
-        """Token ids of a rendered text."""
+        """Token ids of a rendered text, which many questions may ask for again."""
+        return self.fresh_ids(text)
+
+    def fresh_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a rendered text. They are not kept: a server would fill its memory with them."""
         return tuple(self.encode([text])["input_ids"][0])
 
     def spoken(self, messages: Sequence[Message]) -> Spoken:

@@ -193,7 +193,7 @@ def _begin(
 ) -> Decoding:
     """Prefill."""
     B, G = batch.tokens_BT.shape[0], max_new_tokens
-    run = functools.partial(_prefill, params, cfg=cfg, lora=lora)
+    run = functools.partial(prefill, params, cfg=cfg, lora=lora)
     prompts_B, earlier = batch.lengths_B, ()
     if prefix is None:
         first = run(batch, steer=steer)
@@ -222,7 +222,7 @@ def _begin(
     )
 
 
-def _prefill(params: Params, batch: Batch, cfg: ModelConfig, **options: Any) -> Output:
+def prefill(params: Params, batch: Batch, cfg: ModelConfig, **options: Any) -> Output:
     """Keys, values and gates of the rows, and the hidden state [B, 1, D] of each one's last token."""
     B, T = batch.tokens_BT.shape
     if T >= LONG:
@@ -270,7 +270,7 @@ def _step(
 ) -> Decoding:
     """One more token of every row that has not ended."""
     live = ~s.done_B
-    token_B = _pick(_of_text(s.logits_BV, cfg), s.keys_B, s.step, temperature, top_p)
+    token_B = _pick(of_text(s.logits_BV, cfg), s.keys_B, s.step, temperature, top_p)
     logprob_B = jnp.take_along_axis(jax.nn.log_softmax(s.logits_BV), token_B[:, None], axis=1)[:, 0]
     ended = functools.reduce(jnp.logical_or, [token_B == e for e in cfg.eos_ids], jnp.zeros_like(live))
     token_B = jnp.where(live, token_B, cfg.pad_id)
@@ -309,7 +309,7 @@ def _append(made: KV, new: KV, step: Array) -> KV:
     return made.replace(k=k, v=v, valid_BS=valid_BG)
 
 
-def _of_text(logits_BV: Array, cfg: ModelConfig) -> Array:
+def of_text(logits_BV: Array, cfg: ModelConfig) -> Array:
     """Logits without the image placeholder, which is no text: it marks the place of an image in a prompt. The original
     LLaVA cannot write it (its vocabulary has none); transformers can, and needs `suppress_tokens` for the same answer.
     """

@@ -1,0 +1,1 @@
+"""How are models offered? An OpenAI-compatible server whose rows join and leave the running batch between steps."""

@@ -1,0 +1,223 @@
+"""The compiled programs of the server: a prompt's prefill, its place in the running batch, one token of every row.
+
+The running batch has a fixed number of rows and one cache of fixed width for each. A row that ends leaves its place to
+the next prompt. Which rows are live, how long they are and how they sample is data, so that one program makes the next
+token of every row whatever joined or left.
+"""
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vlm_mu_jax.model.cache import KV
+from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.generate import of_text, prefill
+from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import Steer, on_prefix, while_decoding
+from vlm_mu_jax.model.vlm import Batch, forward, logits_of
+
+TOP = 20  # likeliest tokens that are reported with their log-probabilities, at most
+
+
+@flax.struct.dataclass
+class RowSampling:
+    """How the next token of each row is picked. Rows are independent: a row's draw depends on its own fields alone.
+
+    temperature_B: 0 is greedy. top_p_B: mass of the nucleus. seeds_B: of the draws. steps_B: tokens that the row has
+    made already. want_top: whether any row reports its likeliest tokens.
+    """
+
+    temperature_B: Array
+    top_p_B: Array
+    seeds_B: Array
+    steps_B: Array
+    want_top: Array
+
+
+@flax.struct.dataclass
+class NextTokens:
+    """Next tokens. logprobs_B: under the model's own distribution (temperature 1), in nats. top_BK, top_logprobs_BK:
+    the K likeliest tokens, zeros unless they are wanted."""
+
+    tokens_B: Array
+    logprobs_B: Array
+    top_BK: Array
+    top_logprobs_BK: Array
+
+
+@flax.struct.dataclass
+class Begun:
+    """A prompt that has run. parts: key/value segments of one row, each from position starts_N on. logits_1V: of its
+    next token. steer: what steers the tokens to come, of one row."""
+
+    parts: tuple[KV, ...]
+    starts_N: Array
+    logits_1V: Array
+    steer: Steer | None
+
+
+@flax.struct.dataclass
+class Running:
+    """The running batch. k, v: keys and values, [L, B, S, K, H] or L arrays [B, K, S, H] (see `cache.apart`).
+    steer: what steers each row, or None."""
+
+    k: Any
+    v: Any
+    steer: Steer | None
+
+    @property
+    def width(self) -> int:
+        """S, the tokens that a row has room for."""
+        return self.k[0].shape[2] if isinstance(self.k, tuple) else self.k.shape[2]
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def begin(
+    params: Params, batch: Batch, cfg: ModelConfig, steer: Steer | None, prefix: KV | None, start_1: Array
+) -> Begun:
+    """Runs a prompt, or what follows `prefix`, a beginning of start_1 tokens that has run. Batches of one row."""
+    past = () if prefix is None else (_readable(prefix, cfg),)
+    first = prefill(params, batch, cfg=cfg, steer=steer, past=past, offset_B=start_1)
+    parts, starts = (first.cache,), start_1
+    if prefix is not None:
+        parts, starts = (prefix, first.cache), jnp.concatenate([jnp.zeros_like(start_1), start_1])
+    logits_1V = logits_of(params, first.hidden_BTD[:, 0], cfg)
+    return Begun(parts, starts, logits_1V, while_decoding(steer, first.gate_LB))
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def begin_prefix(params: Params, batch: Batch, cfg: ModelConfig, steer: Steer | None) -> KV:
+    """Keys and values of the beginning of prompts: an image and what stands before it."""
+    return forward(params, batch, cfg, steer=on_prefix(steer), keep_cache=True, logits=False).cache
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def choose(logits_BV: Array, how: RowSampling, cfg: ModelConfig) -> NextTokens:
+    """Picks a token for every row, as `generate` picks it."""
+    text_BV = of_text(logits_BV, cfg)
+    greedy_B = jnp.argmax(text_BV, axis=-1).astype(jnp.int32)
+    tokens_B = jax.lax.cond((how.temperature_B > 0).any(), _drawn, lambda *_: greedy_B, text_BV, greedy_B, how)
+    scores_BV = jax.nn.log_softmax(logits_BV)
+    logprobs_B = jnp.take_along_axis(scores_BV, tokens_B[:, None], axis=1)[:, 0]
+    K = min(TOP, logits_BV.shape[1])
+
+    def top(scores_BV: Array) -> tuple[Array, Array]:
+        values_BK, ids_BK = jax.lax.top_k(scores_BV, K)
+        return ids_BK.astype(jnp.int32), values_BK
+
+    def none(scores_BV: Array) -> tuple[Array, Array]:
+        shape = (scores_BV.shape[0], K)
+        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, scores_BV.dtype)
+
+    return NextTokens(tokens_B, logprobs_B, *jax.lax.cond(how.want_top, top, none, scores_BV))
+
+
+def _drawn(logits_BV: Array, greedy_B: Array, how: RowSampling) -> Array:
+    """One draw per row from the smallest set of tokens whose probability reaches top_p; greedy rows stay greedy."""
+    warm_B = jnp.where(how.temperature_B > 0, how.temperature_B, 1.0)
+    logits_BV = logits_BV / warm_B[:, None]
+    order_BV = jnp.argsort(-logits_BV, axis=-1)
+    sorted_BV = jnp.take_along_axis(jax.nn.softmax(logits_BV), order_BV, axis=-1)
+    keep_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV < how.top_p_B[:, None]
+    keep_BV = keep_BV.at[:, 0].set(True)  # the likeliest token even at top_p = 0
+    keep_BV = jnp.take_along_axis(keep_BV, jnp.argsort(order_BV, axis=-1), axis=-1) | (how.top_p_B >= 1)[:, None]
+    logits_BV = jnp.where(keep_BV, logits_BV, -jnp.inf)
+    keys_B = jax.vmap(lambda seed, step: jax.random.fold_in(jax.random.key(seed), step))(how.seeds_B, how.steps_B)
+    drawn_B = jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+    return jnp.where(how.temperature_B > 0, drawn_B, greedy_B)
+
+
+def empty(begun: Begun, rows: int, width: int) -> Running:
+    """A running batch without content, shaped and steered like this prompt."""
+    L, _, _, K, H = begun.parts[0].k.shape
+    dtype = begun.parts[0].k.dtype
+    if jax.default_backend() == "cpu":
+        k, v = (tuple(jnp.zeros((rows, K, width, H), dtype) for _ in range(L)) for _ in range(2))
+    else:
+        k, v = (jnp.zeros((L, rows, width, K, H), dtype) for _ in range(2))
+    steer = begun.steer
+    if steer is not None:
+        widened = {"gate_LB": jnp.zeros((L, rows), steer.gate_LB.dtype)}
+        if steer.shift.ndim == 3:
+            widened["shift"] = jnp.zeros((L, rows, steer.shift.shape[2]), steer.shift.dtype)
+        steer = steer.replace(**widened)
+    return Running(k, v, steer)
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def widened(running: Running, width: int) -> Running:
+    """The same rows with room for `width` tokens."""
+
+    def pad(x: Array) -> Array:
+        return jnp.pad(x, [(0, width - n if axis == 2 else 0) for axis, n in enumerate(x.shape)])
+
+    return running.replace(k=jax.tree.map(pad, running.k), v=jax.tree.map(pad, running.v))
+
+
+@functools.partial(jax.jit, donate_argnames="running")
+def join(running: Running, begun: Begun, row: Array) -> Running:
+    """Puts a prompt in the place of a row."""
+    k, v = running.k, running.v
+    for part, start in zip(begun.parts, begun.starts_N, strict=True):
+        k, v = (_put(old, new, row, start) for old, new in ((k, part.k), (v, part.v)))
+    steer = running.steer
+    if steer is not None:
+        own = {"gate_LB": steer.gate_LB.at[:, row].set(begun.steer.gate_LB[:, 0])}
+        if steer.shift.ndim == 3:
+            own["shift"] = steer.shift.at[:, row].set(begun.steer.shift[:, 0])
+        steer = steer.replace(**own)
+    return Running(k, v, steer)
+
+
+def _put(old: Any, new_L1TKH: Array, row: Array, start: Array) -> Any:
+    """Keys or values with those of one row from `start` on."""
+    if not isinstance(old, tuple):
+        return jax.lax.dynamic_update_slice(old, new_L1TKH, (0, row, start, 0, 0))
+    heads_first = (layer.swapaxes(1, 2) for layer in new_L1TKH)
+    pairs = zip(old, heads_first, strict=True)
+    return tuple(jax.lax.dynamic_update_slice(layer, new, (row, 0, start, 0)) for layer, new in pairs)
+
+
+@functools.partial(jax.jit, static_argnames="cfg", donate_argnames="running")
+def step(
+    params: Params, running: Running, tokens_B: Array, lengths_B: Array, how: RowSampling, cfg: ModelConfig
+) -> tuple[Running, NextTokens]:
+    """Runs the token that each row made last, and picks the next.
+
+    Args:
+      tokens_B: last tokens, not in the cache yet.
+      lengths_B: tokens of each row in the cache. Rows that are not live have 0; what they make means nothing.
+    """
+    B, S = len(tokens_B), running.width
+    places_BS = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32)[None], (B, S))
+    past = _readable(KV(running.k, running.v, places_BS, places_BS < lengths_B[:, None]), cfg)
+    out = forward(
+        params,
+        Batch(tokens_B[:, None], jnp.ones_like(tokens_B)),
+        cfg,
+        past=(past,),
+        offset_B=lengths_B,
+        steer=running.steer,
+        keep_cache=True,
+        logits=False,
+    )
+    k, v = (_append(old, new, lengths_B) for old, new in ((running.k, out.cache.k), (running.v, out.cache.v)))
+    chosen = choose(logits_of(params, out.hidden_BTD[:, 0], cfg), how, cfg)
+    return running.replace(k=k, v=v), chosen
+
+
+def _append(old: Any, new_LB1KH: Array, lengths_B: Array) -> Any:
+    """Keys or values with one token more in every row."""
+    rows = jnp.arange(len(lengths_B))
+    if not isinstance(old, tuple):
+        return old.at[:, rows, lengths_B].set(new_LB1KH[:, :, 0])
+    return tuple(layer.at[rows, :, lengths_B].set(new[:, 0]) for layer, new in zip(old, new_LB1KH, strict=True))
+
+
+def _readable(kv: KV, cfg: ModelConfig) -> KV:
+    """All of it is earlier than whatever reads it; only a sliding window needs to know by how much."""
+    return kv if cfg.text.sliding_window is not None else kv.replace(positions_BS=None)

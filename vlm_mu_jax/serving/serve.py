@@ -1,0 +1,169 @@
+"""Opens the models of a server and runs it."""
+
+import dataclasses
+import queue
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.serving.app import ServerLimits, make_app
+from vlm_mu_jax.serving.engine import Answering, Engine, MadeToken
+from vlm_mu_jax.serving.engine_thread import EngineThread
+from vlm_mu_jax.serving.prompt_runs import ServedPrompt
+from vlm_mu_jax.steering.guard import load_guard
+from vlm_mu_jax.storage.model_folder import load
+
+STOP_SECONDS = 5  # that open requests get to end when the server stops
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    """How models are served.
+
+    host, port: where the server listens; port 0 takes a free one.
+    rows: answers that each model makes at a time.
+    waiting: answers that may wait for a row of each model, before more are refused.
+    context: prompt and answer together have this many tokens at most; None = as many as the model has positions.
+    allow_other_model: a guard may come from other weights or another template than its model's.
+    key_file: file with one API key a line; None asks for none.
+    limits: what requests may hold.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    rows: int = 16
+    waiting: int = 256
+    context: int | None = None
+    allow_other_model: bool = False
+    key_file: str | None = None
+    limits: ServerLimits = ServerLimits()
+
+
+def serve(
+    checkpoints: Sequence[str],
+    guards: Sequence[str] = (),
+    options: ServeOptions = ServeOptions(),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serves models until the process is told to stop.
+
+    Args:
+      checkpoints: model folders, "FOLDER" or "NAME=FOLDER". A model is called as its folder without a name.
+      guards: guard folders, "FOLDER" or "MODEL=FOLDER". Each adds the model "MODEL+GUARD", with the guard's folder as
+        its name. Without MODEL the guard is the only checkpoint's.
+      say: told what happens until the server listens.
+
+    Raises:
+      InputError: a folder that holds no model or guard, two models of one name, or an address that cannot be used.
+    """
+    import uvicorn
+
+    keys = _keys(options.key_file)
+    listening = _listen(options.host, options.port)
+    engines = open_engines(checkpoints, guards, options, say)
+    thread = EngineThread(engines)
+    thread.start()
+    for engine in engines:
+        say(f"{engine.name}: compiling")
+        warm_up(engine, thread)
+    app = make_app(engines, thread, keys, options.limits)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS
+    )
+    host, port = listening.getsockname()[:2]
+    say(f"serving {', '.join(engine.name for engine in engines)} at http://{_address(host)}:{port}/v1")
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        thread.stop()
+
+
+def open_engines(
+    checkpoints: Sequence[str], guards: Sequence[str], options: ServeOptions, say: Callable[[str], None] = print
+) -> list[Engine]:
+    """The engines of a server's models; see `serve`."""
+    folders = _named(checkpoints, "--checkpoint")
+    guarded = [_guarded(one, list(folders)) for one in guards]
+    sizes = {"rows": options.rows, "waiting": options.waiting, "context": options.context}
+    engines: dict[str, Engine] = {}
+    for name, folder in folders.items():
+        say(f"{name}: loading {folder}")
+        model = load(folder)
+        engines[name] = Engine(name, model, **sizes)
+        for own, guard_folder in guarded:
+            if own != name:
+                continue
+            guard = load_guard(guard_folder, model, options.allow_other_model)
+            full = f"{name}+{_folder_name(guard_folder)}"
+            if full in engines:
+                raise InputError(f"two guards of {name} are called {_folder_name(guard_folder)}; rename one's folder")
+            engines[full] = Engine(full, model, guard, **sizes)
+    return list(engines.values())
+
+
+def warm_up(engine: Engine, thread: EngineThread) -> None:
+    """Makes two tokens, so that the first request finds its programs compiled. Raises JobError when that fails."""
+    made: queue.Queue[MadeToken | Exception] = queue.Queue()
+    ids = tuple(engine.model.processor.prompt_ids("?", 0))
+    engine.submit([Answering(ServedPrompt(ids, text_ids=ids), 2, made.put)])
+    thread.wake()
+    last = made.get()
+    while isinstance(last, MadeToken) and not last.end:
+        last = made.get()
+    if isinstance(last, Exception):
+        raise JobError(f"{engine.name} makes no token: {last}")
+
+
+def _named(given: Sequence[str], flag: str) -> dict[str, str]:
+    """Names and folders of "FOLDER" and "NAME=FOLDER"."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, separator, folder = one.partition("=")
+        name, folder = (name, folder) if separator and folder else (_folder_name(one), one)
+        if name in found:
+            raise InputError(f"{flag}: two models are called {name!r}; give one another name, {flag}=NAME={folder}")
+        found[name] = folder
+    return found
+
+
+def _guarded(given: str, models: Sequence[str]) -> tuple[str, str]:
+    """(model, folder) of one `--guard`."""
+    name, separator, folder = given.partition("=")
+    if separator and name in models:
+        return name, folder
+    if len(models) > 1:
+        raise InputError(f"--guard={given}: whose guard is it? write --guard=MODEL={given}, of {', '.join(models)}")
+    return models[0], given
+
+
+def _folder_name(folder: str) -> str:
+    path = resolved(folder)
+    return path.parent.name if path.name == "model" else path.name
+
+
+def _keys(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    lines = Path(resolved(path)).read_text(encoding="utf-8").splitlines()
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise InputError(f"{path}: holds no API key; write one a line")
+    return keys
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound before any model is loaded, so that a port in use is told at once."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        one = socket.socket(family, socket.SOCK_STREAM)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind((host, port))
+    except OSError as error:
+        raise InputError(f"--host={host} --port={port}: {error.strerror or error}; choose another") from None
+    return one
+
+
+def _address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
