@@ -10,8 +10,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from tests.data.test_images import MEAN, STD, picture, settings
 from vlm_mu_jax.data import images
-from vlm_mu_jax.data.image_settings import ImageSettings, read_settings, unknown_fields
+from vlm_mu_jax.data.image_settings import ImageSettings, fitted_plan, read_settings, unknown_fields
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.image_plans import Tiled
 
 SIDE = 24
 
@@ -61,7 +62,11 @@ def test_only_llavas_own_processor_pads_to_a_square(tmp_path):
         assert read_settings(tmp_path, 336).pad_to_square == pads
     pinpoints = [[336, 672], [672, 336]]
     write(tmp_path, image_processor_type="LlavaNextImageProcessor", do_pad=True, image_grid_pinpoints=pinpoints)
-    assert read_settings(tmp_path, 336) == settings(336, 336, pinpoints=((336, 672), (672, 336)))
+    assert read_settings(tmp_path, 336) == settings(336, 336)
+    plan = Tiled(576, 24, 336, ((336, 672), (672, 336)))
+    assert fitted_plan(tmp_path, plan) == plan
+    with pytest.raises(InputError, match="image_grid_pinpoints"):
+        fitted_plan(tmp_path, Tiled(576, 24, 336, ((336, 672),)))
 
 
 @pytest.mark.parametrize(

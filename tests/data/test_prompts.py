@@ -218,7 +218,7 @@ def test_tokens_of_an_image_of_any_resolution_come_from_the_image(processor, nex
     exif[ExifTags.Base.Orientation] = 6  # a quarter turn
     picture.save(tmp_path / "turned.jpg", exif=exif)
     for path, size in ((tmp_path / "image.png", (20, 90)), (tmp_path / "turned.jpg", (90, 20))):
-        tokens = one.image_tokens(path)
+        (tokens,) = one.layout(path)
         assert tokens == len(next_config.vision.plan.gather(size)) == len(one.pixels(path).gather_Q)
         assert one.prompt_ids("what ?", [path]).count(next_config.image_token_id) == tokens
         example = one.example("what ?", "a ring .", [path])
@@ -232,7 +232,7 @@ def test_tokens_of_an_image_of_any_resolution_come_from_the_image(processor, nex
         one.pad([ids], [[one.pixels(tmp_path / "turned.jpg")]])
     picture.resize((20, 90)).save(tmp_path / "image.png")  # another image under the same name
     os.utime(tmp_path / "image.png", ns=(1, 1))
-    assert one.image_tokens(tmp_path / "image.png") == len(next_config.vision.plan.gather((90, 20)))
+    assert one.layout(tmp_path / "image.png") == next_config.vision.plan.layout((90, 20))
 
 
 @pytest.mark.parametrize("change", [{"image_grid_pinpoints": [[32, 64]]}, {"crop_size": {"height": 16, "width": 16}}])

@@ -13,7 +13,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from tests.conversion.hf_checkpoints import make_llava_next, save
 from tests.conversion.test_exporter import LLAVA_DIALECTS, spell, tensors, there_and_back
 from vlm_mu_jax.conversion import importer, names
-from vlm_mu_jax.data import anyres, images
+from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.vlm import Batch, forward
 
@@ -62,13 +62,13 @@ def drawn_rows(cfg):
 
 def our_batch(cfg, rows, plan):
     settings = images.ImageSettings(cfg.vision.image_size, cfg.vision.image_size, tuple(MEAN), tuple(STD))
-    tiles = [[anyres.prepare(one, settings, cfg.vision) for one in pictures] for pictures in plan]
+    tiles = [[tiling.prepare(one, settings, cfg.vision) for one in pictures] for pictures in plan]
     lengths = np.array([len(row) for row in rows], np.int32)
     tokens = np.ones((len(rows), lengths.max() + 3), np.int32)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = row
     like = next(row[0] for row in tiles if row)
-    pixels, gather_BQ = anyres.stack(tiles, 2, like, width=tokens.shape[1])
+    pixels, gather_BQ = tiling.stack(tiles, 2, like, width=tokens.shape[1])
     return Batch(tokens, lengths, pixels, gather_BQ=gather_BQ)
 
 

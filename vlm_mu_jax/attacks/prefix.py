@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vlm_mu_jax.data import anyres
+from vlm_mu_jax.data import tiling
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import ModelConfig
@@ -50,8 +50,8 @@ def image_features(
     """Tokens [1, Q, D] of one image as `Processor.pixels` makes it; None of None. put: moves arrays to devices."""
     if image is None:
         return None
-    width = bucket(len(image.gather_Q)) if isinstance(image, anyres.Tiles) else 0  # few programs
-    pixels_1MHWC, gather_1Q = anyres.stack([[image]], 1, image, width)
+    width = bucket(len(image.gather_Q)) if isinstance(image, tiling.Tiles) else 0  # few programs
+    pixels_1MHWC, gather_1Q = tiling.stack([[image]], 1, image, width)
     return _encode(params, put(pixels_1MHWC), gather_BQ=put(gather_1Q), cfg=cfg)
 
 

@@ -53,24 +53,22 @@ class Block:
 
 
 def tokenise(processor: Processor, question: str, images: Images, placed: Sequence[Placed]) -> Prompts:
-    """The prompts of all candidates of one question about at most one image (`images`: as `Processor` takes them).
+    """The prompts of all candidates of one question (`images`: as `Processor` takes them).
 
-    Texts are tokenised whole, with one placeholder for the image, which is a token of its own. Where a word stands
-    before the image, the prompts have no head in common.
+    Texts are tokenised whole, with one token for each run of image tokens. Where a word stands before an image, the
+    prompts have no head in common.
     """
-    number = images if isinstance(images, int) else len(images)
-    whole = tuple(processor.prompt_ids(question, images))
-    rows = processor.short_ids([(question, ""), *((one.question, one.answer_start) for one in placed)], number)
+    rows = processor.short_ids([(question, ""), *((one.question, one.answer_start) for one in placed)], images)
     image = processor.cfg.image_token_id
-    tokens = whole.count(image) if number else 0
-    ends = [len(row) - row[::-1].index(image) if tokens else 0 for row in rows]
+    pictured = image in rows[0] if images else False
+    ends = [len(row) - row[::-1].index(image) if pictured else 0 for row in rows]
     first = rows[0][: ends[0]]
-    image_end = ends[0] and ends[0] + tokens - 1
+    head = processor.lengthened(first, images)
     if all(row[:end] == first for row, end in zip(rows, ends, strict=True)):
         original, *tails = [row[end:] for row, end in zip(rows, ends, strict=True)]
-        return Prompts(whole[:image_end], tuple(tails), original, image_end)
-    original, *tails = [(*row[: end - 1], *(image,) * tokens, *row[end:]) for row, end in zip(rows, ends, strict=True)]
-    return Prompts((), tuple(tails), original, image_end)
+        return Prompts(head, tuple(tails), original, len(head))
+    original, *tails = [processor.lengthened(row, images) for row in rows]
+    return Prompts((), tuple(tails), original, len(head))
 
 
 def shared_start(prompts: Prompts, index: np.ndarray) -> tuple[int, np.ndarray]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.steering.shapes import check_shapes
 

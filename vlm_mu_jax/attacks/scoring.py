@@ -20,9 +20,9 @@ from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
 from vlm_mu_jax.attacks.prompt_blocks import Block, Prompts
 from vlm_mu_jax.attacks.search_run import SearchTarget
-from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
+from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params

@@ -22,9 +22,9 @@ import grain
 import numpy as np
 from jax import Array
 
-from vlm_mu_jax.data import anyres
-from vlm_mu_jax.data.anyres import Tiles
+from vlm_mu_jax.data import tiling
 from vlm_mu_jax.data.prompts import Example
+from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import Batch
 
@@ -240,7 +240,7 @@ class Stream:
         like = next((image for row_images in images for image in row_images), None)
         if like is None:
             like = read(next(image for one in self.rows for image in one.images))
-        return anyres.stack(images, self.images_per_row, like, width=length)
+        return tiling.stack(images, self.images_per_row, like, width=length)
 
 
 def _span(mask: Sequence[bool]) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """What a checkpoint's image processor does to a picture, read from its files.
 
-Every field that changes pixels is honoured as transformers honours it, or refused by name. Sources: transformers
-image_processing_base.py (which file counts), image_processing_backends.py (defaults), CLIPImageProcessor,
-SiglipImageProcessor, LlavaImageProcessor and LlavaNextImageProcessor.
+Every field that changes pixels is honoured as transformers honours it, or refused by name. Which classes of image
+processors there are, and what a field means to one of them, the model families say (`ImageProcessorKind`). Sources:
+transformers image_processing_base.py (which file counts), image_processing_backends.py (defaults), CLIPImageProcessor.
 """
 
 import dataclasses
@@ -12,28 +12,12 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.model.families import IMAGE_PROCESSORS
+from vlm_mu_jax.model.image_plans import ImagePlan, ImageProcessorKind
 
 FILES = ("processor_config.json", "preprocessor_config.json")  # the first that describes an image processor counts
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 _RESAMPLES = range(6)  # PIL.Image.Resampling
-_CLIP = {
-    "do_center_crop": True,
-    "image_mean": (0.48145466, 0.4578275, 0.40821073),
-    "image_std": (0.26862954, 0.26130258, 0.27577711),
-}
-_SIGLIP = {
-    "size": {"height": 224, "width": 224},
-    "do_center_crop": False,
-    "image_mean": (0.5,) * 3,
-    "image_std": (0.5,) * 3,
-}
-# A processor's kind, and what it means by a field that is not there (where that differs between kinds).
-_KINDS: dict[str, dict[str, Any]] = {
-    "CLIPImageProcessor": _CLIP,
-    "CLIPFeatureExtractor": _CLIP,
-    "LlavaImageProcessor": _CLIP,
-    "LlavaNextImageProcessor": _CLIP,
-    "SiglipImageProcessor": _SIGLIP,
-}
 _BACKENDS = ("Fast", "Pil")  # endings of the same processor's name; their pixels differ by rounding at most
 _READ = {
     "do_resize",
@@ -50,7 +34,6 @@ _READ = {
     "image_std",
     "do_pad",
     "pad_size",
-    "image_grid_pinpoints",
     "image_processor_type",
     "feature_extractor_type",
 }
@@ -83,7 +66,6 @@ class ImageSettings:
       resample: the filter of the resize, a `PIL.Image.Resampling`.
       pad_to_square: first pad to a square with the mean colour, as LLaVA's training does.
       stretch: both edges become `size`, whatever the picture's shape.
-      pinpoints: LLaVA-NeXT's resolutions, (height, width) each; () = the file does not say.
       resize: False leaves the picture's size as it is.
       centre: False crops nothing.
     """
@@ -96,7 +78,6 @@ class ImageSettings:
     resample: int = 3
     pad_to_square: bool = False
     stretch: bool = False
-    pinpoints: tuple[tuple[int, int], ...] = ()
     resize: bool = True
     centre: bool = True
 
@@ -113,24 +94,45 @@ def read_settings(folder: Path, image_size: int) -> ImageSettings:
       InputError: a file is not JSON, has a field of the wrong kind or one that is not supported, or the pictures that
         come out are not of the tower's size.
     """
-    config = _read(folder)
+    config = fields(folder)
     _refuse(config, folder)
     try:
+        config = _kind(config).plain(config)
         settings = _settings(config, image_size)
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise InputError(f"{folder}: the image processor's config has a wrong field ({error}); restore it") from error
-    _check_size(settings, config, image_size, folder)
+    _check_size(settings, image_size, folder)
     return settings
+
+
+def fitted_plan(folder: Path, plan: ImagePlan) -> ImagePlan:
+    """The model's image plan, fitted to its image processor's config.
+
+    Raises:
+      InputError: they contradict each other, or the config wants what the plan cannot do.
+    """
+    try:
+        return plan.fitted(fields(folder))
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise InputError(
+            f"{folder}: the image processor's config does not fit the model ({error}); restore it"
+        ) from error
 
 
 def unknown_fields(folder: Path) -> list[str]:
     """Fields of the image processor's config that we do not know, and that no version of transformers that we know
     of reads."""
-    return sorted(_read(folder).keys() - _READ - _NEUTRAL)
+    config = fields(folder)
+    return sorted(config.keys() - _READ - _NEUTRAL - _kind(config).fields)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """The fields that are set. To transformers null switches a step off, and is the default of anything else."""
+def fields(folder: Path) -> dict[str, Any]:
+    """The image processor's fields, with its class's defaults. To transformers null switches a step off, and is the
+    default of anything else.
+
+    Raises:
+      InputError: the file is not JSON, or of a class that no model family here has.
+    """
     config: dict[str, Any] = {}
     for name in FILES:
         if (folder / name).exists():
@@ -140,23 +142,28 @@ def _read(folder: Path) -> dict[str, Any]:
                 config = content
                 break
     switches = {name: False for name, value in config.items() if value is None and name.startswith("do_")}
-    return {name: value for name, value in config.items() if value is not None} | switches
+    given = {name: value for name, value in config.items() if value is not None} | switches
+    if _kind_name(given) not in IMAGE_PROCESSORS:
+        known = ", ".join(IMAGE_PROCESSORS)
+        raise InputError(f"{folder}: image_processor_type {_kind_name(given)!r} is not supported; there are {known}")
+    return {**_kind(given).defaults, **given}
 
 
 def _refuse(config: dict[str, Any], folder: Path) -> None:
-    kind = _kind(config)
-    problems = []
-    if kind not in _KINDS:
-        problems.append(f"image_processor_type {kind!r} (only {', '.join(_KINDS)})")
-    switches = sorted(name for name in config.keys() - _READ - _NEUTRAL if name.startswith("do_") and config[name])
-    problems += [f"{name} {config[name]!r}" for name in switches]
-    if config.get("pad_size") is not None and config.get("do_pad") and kind != "LlavaImageProcessor":
+    known = _READ | _NEUTRAL | _kind(config).fields
+    switches = sorted(name for name in config.keys() - known if name.startswith("do_") and config[name])
+    problems = [f"{name} {config[name]!r}" for name in switches]
+    if config.get("pad_size") is not None and config.get("do_pad") and not _kind(config).pads_to_square:
         problems.append(f"pad_size {config['pad_size']!r}")
     if problems:
         raise InputError(f"{folder}: not supported in the image processor's config: {'; '.join(problems)}")
 
 
-def _kind(config: dict[str, Any]) -> str:
+def _kind(config: dict[str, Any]) -> ImageProcessorKind:
+    return IMAGE_PROCESSORS[_kind_name(config)]
+
+
+def _kind_name(config: dict[str, Any]) -> str:
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "CLIPImageProcessor")
     for ending in _BACKENDS:
         kind = kind.removesuffix(ending)
@@ -164,8 +171,6 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _settings(config: dict[str, Any], image_size: int) -> ImageSettings:
-    kind = _kind(config)
-    config = _KINDS[kind] | config
     size, stretch = _size(config, image_size)
     centred = _switch(config, "do_center_crop", True)
     crop = _sides(config.get("crop_size", image_size), "crop_size")
@@ -175,18 +180,15 @@ def _settings(config: dict[str, Any], image_size: int) -> ImageSettings:
     resample = config.get("resample", 3)
     if type(resample) is not int or resample not in _RESAMPLES:
         raise ValueError(f"resample {resample!r} is no filter of Pillow")
-    pinpoints = tuple(tuple(map(_natural, sides)) for sides in config.get("image_grid_pinpoints", ()))
     return ImageSettings(
         size=size,
         crop=crop[0] if centred else size,
-        mean=_channels(config["image_mean"], "image_mean") if normalises else (0.0,) * 3,
-        std=_channels(config["image_std"], "image_std", zero=False) if normalises else (1.0,) * 3,
+        mean=_channels(config.get("image_mean", _MEAN), "image_mean") if normalises else (0.0,) * 3,
+        std=_channels(config.get("image_std", _STD), "image_std", zero=False) if normalises else (1.0,) * 3,
         rescale=_rescale(config),
         resample=resample,
-        # elsewhere do_pad fills batches up
-        pad_to_square=kind == "LlavaImageProcessor" and not pinpoints and _switch(config, "do_pad", False),
+        pad_to_square=_kind(config).pads_to_square and _switch(config, "do_pad", False),
         stretch=stretch,
-        pinpoints=pinpoints,
         resize=_switch(config, "do_resize", True),
         centre=centred,
     )
@@ -253,7 +255,7 @@ def _number(value: Any, name: str, zero: bool = True) -> float:
     return float(value)
 
 
-def _check_size(settings: ImageSettings, config: dict[str, Any], image_size: int, folder: Path) -> None:
+def _check_size(settings: ImageSettings, image_size: int, folder: Path) -> None:
     """What comes out must be what the tower reads, whatever the picture's shape."""
     if settings.centre:
         if settings.crop != image_size:
@@ -262,5 +264,3 @@ def _check_size(settings: ImageSettings, config: dict[str, Any], image_size: int
         raise InputError(f"{folder}: without do_center_crop, pictures keep their shape; the tower reads squares only")
     elif settings.size != image_size:
         raise InputError(f"{folder}: the image processor's size of {settings.size} is not the tower's {image_size}")
-    if _kind(config) == "LlavaNextImageProcessor" and not settings.resize:
-        raise InputError(f"{folder}: do_resize false is not supported for LLaVA-NeXT, which always resizes")

@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlm_mu_jax.data import anyres, chat_template, images
-from vlm_mu_jax.data.anyres import Tiles
+from vlm_mu_jax.data import chat_template, images, tiling
 from vlm_mu_jax.data.chat_template import TEMPLATES as TEMPLATES
 from vlm_mu_jax.data.chat_template import ChatTemplate
-from vlm_mu_jax.data.image_settings import read_settings
+from vlm_mu_jax.data.image_settings import fitted_plan, read_settings
 from vlm_mu_jax.data.records import Turn
 from vlm_mu_jax.data.rendering import Context, Renderer, asked, common_prefix
+from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.image_plans import Layout
 from vlm_mu_jax.model.vlm import Batch
 
-# An image as `Processor.pixels` takes it (file or picture) or makes it (float32 [H, W, 3], or tiles for LLaVA-NeXT).
+# An image as `Processor.pixels` takes it (file or picture) or makes it (float32 [H, W, 3], or tiles).
 Picture = str | Path | Image.Image | np.ndarray | Tiles
-Images = int | Sequence[Picture]  # their number is enough where every image has as many tokens (LLaVA-1.5)
+Images = int | Sequence[Picture]  # their number is enough where every image has as many tokens
 LOSSES = ("all", "last")  # which answers of a conversation carry the loss
 
 
@@ -58,6 +59,7 @@ class Processor:
       chat: the chat template.
       template: its identity, a name or a name with a hash. It is stored with whatever is made of the model's answers.
       system: the system text of conversations that have none of their own; None = the template's.
+      cfg: the model's config. `from_folder` fits its image plan to the image processor's config.
     """
 
     def __init__(
@@ -99,9 +101,11 @@ class Processor:
             raise InputError(
                 f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there"
             ) from error
-        settings = None if cfg.vision is None else read_settings(Path(folder), cfg.vision.image_size)
-        if settings is not None and cfg.vision.plan.varies:
-            _check_tiles(settings, cfg, folder)
+        settings = None
+        if cfg.vision is not None:
+            settings = read_settings(Path(folder), cfg.vision.image_size)
+            plan = fitted_plan(Path(folder), cfg.vision.plan)
+            cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, plan=plan))
         if template == chat_template.OWN:
             template = chat_template.of_folder(folder)
             if template is None:
@@ -118,27 +122,36 @@ class Processor:
           answer_start: what the answer begins with. A literal placeholder in a text is an error.
           context: the conversation around the question; without it the images stand in front of the question.
         """
-        counts = self._counts(images)
-        text = self._renderer.question_text(question, len(counts), answer_start, context)
-        first, *rest = text.split(self._renderer.image_token) if counts else [text]
+        layouts = self._layouts(images)
+        text = self._renderer.filled(
+            self._renderer.question_text(question, len(layouts), answer_start, context), layouts
+        )
+        first, *rest = text.split(self._renderer.image_token) if layouts else [text]
+        counts = _runs(layouts)
         return first + "".join(n * self._renderer.image_token + part for n, part in zip(counts, rest, strict=True))
 
     def prompt_ids(self, question: str, images: Images = 1, context: Context | None = None) -> list[int]:
         """Token ids up to where the answer starts; the beginning-of-text token as the checkpoint's own code adds it."""
-        counts = self._counts(images)
-        return self._expand(self._ids(self._renderer.question_text(question, len(counts), "", context)), counts)
+        layouts = self._layouts(images)
+        return self._whole(self._renderer.question_text(question, len(layouts), "", context), layouts)
 
     def short_ids(
-        self, prompts: Sequence[tuple[str, str]], number: int, context: Context | None = None
+        self, prompts: Sequence[tuple[str, str]], images: Images, context: Context | None = None
     ) -> list[tuple[int, ...]]:
-        """Ids of many prompts at once, (question, what the answer starts with or "") each, with one placeholder per
-        image."""
-        texts = [self._renderer.question_text(question, number, start, context) for question, start in prompts]
-        return [tuple(ids) for ids in self._renderer.encode(texts)["input_ids"]]
+        """Ids of many prompts at once, (question, what the answer starts with or "") each, about the same images. A run
+        of image tokens is short, one token, which `lengthened` makes as many as it stands for."""
+        layouts = self._layouts(images)
+        texts = [self._renderer.question_text(question, len(layouts), start, context) for question, start in prompts]
+        filled = [self._renderer.filled(text, layouts) for text in texts]
+        return [tuple(ids) for ids in self._renderer.encode(filled)["input_ids"]]
 
-    def expanded(self, ids: Sequence[int], images: Images) -> tuple[int, ...]:
-        """Ids of `short_ids` with every placeholder as often as its image has tokens."""
-        return tuple(self._expand(ids, self._counts(images)))
+    def lengthened(self, short: Sequence[int], images: Images, before: Sequence[int] = ()) -> tuple[int, ...]:
+        """Ids of `short_ids`, or a part of them, with as many image tokens as the images have.
+
+        before: the ids in front of that part.
+        """
+        runs = _runs(self._layouts(images))[list(before).count(self.cfg.image_token_id) :]
+        return tuple(self._expand(short, runs, part=True))
 
     def conversation_ids(self, turns: Sequence[Turn], images: Images = (), system: str | None = None) -> list[int]:
         """Token ids of a conversation that ends with a question, up to where its answer starts.
@@ -148,9 +161,9 @@ class Processor:
           images: all its images, in order, as for `prompt_ids`.
           system: its system text; None = the processor's.
         """
-        counts = self._counts(images)
+        layouts = self._layouts(images)
         text = self._renderer.render(self._renderer.messages(turns, system), ready=True)
-        return self._expand(self._renderer.fresh_ids(text), counts)
+        return self._expand(self._renderer.fresh_ids(self._renderer.filled(text, layouts)), _runs(layouts))
 
     def plain_ids(self, text: str) -> list[int]:
         """Token ids of a text without a template, after the beginning-of-text token if the tokenizer adds one.
@@ -188,17 +201,18 @@ class Processor:
           ended: whether the last answer's end belongs to the row. It is what the template ends an answer with, or else
             the model's end token. What the template prints behind it is left out.
         """
-        counts = self._counts(images)
+        layouts = self._layouts(images)
         messages = self._renderer.messages(turns, system)
         spoken = self._renderer.spoken(messages)
         whole = self._renderer.with_ends(spoken)
         open_end = spoken.spans[-1][1] if turns[-1].text else whole.spans[-1][0]  # no answer has no gap before it
         closed = whole.spans[-1][1] > spoken.spans[-1][1]
         text = spoken.text[: whole.spans[-1][1] if ended and closed else open_end]
-        ids, spans = self._renderer.located(text, [*whole.spans[:-1], (whole.spans[-1][0], len(text))])
+        spans = self._renderer.moved(text, [*whole.spans[:-1], (whole.spans[-1][0], len(text))], layouts)
+        ids, spans = self._renderer.located(self._renderer.filled(text, layouts), spans)
         end = self.cfg.eos_ids[:1] if ended and not closed else ()
         spans[-1] = (spans[-1][0], len(ids) + len(end))
-        return self._expanded_example((*ids, *end), spans if loss == "all" else spans[-1:], counts)
+        return self._expanded_example((*ids, *end), spans if loss == "all" else spans[-1:], _runs(layouts))
 
     def question_span(self, question: str, images: Images = 1, context: Context | None = None) -> tuple[int, int]:
         """Where the question's own tokens begin and end in `prompt_ids`: what a prompt without a question lacks."""
@@ -210,16 +224,17 @@ class Processor:
 
     def question_at(self, question: str, images: Images = 1, context: Context | None = None) -> int:
         """The character of `prompt_text` at which the question begins."""
-        counts, mark = self._counts(images), "\ue000"
-        before, found, _ = self._renderer.question_text(mark, len(counts), "", context).partition(mark)
+        layouts, asked_for = self._layouts(images), "\ue000"
+        before, found, _ = self._renderer.question_text(asked_for, len(layouts), "", context).partition(asked_for)
         cut = len(question) - len(question.lstrip())
-        text = self._renderer.question_text(question, len(counts), "", context)
+        text = self._renderer.question_text(question, len(layouts), "", context)
         if not found or not text.startswith(before):
             raise InputError("the chat template changes the question; give another with --template")
         shown = 0 if text.startswith(question, len(before)) else cut  # some templates trim it
-        token = self._renderer.image_token
-        longer = sum(n - 1 for n in counts[: before.count(token)]) * len(token) if counts else 0
-        return len(before) - shown + longer
+        token, mark = self._renderer.image_token, self._renderer.mark
+        ahead = layouts[: before.count(mark)] if mark else []
+        lengths = [sum(len(p) if isinstance(p, str) else p * len(token) for p in one) - len(mark) for one in ahead]
+        return len(before) - shown + sum(lengths)
 
     def text_example(self, text: str) -> Example:
         """Plain text without a prompt; every token but the first carries the loss."""
@@ -227,29 +242,34 @@ class Processor:
         ids = self._ids(text)
         return Example((*ids, *self.cfg.eos_ids[:1]), 1)
 
-    def image_tokens(self, image: Picture) -> int:
-        """How many tokens one image takes. LLaVA-NeXT: by its size, which is read off the header of a file.
+    def layout(self, image: Picture) -> Layout:
+        """What stands for an image in a prompt: texts, and runs of image tokens. Where it depends on the image's size,
+        that is read off the header of a file.
 
         Raises:
           InputError: the file is no image.
         """
-        if not self.cfg.vision.plan.varies:
-            return self.cfg.vision.P
+        plan = self.cfg.vision.plan
+        if not plan.varies:
+            return plan.layout((0, 0))
         if isinstance(image, Tiles):
-            return len(image.gather_Q)
+            return image.layout
         size = (image.height, image.width) if isinstance(image, Image.Image) else images.size_of(image)
-        return len(self.cfg.vision.plan.gather(size))
+        return plan.layout(size)
 
-    def _counts(self, images: Images) -> list[int]:
-        """Tokens of each image."""
-        number = images if isinstance(images, int) else len(images)
+    def _layouts(self, images: Images) -> list[Layout]:
+        number = self._number(images)
         if number and self.cfg.vision is None:
             raise InputError("this is a text-only model; ask without an image")
         if number and isinstance(images, int):
             if self.cfg.vision.plan.varies:
                 raise InputError("how many tokens an image of this model has depends on its size; give the images")
-            return [self.cfg.vision.P] * number
-        return [self.image_tokens(image) for image in images] if number else []
+            return [self.cfg.vision.plan.layout((0, 0))] * number
+        return [self.layout(image) for image in images] if number else []
+
+    def _whole(self, text: str, layouts: Sequence[Layout]) -> list[int]:
+        """Ids of a rendered text with all image tokens."""
+        return self._expand(self._ids(self._renderer.filled(text, layouts)), _runs(layouts))
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return self._renderer.ids(text)
@@ -257,26 +277,25 @@ class Processor:
     def _number(self, images: Images) -> int:
         return images if isinstance(images, int) else len(images)
 
-    def _expanded_example(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], counts: Sequence[int]) -> Example:
-        """With every placeholder as often as its image has tokens, and the spans moved with them."""
-        image, moved, left, shift = self.cfg.image_token_id, [0], iter(counts), 0
+    def _expanded_example(self, ids: Sequence[int], spans: Sequence[tuple[int, int]], runs: Sequence[int]) -> Example:
+        """With every run of image tokens as long as it is, and the spans moved with them."""
+        image, moved, left, shift = self.cfg.image_token_id, [0], iter(runs), 0
         for token in ids:
-            shift += next(left, 1) - 1 if token == image and counts else 0
+            shift += next(left, 1) - 1 if token == image and runs else 0
             moved.append(shift)
         spans = tuple((start + moved[start], end + moved[end]) for start, end in spans)
-        return Example(tuple(self._expand(ids, counts)), spans[0][0], spans)
+        return Example(tuple(self._expand(ids, runs)), spans[0][0], spans)
 
-    def _expand(self, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
-        """Every placeholder as often as its image has tokens. One placeholder is a token of its own, so that the same
-        ids come out as if the text had held them all, without tokenising thousands of them."""
-        expanded, left = [], iter(counts)
-        for token in ids:
-            expanded += [token] * next(left, 0) if token == self.cfg.image_token_id else [token]
-        if counts and ids.count(self.cfg.image_token_id) != len(counts):
+    def _expand(self, ids: Sequence[int], runs: Sequence[int], part: bool = False) -> list[int]:
+        """Every image token as often as its run is long. An image token is one by itself, so that the same ids come out
+        as if the text had held them all, without tokenising thousands of them. part: not all of the runs are here."""
+        image, left = self.cfg.image_token_id, iter(runs)
+        stand = ids.count(image)
+        if runs and (stand > len(runs) or (stand != len(runs) and not part)):
             raise InputError(
                 f"the tokenizer does not keep {self._renderer.image_token!r} as one token; use the model's own"
             )
-        return expanded
+        return [one for token in ids for one in ([token] * next(left, 0) if token == image else [token])]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids without special tokens, up to the template's end."""
@@ -285,12 +304,12 @@ class Processor:
         return (text.partition(end)[0] if end else text).strip()
 
     def pixels(self, image: str | Path | Image.Image) -> np.ndarray | Tiles:
-        """float32 [size, size, 3], or for LLaVA-NeXT the image's tiles."""
+        """float32 [size, size, 3], or for a model that cuts images the image's tiles."""
         if self.settings is None:
             raise InputError("this is a text-only model; it reads no images")
         picture = image if isinstance(image, Image.Image) else images.load(image)
         if self.cfg.vision.plan.varies:
-            return anyres.prepare(images.to_rgb(picture), self.settings, self.cfg.vision)
+            return tiling.prepare(images.to_rgb(picture), self.settings, self.cfg.vision)
         return images.to_pixels(picture, self.settings)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019
@@ -325,24 +344,20 @@ class Processor:
         like = next(row_pixels[0] for row_pixels in pixels if len(row_pixels))
         if isinstance(like, Tiles):
             self._check_counts(rows, pixels)
-        stacked, gather_BQ = anyres.stack(pixels, most, like, width=T)
+        stacked, gather_BQ = tiling.stack(pixels, most, like, width=T)
         return Batch(tokens, lengths, stacked, gather_BQ=gather_BQ)
 
     def _check_counts(self, rows: Sequence[Sequence[int]], pixels: Sequence[Sequence[Tiles]]) -> None:
         """Ids made for images of another size would silently get a neighbour's tokens."""
-        for i, (row, tiles) in enumerate(zip(rows, pixels, strict=True)):
-            stand, have = list(row).count(self.cfg.image_token_id), sum(len(one.gather_Q) for one in tiles)
+        for i, (row, shown) in enumerate(zip(rows, pixels, strict=True)):
+            stand, have = list(row).count(self.cfg.image_token_id), sum(len(one.gather_Q) for one in shown)
             if stand != have:
                 raise InputError(f"row {i} has {stand} image placeholders, but its images have {have} tokens")
 
 
-def _check_tiles(settings: images.ImageSettings, cfg: ModelConfig, folder: str | Path) -> None:
-    """The model and its image processor must cut images the same way, or tokens and features do not meet."""
-    vision = cfg.vision
-    if settings.pinpoints not in ((), vision.plan.pinpoints):
-        raise InputError(
-            f"{folder}: image_grid_pinpoints of the image processor and of config.json differ; restore them"
-        )
+def _runs(layouts: Sequence[Layout]) -> list[int]:
+    """Lengths of all runs of image tokens."""
+    return [part for layout in layouts for part in layout if isinstance(part, int)]
 
 
 def bucket(length: int) -> int:

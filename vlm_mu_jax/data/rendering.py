@@ -1,7 +1,10 @@
 """Conversations as text and token ids with one placeholder per image: what needs no picture."""
 
+import bisect
 import dataclasses
 import functools
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +14,7 @@ from vlm_mu_jax.data.chat_template import ChatTemplate, JinjaTemplate, Message
 from vlm_mu_jax.data.records import ImagePart, Record, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.image_plans import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +53,15 @@ class Renderer:
     """A chat template with the tokenizer of its model.
 
     Attributes:
-      image_token: the text of an image's placeholder, or None for a text-only model.
+      image_token: the text of an image token, or None for a text-only model.
+      mark: the placeholder that the template prints for an image: that text, or another that the image plan names.
     """
 
     def __init__(self, tokenizer: Any, chat: ChatTemplate, cfg: ModelConfig, system: str | None) -> None:
         """system: text of conversations that have none of their own; None = the template's."""
         self.tokenizer, self.chat, self.cfg, self.system = tokenizer, chat, cfg, system
         self.image_token = None if cfg.image_token_id is None else tokenizer.convert_ids_to_tokens(cfg.image_token_id)
+        self.mark = None if cfg.vision is None else cfg.vision.plan.mark or self.image_token
 
     def messages(self, turns: Sequence[Turn], system: str | None) -> list[Message]:
         """Messages for the template. A literal placeholder in a text would take the place of an image's token."""
@@ -67,11 +73,11 @@ class Renderer:
 
     def render(self, messages: Sequence[Message], ready: bool) -> str:
         """The template's text, with one placeholder per image."""
-        text = self.chat.render(messages, ready, self.image_token or "", self._special)
+        text = self.chat.render(messages, ready, self.mark or "", self._special)
         wanted = sum(part["type"] == "image" for one in messages for part in one["content"])
-        if self.image_token and text.count(self.image_token) != wanted:
+        if self.mark and text.count(self.mark) != wanted:
             raise InputError(
-                f"the chat template prints {text.count(self.image_token)} places {self.image_token!r} for {wanted}"
+                f"the chat template prints {text.count(self.mark)} places {self.mark!r} for {wanted}"
                 " images; give one for this kind of model with --template or --chat_template"
             )
         return text
@@ -107,7 +113,8 @@ class Renderer:
         ask = chat_template.to_messages([asked("?", 0)])
         ready, open_text = self.render(ask, ready=True), self.render(ask, ready=False)
         opening = ready[len(open_text) :].lstrip() if ready.startswith(open_text) else ""
-        openings = {self.image_token, self.tokenizer.bos_token, *(t for t in special if opening.startswith(t))}
+        openings = {self.image_token, self.mark, self.tokenizer.bos_token}
+        openings |= {text for text in special if opening.startswith(text)}
         ends = {self.tokenizer.convert_ids_to_tokens(i) for i in self.cfg.eos_ids if i < len(self.tokenizer)}
         return tuple((special - openings) | ends)
 
@@ -129,8 +136,9 @@ class Renderer:
 
     def refuse_placeholder(self, what: str, text: str) -> None:
         """Raises InputError for a text that holds one."""
-        if self.image_token and self.image_token in text:
-            raise InputError(f"the {what} holds the image placeholder {self.image_token!r}; remove it")
+        for placeholder in (self.mark, self.image_token):
+            if placeholder and placeholder in text:
+                raise InputError(f"the {what} holds the image placeholder {placeholder!r}; remove it")
 
     @functools.lru_cache(maxsize=100_000)  # noqa: B019 (a renderer lives as long as its process)
     def ids(self, text: str) -> tuple[int, ...]:
@@ -140,6 +148,25 @@ class Renderer:
     def fresh_ids(self, text: str) -> tuple[int, ...]:
         """Token ids of a rendered text. They are not kept: a server would fill its memory with them."""
         return tuple(self.encode([text])["input_ids"][0])
+
+    def filled(self, text: str, layouts: Sequence[Layout]) -> str:
+        """A rendered text with every mark replaced by its image's layout, one image token for each run of them."""
+        if not layouts or not self.mark:
+            return text
+        first, *rest = text.split(self.mark)
+        return first + "".join(f + part for f, part in zip(map(self._short, layouts), rest, strict=True))
+
+    def moved(self, text: str, spans: Sequence[tuple[int, int]], layouts: Sequence[Layout]) -> list[tuple[int, int]]:
+        """Character spans of a rendered text -> those of `filled`."""
+        if not layouts or not self.mark:
+            return list(spans)
+        ends = [found.end() for found in re.finditer(re.escape(self.mark), text)]
+        longer = [len(self._short(layout)) - len(self.mark) for layout in layouts]
+        grown = [0, *itertools.accumulate(longer)]
+        return [tuple(at + grown[bisect.bisect_right(ends, at)] for at in span) for span in spans]
+
+    def _short(self, layout: Layout) -> str:
+        return "".join(part if isinstance(part, str) else self.image_token for part in layout)
 
     def spoken(self, messages: Sequence[Message]) -> Spoken:
         """The text of a conversation and where its answers stand, their gaps and ends apart."""

@@ -1,15 +1,35 @@
-"""Image plans: how many tokens a picture has, and where the feature of each comes from.
+"""Image plans: how a picture becomes encoded images and image tokens, and what stands for it in a prompt.
 
-Cutting and scaling the pixels is the work of `data/`; a plan is the arithmetic that data and model share.
+A plan is the arithmetic that data and model share. `data/tiling.py` does the work on the pixels.
 """
 
 import dataclasses
 import functools
-from typing import Protocol
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 Size = tuple[int, int]  # height, width
+Layout = tuple[str | int, ...]  # what stands for a picture in a prompt: texts, and runs of image tokens by their length
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How one encoded image is taken from a picture: scaled, centred on black, cut out; the image processor's own steps
+    (`images.to_pixels`) follow.
+
+    scaled: sizes that the picture is scaled to, one after the other.
+    square: scaled to a square of the image processor's own size instead, whatever the picture's shape.
+    canvas: size of the black picture in whose middle it is then put; None for none.
+    box: (top, left, height, width) of the part that is cut out; None for all of it.
+    """
+
+    scaled: tuple[Size, ...] = ()
+    square: bool = False
+    canvas: Size | None = None
+    box: tuple[int, int, int, int] | None = None
 
 
 class ImagePlan(Protocol):
@@ -17,6 +37,8 @@ class ImagePlan(Protocol):
 
     tiles: most encoded images of one picture. most_tokens: most image tokens of one picture.
     varies: whether the number of tokens depends on the picture's size; each token's feature is then named by `gather`.
+    extra: features that the connector puts before those of the images (`connector.Connector.extra`).
+    mark: what the chat template prints for a picture; None = the image token itself.
     """
 
     @property
@@ -28,19 +50,66 @@ class ImagePlan(Protocol):
     @property
     def varies(self) -> bool: ...
 
+    @property
+    def extra(self) -> int: ...
+
+    @property
+    def mark(self) -> str | None: ...
+
+    def layout(self, size: Size) -> Layout:
+        """What stands for a picture of this size in a prompt, in place of its mark."""
+
+    def views(self, size: Size) -> tuple[View, ...]:
+        """The encoded images of a picture of this size, at most `tiles`."""
+
     def gather(self, size: Size) -> np.ndarray | None:
         """int32 [tokens of a picture of this size]: which feature each is. The table starts with the connector's extra
         tokens, then come the features of the encoded images, one after the other. None: all features in order."""
+
+    def fitted(self, fields: Mapping[str, Any]) -> "ImagePlan":
+        """The plan as an image processor's config makes it.
+
+        Args:
+          fields: content of preprocessor_config.json, with its class's defaults.
+
+        Raises:
+          ValueError: a field that contradicts the model or cannot be followed, by name.
+        """
 
     def problems(self) -> list[str]:
         """What of the configuration cannot be; empty for a good one."""
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageProcessorKind:
+    """A class of transformers that makes pixels of pictures.
+
+    name: value of `image_processor_type`, without an ending such as "Fast".
+    defaults: what the class means by a field that is not in its file.
+    fields: further fields, which plans read (`ImagePlan.fitted`).
+    plain: its fields -> those of CLIPImageProcessor for one encoded image, where they mean something else. Raises
+      ValueError for a value that cannot be followed.
+    pads_to_square: `do_pad` first pads a picture to a square with the mean colour; elsewhere it fills batches up.
+    """
+
+    name: str
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fields: frozenset[str] = frozenset()
+    plain: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    pads_to_square: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Whole:
-    """One encoded image per picture, whose tokens stand in order. P: image tokens of an encoded image."""
+    """One encoded image per picture, whose tokens stand in order.
+
+    P: image tokens of an encoded image. before, after: texts around them in a prompt.
+    """
 
     P: int
+    before: str = ""
+    after: str = ""
+    mark: str | None = None
 
     @property
     def tiles(self) -> int:
@@ -54,8 +123,21 @@ class Whole:
     def varies(self) -> bool:
         return False
 
+    @property
+    def extra(self) -> int:
+        return 0
+
+    def layout(self, size: Size) -> Layout:
+        return tuple(part for part in (self.before, self.P, self.after) if part)
+
+    def views(self, size: Size) -> tuple[View, ...]:
+        return (View(),)
+
     def gather(self, size: Size) -> None:
         return None
+
+    def fitted(self, fields: Mapping[str, Any]) -> "Whole":
+        return self
 
     def problems(self) -> list[str]:
         return []
@@ -92,6 +174,25 @@ class Tiled:
     def varies(self) -> bool:
         return True
 
+    @property
+    def extra(self) -> int:
+        return 1  # the newline
+
+    @property
+    def mark(self) -> None:
+        return None
+
+    def layout(self, size: Size) -> Layout:
+        return (len(self.gather(size)),)
+
+    def views(self, size: Size) -> tuple[View, ...]:
+        """The whole picture, and the tiles of its pinpoint row by row. For these it is scaled into the pinpoint, so
+        that it fills one direction, and padded with black."""
+        height, width = pinpoint = self.best_pinpoint(size)
+        scaled, side = _scaled(size, pinpoint), self.image_size
+        corners = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
+        return View(square=True), *(View((scaled,), canvas=pinpoint, box=(*at, side, side)) for at in corners)
+
     def gather(self, size: Size) -> np.ndarray:
         """Tokens of the view, then of the tiles row by row as one picture, without the rows or columns that are
         padding, a newline (feature 0) after each row."""
@@ -107,6 +208,12 @@ class Tiled:
             return kept, kept - pinpoint[0] * pinpoint[1]
 
         return max(self.pinpoints, key=kept_and_padding)
+
+    def fitted(self, fields: Mapping[str, Any]) -> "Tiled":
+        given = fields.get("image_grid_pinpoints") or ()
+        if given and tuple(tuple(sides) for sides in given) != self.pinpoints:
+            raise ValueError("image_grid_pinpoints of the image processor and of config.json differ")
+        return self
 
     def problems(self) -> list[str]:
         found = []
@@ -137,3 +244,11 @@ def _padding(size: Size, rows: int, columns: int) -> tuple[int, int]:
     if width / height > columns / rows:
         return (rows - int(round(height * (columns / width), 7))) // 2, 0
     return 0, (columns - int(round(width * (rows / height), 7))) // 2
+
+
+def _scaled(size: Size, pinpoint: Size) -> Size:
+    """The picture's size when it fills the pinpoint in one direction. The other direction is rounded up."""
+    down, across = pinpoint[0] / size[0], pinpoint[1] / size[1]
+    if across < down:
+        return min(math.ceil(size[0] * across), pinpoint[0]), pinpoint[1]
+    return pinpoint[0], min(math.ceil(size[1] * down), pinpoint[1])

@@ -93,6 +93,7 @@ def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_process
         from vlm_mu_jax.data.prompts import Processor  # brings in transformers
 
         processor = Processor.from_folder(folder, cfg, settings["template"], settings.get("system"))
+        cfg = processor.cfg  # its image plan follows the image processor's config
     params = stored_params.load(folder / PARAMS, vlm.param_specs(cfg), mesh)
     return Model(params, cfg, processor, folder)
 

@@ -6,6 +6,7 @@ by the hash of the tower's weights and of the pixels of all images, so other wei
 folder it is kept in memory.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vlm_mu_jax.data.anyres import Tiles
 from vlm_mu_jax.data.batches import Stream
+from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
@@ -28,6 +29,7 @@ from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.identity import weights_hash
 
 Pixels = np.ndarray | Tiles
+_NOTHING = np.zeros(0, np.float32)
 
 MOST_BYTES = {"memory": 4 << 30, "disk": 64 << 30}  # more is not kept; the tower then runs in every step
 IMAGES = 8  # encoded at a time, per device
@@ -71,11 +73,11 @@ def with_features(
         stored = _encoded(params, images, load, cfg, mesh, all_of_it, known, progress)
     place = {_identity(image): i for i, image in enumerate(images)}
     tiled = isinstance(first, Tiles)
-    gathers = [(tiles.gather_Q, tiles.features) for tiles in map(load, images)] if tiled else []
+    gathers = [dataclasses.replace(one, pixels_MHWC=_NOTHING) for one in map(load, images)] if tiled else []
 
     def features(image: Any) -> Pixels:
         i = place[_identity(image)]
-        return Tiles(stored[i], *gathers[i]) if tiled else stored[i, 0]
+        return dataclasses.replace(gathers[i], pixels_MHWC=stored[i]) if tiled else stored[i, 0]
 
     return {name: stream.with_features(features) for name, stream in streams.items()}
 

@@ -67,9 +67,8 @@ def _slopes(scorer: Scorer, now: Slots) -> Array:
     """`slopes` of one question, on its prefix cache where that does not depend on the suffix."""
     task, where, shared = scorer.task, scorer.where, scorer.shared
     prompts = prompt_blocks.tokenise(task.processor, scorer.question, shared.images, [Placed(scorer.question)])
-    image = task.cfg.image_token_id
-    count_of_image = prompts.original_ids.count(image) if shared.images else 0
-    head, tail = (_expanded(part, image, count_of_image) for part in (now.head, now.tail))
+    head = task.processor.lengthened(now.head, shared.images)
+    tail = task.processor.lengthened(now.tail, shared.images, before=now.head)
     whole = (*head, *now.ids, *tail)
     steer, kv, start, row = task.steer, None, 0, whole
     if isinstance(steer, FirstPass):
@@ -152,8 +151,3 @@ def _decided(scorer: Scorer, guard: FirstPass, whole: tuple[int, ...], now: Slot
         where.params, None, 0, batch.tokens_BT, batch.lengths_B, features, cfg=task.cfg, lora=where.lora
     )
     return guard.steer_of(np.asarray(states))
-
-
-def _expanded(ids: tuple[int, ...], image: int | None, count: int) -> tuple[int, ...]:
-    """The image's placeholder as often as it has tokens."""
-    return tuple(i for token in ids for i in ((token,) * count if token == image else (token,)))

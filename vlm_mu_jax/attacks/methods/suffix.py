@@ -25,6 +25,7 @@ from vlm_mu_jax.attacks.methods.suffix_text import Slots
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
 from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
+from vlm_mu_jax.data.prompts import Images
 from vlm_mu_jax.errors import JobError
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -256,8 +257,9 @@ class _Search:
         control = self._random(len(self._found.ids), self._use.steps + 1)
         return dataclasses.replace(self._spent(), control=control)
 
-    def _images(self, i: int) -> int:
-        return int(self._questions[i].image is not None)
+    def _images(self, i: int) -> Images:
+        image = self._questions[i].image
+        return () if image is None else (image,)
 
     def _random(self, length: int, draw: int) -> str:
         """A random suffix behind the first question."""

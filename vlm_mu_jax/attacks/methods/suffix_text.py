@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from vlm_mu_jax.data.placing import place
-from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.errors import InputError
 
 POSITION, MODE = "question_end", "insert"  # of `words.place`: what a suffix is
@@ -40,7 +40,7 @@ def with_suffix(question: str, text: str) -> str:
     return place(question, text, POSITION, MODE).question
 
 
-def slots(processor: Processor, question: str, text: str, images: int) -> Slots:
+def slots(processor: Processor, question: str, text: str, images: Images) -> Slots:
     """Where a suffix stands in its prompt: what the prompt with it does not share with the prompt without it."""
     bare, full = processor.short_ids([(question, ""), (with_suffix(question, text), "")], images)
     most = min(len(bare), len(full))
@@ -49,7 +49,7 @@ def slots(processor: Processor, question: str, text: str, images: int) -> Slots:
     return Slots(full[:head], full[head : len(full) - tail], full[len(full) - tail :])
 
 
-def aligned(processor: Processor, question: str, text: str, like: Slots, images: int) -> Slots | None:
+def aligned(processor: Processor, question: str, text: str, like: Slots, images: Images) -> Slots | None:
     """Where a suffix stands behind another question: None where its ids there are not those of `like`."""
     (full,) = processor.short_ids([(with_suffix(question, text), "")], images)
     behind = like.ids + like.tail
@@ -57,7 +57,7 @@ def aligned(processor: Processor, question: str, text: str, like: Slots, images:
 
 
 def surviving(
-    processor: Processor, question: str, now: Slots, proposed_NS: np.ndarray, images: int
+    processor: Processor, question: str, now: Slots, proposed_NS: np.ndarray, images: Images
 ) -> tuple[list[str], list[int]]:
     """(texts, their rows): the proposals whose text is tokenised to their very ids, each text once."""
     texts = _texts(processor, proposed_NS)
@@ -70,7 +70,7 @@ def surviving(
 
 
 def random_suffix(
-    processor: Processor, question: str, images: int, allowed: np.ndarray, length: int, rng: np.random.Generator
+    processor: Processor, question: str, images: Images, allowed: np.ndarray, length: int, rng: np.random.Generator
 ) -> str:
     """Text of random tokens that is `length` tokens long behind the question, or as near to it as a draw comes."""
     texts = [text for text in _texts(processor, rng.choice(allowed, (_DRAWS, length))) if text]

@@ -58,13 +58,13 @@ class DrawnWords(Processor):
         pieces = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)  # most words of a vocabulary are one token
         return self._draw(word, pieces[int(word[1:]) % 10] if word.startswith("w") else 1)
 
-    def short_ids(self, prompts: Sequence[tuple[str, str]], number: int) -> list[tuple[int, ...]]:
-        image = (self.cfg.image_token_id,) * number
+    def short_ids(self, prompts: Sequence[tuple[str, str]], images: Any) -> list[tuple[int, ...]]:
+        image = (self.cfg.image_token_id,) * (images if isinstance(images, int) else len(images))
         middle = [sum((self._word(word) for word in question.split()), ()) for question, _ in prompts]
         return [(*self._before, *image, *text, *self._after) for text in middle]
 
     def prompt_ids(self, question: str, images: Any = 1) -> list[int]:
-        return self._expand(self.short_ids([(question, "")], 1)[0], [self.cfg.vision.P])
+        return list(self.lengthened(self.short_ids([(question, "")], images)[0], images))
 
 
 def measure(options: BenchmarkOptions) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Families of checkpoints, one file each: what its `config.json` means and how its tensors are named.
 
 A family's module has KINDS (values of `model_type`), `read(config) -> ModelConfig` and DIALECTS (spellings of its
-tensor names). Outside this folder nothing knows a family's name.
+tensor names), and a family with images IMAGE_PROCESSORS (classes of its image processor). Outside this folder nothing
+knows a family's name.
 """
 
 import dataclasses
@@ -12,10 +13,14 @@ from typing import Any
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import gemma, llama, llava, qwen
+from vlm_mu_jax.model.image_plans import ImageProcessorKind
 from vlm_mu_jax.model.tensors import Dialect
 
 FAMILIES: tuple[ModuleType, ...] = (llava, llama, qwen, gemma)
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for family in FAMILIES for dialect in family.DIALECTS}
+IMAGE_PROCESSORS: dict[str, ImageProcessorKind] = {
+    kind.name: kind for family in FAMILIES for kind in getattr(family, "IMAGE_PROCESSORS", ())
+}
 
 # A field beyond its bound is a damaged file: shapes, loops and memory are built on these.
 _MOST = {"L": 1000, "N": 4096, "K": 4096, "H": 8192, "D": 1 << 20, "F": 1 << 22, "V": 1 << 24, "image_size": 1 << 14}

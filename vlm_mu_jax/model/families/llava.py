@@ -6,7 +6,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig, VisionConfig
 from vlm_mu_jax.model.connectors import mlp
 from vlm_mu_jax.model.families import llama, qwen, reading, texts
-from vlm_mu_jax.model.image_plans import Tiled, Whole
+from vlm_mu_jax.model.image_plans import ImageProcessorKind, Tiled, Whole
 from vlm_mu_jax.model.tensors import Dialect
 from vlm_mu_jax.model.towers import clip, siglip, vit
 
@@ -33,6 +33,28 @@ _TOWERS: dict[str, tuple[type[vit.Vit], dict[str, Any]]] = {
         _BASE | {"patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "vision_use_head": True},
     ),
 }
+
+
+def _always_resized(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("do_resize") is False:
+        raise ValueError("do_resize false is not supported for LLaVA-NeXT, which always resizes")
+    return fields
+
+
+_SIGLIP = {
+    "size": {"height": 224, "width": 224},
+    "do_center_crop": False,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
+
+IMAGE_PROCESSORS = (
+    ImageProcessorKind("CLIPImageProcessor"),
+    ImageProcessorKind("CLIPFeatureExtractor"),
+    ImageProcessorKind("LlavaImageProcessor", pads_to_square=True),
+    ImageProcessorKind("LlavaNextImageProcessor", fields=frozenset({"image_grid_pinpoints"}), plain=_always_resized),
+    ImageProcessorKind("SiglipImageProcessor", defaults=_SIGLIP),
+)
 
 _NAMES = (*llama.NAMES, *mlp.NAMES, *clip.NAMES, *siglip.NAMES)
 

@@ -12,7 +12,7 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
-from vlm_mu_jax.data import anyres, images
+from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.image_plans import Tiled
 
@@ -51,7 +51,7 @@ def test_pixels_equal_transformers(height, width, vision, resample):
     )
     want = theirs(picture(height, width), return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
     settings = images.ImageSettings(side, side, MEAN, STD, resample=resample)
-    got = anyres.prepare(picture(height, width), settings, vision)
+    got = tiling.prepare(picture(height, width), settings, vision)
     assert got.pixels_MHWC.dtype == np.float32 and len(got.pixels_MHWC) == vision.tiles
     np.testing.assert_array_equal(got.pixels_MHWC[: len(want)], want)
     assert not got.pixels_MHWC[len(want) :].any()
@@ -105,8 +105,8 @@ def test_counts_of_the_released_models(size, tokens):
 def test_stacked_images_point_to_their_own_tiles():
     vision = TOWERS[0]
     settings = images.ImageSettings(24, 24, MEAN, STD)
-    wide, tall = (anyres.prepare(picture(*size), settings, vision) for size in ((20, 70), (90, 30)))
-    pixels, gathers = anyres.stack([[wide, tall], [tall], []], 2, wide, width=400)
+    wide, tall = (tiling.prepare(picture(*size), settings, vision) for size in ((20, 70), (90, 30)))
+    pixels, gathers = tiling.stack([[wide, tall], [tall], []], 2, wide, width=400)
     assert pixels.shape == (3, 2 * vision.tiles, 24, 24, 3) and gathers.shape == (3, 400)
     first, second = len(wide.gather_Q), len(tall.gather_Q)
     np.testing.assert_array_equal(gathers[0, :first], wide.gather_Q)
@@ -120,5 +120,5 @@ def test_stacked_images_point_to_their_own_tiles():
 
 def test_plain_images_are_stacked_without_a_packing():
     one = np.full((4, 4, 3), 2, np.float32)
-    pixels, gathers = anyres.stack([[one], []], 1, one, width=9)
+    pixels, gathers = tiling.stack([[one], []], 1, one, width=9)
     assert gathers is None and pixels[:, 0, 0, 0, 0].tolist() == [2, 0]
