@@ -11,6 +11,7 @@ from typing import Any
 
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -27,16 +28,22 @@ CHAT = (
 SIDE, PATCH = 8, 4  # pixels of an encoded image and of a patch
 
 
+def _auto_processor(folder: Path) -> Any:
+    return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One row of the matrix.
 
     Attributes:
       write: writes the checkpoint into a folder, as transformers' `save_pretrained` does.
+      processor: transformers' processor of that folder.
       limits: command -> a piece of the message with which it refuses this family.
     """
 
     write: Callable[[Path], None]
+    processor: Callable[[Path], Any] = _auto_processor
     limits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -151,13 +158,58 @@ def _vipllava(folder: Path) -> None:
     save(folder, transformers.VipLlavaForConditionalGeneration(config), processor)
 
 
+def internvl_folder(
+    folder: Path, text: type = transformers.Qwen2Config, vision: dict | None = None, **fixed: Any
+) -> None:
+    """An InternVL checkpoint as transformers writes it; see `processor_without_video`.
+
+    text: class of the text config. vision: fields of the tower. fixed: further fields of the config.
+    """
+    marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    marks["video_token"] = "<video>"
+    tokenizer_with(*marks.values()).save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=marks)
+    tower = transformers.InternVLVisionConfig(
+        **vision_of(**{"patch_size": [2, 2], "image_size": [SIDE, SIDE], "attention_bias": True, **(vision or {})})
+    )
+    config = transformers.InternVLConfig(
+        text_config=text(**text_of(tokenizer)),
+        vision_config=tower,
+        image_token_id=tokenizer.context_image_token_id,
+        **fixed,
+    )
+    tokenizer.chat_template = CHAT.replace("IMAGE", "<IMG_CONTEXT>")
+    randomise(transformers.InternVLForConditionalGeneration(config), 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    GotOcr2ImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_patches=4).save_pretrained(folder)
+
+
+class _WithoutVideo(transformers.InternVLProcessor):
+    """Video processors need torchvision, and their absence is not foreseen."""
+
+    def check_argument_for_proper_class(self, *_: Any) -> None:
+        pass
+
+
+def processor_without_video(folder: Path) -> Any:
+    """transformers' InternVLProcessor of a folder, for images alone."""
+    images = GotOcr2ImageProcessorPil.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return _WithoutVideo(images, tokenizer, None, (SIDE // 2 // 2) ** 2, chat_template=tokenizer.chat_template)
+
+
 _MODULE_LIMIT = {"guard bake": "the module is for LLaVA"}
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(_llava),
     "llava_qwen_siglip": Family(_llava_qwen_siglip),
     "llava_next": Family(
-        _llava_next, {**_MODULE_LIMIT, "attack pgd": "does not know models that cut an image into tiles"}
+        _llava_next, limits={**_MODULE_LIMIT, "attack pgd": "does not know models that cut an image into tiles"}
     ),
-    "vipllava": Family(_vipllava, _MODULE_LIMIT),
+    "vipllava": Family(_vipllava, limits=_MODULE_LIMIT),
+    "internvl": Family(
+        internvl_folder,
+        processor_without_video,
+        {**_MODULE_LIMIT, "attack pgd": "does not know models that cut an image into tiles"},
+    ),
 }

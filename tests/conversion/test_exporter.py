@@ -15,7 +15,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.storage import model_folder
 
-LLAVA_DIALECTS = [d.name for d in names.DIALECTS.values() if d.vision and "original" not in d.name]
+LLAVA_DIALECTS = [name for name in names.DIALECTS if name.startswith("llava") and "original" not in name]
 
 
 def tensors(folder):

@@ -12,6 +12,7 @@ from vlm_mu_jax.conversion import names
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import tensors
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
+from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.model.vlm import param_specs
@@ -20,11 +21,22 @@ TEXT = TextConfig(V=11, D=12, L=2, N=4, K=2, H=3, F=7, attention_bias=True, mlp_
 LLAVA = param_specs(ModelConfig(text=TEXT, vision=clip_vision(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
 LLAMA = param_specs(ModelConfig(text=TEXT))
 SANDWICH = param_specs(ModelConfig(text=dataclasses.replace(TEXT, qk_norm=True, post_norms=True)))
+SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 7}
+INTERNVL = param_specs(
+    from_hf(
+        {
+            "model_type": "internvl",
+            "text_config": {**SMALL, "model_type": "qwen2", "vocab_size": 11, "num_key_value_heads": 1},
+            "vision_config": {**SMALL, "attention_bias": True, "use_qk_norm": True, "use_mask_token": True},
+            "image_token_id": 10,
+        }
+    )
+)
 
 
 def specs_of(dialect):
     """Of a model that may be spelled so."""
-    return next(specs for specs in (LLAVA, LLAMA, SANDWICH) if dialect in names.fitting(specs))
+    return next(specs for specs in (LLAVA, LLAMA, SANDWICH, INTERNVL) if dialect in names.fitting(specs))
 
 
 @pytest.mark.parametrize("dialect", names.DIALECTS.values(), ids=lambda d: d.name)

@@ -110,7 +110,7 @@ class Home:
         """What transformers' own processor makes of the question."""
         content = [] if image is None else [{"type": "image", "path": str(image)}]
         turns = [{"role": "user", "content": [*content, {"type": "text", "text": QUESTION}]}]
-        processor = transformers.AutoProcessor.from_pretrained(self.top / "hf", local_files_only=True)
+        processor = self.family.processor(self.top / "hf")
         how = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
         return processor.apply_chat_template(turns, **how)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vlm_mu_jax.conversion import names, stream
 from vlm_mu_jax.conversion.locate import locate
-from vlm_mu_jax.conversion.overlay import Tensors
+from vlm_mu_jax.conversion.overlay import Tensors, same_tensor
 from vlm_mu_jax.conversion.source import Source, open_source
 from vlm_mu_jax.conversion.tensor_files import DTYPES, open_tensors
 from vlm_mu_jax.errors import InputError
@@ -216,22 +216,15 @@ def _check(
 
 def _check_unused(files: Tensors, wanted: set[str], specs: params_lib.Specs, dialect: names.Dialect) -> list[str]:
     """Tensors that no parameter uses. A tied model may carry its head again, if it is the embedding indeed."""
-    head, embedding = dialect.head + "weight", dialect.text + "embed_tokens.weight"
+    head, embedding = names.head(dialect), names.embedding(dialect)
     tied = "head_DV" not in specs["decoder"]
     problems = []
     for key in sorted(files.tensors.keys() - wanted):
         if names.is_ignored(key):
             continue
         if tied and key == head and embedding in files.tensors:
-            if not _same_bytes(files, head, embedding):
+            if not same_tensor(files, head, embedding):
                 problems.append(f"{head} differs from {embedding}, but config.json ties them (tie_word_embeddings)")
             continue
         problems.append(f"{key} is not used by this kind of model")
     return problems
-
-
-def _same_bytes(files: Tensors, one: str, other: str) -> bool:
-    a, b = files.tensors[one], files.tensors[other]
-    if a.dtype not in DTYPES or (a.dtype, a.shape) != (b.dtype, b.shape):
-        return False
-    return files.read(one).tobytes() == files.read(other).tobytes()

@@ -75,7 +75,17 @@ def for_adapters(dialect: str, specs: params_lib.Specs) -> Dialect:
     """
     if dialect.startswith("llava_original"):
         return DIALECTS["llava_original"]
-    return DIALECTS["llava_modules_v5"] if "vision" in specs else default_dialect(specs)
+    return next((one for one in fitting(specs) if one.modules), default_dialect(specs))
+
+
+def head(dialect: Dialect) -> str:
+    """Key of the output matrix."""
+    return dialect.head + "weight"
+
+
+def embedding(dialect: Dialect) -> str:
+    """Key of the token embeddings."""
+    return dialect.text + "embed_tokens.weight"
 
 
 def fitting(specs: params_lib.Specs) -> list[Dialect]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vlm_mu_jax.conversion.tensor_files import TensorInfo
+from vlm_mu_jax.conversion.tensor_files import DTYPES, TensorInfo
 
 
 class Tensors(Protocol):
@@ -25,6 +25,14 @@ class Tensors(Protocol):
     def read(self, key: str, into: np.ndarray | None = None) -> np.ndarray: ...
 
     def sha256(self) -> Iterator[tuple[str, str]]: ...
+
+
+def same_tensor(files: Tensors, one: str, other: str) -> bool:
+    """Whether both keys are there and hold the same bits, in the same shape."""
+    a, b = files.tensors.get(one), files.tensors.get(other)
+    if a is None or b is None or a.dtype not in DTYPES or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return files.read(one).tobytes() == files.read(other).tobytes()
 
 
 class Overlay:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.conversion import gguf_file, gguf_kinds, gguf_tokenizer, names, original, original_files, peft
-from vlm_mu_jax.conversion.overlay import Tensors
+from vlm_mu_jax.conversion.overlay import Tensors, same_tensor
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import config as config_lib
@@ -74,12 +74,28 @@ def open_source(
             return
         if vision_tower is not None:
             raise InputError(f"--vision_tower: {folder} is no original LLaVA, its vision tower is inside; leave it out")
-        cfg = from_hf(config, str(described / "config.json"))
+        name = str(described / "config.json")
+        cfg = from_hf(config, name)
+        dialect = names.find_dialect(files.tensors.keys(), vlm.param_specs(cfg), str(folder))
+        if cfg.text.tie_embeddings and _has_own_head(files, dialect) and not _ties(config.get("text_config", config)):
+            config |= {"tie_word_embeddings": False}
+            cfg = from_hf(config, name)
         specs = vlm.param_specs(cfg)
-        dialect = names.find_dialect(files.tensors.keys(), specs, str(folder))
         if adapter is not None:
             files = peft.merged(files, adapter, specs, dialect)
         yield Source(files, config, cfg, specs, dialect, folder, lambda: contextlib.nullcontext(folder))
+
+
+def _ties(text_config: Any) -> bool:
+    return isinstance(text_config, dict) and bool(text_config.get("tie_word_embeddings"))
+
+
+def _has_own_head(files: Tensors, dialect: names.Dialect) -> bool:
+    """Whether the file holds an output matrix that is not the embedding. Where the levels of a config disagree on tied
+    embeddings, that decides (as in transformers 5): the outer field of InternVL is true whatever the model is."""
+    return names.head(dialect) in files.tensors and not same_tensor(
+        files, names.head(dialect), names.embedding(dialect)
+    )
 
 
 def _gguf(path: Path, stack: contextlib.ExitStack) -> Source:

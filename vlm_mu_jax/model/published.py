@@ -35,12 +35,36 @@ _WIDTHS: dict[str, dict[str, int]] = {
         "num_attention_heads": 40,
     },
 }
+_LLAVA = {"model_type": "llava", "vision_config": _CLIP_L_336, "image_token_index": 32000}
+_QWEN2_7B: dict[str, Any] = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+}
+_CONFIGS: dict[str, dict[str, Any]] = {
+    **{name: {**_LLAVA, "text_config": {**_VICUNA, **widths}} for name, widths in _WIDTHS.items()},
+    # OpenGVLab/InternVL3-8B-hf
+    "internvl3-8b": {
+        "model_type": "internvl",
+        "text_config": {**_QWEN2_7B, "vocab_size": 151674, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        "vision_config": {"attention_bias": True},  # InternViT-300M: the other fields are transformers' defaults
+        "tie_word_embeddings": False,
+    },
+}
 
 
 def published(name: str) -> ModelConfig:
-    """Configuration of a checkpoint as llava-hf publishes it, in bfloat16: "llava-1.5-7b" or "llava-1.5-13b"."""
-    if name not in _WIDTHS:
-        raise InputError(f"config.model.like: {name!r} is unknown; use one of {', '.join(_WIDTHS)}")
-    text = {**_VICUNA, **_WIDTHS[name]}
-    config = {"model_type": "llava", "text_config": text, "vision_config": _CLIP_L_336, "image_token_index": 32000}
-    return from_hf({**config, "dtype": "bfloat16"}, name)
+    """Configuration of a checkpoint as it is published, in bfloat16, by a short name such as "llava-1.5-7b".
+
+    Raises:
+      InputError: a name that is not known; the message lists those that are.
+    """
+    if name not in _CONFIGS:
+        raise InputError(f"config.model.like: {name!r} is unknown; use one of {', '.join(_CONFIGS)}")
+    return from_hf({**_CONFIGS[name], "dtype": "bfloat16"}, name)

@@ -72,6 +72,8 @@ class Dialect:
     vision: None for a text-only checkpoint. linear_1, linear_2: of a two-layer connector. connector: before the rest of
       its keys. newline: the whole key of the newline between rows of tiles.
     marks: parameters without which a model is not of this family.
+    modules: spelled as the modules of the class of transformers >= 4.52 that reads it, as adapters have to be. Where
+      no dialect of a family is, its usual one is.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Dialect:
     newline: str | None = None
     connector: str | None = None
     marks: tuple[str, ...] = ()
+    modules: bool = False
 
     @property
     def prefixes(self) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Families of checkpoints, one file each: what its `config.json` means and how its tensors are named.
 
 A family's module has KINDS (values of `model_type`), `read(config) -> ModelConfig` and DIALECTS (spellings of its
-tensor names), and a family with images IMAGE_PROCESSORS (classes of its image processor). Outside this folder nothing
-knows a family's name.
+tensor names), and a family with images IMAGE_PROCESSORS (classes of its image processor). ELSEWHERE says where its
+models are to be had that are published under a `model_type` of other code. Outside this folder nothing knows a family's
+name.
 """
 
 import dataclasses
@@ -12,11 +13,11 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.families import gemma, llama, llava, qwen
+from vlm_mu_jax.model.families import gemma, internvl, llama, llava, qwen
 from vlm_mu_jax.model.image_plans import ImageProcessorKind
 from vlm_mu_jax.model.tensors import Dialect
 
-FAMILIES: tuple[ModuleType, ...] = (llava, llama, qwen, gemma)
+FAMILIES: tuple[ModuleType, ...] = (llava, llama, qwen, gemma, internvl)
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for family in FAMILIES for dialect in family.DIALECTS}
 IMAGE_PROCESSORS: dict[str, ImageProcessorKind] = {
     kind.name: kind for family in FAMILIES for kind in getattr(family, "IMAGE_PROCESSORS", ())
@@ -40,7 +41,10 @@ def from_hf(config: dict[str, Any], source: str = "config.json") -> ModelConfig:
     family = next((one for one in FAMILIES if kind in one.KINDS), None)
     if family is None:
         known = ", ".join(sorted(name for one in FAMILIES for name in one.KINDS))
-        raise InputError(f"{source}: model_type {kind!r} is not supported; supported are {known}")
+        hints = [hint for one in FAMILIES for name, hint in getattr(one, "ELSEWHERE", {}).items() if name == kind]
+        raise InputError(
+            f"{source}: model_type {kind!r} is not supported; {hints[0] if hints else 'supported are ' + known}"
+        )
     try:
         cfg = family.read(config)
         problems = _problems(cfg)

@@ -105,6 +105,7 @@ DIALECTS = (
         "model.multi_modal_projector.linear_2.",
         "model.image_newline",
         "model.multi_modal_projector.",
+        modules=True,
     ),
     # haotian-liu/LLaVA itself: a Llama with a projector, see conversion/original.py
     Dialect(

@@ -1,4 +1,8 @@
-"""The pre-norm vision transformer that CLIP and SigLIP share: blocks, which states are read, and the patches."""
+"""The pre-norm vision transformer that the towers share: blocks, which states are read, and the patches.
+
+A block does what its parameters call for: norms without a bias are RMS norms, biases, norms of queries and keys and
+scales of a branch (InternViT) are there or not.
+"""
 
 import dataclasses
 
@@ -7,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.model.attention import Segment, attend
-from vlm_mu_jax.model.layers import ACTIVATIONS, activation, layer_norm, linear
+from vlm_mu_jax.model.layers import ACTIVATIONS, activation, layer_norm, linear, rms_norm
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
 from vlm_mu_jax.model.tensors import CONV, FLAT, LINEAR, MERGE, SAME, Row
 from vlm_mu_jax.parallel.activations import spread_rows
@@ -144,14 +148,32 @@ def layer_specs(cfg: Vit) -> Specs:
 
 def _block(x_IQD: Array, p: Params, cfg: Vit) -> Array:
     x_IQD = spread_rows(x_IQD)
-    h = layer_norm(x_IQD, p["norm1_scale_LD"], p["norm1_bias_LD"], cfg.norm_eps)
-    q, k, v = (linear(h, p[f"w{n}_LDNH"], p[f"b{n}_LNH"]) for n in "qkv")
+    h = _norm(x_IQD, p, "norm1", cfg)
+    q, k, v = (linear(h, p[f"w{n}_LDNH"], p.get(f"b{n}_LNH")) for n in "qkv")
+    if "q_norm_LD" in p:
+        q, k = _norm_heads(q, p["q_norm_LD"]), _norm_heads(k, p["k_norm_LD"])
     everywhere = jnp.ones((1, 1, 1), bool)
     mixed = attend(q, [Segment(k, v, everywhere)])
-    x_IQD = x_IQD + _merge_heads(mixed, p["wo_LNHD"], p["bo_LD"])
-    h = layer_norm(x_IQD, p["norm2_scale_LD"], p["norm2_bias_LD"], cfg.norm_eps)
+    x_IQD = x_IQD + _scaled(_merge_heads(mixed, p["wo_LNHD"], p["bo_LD"]), p.get("scale1_LD"))
+    h = _norm(x_IQD, p, "norm2", cfg)
     h = activation(cfg.activation)(linear(h, p["w1_LDF"], p["b1_LF"]))
-    return x_IQD + linear(h, p["w2_LFD"], p["b2_LD"])
+    return x_IQD + _scaled(linear(h, p["w2_LFD"], p["b2_LD"]), p.get("scale2_LD"))
+
+
+def _norm(x_IQD: Array, p: Params, name: str, cfg: Vit) -> Array:
+    scale_D, bias_D = p[f"{name}_scale_LD"], p.get(f"{name}_bias_LD")
+    return (
+        rms_norm(x_IQD, scale_D, cfg.norm_eps) if bias_D is None else layer_norm(x_IQD, scale_D, bias_D, cfg.norm_eps)
+    )
+
+
+def _norm_heads(x_IQNH: Array, scale_D: Array) -> Array:
+    """RMS norm over all heads together."""
+    return rms_norm(x_IQNH.reshape(*x_IQNH.shape[:2], -1), scale_D, 1e-6).reshape(x_IQNH.shape)
+
+
+def _scaled(branch_IQD: Array, scale_D: Array | None) -> Array:
+    return branch_IQD if scale_D is None else branch_IQD * scale_D[None, None]
 
 
 def _merge_heads(mixed_IQNH: Array, wo_NHD: Array, bo_D: Array) -> Array:
