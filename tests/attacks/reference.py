@@ -14,7 +14,7 @@ full_forward = jax.jit(forward, static_argnames=("cfg", "keep_cache"))
 def prompt_ids(processor, question, word, position, mode, image):
     """What a server would tokenise: the whole text, the answer's start included."""
     placed = Placed(question) if word is None else place(question, word, position, mode)
-    text = processor.prompt_text(placed.question, int(image is not None), placed.answer_start)
+    text = processor.prompt_text(placed.question, [] if image is None else [image], placed.answer_start)
     return processor.tokenizer(text)["input_ids"]
 
 

@@ -87,7 +87,7 @@ def to_pixels(image: Image.Image, settings: ImageSettings) -> np.ndarray:
     image = to_rgb(image)
     if settings.pad_to_square and image.width != image.height:
         image = _pad(image, settings)
-    target = _resized(image.width, image.height, settings) if settings.resize else image.size
+    target = resized(image.width, image.height, settings) if settings.resize else image.size
     if target != image.size:
         image = image.resize(target, resample=settings.resample)
     if settings.centre:
@@ -97,7 +97,7 @@ def to_pixels(image: Image.Image, settings: ImageSettings) -> np.ndarray:
     return (pixels - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
 
 
-def _resized(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
+def resized(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
     """(width, height) after the resize. The long edge is rounded down, as transformers and torchvision do."""
     if settings.stretch:
         return settings.size, settings.size

@@ -57,9 +57,13 @@ def prepare(image: Image.Image, settings: images.ImageSettings, vision: VisionCo
     return Tiles(pixels, plan.gather(size), vision.tiles * vision.P, plan.extra, plan.layout(size))
 
 
+def scales(view: View, settings: images.ImageSettings) -> tuple[Size, ...]:
+    """Sizes that a picture is scaled to for a view, one after the other."""
+    return ((settings.size, settings.size),) if view.square else view.scaled
+
+
 def _scaled(image: Image.Image, view: View, settings: images.ImageSettings) -> Image.Image:
-    scales: tuple[Size, ...] = ((settings.size, settings.size),) if view.square else view.scaled
-    for height, width in scales:
+    for height, width in scales(view, settings):
         image = image.resize((width, height), settings.resample)
     if view.canvas is None:
         return image

@@ -1,5 +1,6 @@
 """Image perturbations: pictures of eight bits within the bound, whose margin is that of the saved file."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.attacks.reference import margin
 from vlm_mu_jax.attacks.margins_file import MarginsFile
 from vlm_mu_jax.attacks.methods import pgd
+from vlm_mu_jax.attacks.methods.sight import of_picture, seen
 from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
@@ -52,7 +54,7 @@ def found(model, picture, tmp_path_factory):
 
 
 def test_files_stay_in_the_bound_and_in_the_box(model, picture, found):
-    base = pgd.seen(model.processor.pixels(picture), model.processor.settings)
+    base = seen(model.processor.pixels(picture), model.processor.settings)
     assert base.shape == (8, 8, 3) and base.min() == 0 and base.max() == 255
     for one in found:
         for path in (one.image, one.control):
@@ -101,7 +103,7 @@ def test_the_guard_is_inside_the_attacked_program(model, picture, tmp_path, deci
 def test_what_the_model_sees_is_undone_exactly(model):
     values = np.random.default_rng(1).integers(0, 256, (8, 8, 3))
     pixels = model.processor.pixels(Image.fromarray(values.astype(np.uint8)))
-    np.testing.assert_array_equal(pgd.seen(pixels, model.processor.settings), values)
+    np.testing.assert_array_equal(seen(pixels, model.processor.settings), values)
 
 
 def test_projection():
@@ -127,9 +129,33 @@ def test_it_stops_early_and_a_finished_question_is_not_searched_again(model, pic
 def test_models_and_questions_without_an_image_are_refused(model, make_model, tmp_path):
     with pytest.raises(InputError, match="changes images"):
         pgd.search(model, [SearchQuestion(QUESTION)], SearchTarget(OPENINGS), USE, tmp_path)
-    vision = clip_vision(**dataclasses.asdict(model.config.vision.tower), pinpoints=((8, 16),))
-    tiled = dataclasses.replace(model, config=dataclasses.replace(model.config, vision=vision))
-    with pytest.raises(InputError, match="tiles"):
+    tiled = tiled_model(model)
+    with pytest.raises(InputError, match="give every question a file"):
         pgd.search(
             tiled, [SearchQuestion(QUESTION, np.zeros((8, 8, 3), np.float32))], SearchTarget(OPENINGS), USE, tmp_path
         )
+
+
+def tiled_model(model):
+    """The same model with a picture cut into its view and up to two tiles."""
+    vision = clip_vision(**dataclasses.asdict(model.config.vision.tower), pinpoints=((8, 16), (16, 8)))
+    config = dataclasses.replace(model.config, vision=vision)
+    processor = copy.copy(model.processor)
+    processor.cfg = config
+    projector = model.params["projector"] | {"newline_D": jnp.ones(config.text.D) / 8}
+    return dataclasses.replace(
+        model, config=config, processor=processor, params=model.params | {"projector": projector}
+    )
+
+
+def test_a_picture_that_is_cut_is_attacked_through_the_cutting(model, picture, tmp_path):
+    tiled = tiled_model(model)
+    shown = of_picture(Image.open(picture).convert("RGB"), tiled.processor)
+    got = np.asarray(shown.pixels(shown.base_HWC.astype(np.float32)))[0]
+    off = np.abs(got - tiled.processor.pixels(picture).pixels_MHWC) * tiled.processor.settings.std
+    assert off.max() / tiled.processor.settings.rescale < 1.1  # grey levels: Pillow's weights have fewer digits
+    (one,) = pgd.search(tiled, [SearchQuestion(QUESTION, picture)], SearchTarget(OPENINGS), USE, tmp_path)
+    values = np.asarray(Image.open(one.image)).astype(int)
+    assert values.shape == (20, 12, 3) and 0 < np.abs(values - shown.base_HWC).max() == one.largest <= USE.epsilon
+    assert max(one.margin, one.from_file) < min(one.original, one.random)
+    assert abs(margin(tiled, QUESTION, None, tiled.processor.pixels(one.image), OPENINGS) - one.from_file) < 1e-4

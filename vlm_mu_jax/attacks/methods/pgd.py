@@ -4,6 +4,10 @@ The image is attacked as the model sees it: after resizing and cropping, before 
 moves each value by a whole number of grey levels along the sign of the refusal margin's gradient, and the bound is a
 whole number too. So the image is a picture of eight bits at every step, inside the bound and the box: nothing is
 rounded away when it is saved, and a file of it gives the model the very same pixels (checked, and in the result).
+
+A model that cuts pictures into several encoded images is attacked through the cutting (`sight.py`): the picture itself
+is changed, at its own size. A file of it differs then by the rounding of the image processor's scaling, and the margin
+from the file stands beside the search's own.
 """
 
 import dataclasses
@@ -14,21 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from PIL import Image
 
 from vlm_mu_jax.attacks import margin, prompt_blocks, search_run
 from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
+from vlm_mu_jax.attacks.methods.sight import of_picture
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, SearchTask, places
 from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
-from vlm_mu_jax.data.images import ImageSettings
+from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.placing import Placed
-from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import ModelConfig
@@ -102,7 +106,7 @@ def search(
     A question is one row, so it is not spread over a mesh: every mesh of the run computes questions of its own.
 
     Raises:
-      InputError: a text-only model or question, or a model that cuts images into tiles.
+      InputError: a text-only model or question, or an image that is no file for a model that cuts pictures.
       JobError: a score is not a finite number.
     """
     _check(model.config, questions)
@@ -122,8 +126,8 @@ def search(
 def _check(cfg: ModelConfig, questions: Sequence[SearchQuestion]) -> None:
     if cfg.vision is None or any(question.image is None for question in questions):
         raise InputError("--method=pgd changes images; this model or a question has none, so use another --method")
-    if cfg.vision.plan.varies:
-        raise InputError("--method=pgd does not know models that cut an image into tiles; use another one")
+    if cfg.vision.plan.varies and not all(isinstance(question.image, Path) for question in questions):
+        raise InputError("--method=pgd changes image files; this model cuts pictures, so give every question a file")
 
 
 class _Search:
@@ -131,13 +135,13 @@ class _Search:
 
     def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
         self._task, self._where, self._question = task, where, question
-        self._row = _row(task.processor, question.question)
-        settings = task.processor.settings
-        self._scaling = (settings.rescale, settings.mean, settings.std)
+        picture = _picture(task.processor, question)
+        self._sight = of_picture(picture, task.processor)
+        self._row = _row(task.processor, question.question, [picture])
 
     def run(self, use: PixelOptions, folder: Path, key: str) -> Work:
         task = self._task
-        base = seen(self._question.pixels(task.processor), task.processor.settings)
+        base = self._sight.base_HWC
         rng = np.random.default_rng([use.seed, zlib.crc32(key.encode())])
         control = projected(base + use.epsilon * rng.choice([-1, 1], base.shape), base, use.epsilon)
         now = projected(base + rng.integers(-use.epsilon, use.epsilon + 1, base.shape), base, use.epsilon)
@@ -157,8 +161,8 @@ class _Search:
             now = projected(now + round(task.sign) * use.step * slope, base, use.epsilon)
         yield use.steps - len(curve)
         files = [save(image, folder / f"{name}_{key[:16]}.png") for name, image in (("pgd", best), ("random", control))]
-        read = seen(task.processor.pixels(files[0]), task.processor.settings)
-        from_file, original, random = (float(self._begin(image)[0]) for image in (read, base, control))
+        original, random = (float(self._begin(image)[0]) for image in (base, control))
+        from_file = float(self._from_file(files[0]))
         gradients, cost = len(curve) + 3, 2 * (image_flops(task.cfg) + self._flops())
         return FoundImage(
             str(files[0]),
@@ -174,27 +178,39 @@ class _Search:
         )
 
     def _begin(self, image_HWC: np.ndarray) -> tuple[Array, Array]:
-        """Hands the refusal margin with this image of 0..255, and the sign of its gradient, to the devices."""
-        task, where, x_HWC = self._task, self._where, self._where.put(image_HWC.astype(np.float32))
-        steer = self._decided(task.steer, x_HWC) if isinstance(task.steer, FirstPass) else task.steer
+        """Hands the refusal margin with this picture of 0..255, and the sign of its gradient, to the devices."""
+        x_HWC = self._where.put(image_HWC.astype(np.float32))
+        score, slope = self._margin(self._sight.pixels(x_HWC))
+        return score, self._sight.signs(x_HWC, slope)
+
+    def _from_file(self, file: Path) -> Array:
+        """The margin with a picture as the model reads it from its file."""
+        pixels = self._task.processor.pixels(file)
+        gather_1Q = self._sight.gather_1Q
+        pixels_1MHWC, _ = tiling.stack([[pixels]], 1, pixels, width=0 if gather_1Q is None else gather_1Q.shape[1])
+        return self._margin(self._where.put(pixels_1MHWC))[0]
+
+    def _margin(self, pixels_1MHWC: Array) -> tuple[Array, Array]:
+        task, where = self._task, self._where
+        steer = self._decided(task.steer, pixels_1MHWC) if isinstance(task.steer, FirstPass) else task.steer
         return margin_and_slope(
             where.params,
             *where.put(self._row),
-            x_HWC,
+            pixels_1MHWC,
+            where.put(self._sight.gather_1Q),
             cfg=task.cfg,
             nodes=task.nodes,
-            scaling=self._scaling,
             steer=where.put(steer),
             lora=where.lora,
         )
 
-    def _decided(self, guard: FirstPass, x_HWC: Array) -> Steer:
-        """The guard with the gates that it decides with this image."""
+    def _decided(self, guard: FirstPass, pixels_1MHWC: Array) -> Steer:
+        """The guard with the gates that it decides with these encoded images."""
         task, where = self._task, self._where
-        row = _row(task.processor, self._question.question, 0) if guard.text_only else self._row
+        row = _row(task.processor, self._question.question, ()) if guard.text_only else self._row
         features = None
         if not guard.text_only:
-            features = features_of(where.params, x_HWC, cfg=task.cfg, scaling=self._scaling)
+            features = features_of(where.params, pixels_1MHWC, where.put(self._sight.gather_1Q), cfg=task.cfg)
         states = margin.last_states(where.params, None, 0, *where.put(row), features, cfg=task.cfg, lora=where.lora)
         return guard.steer_of(np.asarray(states))
 
@@ -202,54 +218,43 @@ class _Search:
         return candidate_flops(self._task.cfg.text, 0, np.asarray(self._row[1]), self._task.nodes)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "nodes", "scaling"))
+@functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
 def margin_and_slope(
     params: Params,
     tokens_1T: Array,
     length_1: Array,
-    x_HWC: Array,
+    pixels_1MHWC: Array,
+    gather_1Q: Array | None,
     *,
     cfg: ModelConfig,
     nodes: tuple[Node, ...],
-    scaling: tuple,
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
 ) -> tuple[Array, Array]:
-    """The refusal margin of a whole prompt about an image, and the sign of its gradient in the image.
+    """The refusal margin of a whole prompt about a picture, and its gradient in the picture's encoded images.
 
     Args:
       tokens_1T: int [1, T], the prompt; length_1: int [1].
-      x_HWC: float [H, W, 3], the image in 0..255, as the model sees it.
-      scaling: (rescale, mean, std) of the image processor.
+      pixels_1MHWC: float [1, M, S, S, 3], the encoded images, normalised; gather_1Q: as in `model.vlm.Batch`.
 
     Returns:
-      (margin in nats, int8 [H, W, 3] of -1, 0 and 1).
+      (margin in nats, its gradient in the pixels).
     """
-    check_shapes(tokens_1T=tokens_1T, length_1=length_1, x_HWC=x_HWC)
+    check_shapes(tokens_1T=tokens_1T, length_1=length_1, pixels_1MHWC=pixels_1MHWC)
 
-    def refusal_margin(x_HWC: Array) -> Array:
-        features = features_of(params, x_HWC, cfg=cfg, scaling=scaling)
+    def refusal_margin(pixels_1MHWC: Array) -> Array:
+        features = features_of(params, pixels_1MHWC, gather_1Q, cfg=cfg)
         return margin.score(
             params, None, 0, tokens_1T, length_1, features, cfg=cfg, nodes=nodes, steer=steer, lora=lora
         )[0][0]
 
-    score, slope_HWC = jax.value_and_grad(refusal_margin)(x_HWC)
-    return score, jnp.sign(slope_HWC).astype(jnp.int8)
+    return jax.value_and_grad(refusal_margin)(pixels_1MHWC)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "scaling"))
-def features_of(params: Params, x_HWC: Array, *, cfg: ModelConfig, scaling: tuple) -> Array:
-    """Image tokens [1, P, D] of an image of 0..255, normalised as the image processor does it."""
-    rescale, mean, std = scaling
-    mean_11C, std_11C = (jnp.array(values, jnp.float32)[None, None] for values in (mean, std))
-    pixels = (x_HWC * rescale - mean_11C) / std_11C
-    return encode_images(params, pixels[None, None], cfg)
-
-
-def seen(pixels_HWC: np.ndarray, settings: ImageSettings) -> np.ndarray:
-    """What the model sees of an image, as a picture int [H, W, 3] in 0..255: `Processor.pixels` not normalised."""
-    values = (pixels_HWC.astype(np.float64) * np.array(settings.std) + np.array(settings.mean)) / settings.rescale
-    return np.clip(np.rint(values), 0, 255).astype(np.int64)
+@functools.partial(jax.jit, static_argnames="cfg")
+def features_of(params: Params, pixels_1MHWC: Array, gather_1Q: Array | None, *, cfg: ModelConfig) -> Array:
+    """Image tokens [1, Q, D] of a picture's encoded images."""
+    return encode_images(params, pixels_1MHWC, cfg, gather_1Q)
 
 
 def projected(x_HWC: np.ndarray, base_HWC: np.ndarray, epsilon: int) -> np.ndarray:
@@ -264,7 +269,12 @@ def save(image_HWC: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _row(processor: Processor, question: str, images: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def _picture(processor: Processor, question: SearchQuestion) -> np.ndarray | Image.Image:
+    """The question's image as `of_picture` takes it."""
+    return images.load(question.image) if processor.cfg.vision.plan.varies else question.pixels(processor)
+
+
+def _row(processor: Processor, question: str, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """The whole prompt as one padded row: tokens [1, T] and its length [1]."""
     prompts = prompt_blocks.tokenise(processor, question, images, [Placed(question)])
     block = next(prompt_blocks.blocks(prompts, np.array([0]), None, 1))

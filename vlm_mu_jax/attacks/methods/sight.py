@@ -1,0 +1,165 @@
+"""What a model sees of a picture, as a function of its grey levels, and the way back for a gradient.
+
+A model that reads one image per picture is shown the picture as its image processor leaves it. Where an image plan cuts
+a picture into several encoded images, each is scaled from the whole picture, and scaling is linear: the matrices here
+are Pillow's own, read off by scaling unit vectors. Rows are scaled behind columns or columns behind rows, whichever
+gives what Pillow gives, and both times the values become whole grey levels. Where a view is scaled twice, only the
+second scaling is followed so closely.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from PIL import Image
+
+from vlm_mu_jax.data import images, tiling
+from vlm_mu_jax.data.images import ImageSettings
+from vlm_mu_jax.data.prompts import Processor, bucket
+from vlm_mu_jax.model.config import VisionConfig
+from vlm_mu_jax.model.image_plans import Size, View
+
+Scales = tuple[Array | np.ndarray, Array | np.ndarray, Array | np.ndarray]  # rows_MSH, columns_MSW, rows_first_M
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sight:
+    """One picture as a model sees it.
+
+    Attributes:
+      base_HWC: the picture, int in 0..255.
+      rows_MSH, columns_MSW: of each encoded image, how its rows and columns are scaled from those of the picture. None
+        where the picture is the one encoded image.
+      rows_first_M: whether Pillow scales rows before columns.
+      gather_1Q: which feature each image token is, see `model.vlm.Batch`.
+      scaling: (rescale, mean, std) of the image processor.
+    """
+
+    base_HWC: np.ndarray
+    rows_MSH: np.ndarray | None
+    columns_MSW: np.ndarray | None
+    rows_first_M: np.ndarray | None
+    gather_1Q: np.ndarray | None
+    scaling: tuple[float, tuple[float, ...], tuple[float, ...]]
+
+    def pixels(self, x_HWC: Array) -> Array:
+        """Normalised encoded images [1, M, S, S, 3] of the picture with other values."""
+        return _pixels(x_HWC, self._scales, scaling=self.scaling)
+
+    def signs(self, x_HWC: Array, slope_1MSTC: Array) -> Array:
+        """The gradient in `pixels` of these values -> its sign in the values, int8 [H, W, 3]."""
+        return _signs(x_HWC, slope_1MSTC, self._scales, scaling=self.scaling)
+
+    @property
+    def _scales(self) -> Scales | None:
+        return None if self.rows_MSH is None else (self.rows_MSH, self.columns_MSW, self.rows_first_M)
+
+
+def of_picture(picture: np.ndarray | Image.Image, processor: Processor) -> Sight:
+    """The sight of a picture.
+
+    picture: what the image processor makes of it, or the RGB picture itself for a model that cuts it.
+    """
+    settings, vision = processor.settings, processor.cfg.vision
+    scaling = (settings.rescale, settings.mean, settings.std)
+    if not vision.plan.varies:
+        return Sight(seen(picture, settings), None, None, None, None, scaling)
+    size = (picture.height, picture.width)
+    views = [_matrices(view, size, settings) for view in vision.plan.views(size)]
+    rows, columns = (_stacked(matrices, vision) for matrices in zip(*views, strict=True))
+    gather_Q = vision.plan.gather(size)
+    gather_1Q = np.pad(gather_Q, (0, bucket(len(gather_Q)) - len(gather_Q)))[None]
+    wanted, x_HWC = tiling.prepare(picture, settings, vision).pixels_MHWC, np.asarray(picture, np.float32)
+    off_2M = [
+        np.abs(_pixels(x_HWC, (rows, columns, np.full(len(rows), first)), scaling=scaling)[0] - wanted).sum((1, 2, 3))
+        for first in (False, True)
+    ]
+    return Sight(np.asarray(picture, np.int64), rows, columns, off_2M[1] < off_2M[0], gather_1Q, scaling)
+
+
+def seen(pixels_HWC: np.ndarray, settings: ImageSettings) -> np.ndarray:
+    """What the model sees of an image, as a picture int [H, W, 3] in 0..255: `Processor.pixels` not normalised."""
+    values = (pixels_HWC.astype(np.float64) * np.array(settings.std) + np.array(settings.mean)) / settings.rescale
+    return np.clip(np.rint(values), 0, 255).astype(np.int64)
+
+
+@functools.partial(jax.jit, static_argnames="scaling")
+def _pixels(x_HWC: Array, scales: Scales | None, *, scaling: tuple) -> Array:
+    rescale, mean, std = scaling
+    if scales is None:
+        x_MSTC = x_HWC[None]
+    else:
+        rows_MSH, columns_MSW, rows_first_M = scales
+        x_MHTC = _eight_bits(jnp.einsum("hwc,mtw->mhtc", x_HWC, columns_MSW))
+        x_MSWC = _eight_bits(jnp.einsum("msh,hwc->mswc", rows_MSH, x_HWC))
+        columns_first = jnp.einsum("msh,mhtc->mstc", rows_MSH, x_MHTC)
+        rows_first = jnp.einsum("mswc,mtw->mstc", x_MSWC, columns_MSW)
+        x_MSTC = _eight_bits(jnp.where(rows_first_M[:, None, None, None], rows_first, columns_first))
+    return ((x_MSTC * rescale - _channels(mean)) / _channels(std))[None]
+
+
+@functools.partial(jax.jit, static_argnames="scaling")
+def _signs(x_HWC: Array, slope_1MSTC: Array, scales: Scales | None, *, scaling: tuple) -> Array:
+    _, back = jax.vjp(lambda x_HWC: _pixels(x_HWC, scales, scaling=scaling), x_HWC)
+    return jnp.sign(back(slope_1MSTC)[0]).astype(jnp.int8)
+
+
+def _eight_bits(x: Array) -> Array:
+    """Whole grey levels in 0..255, as Pillow keeps them; for the gradient they are not rounded."""
+    x = jnp.clip(x, 0, 255)
+    return x + jax.lax.stop_gradient(jnp.rint(x) - x)
+
+
+def _channels(values: tuple[float, ...]) -> Array:
+    return jnp.array(values, jnp.float32)[None, None, None]
+
+
+def _matrices(view: View, size: Size, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
+    """How a view's rows [S, H] and columns [S, W] are made of the picture's."""
+    return _processed(*(_cut(view, axis, size[axis], settings) for axis in (0, 1)), settings)
+
+
+def _cut(view: View, axis: int, length: int, settings: ImageSettings) -> np.ndarray:
+    """The view's own steps along one axis of a picture so long."""
+    matrix = np.eye(length, dtype=np.float32)
+    for scale in tiling.scales(view, settings):
+        matrix = _resampled(matrix, scale[axis], settings)
+    if view.canvas is not None:
+        matrix = _centred(matrix, view.canvas[axis])
+    return matrix if view.box is None else matrix[view.box[axis] : view.box[axis] + view.box[axis + 2]]
+
+
+def _processed(rows: np.ndarray, columns: np.ndarray, settings: ImageSettings) -> tuple[np.ndarray, np.ndarray]:
+    """The image processor's own steps behind a view: `images.to_pixels`."""
+    if settings.resize:
+        width, height = images.resized(len(columns), len(rows), settings)
+        rows, columns = _resampled(rows, height, settings), _resampled(columns, width, settings)
+    if settings.centre:
+        rows, columns = _centred(rows, settings.crop), _centred(columns, settings.crop)
+    return rows, columns
+
+
+def _resampled(matrix: np.ndarray, length: int, settings: ImageSettings) -> np.ndarray:
+    """[n, X] -> [length, X], as Pillow scales."""
+    if length == len(matrix):
+        return matrix
+    unit = Image.fromarray(np.eye(len(matrix), dtype=np.float32))
+    return np.asarray(unit.resize((len(matrix), length), settings.resample)) @ matrix
+
+
+def _centred(matrix: np.ndarray, length: int) -> np.ndarray:
+    """The middle of [n, X], or [n, X] in the middle of rows of zeros: [length, X]."""
+    start = abs(length - len(matrix)) // 2
+    if length <= len(matrix):
+        return matrix[start : start + length]
+    return np.pad(matrix, ((start, length - len(matrix) - start), (0, 0)))
+
+
+def _stacked(matrices: tuple[np.ndarray, ...], vision: VisionConfig) -> np.ndarray:
+    """[M, S, X] with zeros for the encoded images that this picture does not have."""
+    stacked = np.zeros((vision.tiles, *matrices[0].shape), np.float32)
+    stacked[: len(matrices)] = matrices
+    return stacked
