@@ -5,6 +5,7 @@ one entry of `FAMILIES` and one row there.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from tests.attacks.conftest import build
 from tests.conversion.hf_checkpoints import randomise
@@ -198,18 +201,39 @@ def processor_without_video(folder: Path) -> Any:
     return _WithoutVideo(images, tokenizer, None, (SIDE // 2 // 2) ** 2, chat_template=tokenizer.chat_template)
 
 
+def _idefics(folder: Path, kind: str) -> None:
+    """Idefics3 and SmolVLM differ in names alone. SmolVLM's own processor needs packages that the tests do not have; it
+    makes the same prompts."""
+    places = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    tokenizer = tokenizer_with("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places)
+    images, config, model = {
+        "Idefics3": (
+            Idefics3ImageProcessorPil,
+            transformers.Idefics3Config,
+            transformers.Idefics3ForConditionalGeneration,
+        ),
+        "SmolVLM": (SmolVLMImageProcessorPil, transformers.SmolVLMConfig, transformers.SmolVLMForConditionalGeneration),
+    }[kind]
+    config = config(
+        text_config=transformers.LlamaConfig(**text_of(tokenizer)).to_dict(),
+        vision_config=vision_of(),
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=3,
+    )
+    made = images(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    save(folder, model(config), transformers.Idefics3Processor(made, tokenizer, 1, _llava_chat()))
+
+
 _MODULE_LIMIT = {"guard bake": "the module is for LLaVA"}
+_TILED_LIMITS = {**_MODULE_LIMIT, "attack pgd": "does not know models that cut an image into tiles"}
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(_llava),
     "llava_qwen_siglip": Family(_llava_qwen_siglip),
-    "llava_next": Family(
-        _llava_next, limits={**_MODULE_LIMIT, "attack pgd": "does not know models that cut an image into tiles"}
-    ),
+    "llava_next": Family(_llava_next, limits=_TILED_LIMITS),
     "vipllava": Family(_vipllava, limits=_MODULE_LIMIT),
-    "internvl": Family(
-        internvl_folder,
-        processor_without_video,
-        {**_MODULE_LIMIT, "attack pgd": "does not know models that cut an image into tiles"},
-    ),
+    "internvl": Family(internvl_folder, processor_without_video, _TILED_LIMITS),
+    "idefics3": Family(functools.partial(_idefics, kind="Idefics3"), limits=_TILED_LIMITS),
+    "smolvlm": Family(functools.partial(_idefics, kind="SmolVLM"), limits=_TILED_LIMITS),
 }

@@ -48,7 +48,7 @@ def pixel_shuffle(states_BMPE: Array, factor: int) -> Array:
     """[B, M, P, E], a square of states row by row -> [B, M, P / factor^2, E factor^2]: every block of factor x factor
     states, row by row, becomes one.
 
-    Source: transformers@modeling_internvl.py (InternVLModel.pixel_shuffle).
+    Source: transformers@modeling_internvl.py (InternVLModel.pixel_shuffle); Idefics3Connector does the same.
     """
     B, M, P, E = states_BMPE.shape
     side = math.isqrt(P) // factor

@@ -4,6 +4,7 @@ import dataclasses
 
 from jax import Array
 
+from vlm_mu_jax.model.layers import layer_norm
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
 from vlm_mu_jax.model.tensors import LINEAR, SAME, Row
 from vlm_mu_jax.model.towers import vit
@@ -26,12 +27,17 @@ NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Siglip(vit.Vit):
-    """See `tower.Tower`. head: the checkpoint holds a pooling head, which nobody reads and which is kept as it is."""
+    """See `tower.Tower`.
+
+    head: the checkpoint holds a pooling head, which nobody reads and which is kept as it is.
+    post_norm: the states pass the norm behind the last block; the checkpoint holds it in any case.
+    """
 
     head: bool = True
+    post_norm: bool = False
 
     def specs(self) -> Specs:
-        """Every parameter that a checkpoint holds, those that nobody reads too (`post_norm`, `head`)."""
+        """Every parameter that a checkpoint holds, those that nobody reads too."""
         D, F = self.D, self.F
         found: Specs = {
             "patch_CD": ParamSpec((3 * self.patch_size**2, D), (None, "embed")),
@@ -60,4 +66,7 @@ class Siglip(vit.Vit):
     def encode(self, params: Params, pixels_IHWC: Array) -> Array:
         """See `tower.Tower`."""
         x_IQD = self.patches(params, pixels_IHWC) + params["patch_bias_D"][None, None]
-        return self.states(params, x_IQD + params["position_QD"][None])
+        states_IQD = self.states(params, x_IQD + params["position_QD"][None])
+        if not self.post_norm:
+            return states_IQD
+        return layer_norm(states_IQD, params["post_norm_scale_D"], params["post_norm_bias_D"], self.norm_eps)
