@@ -47,6 +47,14 @@ _QWEN2_7B: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
 }
+_SO400M: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
 _CONFIGS: dict[str, dict[str, Any]] = {
     **{name: {**_LLAVA, "text_config": {**_VICUNA, **widths}} for name, widths in _WIDTHS.items()},
     # OpenGVLab/InternVL3-8B-hf
@@ -55,6 +63,23 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "text_config": {**_QWEN2_7B, "vocab_size": 151674, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
         "vision_config": {"attention_bias": True},  # InternViT-300M: the other fields are transformers' defaults
         "tie_word_embeddings": False,
+    },
+    # HuggingFaceTB/SmolVLM2-2.2B-Instruct
+    "smolvlm2-2.2b": {
+        "model_type": "smolvlm",
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": 49280,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 8192,
+            "rope_theta": 273768.0,
+        },
+        "vision_config": {**_SO400M, "image_size": 384},
+        "scale_factor": 3,
+        "image_token_id": 49190,
     },
 }
 
