@@ -11,21 +11,24 @@ LONGEST = 96  # tokens of any prompt in these tests: one shape, so that few prog
 full_forward = jax.jit(forward, static_argnames=("cfg", "keep_cache"))
 
 
-def prompt_ids(processor, question, word, position, mode, image):
+def prompt_ids(processor, question, word, position, mode, images, context=None):
     """What a server would tokenise: the whole text, the answer's start included."""
     placed = Placed(question) if word is None else place(question, word, position, mode)
-    text = processor.prompt_text(placed.question, [] if image is None else [image], placed.answer_start)
+    text = processor.prompt_text(placed.question, images, placed.answer_start, context)
     return processor.tokenizer(text)["input_ids"]
 
 
-def margin(model, question, word, image, openings, position="question_start", mode="swap", steer=None, lora=None):
+def margin(
+    model, question, word, image, openings, position="question_start", mode="swap", steer=None, lora=None, context=None
+):
     """log p / (1 - p), p = the sum of every opening's probability; word None = the unchanged prompt.
 
+    image: pixels [H, W, 3], of several images [M, H, W, 3], or None.
     The prompt is one forward of batch 1. The opening's tokens follow it as an answer would: with the gates decided on
     the prompt, and steered only by a guard whose scope is "all".
     """
-    ids = prompt_ids(model.processor, question, word, position, mode, image)
-    pixels = None if image is None else image[None, None]
+    pixels = None if image is None else (image if image.ndim == 4 else image[None])[None]
+    ids = prompt_ids(model.processor, question, word, position, mode, 0 if pixels is None else pixels.shape[1], context)
     row = np.array([ids + [0] * (LONGEST - len(ids))], np.int32)
     start = full_forward(
         model.params,

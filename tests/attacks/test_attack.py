@@ -10,9 +10,8 @@ from PIL import Image
 import vlm_mu_jax
 from vlm_mu_jax import AttackOptions, AttackRecords, InputError, SuffixOptions, WordOptions
 from vlm_mu_jax.attacks.options import METHODS
-from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import split_words
-from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
 from vlm_mu_jax.evaluation.judges import Label
 
 WORDS = ("what", "can", "blick", "toma", "wug", "fep")
@@ -75,10 +74,31 @@ def test_a_file_of_questions_is_searched_and_verified_in_halves(model, records, 
     with pytest.raises(InputError, match="holds no unsafe question"):
         given = dataclasses.replace(SMALL, openings=["sorry"])
         vlm_mu_jax.attack(model, file, given, judge=PlantedJudge())  # general: no kind was given
-    turns = [{"role": role, "content": "so?"} for role in ("user", "assistant", "user")]
-    (tmp_path / "chat.json").write_text(json.dumps([{"messages": turns}]))
-    with pytest.raises(InputError, match="where one question is asked"):
-        AttackRecords.halved(readers.read(tmp_path / "chat.json"))
+
+
+def test_the_turn_that_is_attacked_stands_behind_the_earlier_ones(model, records):
+    """The word goes into the last question; the earlier turns stay, and what has no such turn is counted."""
+    talk = (
+        Turn("user", (ImagePart("0.png"), "so ?")),
+        Turn("assistant", ("take it",)),
+        Turn("user", ("share the dax", ImagePart("1.png"))),
+    )
+    long = dataclasses.replace(records, items=tuple(Record(f"{i}", turns=talk, kind="unsafe") for i in range(2)))
+    both = dataclasses.replace(records, items=(*records.items[:2], *long.items))
+    options = dataclasses.replace(SMALL, openings=["sorry"], turn="2")
+    found = vlm_mu_jax.attack(model, AttackRecords(long, both), options, judge=PlantedJudge())
+    content = found.to_dict()
+    assert content["turn"] == "2" and content["turns"] == {"behind_turns": 4, "before_turns": 0, "left_out": 2}
+    assert "question 2 of every conversation (--turn=2)" in found.table()
+    changed = [a for a in found.answers if a.condition.word == found.words["jailbreak"][0]]
+    assert changed and all(a.question.endswith("the dax") and "+" in a.image_id for a in changed)
+    with pytest.raises(InputError, match="--turn=third"):
+        vlm_mu_jax.attack(model, records, dataclasses.replace(SMALL, turn="third"), judge=PlantedJudge())
+    with pytest.raises(InputError, match="no conversation has a question 5"):
+        vlm_mu_jax.attack(model, records, dataclasses.replace(SMALL, turn="5"), judge=PlantedJudge())
+    with pytest.raises(InputError, match="--method=gcg takes one question"):
+        last = dataclasses.replace(options, method="gcg", turn="last")
+        vlm_mu_jax.attack(model, AttackRecords(long, long), last, judge=PlantedJudge())
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("one_word", "pgd", "noise")])

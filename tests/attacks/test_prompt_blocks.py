@@ -39,7 +39,8 @@ def test_blocks_hold_the_tokens_of_the_real_strings(processors, kind, image):
                     if number >= 0:
                         seen[number] = (*prompts.original_ids[: at or 0], *ids[:n].tolist())
         assert seen == {
-            i: tuple(prompt_ids(processor, question, word, position, mode, image)) for i, word in enumerate(WORDS)
+            i: tuple(prompt_ids(processor, question, word, position, mode, int(image is not None)))
+            for i, word in enumerate(WORDS)
         }
 
 

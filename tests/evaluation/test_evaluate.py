@@ -63,13 +63,7 @@ def test_a_file_of_questions_needs_no_reference_answers(model, quick, tmp_path):
     assert json.loads((tmp_path / "run/config.json").read_text())["columns"] == renamed
 
 
-def test_conversations_are_not_asked_by_their_first_question_alone(model, quick, data_dir, tmp_path):
-    turns = [{"role": role, "content": "so?"} for role in ("user", "assistant", "user")]
-    (tmp_path / "chat.json").write_text(json.dumps([{"messages": turns}]))
-    with pytest.raises(InputError, match="row 1: .* has 3 turns and 0 images, where one question is asked"):
-        evaluate(model, tmp_path / "chat.json", OPTIONS)
-    with pytest.raises(InputError, match="where one question is asked"):
-        evaluate(model, readers.read(tmp_path / "chat.json"), OPTIONS)
+def test_columns_and_kinds_are_for_files(model, data_dir):
     with pytest.raises(InputError, match="are for a file of questions"):
         evaluate(model, data_dir, dataclasses.replace(OPTIONS, question_kind="unsafe"))
 

@@ -112,7 +112,7 @@ def attack(
       InputError: options, records, guard or judge do not fit, or a prompt is longer than the model's positions.
       JobError: a score is not a finite number, or another attack is writing the same file.
     """
-    data = _data(records, options.seed)
+    data = _data(records, options.seed).at_turn(options.turn)
     steer = attack_guard(model, guard, options.searches)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -198,6 +198,7 @@ def _identity(model: Model, method: Method, guard: AttackGuard, options: AttackO
         "guard": guard.sha256,
         "template": model.processor.template,
         "max_new_tokens": options.max_new_tokens,
+        "turn": options.turn,
     }
     if isinstance(method, OneWord):
         return program | {
@@ -237,6 +238,8 @@ def _about(data: AttackRecords, options: AttackOptions, name: str) -> dict[str, 
     content = {
         "model": name,
         "search_split": data.split,
+        "turn": options.turn,
+        "turns": dict(data.turns),
         "data": {records.source.name: records.sha256 for records in (data.search, data.verify)},
     }
     if options.method == "one_word":

@@ -222,14 +222,14 @@ def judging(answers: Sequence[Answer], judge: Judge) -> dict[str, Any]:
 
 
 def _question(records: Records, record: Record, attempt: Attempt | None, shot: int, attack: str) -> Question:
-    own = records.image_path(record)
-    image = "none" if own is None else "own"
+    image = "own" if record.images else "none"
     if attempt is None:
-        return Question(record.id, record.question, own, Condition("none", None, None, shot, image))
+        return Question.of(records, record, Condition("none", None, None, shot, image))
     if attempt.image is not None:
-        own, image = attempt.image, "attack"
+        condition = Condition(attack, attempt.position, attempt.name, shot, "attack")
+        return Question(record.id, attempt.question, attempt.image, condition, attempt.answer_start)
     condition = Condition(attack, attempt.position, attempt.name, shot, image)
-    return Question(record.id, attempt.question, own, condition, attempt.answer_start)
+    return Question.of(records, record, condition, attempt.question, attempt.answer_start)
 
 
 def any_shot(outcomes: Sequence[Outcome], label: str, shots: int | None = None) -> dict[str, bool]:

@@ -32,6 +32,8 @@ class AttackOptions:
       shots: K, how often a question is tried.
       search_questions, verify_questions: at most so many questions per goal; None is all.
       seed: draws the questions and the controls.
+      turn: which question of a conversation is attacked: "first", "last" or its number. The earlier turns stand before
+        it as they are in the data, and later ones are left out.
       batch_size, max_new_tokens: of the answers.
       openings: texts that refusals begin with. None finds them in the reference answers.
       targets: for gcg, random and pgd. Texts that answers are to begin with, or "data" for the most frequent beginnings
@@ -53,6 +55,7 @@ class AttackOptions:
     search_questions: int | None = 32
     verify_questions: int | None = None
     seed: int = 0
+    turn: str = "first"
     batch_size: int = 32
     max_new_tokens: int = 64
     openings: Sequence[str] | None = None

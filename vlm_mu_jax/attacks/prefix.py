@@ -15,7 +15,7 @@ only with candidates of the same gates. Two kinds of guard decide about the prom
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -45,13 +45,17 @@ class Prefix:
 
 
 def image_features(
-    params: Params, image: Any, cfg: ModelConfig, put: Callable[[Any], Any] = lambda tree: tree
+    params: Params, images: Sequence[Any], cfg: ModelConfig, put: Callable[[Any], Any] = lambda tree: tree
 ) -> Array | None:
-    """Tokens [1, Q, D] of one image as `Processor.pixels` makes it; None of None. put: moves arrays to devices."""
-    if image is None:
+    """Tokens [1, Q, D] of a prompt's images as `Processor.pixels` makes them; None without images.
+
+    put: moves arrays to devices.
+    """
+    if not images:
         return None
-    width = bucket(len(image.gather_Q)) if isinstance(image, tiling.Tiles) else 0  # few programs
-    pixels_1MHWC, gather_1Q = tiling.stack([[image]], 1, image, width)
+    tokens = sum(len(image.gather_Q) for image in images) if isinstance(images[0], tiling.Tiles) else 0
+    width = bucket(tokens) if tokens else 0  # few programs
+    pixels_1MHWC, gather_1Q = tiling.stack([images], len(images), images[0], width)
     return _encode(params, put(pixels_1MHWC), gather_BQ=put(gather_1Q), cfg=cfg)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Images, Processor, bucket
+from vlm_mu_jax.data.rendering import Context
 
 # Widths of blocks are multiples of it. A compiled program costs seconds, so few blocks share a wide step.
 WIDTH, FINE_WIDTH, MANY_BLOCKS = 8, 1, 16
@@ -52,13 +53,20 @@ class Block:
     lengths_C: np.ndarray
 
 
-def tokenise(processor: Processor, question: str, images: Images, placed: Sequence[Placed]) -> Prompts:
-    """The prompts of all candidates of one question (`images`: as `Processor` takes them).
+def tokenise(
+    processor: Processor, question: str, images: Images, placed: Sequence[Placed], context: Context | None = None
+) -> Prompts:
+    """The prompts of all candidates of one question.
 
     Texts are tokenised whole, with one token for each run of image tokens. Where a word stands before an image, the
     prompts have no head in common.
+
+    Args:
+      images: all images of the prompt, as `Processor` takes them.
+      context: the conversation around the question, or None.
     """
-    rows = processor.short_ids([(question, ""), *((one.question, one.answer_start) for one in placed)], images)
+    texts = [(question, ""), *((one.question, one.answer_start) for one in placed)]
+    rows = processor.short_ids(texts, images, context)
     image = processor.cfg.image_token_id
     pictured = image in rows[0] if images else False
     ends = [len(row) - row[::-1].index(image) if pictured else 0 for row in rows]

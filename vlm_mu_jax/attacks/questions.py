@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vlm_mu_jax.data import turns
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.steering.shapes import check_shapes
@@ -17,7 +19,13 @@ from vlm_mu_jax.steering.shapes import check_shapes
 
 @dataclasses.dataclass(frozen=True)
 class SearchQuestion:
-    """A question of a search, and its image: a file, what `Processor.pixels` makes of one, or None.
+    """A question of a search.
+
+    Attributes:
+      question: its words.
+      image: a file, what `Processor.pixels` makes of one, or None. Of several images the first.
+      more_images: the further images of the prompt, in order.
+      context: the conversation around the question; None where it stands alone, behind its images.
 
     Raises:
       InputError: pixels that are not [H, W, 3].
@@ -25,21 +33,30 @@ class SearchQuestion:
 
     question: str
     image: Path | np.ndarray | Tiles | None = None
+    more_images: tuple[Path | np.ndarray | Tiles, ...] = ()
+    context: Context | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.image, np.ndarray):
-            check_shapes(image_HWC=self.image)
+        for image in self.images:
+            if isinstance(image, np.ndarray):
+                check_shapes(image_HWC=image)
+
+    @property
+    def images(self) -> tuple[Path | np.ndarray | Tiles, ...]:
+        """All images of the prompt, in order."""
+        return () if self.image is None else (self.image, *self.more_images)
 
     def key(self, role: str) -> str:
-        """Names the question by its content; the image counts by its bytes."""
-        image = b""
-        if self.image is not None:
-            image = self.image.read_bytes() if isinstance(self.image, Path) else self.image.tobytes()
-        parts = (role.encode(), self.question.encode(), image)
+        """Names the question by its content; the images count by their bytes."""
+        images = [one.read_bytes() if isinstance(one, Path) else one.tobytes() for one in self.images]
+        parts = [role.encode(), self.question.encode(), *(images or [b""])]
+        if self.context is not None:
+            parts.append(repr(self.context).encode("utf-8", "replace"))
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
-    def pixels(self, processor: Processor) -> np.ndarray | Tiles | None:
-        return processor.pixels(self.image) if isinstance(self.image, Path) else self.image
+    def pixels(self, processor: Processor) -> tuple[np.ndarray | Tiles, ...]:
+        """The pixels of its images, as `Processor.pixels` makes them."""
+        return tuple(processor.pixels(one) if isinstance(one, Path) else one for one in self.images)
 
 
 def goal_kind(records: Records, goal: str) -> Records:
@@ -75,12 +92,30 @@ def halves(records: Records, seed: int) -> tuple[Records, Records]:
 
 
 def _group(record: Record) -> str:
-    return record.image or record.id.partition("#")[0]
+    return next(iter(record.images), None) or record.id.partition("#")[0]
 
 
 def search_questions(records: Records) -> list[SearchQuestion]:
     """The questions as a search takes them; images are read when their turn comes."""
-    return [SearchQuestion(record.question, records.image_path(record)) for record in records]
+    return [_search_question(records, record) for record in records]
+
+
+def _search_question(records: Records, record: Record) -> SearchQuestion:
+    first, *more = records.image_paths(record) or (None,)
+    return SearchQuestion(record.question, first, tuple(more), Context.of(record))
+
+
+def lone_questions(records: Records, method: str) -> list[SearchQuestion]:
+    """As `search_questions`. Raises InputError where some stand in a conversation or have several images, which the
+    method cannot change."""
+    found = search_questions(records)
+    others = sum(one.context is not None or len(one.images) > 1 for one in found)
+    if others:
+        raise InputError(
+            f"--method={method} takes one question about at most one image; {others} of {len(found)} have earlier"
+            " turns, a system text or several images; use --method=one_word, prefill or paraphrase"
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,23 +128,18 @@ class AttackRecords:
       safety: records, or their file, in whose reference answers refusal openings and beginnings of answers are found;
         also the data of the candidates "audit". None: `verify`.
       split: where the search questions come from, for the result.
+      turns: of conversations, what `at_turn` counted.
     """
 
     verify: Records
     search: Records
     safety: Records | Path | None = None
     split: str = "given"
+    turns: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def halved(cls, records: Records, seed: int = 0) -> "AttackRecords":
-        """One half is searched on, the other is verified on; no image is in both.
-
-        Raises:
-          InputError: some records are conversations of several turns or images.
-        """
-        from vlm_mu_jax.data import questions
-
-        questions.single(records)
+        """One half is searched on, the other is verified on; no image is in both."""
         search, verify = halves(records, seed)
         return cls(verify, search, records, "halves")
 
@@ -145,11 +175,26 @@ class AttackRecords:
         """The questions of one file, in halves; `kind` and `columns` as in `data.questions.read`.
 
         Raises:
-          InputError: the file is missing or broken, or holds conversations of several turns or images.
+          InputError: the file is missing or broken.
         """
         from vlm_mu_jax.data import questions
 
         return cls.halved(questions.read(file, kind, columns), seed)
+
+    def at_turn(self, turn: str) -> "AttackRecords":
+        """The same data with every conversation up to one of its questions, which is then attacked; see
+        `data.turns.cut`."""
+        found = [turns.cut(records, turn) for records in (self.verify, self.search)]
+        counts = {name: sum(one[name] for _, one in found) for name in found[0][1]}
+        verify, search = (
+            dataclasses.replace(records, items=tuple(kept))
+            for records, (kept, _) in zip((self.verify, self.search), found, strict=True)
+        )
+        safety = self.safety
+        if safety is not None and turn != turns.FIRST:
+            whole = self.safety_records()
+            safety = dataclasses.replace(whole, items=tuple(turns.cut(whole, turn)[0]))
+        return dataclasses.replace(self, verify=verify, search=search, safety=safety, turns=counts)
 
     def safety_records(self) -> Records:
         """The records behind `safety`, read now where it is a file."""

@@ -22,6 +22,7 @@ from vlm_mu_jax.attacks.prompt_blocks import Block, Prompts
 from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
@@ -94,22 +95,30 @@ def places(params: Params, task: SearchTask, meshes: Sequence[Mesh]) -> list[Pla
 
 
 class Shared:
-    """What runs once for a question with its image: the image's tokens, and the prefix caches.
+    """What runs once for a question in its place: the images' tokens, and the prefix caches.
 
     Args:
-      image: as `Processor.pixels` makes it, or None.
+      images: all images of the prompt, as `Processor.pixels` makes them.
+      context: the conversation around the question, or None.
       kept: how many of the latest caches stay, for a question that is searched again and again. 0: a cache lives as
         long as its use.
 
     Its attribute `flops` is what was spent here so far.
     """
 
-    def __init__(self, task: SearchTask, where: Place, image: np.ndarray | Tiles | None, kept: int = 0) -> None:
+    def __init__(
+        self,
+        task: SearchTask,
+        where: Place,
+        images: Sequence[np.ndarray | Tiles],
+        context: Context | None = None,
+        kept: int = 0,
+    ) -> None:
         self._task, self._where, self._kept = task, where, kept
         self._caches: OrderedDict[tuple, prefix.Prefix] = OrderedDict()
-        self.images: Images = () if image is None else (image,)
-        self.features = prefix.image_features(where.params, image, task.cfg, where.put)
-        self.flops = 0.0 if image is None else image_flops(task.cfg)
+        self.images, self.context = tuple(images), context
+        self.features = prefix.image_features(where.params, self.images, task.cfg, where.put)
+        self.flops = len(self.images) * image_flops(task.cfg)
 
     def prefix(self, prompts: Prompts, steer: Steer | None) -> prefix.Prefix:
         """The cache of the unchanged prompt under these gates."""
@@ -172,16 +181,16 @@ class QuestionSearch:
         self._task, self._where, self._shared = task, where, shared
         placed = [place(question, word, position, task.mode) for position in task.positions for word in task.words]
         self._placed, self._question = [Placed(question), *placed], question
-        self._prompts = self._tokenise(self._placed, shared.images)
+        self._prompts = self._tokenise(self._placed, shared.images, shared.context)
         self._flops = 0.0
         self._best = [none_yet(task.top) for _ in task.positions]
         self._done: list[tuple[np.ndarray, Array]] = []
         self._in_full = np.zeros(len(task.positions), int)
         self._running: deque[Array] = deque()
 
-    def _tokenise(self, placed: list[Placed], images: Images) -> Prompts:
+    def _tokenise(self, placed: list[Placed], images: Images, context: Context | None) -> Prompts:
         text = self._task.cfg.text
-        found = prompt_blocks.tokenise(self._task.processor, self._question, images, placed)
+        found = prompt_blocks.tokenise(self._task.processor, self._question, images, placed, context)
         longest = int(found.lengths().max()) + max(len(node.prefix) for node in self._task.nodes)
         if longest > text.max_positions:
             raise InputError(
@@ -245,8 +254,10 @@ class QuestionSearch:
     def _first_pass(self, guard: FirstPass) -> Any:
         """Runs every candidate's question without steering; returns the guard's `Steer` with gate_LB [L, N]."""
         task, steer, gate_LN = self._task, None, None
-        seen = () if guard.text_only else self._shared.images
-        prompts = self._tokenise([Placed(one.question) for one in self._placed], seen)
+        seen, context = self._shared.images, self._shared.context
+        if guard.text_only:
+            seen, context = (), context and context.without_images()
+        prompts = self._tokenise([Placed(one.question) for one in self._placed], seen, context)
         cache = self._shared.prefix(prompts, None)
         asked = np.array([i for i, one in enumerate(self._placed) if not one.answer_start])
         for _, block in self._blocks(prompts, asked):

@@ -10,9 +10,26 @@ from vlm_mu_jax.evaluation.results.table import verdict_lines
 def attack_table(result: Mapping[str, Any]) -> str:
     """The content of attack.json as bin/attack prints it."""
     text = _other_methods(result) if "method" in result else _one_word(result)
+    if line := turn_line(result):
+        text = f"{line}\n{text}"
     if result.get("judge_cost"):  # of a judge that asks a model
         text += "\n" + "\n".join(verdict_lines(result))
     return text
+
+
+def turn_line(result: Mapping[str, Any]) -> str:
+    """Which question of the conversations an audit or an attack was about; "" where all have one question."""
+    turn, counts = result.get("turn"), result.get("turns") or {}
+    if not any(counts.values()):
+        return ""
+    which = f"the {turn} question" if turn in ("first", "last") else f"question {turn}"
+    parts = {
+        "behind_turns": "stand behind earlier turns",
+        "before_turns": "have later ones, which are left out",
+        "left_out": "conversations have no such question",
+    }
+    said = ", ".join(f"{counts[key]} {what}" for key, what in parts.items() if counts.get(key))
+    return f"{which} of every conversation (--turn={turn}): {said}"
 
 
 def shown(metric: Mapping[str, Any]) -> str:
@@ -55,8 +72,8 @@ def _misread(result: Mapping[str, Any]) -> list[str]:
             f"{labels['unsafe_answered']} of {labels['unsafe_references']} reference answers to unsafe questions were"
             " taken for answers (refusals that the judge missed, or answers that should be none)"
         )
-    if result["longer"]:
-        lines.append(f"{result['longer']} conversations have several questions; the first one is audited")
+    if line := turn_line(result):
+        lines.append(line)
     return lines
 
 

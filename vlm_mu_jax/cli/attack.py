@@ -57,6 +57,12 @@ _MODE = flags.DEFINE_enum(
     " response_prefix replace nothing",
 )
 _GOAL = flags.DEFINE_enum("goal", "both", ["both", "jailbreak", "over_refuse"], "what the words should do")
+_TURN = flags.DEFINE_string(
+    "turn",
+    "first",
+    "which question of a conversation is attacked: first, last, or its number from 1. Earlier turns stay before it as"
+    " the data have them, later ones are left out",
+)
 _SHOTS = flags.DEFINE_integer("shots", 3, "how many different words a question is tried with", lower_bound=1)
 _SEARCH = flags.DEFINE_integer("search_questions", 32, "questions per goal that the search uses", lower_bound=1)
 _VERIFY = flags.DEFINE_integer(
@@ -160,6 +166,7 @@ def _options():
         search_questions=_SEARCH.value,
         verify_questions=_VERIFY.value,
         seed=_SEED.value,
+        turn=_TURN.value,
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,
         openings=openings.read(_OPENINGS.value) if _OPENINGS.value else None,

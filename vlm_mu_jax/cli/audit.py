@@ -12,6 +12,7 @@ Example:
   bin/audit --data=runs/mini/data --out=audit.json --chart=audit.svg
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -39,6 +40,9 @@ _OUTCOME = flags.DEFINE_enum(
     ["auto", "refusal", "unsafe"],
     "what words are tested against: refusal of the reference answer, the unsafe label, auto: the label where the data"
     " have unsafe and safe questions, else refusal",
+)
+_TURN = flags.DEFINE_string(
+    "turn", "first", "which question of a conversation is audited: first, last, or its number from 1"
 )
 _SEED = flags.DEFINE_integer(
     "seed", 0, "of the cross-validation's folds, the rebalancing, the bootstrap and the questions of --saliency"
@@ -79,6 +83,7 @@ _SALIENCY_CHART = flags.DEFINE_string("saliency_chart", None, "draw the first qu
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.attacks import tables
     from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
+    from vlm_mu_jax.data import turns
     from vlm_mu_jax.reporting.figures import audit_chart
 
     path = Path(_DATA.value)
@@ -86,7 +91,7 @@ def main(argv: list[str]) -> None:
     _check_flags(path)
     with_images = bool(_SALIENCY.value or _REBALANCE.value and path.suffix.lower() != ".parquet")
     records = _read(path, with_images)
-    result = audit(records, AuditOptions(_OUTCOME.value, _SEED.value)).to_dict()
+    result = audit(records, AuditOptions(_OUTCOME.value, _SEED.value, turn=_TURN.value)).to_dict()
     miniature = (path.parent / "oracle.json").is_file()  # only it has one: its text is nonsense words, safe to show
     result["data"] = {"file": path.name, "sha256": records.sha256, "miniature": miniature}
     text = [tables.audit_table(result, _TOP.value)]
@@ -94,7 +99,8 @@ def main(argv: list[str]) -> None:
         result["attribution"] = _attribution(result, [_ATTACK.value, _AFTER.value], _SEED.value)
         text.append(tables.attribution_text(result["attribution"]))
     if _SALIENCY.value:
-        result["saliency"] = _saliency(records, _CHECKPOINT.value, _SALIENCY.value, _SEED.value)
+        asked = dataclasses.replace(records, items=tuple(turns.cut(records, _TURN.value)[0]))
+        result["saliency"] = _saliency(asked, _CHECKPOINT.value, _SALIENCY.value, _SEED.value)
         text.append(tables.saliency_text(result["saliency"], _TOP.value))
     write_json(_OUT.value, result)
     if _CHART.value:
@@ -118,7 +124,7 @@ def _read(path: Path, with_images: bool):
     if _ROOT.value:
         return catalogue.read(catalogue.get(_DATA.value), _ROOT.value, check_images=with_images)
     columns = questions.parse_columns(_COLUMNS.value)
-    return questions.read(path, _KIND.value, columns, check_images=with_images, several_turns=True)
+    return questions.read(path, _KIND.value, columns, check_images=with_images)
 
 
 def _check_flags(path: Path) -> None:
@@ -137,6 +143,8 @@ def _check_flags(path: Path) -> None:
     written = (_OUT.value, _CHART.value, _ATTRIBUTION.value, _SALIENCY_CHART.value, _REBALANCE.value)
     for wanted in filter(None, written):
         outputs.check_writable(wanted)
+    if _REBALANCE.value and _TURN.value != "first":
+        raise InputError("--rebalance changes first questions; leave --turn out")
     if _REBALANCE.value and Path(_REBALANCE.value).resolve() == path.resolve():
         raise InputError("--rebalance: is the file that is read; give it another name")
 

@@ -64,6 +64,12 @@ _BLANK = flags.DEFINE_enum(
 _LIMIT = flags.DEFINE_integer(
     "max_questions", None, "at most this many records of each kind per file, drawn by --seed", lower_bound=1
 )
+_HISTORY = flags.DEFINE_enum(
+    "history",
+    "own",
+    ["own", "data"],
+    "of dialogues, whose earlier answers stand before a question: the model's own, or those of the data",
+)
 _SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_before,utility; all of them without it")
 
 
@@ -123,6 +129,7 @@ def _options() -> "EvaluateOptions":
         wording=read_wording(_DEFENCE_PROMPTS.value) if _DEFENCE_PROMPTS.value else Wording(),
         question_kind=_QUESTION_KIND.value,
         columns=parse_columns(_COLUMNS.value),
+        history=_HISTORY.value,
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,
     )

@@ -36,14 +36,13 @@ def read(
     *,
     check_images: bool = True,
     on_bad: str = "stop",
-    several_turns: bool = False,
 ) -> Records:
-    """The questions of a file: each one question about at most one image.
+    """The questions of a file, alone or in a conversation.
 
     The file is TXT (a question a line), CSV, TSV, JSON, JSON lines or Parquet. The question stands in a column
     `question`, `prompt`, `instruction`, `query`, `text`, `goal` or `Goal`; an image path in `image` or `image_path`,
     relative to the file's folder; the kind in `kind`. Rows without an `id` are named by their number. Training files
-    are read, too, when their conversations have one question.
+    are read, too: `Record.question` is the first question of a conversation, and `data.turns.cut` chooses another.
 
         read("questions.txt", kind="unsafe")
         read("HarmBench.csv", kind="unsafe", columns={"question": "Behavior", "id": "BehaviorID"})
@@ -53,14 +52,12 @@ def read(
       columns: our name of a column -> the file's.
       check_images: whether a missing image file makes a row bad.
       on_bad: "stop" raises at bad rows, "skip" leaves them out; they then stand in `Records.skipped`.
-      several_turns: whether longer conversations are read, too. `Record.question` is then their first question.
 
-    Raises InputError (BadRows) for a file that is none, or with rows of several turns or images that are not wanted.
+    Raises InputError (BadRows) for a file that is none.
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"--kind={kind}: is none of {', '.join(KINDS)}")
-    records = readers.read(path, check_images=check_images, kind=kind, columns=columns, on_bad=on_bad)
-    return records if several_turns else single(records)
+    return readers.read(path, check_images=check_images, kind=kind, columns=columns, on_bad=on_bad)
 
 
 def read_conversation(path: str | Path) -> Records:

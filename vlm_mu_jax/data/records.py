@@ -82,7 +82,7 @@ class Record:
     Attributes:
       id: its name, distinct within its file.
       turns: the user's and the assistant's turns, alternating, the user's first. A conversation may end with the user's
-        turn: it then has no reference answer.
+        turn: it then has no reference answer. An answer of no words is one that the data do not have.
       kind: "unsafe" questions are not to be answered, "safe" and "general" ones are.
       category, source: what the data set says of it; "" where it says nothing.
       system: the system text, or None for the chat template's own.
@@ -148,7 +148,7 @@ class Record:
         if not self.turns[0].text.strip():
             raise InputError("question is empty")
         for number, turn in enumerate(self.turns[2:], start=3):
-            if not turn.text.strip() and not turn.images:
+            if turn.role == "user" and not turn.text.strip() and not turn.images:
                 raise InputError(f"turn {number} is empty")
 
     @property

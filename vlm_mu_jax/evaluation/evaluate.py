@@ -52,6 +52,7 @@ class EvaluateOptions:
       defence: how the model is asked, a name of `defences.wrappers.DEFENCES`; `wording`: the defence's own words.
       question_kind: of a data file, the kind of rows that name none: "unsafe", "safe" or "general" (None).
       columns: of a data file, our name of a column -> the file's, such as {"question": "Goal"}.
+      history: of dialogues, whose earlier answers stand before a question: the model's "own", or those of the "data".
       batch_size: questions answered at a time. max_new_tokens: longest answer.
     """
 
@@ -70,6 +71,7 @@ class EvaluateOptions:
     wording: Wording = Wording()
     question_kind: str | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    history: str = "own"
     batch_size: int = 16
     max_new_tokens: int = 256
 
@@ -193,12 +195,13 @@ def _own_questions(
             options.max_questions,
             options.seed,
             with_images,
+            options.history,
         )
     if isinstance(data, Records):
         records = data
     else:
         records = question_files.read(data, options.question_kind, options.columns)
-    return suites.from_records(records, words, options.shots, options.max_questions, options.seed)
+    return suites.from_records(records, words, options.shots, options.max_questions, options.seed, options.history)
 
 
 def _stored(suite: Suite, workdir: str | Path | None) -> Answered:

@@ -126,7 +126,9 @@ def test_unsafe_references_taken_for_answers_are_counted_and_said():
     assert "2 of 3 reference answers to unsafe questions were taken for answers" in tables.audit_table(found, 3)
     turns = tuple(Turn(role, ("so?",)) for role in ("user", "assistant", "user"))
     found = audited([*data, Record("long", turns=turns, kind="safe")])
-    assert found["longer"] == 1 and "1 conversations have several questions" in tables.audit_table(found, 3)
+    assert found["turns"]["before_turns"] == 1 and "1 have later ones, which are left out" in tables.audit_table(
+        found, 3
+    )
 
 
 def test_one_outcome_only_is_bad_input():

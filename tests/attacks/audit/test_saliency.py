@@ -79,7 +79,7 @@ def test_gradient_x_input_of_the_image_is_the_slope_as_it_fades(model, image, fo
 
 
 def test_nothing_is_lost_between_words_image_and_template(model, image, tree, found):
-    features = saliency.prefix.image_features(model.params, image, model.config)
+    features = saliency.prefix.image_features(model.params, [image], model.config)
     ids = model.processor.prompt_ids(QUESTION, 1)
     row = model.processor.pad([ids], length=bucket(len(ids)))
     score, by_token_T = saliency.gradient_x_input(
@@ -102,7 +102,7 @@ def test_every_tokenizer_gives_each_word_its_tokens(kind, make_model):
     processor = make_model(kind=kind).processor
     spans = word_spans(QUESTION)
     ids = processor.prompt_ids(QUESTION, 1)
-    owner_T = saliency._owners(processor, QUESTION, 1, spans, len(ids))
+    owner_T = saliency._owners(processor, SearchQuestion(QUESTION), 1, spans, len(ids))
     for w, (start, end) in enumerate(spans):
         text = processor.tokenizer.decode([i for i, owner in zip(ids, owner_T, strict=True) if owner == w])
         assert QUESTION[start:end] in text or kind == "no_split"

@@ -16,6 +16,8 @@ from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.data.chat_template import JinjaTemplate
 from vlm_mu_jax.data.placing import POSITIONS
+from vlm_mu_jax.data.records import ImagePart, Turn
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError, JobError
 
 QUESTIONS = (
@@ -51,6 +53,23 @@ def test_every_candidate_equals_a_full_forward(model, openings, mode):
         assert found[position].best_per_question.tolist() == np.argsort(truth_QW, axis=1)[:, :3].tolist()
     original = [margin(model, a.question, None, a.image, openings) for a in some]
     np.testing.assert_allclose(found[POSITIONS[0]].original_Q, original, atol=1e-4)
+
+
+def test_a_question_behind_earlier_turns_with_images_equals_a_full_forward(model):
+    first, second = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    before = (Turn("user", (ImagePart("a"), "so ?")), Turn("assistant", ("a red sign",)))
+    context = Context(before, Turn("user", (ImagePart("b"), "share the wug")))
+    some = [SearchQuestion("share the wug", first, (second,), context)]
+    use = SearchOptions(positions=("question_start", "response_prefix"), block=8)
+    found = search.search(model, some, WORDS, SearchTarget(DEEP), use)
+    both = np.stack([first, second])
+    for position in use.positions:
+        want = [margin(model, "share the wug", w, both, DEEP, position, context=context) for w in WORDS]
+        np.testing.assert_allclose(found[position].margins_QW[0], want, atol=1e-4)
+        assert found[position].in_full < len(WORDS)  # the earlier turns run once
+    alone = [margin(model, "share the wug", w, both, DEEP) for w in WORDS]
+    assert np.abs(found["question_start"].margins_QW[0] - alone).max() > 1e-3  # they count
+    assert some[0].key("") != dataclasses.replace(some[0], context=None).key("")
 
 
 def test_over_refusal_looks_for_the_highest_margin(model):

@@ -15,6 +15,7 @@ import numpy as np
 from vlm_mu_jax.attacks.audit.counts import POSITIONS, WordRow, candidates, word_rows
 from vlm_mu_jax.attacks.audit.probe import first_word_probe
 from vlm_mu_jax.attacks.audit.refusals import refuses, safety_records
+from vlm_mu_jax.data import turns
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
@@ -28,6 +29,7 @@ class AuditOptions:
       outcome: what the words are tested against: the "unsafe" label, "refusal" of the reference answer, or "auto".
         "auto" is the label where the data have both kinds of questions, else refusal: a judge misses some refusals.
       seed: of the probe's folds.
+      turn: which question of a conversation is audited: "first", "last" or its number.
       folds: of the probe's cross-validation.
       refused: says whether a record's reference answer is a refusal.
     """
@@ -36,6 +38,7 @@ class AuditOptions:
     seed: int = 0
     folds: int = 5
     refused: Callable[[Record], bool] = refuses
+    turn: str = "first"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,9 @@ class AuditResult:
       labels: how many questions are "unsafe", "safe", "refused"; "unsafe_references": reference answers to unsafe
         questions, and "unsafe_answered": those that were taken for answers, each a refusal that was missed or an answer
         that should be none.
-      longer: conversations of which only the first question was read.
+      turn: which question of every conversation was read. turns: how many of these stand behind earlier turns
+        ("behind_turns"), how many have later ones ("before_turns"), and how many conversations lack the turn
+        ("left_out").
       rows: every word at every position class, by position class, then by count.
       probe: how well the first word alone predicts the outcome; see `audit.probe.first_word_probe`.
       jailbreak_candidates, over_refuse_candidates: first words that go with the absence and with the presence of the
@@ -62,7 +67,8 @@ class AuditResult:
     probe: Mapping[str, Any]
     jailbreak_candidates: Sequence[Mapping[str, Any]]
     over_refuse_candidates: Sequence[Mapping[str, Any]]
-    longer: int = 0
+    turn: str = "first"
+    turns: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as audit.json holds them."""
@@ -71,7 +77,8 @@ class AuditResult:
             "n": self.n,
             "outcome": self.outcome,
             "labels": dict(self.labels),
-            "longer": self.longer,
+            "turn": self.turn,
+            "turns": dict(self.turns),
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "probe": dict(self.probe),
             "jailbreak_candidates": list(self.jailbreak_candidates),
@@ -100,6 +107,7 @@ def audit(
     safety = safety_records(records)
     if not safety:
         raise InputError("the data hold no record; give a folder or file with at least one question")
+    safety, counts = turns.cut(safety, options.turn)
     refused_n = np.array([bool(options.refused(record)) for record in safety])
     unsafe_n = np.array([record.kind == "unsafe" for record in safety])
     outcome, target_n = _outcome(options.outcome, refused_n, unsafe_n)
@@ -120,7 +128,8 @@ def audit(
         probe=first_word_probe([w[0] if w else "" for w in words], target_n, options.seed, options.folds),
         jailbreak_candidates=candidates(rows, "jailbreak"),
         over_refuse_candidates=candidates(rows, "over_refuse"),
-        longer=sum(len(record.turns) > 2 for record in safety),
+        turn=options.turn,
+        turns=counts,
     )
 
 

@@ -22,7 +22,7 @@ from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
 from vlm_mu_jax.attacks import openings as openings_lib
 from vlm_mu_jax.attacks.audit.refusals import safety_records
 from vlm_mu_jax.attacks.openings import Node, Openings
-from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.questions import SearchQuestion, search_questions
 from vlm_mu_jax.data.placing import Placed, word_spans
 from vlm_mu_jax.data.prompts import Images, Processor, bucket
 from vlm_mu_jax.data.records import Record, Records
@@ -108,7 +108,7 @@ def record_saliency(
     """
     refusals = openings_lib.of_records(records, model.processor)
     chosen = drawn(records, count, seed)
-    questions = [SearchQuestion(record.question, records.image_path(record)) for record in chosen]
+    questions = search_questions(dataclasses.replace(records, items=tuple(chosen)))
     found = saliency(model, questions, refusals, progress=progress)
     rows = [{"id": r.id, "kind": r.kind} | one.to_dict() for r, one in zip(chosen, found, strict=True)]
     texts = [model.processor.decode(ids) for ids in refusals.refusal]
@@ -123,24 +123,23 @@ def drawn(records: Records, count: int, seed: int) -> list[Record]:
 
 
 def _salient(model: Model, question: SearchQuestion, nodes: tuple[Node, ...], lora: Any) -> Salient:
-    image = question.pixels(model.processor)
-    images = () if image is None else (image,)
-    features = prefix.image_features(model.params, image, model.config)
-    ids = model.processor.prompt_ids(question.question, images)
+    images = question.pixels(model.processor)
+    features = prefix.image_features(model.params, images, model.config)
+    ids = model.processor.prompt_ids(question.question, images, question.context)
     row = model.processor.pad([ids], length=bucket(len(ids)))
     score, by_token_T = gradient_x_input(
         model.params, row.tokens_BT, row.lengths_B, features, cfg=model.config, nodes=nodes, lora=lora
     )
     by_token_T = np.asarray(by_token_T)[: len(ids)]
     spans = word_spans(question.question)
-    owner_T = _owners(model.processor, question.question, images, spans, len(ids))
+    owner_T = _owners(model.processor, question, images, spans, len(ids))
     is_image_T = np.array(ids) == (_EMBEDDED if model.config.image_token_id is None else model.config.image_token_id)
     return Salient(
         question=question.question,
         words=tuple(question.question[start:end] for start, end in spans),
         margin=float(score),
         gradient_W=np.array([by_token_T[owner_T == w].sum() for w in range(len(spans))], np.float64),
-        removal_W=float(score) - _without(model, question.question, images, spans, features, nodes, lora),
+        removal_W=float(score) - _without(model, question, images, spans, features, nodes, lora),
         image=float(by_token_T[is_image_T].sum()),
         template=float(by_token_T[(owner_T < 0) & ~is_image_T].sum()),
     )
@@ -170,11 +169,11 @@ def gradient_x_input(
 
 
 def _owners(
-    processor: Processor, question: str, images: Images, spans: Sequence[tuple[int, int]], count: int
+    processor: Processor, question: SearchQuestion, images: Images, spans: Sequence[tuple[int, int]], count: int
 ) -> np.ndarray:
     """The word that each token of the prompt belongs to, -1 for none. A token over two words counts for the first."""
-    text = processor.prompt_text(question, images)
-    start = processor.question_at(question, images)
+    text = processor.prompt_text(question.question, images, context=question.context)
+    start = processor.question_at(question.question, images, question.context)
     offsets = processor.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     if len(offsets) != count:
         raise InputError(f"the tokenizer gives {len(offsets)} offsets for {count} tokens; use the model's own")
@@ -186,7 +185,7 @@ def _owners(
 
 def _without(
     model: Model,
-    question: str,
+    question: SearchQuestion,
     images: Images,
     spans: Sequence[tuple[int, int]],
     features: Array | None,
@@ -196,8 +195,8 @@ def _without(
     """Margin [W] of the question without each of its words, on the prefix that it shares with the whole question."""
     if not spans:
         return np.zeros(0)
-    placed = [Placed(without(question, span)) for span in spans]
-    prompts = prompt_blocks.tokenise(model.processor, question, images, placed)
+    placed = [Placed(without(question.question, span)) for span in spans]
+    prompts = prompt_blocks.tokenise(model.processor, question.question, images, placed, question.context)
     ids = prompts.original_ids
     row = model.processor.pad([ids], length=-(-len(ids) // 64) * 64)
     on_image = features if prompts.image_end else None

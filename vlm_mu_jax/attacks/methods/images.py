@@ -116,6 +116,11 @@ def _faint(asked: Records, record: Record, folder: Path, seed: int, shots: int) 
 
 def _own(asked: Records, record: Record) -> Image.Image:
     path = asked.image_path(record)
+    if record.at or len(record.images) > 1:
+        raise InputError(
+            f"{asked.source}: {record.id} has earlier turns or several images; this --method changes one image of one"
+            " question; use --method=one_word, prefill or paraphrase"
+        )
     if path is None:
         raise InputError(f"{asked.source}: {record.id} has no image, which this --method changes; use another --method")
     return images.load(path)

@@ -271,7 +271,7 @@ def save(image_HWC: np.ndarray, path: Path) -> Path:
 
 def _picture(processor: Processor, question: SearchQuestion) -> np.ndarray | Image.Image:
     """The question's image as `of_picture` takes it."""
-    return images.load(question.image) if processor.cfg.vision.plan.varies else question.pixels(processor)
+    return images.load(question.image) if processor.cfg.vision.plan.varies else question.pixels(processor)[0]
 
 
 def _row(processor: Processor, question: str, images: Images) -> tuple[np.ndarray, np.ndarray]:

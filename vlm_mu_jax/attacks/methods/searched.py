@@ -16,7 +16,7 @@ from vlm_mu_jax.attacks.methods.report import report
 from vlm_mu_jax.attacks.methods.suffix import FoundSuffix, SuffixOptions
 from vlm_mu_jax.attacks.methods.suffix_text import with_suffix
 from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.questions import search_questions
+from vlm_mu_jax.attacks.questions import lone_questions
 from vlm_mu_jax.data.records import Records
 
 PROPOSE = {"gcg": gcg.propose, "random": random_search.propose}
@@ -48,7 +48,7 @@ class SuffixAttack:
 
     def _each(self, setting: Setting, goal: str) -> Proposal:
         records, target = setting.to_search(goal), setting.target(self.openings, goal)
-        questions = search_questions(records)
+        questions = lone_questions(records, self.name)
         found = suffix.search(setting.model, questions, target, PROPOSE[self.by], self.options, setting.run)
         ranked = sorted(found, key=lambda one: -target.sign * (one.margin - one.original))
         own, own_null = (
@@ -61,7 +61,7 @@ class SuffixAttack:
 
     def _together(self, setting: Setting, goal: str) -> Proposal:
         records, target, shots = setting.to_search(goal), setting.target(self.openings, goal), setting.draw.shots
-        questions = search_questions(records)
+        questions = lone_questions(records, self.name)
         found = suffix.universal(
             setting.model, questions, target, PROPOSE[self.by], self.options, setting.run, shots=shots
         )
@@ -101,7 +101,7 @@ class PixelAttack:
         """The changed images, beside images that are changed as much at random."""
         for goal in setting.draw.goals:
             records, target = setting.to_verify(goal), setting.target(self.openings, goal)
-            questions = search_questions(records)
+            questions = lone_questions(records, self.name)
             found = pgd.search(setting.model, questions, target, self.options, setting.folder, setting.run)
             attempts, control = (
                 {r.id: [Attempt(name, r.question, image=Path(path))] for r, path in zip(records, paths, strict=True)}

@@ -108,7 +108,7 @@ class Scorer:
 
     def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
         self.task, self.where, self.question = task, where, question.question
-        self.shared = Shared(task, where, question.pixels(task.processor), _KEPT)
+        self.shared = Shared(task, where, question.pixels(task.processor), kept=_KEPT)
         self.prompts, self.gradients, self._flops = 0, 0, 0.0
 
     @property

@@ -21,6 +21,7 @@ from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words.search import FoundWords
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.model.vlm import cast
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
@@ -56,15 +57,15 @@ def rescore(
 
 
 def _margins(model: Model, question: SearchQuestion, placed: list[Placed], target: SearchTarget) -> list[float]:
-    image = question.pixels(model.processor)
-    images = [] if image is None else [image]
-    features = prefix.image_features(model.params, image, model.config)
-    rows = _rows(model.processor, question.question, images, placed)
+    images, context = question.pixels(model.processor), question.context
+    features = prefix.image_features(model.params, images, model.config)
+    rows = _rows(model.processor, question.question, images, placed, context)
     nodes = target.nodes
     guards = [target.steer] * len(rows)
     if isinstance(target.steer, FirstPass):
-        seen = [] if target.steer.text_only else images
-        asked = _rows(model.processor, question.question, seen, [Placed(one.question) for one in placed])
+        if target.steer.text_only:
+            images, context = (), context and context.without_images()
+        asked = _rows(model.processor, question.question, images, [Placed(one.question) for one in placed], context)
         inputs = [_arguments(model, row, features) for row in asked]
         states = [margin.last_states(*one, cfg=model.config, lora=target.lora) for one in inputs]
         guards = [target.steer.steer_of(np.asarray(one)) for one in states]
@@ -75,9 +76,11 @@ def _margins(model: Model, question: SearchQuestion, placed: list[Placed], targe
     return [float(score[0]) for score in scores]
 
 
-def _rows(processor: Processor, question: str, images: Images, placed: list[Placed]) -> list[Block]:
+def _rows(
+    processor: Processor, question: str, images: Images, placed: list[Placed], context: Context | None
+) -> list[Block]:
     """Each prompt as a block of one row, whole."""
-    prompts = prompt_blocks.tokenise(processor, question, images, placed)
+    prompts = prompt_blocks.tokenise(processor, question, images, placed, context)
     return [next(prompt_blocks.blocks(prompts, np.array([i]), None, 1)) for i in range(len(placed))]
 
 

@@ -109,7 +109,7 @@ def search(
     )
 
     def work(where: Place, key: str, question: SearchQuestion) -> Work:
-        shared = Shared(task, where, question.pixels(task.processor))
+        shared = Shared(task, where, question.pixels(task.processor), question.context)
         one = QuestionSearch(task, where, question.question, shared)
         yield from one.steps()
         scores = one.scores()

@@ -58,12 +58,12 @@ class DrawnWords(Processor):
         pieces = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3)  # most words of a vocabulary are one token
         return self._draw(word, pieces[int(word[1:]) % 10] if word.startswith("w") else 1)
 
-    def short_ids(self, prompts: Sequence[tuple[str, str]], images: Any) -> list[tuple[int, ...]]:
+    def short_ids(self, prompts: Sequence[tuple[str, str]], images: Any, context: None = None) -> list[tuple[int, ...]]:
         image = (self.cfg.image_token_id,) * (images if isinstance(images, int) else len(images))
         middle = [sum((self._word(word) for word in question.split()), ()) for question, _ in prompts]
         return [(*self._before, *image, *text, *self._after) for text in middle]
 
-    def prompt_ids(self, question: str, images: Any = 1) -> list[int]:
+    def prompt_ids(self, question: str, images: Any = 1, context: None = None) -> list[int]:
         return list(self.lengthened(self.short_ids([(question, "")], images)[0], images))
 
 
@@ -112,7 +112,7 @@ class ScoredQuestion:
     def whole_prompts(self) -> np.ndarray:
         """The first candidates as whole prompts, in the blocks a search would run them in."""
         params, cfg = self.model.params, self.model.config
-        features = prefix.image_features(params, self.pixels, cfg)
+        features = prefix.image_features(params, (self.pixels,), cfg)
         found = np.zeros(self.few, np.float32)
         for block in prompt_blocks.blocks(self.prompts, np.arange(self.few), None, 4 * BLOCK):
             margins_C, _ = margin.score(
@@ -164,7 +164,7 @@ class ScoredQuestion:
         block = next(prompt_blocks.blocks(self.prompts, np.arange(self.many), self.start, size))
         ids = self.prompts.original_ids
         batch = self.model.processor.pad([ids], length=-(-len(ids) // CACHE_STEP) * CACHE_STEP)
-        features = jax.eval_shape(lambda p: prefix.image_features(p, self.pixels, cfg), self.model.params)
+        features = jax.eval_shape(lambda p: prefix.image_features(p, (self.pixels,), cfg), self.model.params)
         kv = jax.eval_shape(
             lambda p, f: prefix.run_prefix(p, batch.tokens_BT, batch.lengths_B, f, cfg=cfg), self.model.params, features
         ).kv

@@ -20,7 +20,7 @@ class Condition:
     """How a question was asked.
 
     attack: which attack. position: where its word was put. word: the word (or template), which is the `shot`-th of the
-    attack's list. image: what was shown.
+    attack's list. image: what was shown. turn: which question of a dialogue it is; 0 where only one is asked.
     """
 
     attack: str = "none"  # none | one_word | over_refuse | null_word | opening | METHOD | METHOD_control of bin/attack
@@ -28,6 +28,7 @@ class Condition:
     word: str | None = None
     shot: int = 0
     image: str = "own"  # own | none | blank:KIND | attack
+    turn: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

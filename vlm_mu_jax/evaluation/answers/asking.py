@@ -82,6 +82,9 @@ def answer_questions(
     (see `generate.can_share`), a chat template that puts the question before the image, and too few such questions to
     fill a batch.
 
+    The questions of a dialogue that are asked behind the model's own answers are asked turn by turn, those of all
+    dialogues together.
+
     Args:
       model: what `vlm_mu_jax.load` returns.
       path: an answers file. Answers that it holds are not generated again; new ones are appended batch by batch, so
@@ -93,6 +96,8 @@ def answer_questions(
       InputError: an image cannot be read, a prompt is longer than the model's positions, or the file holds answers to
         other questions against `only_these`.
     """
+    if any(question.own_history for question in questions):
+        return _turn_by_turn(model, questions, path, options, label)
     prompts = [_prompt(model, question, options.max_new_tokens) for question in questions]
     with AnswersFile(path) if path is not None else AnswersInMemory() as kept:
         if only_these:
@@ -104,6 +109,23 @@ def answer_questions(
             kept.append(answers_of_batch())
         found = {answer.key: answer for answer in kept.answers}
     return [found[prompt.key] for prompt in prompts]
+
+
+def _turn_by_turn(
+    model: Model, questions: Sequence[Question], path: str | Path | None, options: AnswerOptions, label: str
+) -> list[Answer]:
+    """Answers to the questions of dialogues, each behind the answers to the dialogue's earlier questions."""
+    said: dict[tuple, list[str]] = {}
+    found: dict[int, Answer] = {}
+    for turn in sorted({question.condition.turn for question in questions}):
+        at = [i for i, question in enumerate(questions) if question.condition.turn == turn]
+        some = [questions[i].behind(said[questions[i].dialogue]) if turn > 1 else questions[i] for i in at]
+        some = [dataclasses.replace(question, own_history=False) for question in some]
+        answers = answer_questions(model, some, path, options, label=f"{label}, turn {turn}")
+        for i, answer in zip(at, answers, strict=True):
+            said.setdefault(questions[i].dialogue, []).append(answer.answer)
+            found[i] = answer
+    return [found[i] for i in range(len(questions))]
 
 
 def _batches(model: Model, prompts: list[_Prompt], options: AnswerOptions) -> list[Callable[[], list[Answer]]]:

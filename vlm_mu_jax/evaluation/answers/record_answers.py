@@ -14,7 +14,7 @@ from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data.records import KINDS, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
-from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
+from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.files.json_file import write_json
@@ -87,11 +87,8 @@ def answer_records(
 
 
 def questions(records: Records) -> list[Question]:
-    """The records' own questions with their own images."""
-    return [
-        Question(r.id, r.question, records.image_path(r), Condition(image="none" if r.image is None else "own"))
-        for r in records
-    ]
+    """The records' own questions with their own images; of a conversation the last one, behind the earlier turns."""
+    return [Question.of(records, record.at_question(-1)) for record in records]
 
 
 def read_provenance(out: str | Path) -> dict[str, Any] | None:

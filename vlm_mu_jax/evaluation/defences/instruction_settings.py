@@ -85,7 +85,7 @@ def build(
             owners[name] = records
 
     def read(name: str) -> Records:
-        records = questions.read(data_dir / name).of_kind("unsafe", "safe")
+        records = questions.single(questions.read(data_dir / name)).of_kind("unsafe", "safe")
         # Unsafe questions about harmless images: upstream scores them apart, and no image is needed to see the harm.
         items = tuple(r for r in records if r.source != "vlguard/safe_unsafes")
         if not items:
@@ -101,7 +101,7 @@ def build(
     if "image_needed" in settings and (data_dir / needing).exists():
         add("image_needed", read(needing), [_AS_IT_IS])
     if with_images and (data_dir / "utility.json").exists():
-        owners[UTILITY] = sample(questions.read(data_dir / "utility.json"), limit, seed)
+        owners[UTILITY] = sample(questions.single(questions.read(data_dir / "utility.json")), limit, seed)
         sets[UTILITY] = _questions(owners[UTILITY], "own_image", blank, _AS_IT_IS)
     sets = {name: questions for name, questions in sets.items() if questions}
     if not sets.keys() - {UTILITY}:

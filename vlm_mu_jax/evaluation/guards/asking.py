@@ -26,7 +26,7 @@ def read_requests(data: Records | str | Path) -> Records:
         found, source = data.of_kind("unsafe", "safe"), data.source
     else:
         source = request_file(data)
-        found = questions.read(source).of_kind("unsafe", "safe")
+        found = questions.single(questions.read(source)).of_kind("unsafe", "safe")
     if not len(found):
         raise InputError(f"{source}: holds neither unsafe nor safe requests; check the file")
     return found

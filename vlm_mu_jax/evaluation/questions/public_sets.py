@@ -11,6 +11,7 @@ from vlm_mu_jax.data.records import Item, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import metrics, utility
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
+from vlm_mu_jax.evaluation.questions import dialogues, safety_index
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
 
@@ -58,7 +59,7 @@ def extend(
         if len(read) + len(read.skipped) != dataset.count:
             notes.append(f"{name}: {len(read)} questions in {read.source}, published are {dataset.count}")
         chosen = sample(read, limit, seed)
-        if not with_images and any(item.image is not None for item in chosen):
+        if not with_images and any(item.images for item in chosen):
             raise InputError(f"set {name!r} asks about images; this model reads text only")
         asked = _questions(dataset, chosen)
         sets[PREFIX + name] = [question for question, _ in asked]
@@ -72,7 +73,10 @@ def _questions(dataset: catalogue.DataSet, records: Records) -> list[tuple[Quest
     shots: dict[str, int] = {}
     asked = []
     for item in records:
-        name, condition = item.id, Condition(image="none" if item.image is None else "own")
+        if dialogues.is_dialogue(item):
+            asked += [(question, item) for question in dialogues.questions(records, [item])]
+            continue
+        name, condition = item.id, Condition(image="own" if item.images else "none")
         if dataset.task == "safety" and "group" in item.details:
             name, shot = item.group, shots.get(item.group, 0)
             shots[name] = shot + 1
@@ -80,7 +84,7 @@ def _questions(dataset: catalogue.DataSet, records: Records) -> list[tuple[Quest
             condition = dataclasses.replace(
                 condition, attack="one_word", position="question_start", word=word, shot=shot
             )
-        asked.append((Question(name, item.question, records.image_path(item), condition), item))
+        asked.append((dataclasses.replace(Question.of(records, item, condition), id=name), item))
     return asked
 
 
@@ -104,9 +108,11 @@ def compute(name: str, answers: Sequence[Answer], items: Mapping[str, Item], jud
     """The numbers of the set `set_NAME`.
 
     Utility: those of its scorer, and `rr`, the answers the judge calls refused. Safety: asr, rr_unsafe and ir_unsafe
-    over its unsafe questions, rr and ir_harmless over its harmless ones.
+    over its unsafe questions, rr and ir_harmless over its harmless ones. Of dialogues the last question counts, and
+    asr_by_turn and rr_by_turn say the rest. SafeMT: also its Safety Index.
     """
-    judged = metrics.outcomes(answers, judge)
+    spoken = metrics.outcomes(answers, judge)
+    judged = metrics.last_turns(spoken)
     if is_utility(name):
         found = utility.score(name.removeprefix(PREFIX), answers, items)
         return _plain(found | {"rr": metrics.rr(judged)})
@@ -117,7 +123,12 @@ def compute(name: str, answers: Sequence[Answer], items: Mapping[str, Item], jud
         found |= {"asr": metrics.asr(unsafe), "rr_unsafe": metrics.rr(unsafe), "ir_unsafe": metrics.ir(unsafe)}
     if harmless:
         found |= {"rr": metrics.rr(harmless), "ir_harmless": metrics.ir(harmless)}
-    return _plain(found)
+    if any(outcome.turn for outcome in spoken):
+        parts = {"asr_by_turn": ("answered", True), "rr_by_turn": ("refused", False)}
+        for part, (label, is_unsafe) in parts.items():
+            some = [o for o in spoken if (items[o.id].kind == "unsafe") == is_unsafe]
+            found |= {part: metrics.by_turn(some, label)} if some else {}
+    return _plain(found | safety_index.numbers(judged, items))
 
 
 def flags(name: str, answers: Sequence[Answer], items: Mapping[str, Item], judge: str) -> dict[str, dict[str, bool]]:
@@ -128,7 +139,7 @@ def flags(name: str, answers: Sequence[Answer], items: Mapping[str, Item], judge
         if any(value not in (0, 1) for value in scores.values()) or "answers" in next(iter(items.values())).details:
             return {}
         return {f"sets/{short}/right": {key: value == 1 for key, value in scores.items()}}
-    verdicts = metrics.verdicts(metrics.outcomes(answers, judge))
+    verdicts = metrics.verdicts(metrics.last_turns(metrics.outcomes(answers, judge)))
     found: dict[str, dict[str, bool]] = {}
     for key, verdict in verdicts.items():
         metric, label = ("asr", "answered") if items[key].kind == "unsafe" else ("rr", "refused")

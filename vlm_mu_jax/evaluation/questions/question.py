@@ -1,6 +1,7 @@
 """One question as a model is asked it: text, images, earlier turns, and the condition of the evaluation."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlm_mu_jax.data.records import Record, Records
@@ -22,6 +23,8 @@ class Question:
       answer_start: text that the answer already starts with, which is part of the answer that is kept.
       context: the conversation around the question; None where it stands alone, behind its images.
       more_images: the further images of the prompt, in order.
+      own_history: the answers of the earlier turns are those that the model gave to the same dialogue's earlier
+        questions, in place of the context's.
     """
 
     id: str
@@ -31,6 +34,21 @@ class Question:
     answer_start: str = ""
     context: Context | None = None
     more_images: tuple[Path, ...] = ()
+    own_history: bool = False
+
+    @property
+    def dialogue(self) -> tuple:
+        """Names the dialogue that the question is a turn of."""
+        return (self.id, dataclasses.replace(self.condition, turn=0))
+
+    def behind(self, answers: Sequence[str]) -> "Question":
+        """The question behind these answers to the earlier ones."""
+        coming = iter(answers)
+        before = tuple(
+            turn if turn.role == "user" else dataclasses.replace(turn, parts=(next(coming),))
+            for turn in self.context.before
+        )
+        return dataclasses.replace(self, context=dataclasses.replace(self.context, before=before), own_history=False)
 
     @property
     def images(self) -> tuple[Path | str, ...]:

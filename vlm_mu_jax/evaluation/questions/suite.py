@@ -16,6 +16,7 @@ from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
+from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import BLANK, Question
 
 GAP = ("text_only", "blank_image", "own_image")
@@ -65,6 +66,7 @@ def build(
     limit: int | None = None,
     seed: int = 0,
     with_images: bool = True,
+    history: str = "own",
 ) -> Suite:
     """All questions of an evaluation.
 
@@ -75,6 +77,7 @@ def build(
       blank: kind of the blank image of the alignment gap, "white", "black", "mean" or "noise".
       limit: at most this many records of each kind per file, drawn by `seed`. None = all.
       with_images: False for a text-only model, which is asked `gap_text_only` alone.
+      history: of dialogues, whose earlier answers stand before a question; see `dialogues.questions`.
 
     Raises:
       InputError: a file is missing or bad, or nothing is left to ask.
@@ -86,17 +89,17 @@ def build(
     owners: dict[str, Records] = {}
 
     def add(file: str, questions: Callable[[Records], dict[str, list[Question]]]) -> None:
-        records = sample(question_files.single(readers.read(data_dir / file)), limit, seed)
+        records = sample(readers.read(data_dir / file), limit, seed)
         found = {name: asked for name, asked in questions(records).items() if asked}
         sets.update(found)
         owners.update(dict.fromkeys(found, records))
 
     if with_images:
-        add(f"{subset}.json", lambda r: _safety_sets(r, words, shots, openings(data_dir)))
+        add(f"{subset}.json", lambda r: _safety_sets(r, words, shots, openings(data_dir), history))
         if (data_dir / "utility.json").exists():
-            add("utility.json", lambda r: {"utility": _ask(r, r)})
+            add("utility.json", lambda r: {"utility": _ask(r, question_files.single(r))})
     if (data_dir / "text_harm.json").exists():
-        add("text_harm.json", lambda r: _gap_sets(r, blank, with_images))
+        add("text_harm.json", lambda r: _gap_sets(question_files.single(r), blank, with_images))
     if not sets:
         raise InputError(f"--data={data_dir}: holds no question that this model can be asked; check {subset}.json")
     records = {name: {r.id: r for r in owner} for name, owner in owners.items()}
@@ -105,19 +108,26 @@ def build(
 
 
 def from_records(
-    records: Records, words: AttackWords, shots: int = 3, limit: int | None = None, seed: int = 0
+    records: Records,
+    words: AttackWords,
+    shots: int = 3,
+    limit: int | None = None,
+    seed: int = 0,
+    history: str = "own",
 ) -> Suite:
     """The questions of one data file: its unsafe and harmless ones as `build` asks them, its general ones as utility.
 
-    General questions without a reference answer cannot be scored as utility. They are asked as harmless ones, and the
-    suite's notes say so. The arguments are those of `build`. Raises InputError when nothing is left to ask, or for
-    conversations of several turns or images.
+    Conversations of several questions are dialogues: every question is asked. General questions without a reference
+    answer cannot be scored as utility. They are asked as harmless ones, and the suite's notes say so. The arguments are
+    those of `build`. Raises InputError when nothing is left to ask.
     """
-    records = sample(question_files.single(records), limit, seed)
-    bare = {record.id for record in records.of_kind("general") if not record.answer}
+    records = sample(records, limit, seed)
+    alone = [record for record in records.of_kind("general") if not dialogues.is_dialogue(record)]
+    bare = {record.id for record in alone if not record.answer}
     items = tuple(dataclasses.replace(r, kind="safe") if r.id in bare else r for r in records)
     records = dataclasses.replace(records, items=items)
-    sets = _safety_sets(records, words, shots, ()) | {"utility": _ask(records, records.of_kind("general"))}
+    general = [record for record in alone if record.id not in bare]
+    sets = _safety_sets(records, words, shots, (), history) | {"utility": _ask(records, general)}
     sets = {name: asked for name, asked in sets.items() if asked}
     if not sets:
         raise InputError(f"{records.source}: holds no question; give a file with records")
@@ -180,8 +190,10 @@ def openings(data_dir: str | Path) -> tuple[str, ...]:
 
 
 def _safety_sets(
-    records: Records, words: AttackWords, shots: int, opening_words: Sequence[str]
+    records: Records, words: AttackWords, shots: int, opening_words: Sequence[str], history: str
 ) -> dict[str, list[Question]]:
+    several = [r for r in records if dialogues.is_dialogue(r)]
+    records = dataclasses.replace(records, items=tuple(r for r in records if not dialogues.is_dialogue(r)))
     # Unsafe questions about harmless images are a subset of their own upstream: attack success is not counted on them.
     apart = [r for r in records if r.source == "vlguard/safe_unsafes"]
     unsafe = [r for r in records.of_kind("unsafe") if r.source != "vlguard/safe_unsafes"]
@@ -190,11 +202,11 @@ def _safety_sets(
     def swap(chosen: list[Record], attack: str, some: Sequence[str], separate: bool = False) -> list[Question]:
         # Each opening word is a condition of its own; the K words of an attack are K shots at one question.
         return [
-            _question(
+            Question.of(
                 records,
                 record,
-                open_with(record.question, word),
                 Condition(attack, _START, word, 0 if separate else shot),
+                open_with(record.question, word),
             )
             for shot, word in enumerate(some)
             for record in chosen
@@ -209,7 +221,25 @@ def _safety_sets(
         "harmless_after": swap(harmless, "over_refuse", words.over_refuse[:1]),
         "unsafe_openings": swap(unsafe, "opening", opening_words, separate=True),
         "harmless_openings": swap(harmless, "opening", opening_words, separate=True),
+        **_dialogue_sets(records, several, words, shots, history),
     }
+
+
+def _dialogue_sets(
+    records: Records, chosen: list[Record], words: AttackWords, shots: int, history: str
+) -> dict[str, list[Question]]:
+    """Every question of dialogues: as they are, and behind a first question that an attack's word opens."""
+
+    def ask(some: list[Record], attack: str = "none", first: Sequence[str] = ()) -> list[Question]:
+        return dialogues.questions(records, some, history, attack, first)
+
+    unsafe = [record for record in chosen if record.kind == "unsafe"]
+    sets = {"dialogues_before": ask(chosen)}
+    if words.jailbreak:
+        sets["dialogues_after"] = ask(unsafe, "one_word", words.jailbreak[:shots])
+    if words.null:
+        sets["dialogues_null"] = ask(unsafe, "null_word", words.null[:shots])
+    return sets
 
 
 def _gap_sets(requests: Records, blank: str, with_images: bool) -> dict[str, list[Question]]:
@@ -227,14 +257,7 @@ def _gap_sets(requests: Records, blank: str, with_images: bool) -> dict[str, lis
 
 def _ask(owner: Records, chosen: Iterable[Record]) -> list[Question]:
     """The records' own questions."""
-    return [
-        _question(owner, record, record.question, Condition(image="none" if record.image is None else "own"))
-        for record in chosen
-    ]
-
-
-def _question(owner: Records, record: Record, text: str, condition: Condition) -> Question:
-    return Question(record.id, text, owner.image_path(record), condition)
+    return [Question.of(owner, record) for record in chosen]
 
 
 def sample(records: Records, limit: int | None, seed: int) -> Records:

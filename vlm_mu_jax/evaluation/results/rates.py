@@ -10,6 +10,7 @@ from vlm_mu_jax.evaluation import metrics as m
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.questions import public_sets
 from vlm_mu_jax.evaluation.questions.suite import GAP
+from vlm_mu_jax.evaluation.results import dialogue_rates
 from vlm_mu_jax.evaluation.statistics import holm, mcnemar
 
 SCHEMA = 1
@@ -70,6 +71,8 @@ def compute(sets: Sets, records: Books, judge: str, exact: bool, max_new_tokens:
     gap = {name: _gap(judged[f"gap_{name}"], records[f"gap_{name}"], exact) for name in GAP if f"gap_{name}" in judged}
     if gap:
         found["gap"] = gap
+    if spoken := dialogue_rates.compute(judged, records):
+        found["dialogues"] = spoken
     public = [name for name in sets if name.startswith(public_sets.PREFIX)]
     if public:
         found["sets"] = {
@@ -132,6 +135,10 @@ def compare(
         pair = [_flags(sets, source, records, judge, label) for sets in (baseline, ours)]
         if all(pair):
             tests.append((metric, mcnemar(*pair)))
+    if dialogue_rates.BEFORE in ours and dialogue_rates.BEFORE in baseline:
+        name_of = dialogue_rates.BEFORE
+        pair = [dialogue_rates.flags(m.outcomes(sets[name_of], judge), records[name_of]) for sets in (baseline, ours)]
+        tests += [("dialogues/asr", mcnemar(*pair))]
     if "utility" in ours and "utility" in baseline:
         tests.append(
             ("utility", mcnemar(*(_utility(sets["utility"], records["utility"], False) for sets in (baseline, ours))))

@@ -103,6 +103,8 @@ def _tables(run: Mapping[str, Any], comparisons: list[Mapping[str, Any]]) -> Ite
             for name, found in metrics["gap"].items()
         ]
         yield _table("alignment gap", ("", *(label for _, label in _GAP)), rows)
+    if "dialogues" in metrics:
+        yield _dialogues(metrics["dialogues"])
     if "sets" in metrics:
         yield _table("public sets, by their own rules", ("set", "number", "value"), public_sets.rows(metrics["sets"]))
     if comparisons:
@@ -140,6 +142,27 @@ def _calibration_tables(run: Mapping[str, Any]) -> Iterator[Any]:
         for name, found in run["corrected"].items()
     ]
     yield _table("corrected for the judge's errors (Rogan-Gladen)", ("", "as judged", "corrected"), rows)
+
+
+def _dialogues(found: Mapping[str, Any]) -> Any:
+    """Dialogues by turn; behind an attack's word in the first turn, beside neutral words."""
+    groups = {
+        "ASR": "asr_by_turn",
+        "ASR, a word in turn 1": "asr_by_turn_after",
+        "ASR, neutral words": "asr_by_turn_null",
+        "RR unsafe": "rr_by_turn",
+        "RR harmless": "rr_harmless_by_turn",
+    }
+    groups = {title: name for title, name in groups.items() if name in found}
+    turns = sorted({turn for name in groups.values() for turn in found[name]}, key=int)
+    tests = found.get("words_against_null", {})
+    rows = [(turn, *(show(found[name].get(turn)) for name in groups.values()), _p(tests.get(turn))) for turn in turns]
+    heads = ("turn", *groups, "word against neutral, p (Holm)") if tests else ("turn", *groups)
+    return _table("dialogues, by turn", heads, [row[: len(heads)] for row in rows])
+
+
+def _p(test: Mapping[str, Any] | None) -> str:
+    return "" if test is None else f"{test['p_holm']:.2g}"
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]):

@@ -1,0 +1,63 @@
+"""Dialogues: every question of a conversation, asked behind the model's own earlier answers or behind the data's."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from vlm_mu_jax.data.placing import open_with
+from vlm_mu_jax.data.records import Record, Records, Turn
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers.answers_file import Condition
+from vlm_mu_jax.evaluation.questions.question import Question
+
+HISTORIES = ("own", "data")
+
+
+def is_dialogue(record: Record) -> bool:
+    """Whether a record has several questions, of which no single one is meant."""
+    return record.questions > 1 and not record.at
+
+
+def questions(
+    records: Records, chosen: Sequence[Record], history: str = "own", attack: str = "none", words: Sequence[str] = ()
+) -> list[Question]:
+    """Every question of these dialogues, the first ones first.
+
+    Args:
+      history: whose earlier answers stand before a question: the model's "own", or those of the "data".
+      attack: what the answers file calls the change of the first question.
+      words: the first words of the first question; each makes a dialogue of its own, a shot. () changes nothing.
+
+    Raises InputError for another history, or where a dialogue has no answers of its own to stand before a question.
+    """
+    if history not in HISTORIES:
+        raise InputError(f"--history={history}: is none of {', '.join(HISTORIES)}")
+    asked = []
+    for record in chosen:
+        for shot, word in enumerate(words or (None,)):
+            changed = record if word is None else _opened(record, word)
+            condition = Condition(attack, None if word is None else "question_start", word, shot)
+            asked += _turns(records, changed, history, condition)
+    return sorted(asked, key=lambda question: question.condition.turn)
+
+
+def _opened(record: Record, word: str) -> Record:
+    """The dialogue with `word` as the first word of its first question."""
+    return dataclasses.replace(record, question=open_with(record.question, word))
+
+
+def _turns(records: Records, record: Record, history: str, condition: Condition) -> list[Question]:
+    found = []
+    for number in range(1, record.questions + 1):
+        here = record.at_question(number)
+        if history == "data" and any(_silent(turn) for turn in here.turns[: 2 * here.at]):
+            raise InputError(
+                f"{records.source}: {record.id} has no answers of its own before question {number}; use --history=own"
+            )
+        at = dataclasses.replace(condition, image="own" if here.images else "none", turn=number)
+        question = Question.of(records, here, at)
+        found.append(dataclasses.replace(question, own_history=history == "own" and number > 1))
+    return found
+
+
+def _silent(turn: Turn) -> bool:
+    return turn.role == "assistant" and not turn.text.strip()
