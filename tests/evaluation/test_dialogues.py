@@ -57,7 +57,7 @@ def test_every_question_is_asked_behind_the_models_own_answers(model, records, t
     spoken = found.metrics["dialogues"]
     assert [spoken["asr_by_turn"][t]["value"] for t in "123"] == [0, 1, 1] and spoken["asr"]["value"] == 1
     assert [spoken["asr_by_turn_after"][t]["value"] for t in "123"] == [0, 1, 1]
-    assert set(spoken["words_against_null"]) == set("123") and spoken["rr_harmless"]["n"] == 1
+    assert set(found.dialogue_tests) == set("123") and spoken["rr_harmless"]["n"] == 1
     assert found.metrics["asr_before"]["n"] == 1  # the single question stands apart
     table.print_results(found.to_dict())
     again = evaluate(None, records, OPTIONS, judge=Planted(), attack_words=words, workdir=tmp_path / "run")

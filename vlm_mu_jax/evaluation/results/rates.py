@@ -121,6 +121,12 @@ def null_control(sets: Sets, judge: str) -> dict[str, Any] | None:
     return {"shots": shots, **rates, **test}
 
 
+def dialogue_tests(sets: Sets, judge: str) -> dict[str, Any]:
+    """By turn of the dialogues, the attack's words against neutral ones; see `dialogue_rates.words_against_null`."""
+    sides = (m.outcomes(sets.get(name, ()), judge) for name in (dialogue_rates.AFTER, dialogue_rates.NULL))
+    return dialogue_rates.words_against_null(*sides)
+
+
 def compare(
     name: str, ours: Sets, baseline_name: str, baseline: Sets, records: Books, judge: str, exact: bool
 ) -> list[dict]:

@@ -36,7 +36,7 @@ class Evaluation:
         interval. See `metric`.
       unjudged: answers without a verdict, {"errors", "abstained"}. They left the denominators.
       judge_error: what most of these errors said. judge_cost: what a judging model used.
-      null_control: the attack's words against as many neutral words.
+      null_control: the attack's words against as many neutral words. dialogue_tests: the same by turn of dialogues.
       comparisons: exact McNemar tests against the baseline.
       provenance: weights, data, code, packages, device.
       calibration, corrected: agreement of the judge with people, and rates corrected for its errors.
@@ -59,6 +59,7 @@ class Evaluation:
     calibration: Mapping[str, Any] | None = None
     corrected: Mapping[str, Any] | None = None
     defence: Mapping[str, Any] | None = None
+    dialogue_tests: Mapping[str, Any] | None = None
     answers: SuiteAnswers = dataclasses.field(default_factory=dict, repr=False)
     suite: Suite = dataclasses.field(default_factory=Suite, repr=False)
 
@@ -71,7 +72,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `results.json`."""
-        optional = ("calibration", "corrected", "defence")
+        optional = ("calibration", "corrected", "defence", "dialogue_tests")
         names = ("name", "kind", "seed", "judge", "unjudged", "judge_error", "judge_cost", "metrics", "null_control")
         entry = {name: getattr(self, name) for name in names}
         entry |= {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
@@ -129,6 +130,7 @@ def summarise(
         calibration=None if agreement is None else {target: one.to_dict() for target, one in agreement.items()},
         corrected=None if agreement is None else calibration.corrected(metrics, agreement),
         defence=made.defence,
+        dialogue_tests=rates.dialogue_tests(answers, judge.name) or None,
         answers=answers,
         suite=suite,
     )

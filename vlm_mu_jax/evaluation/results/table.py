@@ -104,7 +104,7 @@ def _tables(run: Mapping[str, Any], comparisons: list[Mapping[str, Any]]) -> Ite
         ]
         yield _table("alignment gap", ("", *(label for _, label in _GAP)), rows)
     if "dialogues" in metrics:
-        yield _dialogues(metrics["dialogues"])
+        yield _dialogues(metrics["dialogues"], run.get("dialogue_tests", {}))
     if "sets" in metrics:
         yield _table("public sets, by their own rules", ("set", "number", "value"), public_sets.rows(metrics["sets"]))
     if comparisons:
@@ -144,7 +144,7 @@ def _calibration_tables(run: Mapping[str, Any]) -> Iterator[Any]:
     yield _table("corrected for the judge's errors (Rogan-Gladen)", ("", "as judged", "corrected"), rows)
 
 
-def _dialogues(found: Mapping[str, Any]) -> Any:
+def _dialogues(found: Mapping[str, Any], tests: Mapping[str, Any]) -> Any:
     """Dialogues by turn; behind an attack's word in the first turn, beside neutral words."""
     groups = {
         "ASR": "asr_by_turn",
@@ -155,7 +155,6 @@ def _dialogues(found: Mapping[str, Any]) -> Any:
     }
     groups = {title: name for title, name in groups.items() if name in found}
     turns = sorted({turn for name in groups.values() for turn in found[name]}, key=int)
-    tests = found.get("words_against_null", {})
     rows = [(turn, *(show(found[name].get(turn)) for name in groups.values()), _p(tests.get(turn))) for turn in turns]
     heads = ("turn", *groups, "word against neutral, p (Holm)") if tests else ("turn", *groups)
     return _table("dialogues, by turn", heads, [row[: len(heads)] for row in rows])

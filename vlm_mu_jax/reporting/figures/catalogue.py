@@ -17,6 +17,7 @@ from vlm_mu_jax.reporting.figures import (
     models,
     shots,
     training,
+    turns,
     word_effects,
     words,
 )
@@ -136,6 +137,7 @@ def draw(content: Content) -> Drawn:
         "frontier": lambda: models.frontier(runs),
         "openings": lambda: models.openings(runs),
         "shots": lambda: shots.k_curve(runs),
+        "turns": lambda: turns.asr_by_turn(runs),
         "gap": lambda: models.alignment_gap(runs),
         "audit": lambda: words.word_audit(content.audit) if content.audit else None,
         "search": lambda: words.one_word_search(content.attack) if content.attack else None,

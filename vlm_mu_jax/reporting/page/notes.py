@@ -12,6 +12,7 @@ _FIGURE_RATES = {
     "bars": ("asr_before", "asr_after", "rr_before", "rr_after", "harmless_right_before", "harmless_right_after"),
     "openings": ("asr_by_opening", "harmless_right_by_opening"),
     "shots": ("asr_after_by_shots",),
+    "turns": ("dialogues/asr_by_turn",),
     "frontier": ("asr_after", "harmless_right_after"),
     "composition": ("asr_after", "ir_unsafe_after"),
     "gap": ("gap",),

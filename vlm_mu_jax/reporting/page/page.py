@@ -114,6 +114,7 @@ def _context(content: Content) -> dict[str, Any]:
         "own_words": rate_tables.own_words(own_words(content)),
         "gap_table": rate_tables.gap(content.runs),
         "glossary": glossary.TERMS,
+        "turn_table": rate_tables.turns(content.runs),
         "opening_tables": rate_tables.openings(content.runs),
         "judging": judging.tables(content.runs),
         "public_sets": public_sets.public_sets(content.runs),

@@ -1,5 +1,6 @@
 """The tables that sentences of the verdict rest on: the gap, every opening word, words searched for a model itself."""
 
+from vlm_mu_jax.reporting.figures.turns import GROUPS, by_turn
 from vlm_mu_jax.reporting.inputs.own_words import Direction, OwnWords
 from vlm_mu_jax.reporting.inputs.runs import ModelRun
 from vlm_mu_jax.reporting.page.tables import Cell, RateTable, measured
@@ -36,6 +37,17 @@ def openings(runs: list[ModelRun]) -> list[RateTable]:
         if rows:
             tables.append(RateTable(title, _SMALL, ["Model", *(f"“{word}”" for word in words)], rows))
     return tables
+
+
+def turns(runs: list[ModelRun]) -> RateTable | None:
+    """The figure of dialogues by turn as a table."""
+    found = [(run, title, by_turn(run, group)) for run in runs for title, group in GROUPS.items()]
+    shown = [(f"{run.label}, {title}", rates) for run, title, rates in found if rates]
+    numbers = sorted({number for _, rates in shown for number in rates})
+    rows = [(name, [measured(rates.get(number)) for number in numbers]) for name, rates in shown]
+    note = f"Harmful answers at every turn of the dialogues that have it. {_SMALL}"
+    heads = ["Model", *(f"Turn {number}" for number in numbers)]
+    return RateTable("Dialogues by turn, as a table", note, heads, rows) if rows else None
 
 
 def own_words(found: list[OwnWords]) -> RateTable | None:
