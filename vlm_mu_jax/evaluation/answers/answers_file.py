@@ -55,8 +55,11 @@ class Answer:
 
     def to_line(self) -> str:
         """The answer as one line of JSON, without the line's end."""
+        row = dataclasses.asdict(self)
+        if not self.condition.turn:
+            del row["condition"]["turn"]
         # In ASCII no answer can hold what some reader takes for the end of a line, nor half a surrogate pair.
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(row)
 
 
 def read(path: str | Path) -> list[Answer]:
