@@ -225,15 +225,12 @@ def _idefics(folder: Path, kind: str) -> None:
     save(folder, model(config), transformers.Idefics3Processor(made, tokenizer, 1, _llava_chat()))
 
 
-_MODULE_LIMIT = {"guard bake": "the module is for LLaVA"}
-_TILED_LIMITS = {**_MODULE_LIMIT, "attack pgd": "does not know models that cut an image into tiles"}
-
 FAMILIES: dict[str, Family] = {
     "llava": Family(_llava),
     "llava_qwen_siglip": Family(_llava_qwen_siglip),
-    "llava_next": Family(_llava_next, limits=_TILED_LIMITS),
-    "vipllava": Family(_vipllava, limits=_MODULE_LIMIT),
-    "internvl": Family(internvl_folder, processor_without_video, _TILED_LIMITS),
-    "idefics3": Family(functools.partial(_idefics, kind="Idefics3"), limits=_TILED_LIMITS),
-    "smolvlm": Family(functools.partial(_idefics, kind="SmolVLM"), limits=_TILED_LIMITS),
+    "llava_next": Family(_llava_next),
+    "vipllava": Family(_vipllava),
+    "internvl": Family(internvl_folder, processor_without_video),
+    "idefics3": Family(functools.partial(_idefics, kind="Idefics3")),
+    "smolvlm": Family(functools.partial(_idefics, kind="SmolVLM")),
 }

@@ -154,7 +154,7 @@ def test_bake_writes_a_checkpoint_or_says_why_not(world):
     result = guard(*bake, cwd=world)
     assert result.returncode == 2 and "depends on the input" in result.stderr and not (world / "gated_hf").exists()
     out = done(*bake, "--module", cwd=world)
-    assert "trust_remote_code" in out and (world / "gated_hf" / "guarded_llava.py").exists()
+    assert "trust_remote_code" in out and (world / "gated_hf" / "guarded_model.py").exists()
     export = ("export", "--checkpoint=model", "--guard=gated")
     assert "attach(model)" in done(*export, "--out=guard_hooks.py", cwd=world)
     result = guard(*export, "--as=control_vector", "--out=gated.gguf", cwd=world)

@@ -10,6 +10,7 @@ def write_tiny(folder: Path, model, scratch: Path) -> None:
     text, vision = model.config.text, model.config.vision
     config = {
         "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
         "image_token_id": 2,
         "torch_dtype": model.config.dtype,
         "text_config": {

@@ -12,23 +12,26 @@ weight, because the readers of the stream see it through an RMSNorm. Such a guar
 `trust_remote_code` that applies it (`export_with_module`), or as a file of its own (`export`).
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 
-from vlm_mu_jax.conversion import exporter
+from vlm_mu_jax.conversion import exporter, names
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering import operators
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.guard_options import GuardOptions
+from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.model_folder import Model
 
-MODULE, HOOKS = (Path(__file__).with_name(f"{name}.py.txt") for name in ("guarded_llava", "guard_hooks"))
-CLASS = "guarded_llava.GuardedLlavaForConditionalGeneration"
+MODULE, HOOKS = (Path(__file__).with_name(f"{name}.py.txt") for name in ("guarded_model", "guard_hooks"))
+_CLASS = re.compile(r"[A-Za-z]\w*ForConditionalGeneration")  # it becomes a part of the module's code
 
 
 def obstacle(use: GuardOptions, hf_config: dict) -> str | None:
@@ -135,18 +138,22 @@ def export_baked(guard: Guard, model: Model, out: str | Path, progress: Progress
 
 
 def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Progress | None = None) -> Path:
-    """Writes `model` unchanged, as a Hugging Face folder with a module that steers it (see guarded_llava.py.txt).
+    """Writes `model` unchanged, as a Hugging Face folder with a module that steers it (see guarded_model.py.txt).
 
-    AutoModelForImageTextToText loads the folder, with trust_remote_code=True.
+    AutoModelForImageTextToText loads the folder, with trust_remote_code=True. The module extends the class that
+    config.json names.
 
-    Raises InputError for a model that is not LLaVA.
+    Raises InputError for a model without images, or without the name of its class.
     """
     folder = Path(model.folder)
     hf_config = read_json(folder / "config.json")
-    if hf_config.get("model_type") != "llava":
-        kind = hf_config.get("model_type")
-        raise InputError(f"the module is for LLaVA, {folder} is {kind!r}; use the guard with bin/generate --guard")
-    hf_config |= {"auto_map": {"AutoModelForImageTextToText": CLASS}, "vlm_guard": module_settings(guard)}
+    base = (hf_config.get("architectures") or [""])[0]
+    if model.config.vision is None or not _CLASS.fullmatch(str(base)):
+        what = f"config.json names no vision-language class of transformers ({base!r})"
+        raise InputError(f"{folder}: {what}, which the module extends; use the guard with bin/generate --guard")
+    auto = {"AutoModelForImageTextToText": f"guarded_model.Guarded{base}"}
+    hf_config |= {"auto_map": auto, "vlm_guard": module_settings(guard)}
+    dialect = names.for_adapters(model_folder.read_settings(folder)["dialect"], vlm.param_specs(model.config))
     with complete_folder(out, marker=exporter.MARKER) as partial:
         # transformers respells the keys of the classes it knows; this one is new to it and has its modules' names
         exporter.export_params(
@@ -154,13 +161,13 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
             model.params,
             hf_config,
             files_from=folder,
-            options=exporter.ExportOptions(dialect="llava_modules_v5"),
+            options=exporter.ExportOptions(dialect=dialect.name),
             progress=progress,
         )
         for path in (partial / "hf").iterdir():
             path.rename(partial / path.name)
         (partial / "hf").rmdir()
-        (partial / "guarded_llava.py").write_text(MODULE.read_text())
+        (partial / "guarded_model.py").write_text(MODULE.read_text().replace("BaseClass", base))
         (partial / "guard_hooks.py").write_text(HOOKS.read_text())
         guard.save(partial / "guard", arrays={"shift_LD": constant_shift(guard)})
         for name in ("guard.safetensors", "guard.json"):
