@@ -93,7 +93,23 @@ def test_greedy_answers_do_not_depend_on_who_joins_and_leaves(model, prompts, mo
         stopped = client.ids[-1] in model.config.eos_ids
         assert [t.end for t in client.tokens] == [""] * (len(client.ids) - 1) + ["stop" if stopped else "length"]
     engine.turn()
-    assert engine._running is None, "an idle engine gives grown memory back"
+    assert engine._running is None, "an idle engine gives its memory back"
+
+
+def test_the_batch_has_few_rows_for_few_answers_and_moves_them_when_it_changes(model, prompts, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 1)
+    want = [tokens for tokens, _ in reference(model, prompts)]
+    engine, rows = Engine("tiny", model, rows=ROWS), []
+    original = programs.step
+    monkeypatch.setattr(programs, "step", lambda *a: rows.append(a[1].rows) or original(*a))
+    clients = [Client(prompts[0], 2), Client(prompts[1]), Client(prompts[4], 4)]
+    engine.submit([clients[1].answering])
+    engine.turn()
+    engine.submit([clients[0].answering, clients[2].answering])
+    serve(engine, [])
+    assert rows[0] == rows[-1] == 1 and ROWS in rows
+    assert [client.ids for client in clients] == [want[0][:2], want[1], want[4][:4]]
+    assert module.sizes(1) == [1] and module.sizes(16) == [1, 4, 16] and module.sizes(20) == [1, 4, 16, 20]
 
 
 def test_drawn_answers_are_those_of_generate_beside_greedy_ones(model, prompts):
@@ -115,13 +131,13 @@ def test_drawn_answers_are_those_of_generate_beside_greedy_ones(model, prompts):
 @pytest.mark.parametrize(
     "change",
     [
-        {"scope": "all"},
         {"decide": "example", "gate_source": "text", "scope": "all"},
         {"operator": "transplant", "component": "text", "gate": "none", "scope": "all", "strength": 1.0},
     ],
-    ids=["per layer", "per example", "shift per row"],
+    ids=["per example", "shift per row"],
 )
 def test_every_row_is_steered_by_its_own_gate(home, split_guard, pictures, change):
+    """Gates that the prompt's own prefill decides are tested through the server."""
     use = split_guard.using(**{"strength": 4.0, **change})
     prompts = [prompt(home, q, image, "ab"[i]) for i, (q, image) in enumerate(zip(QUESTIONS, pictures, strict=False))]
     steer = use.steer(home)

@@ -21,6 +21,7 @@ from vlm_mu_jax.storage.model_folder import Model
 
 JOINING = 4  # prompts that join in one turn at most, so that rows that are under way do not wait for long
 WIDTH = 256  # tokens that a row has room for at first
+PATIENCE = 32  # tokens for which the batch keeps more rows than it needs
 
 
 class BusyError(RuntimeError):
@@ -90,8 +91,10 @@ class Engine:
         self._runs = PromptRuns(model, guard, prefix_bytes)
         self._limit = waiting
         self._waiting: collections.deque[Answering] = collections.deque()
-        self._rows: list[Answering | None] = [None] * rows
+        self._sizes = sizes(rows)
+        self._rows: list[Answering | None] = []
         self._running: programs.Running | None = None
+        self._too_many = 0  # tokens since fewer rows would do
         self._lock = threading.Lock()
 
     @property
@@ -121,21 +124,23 @@ class Engine:
             for row in self._rows:
                 if row is not None:
                     row.deliver(error)
-            self._rows = [None] * len(self._rows)
-            self._running = None  # its memory may have been given away
+            self._clear()  # the batch's memory may have been given away
             raise
+
+    def _clear(self) -> None:
+        self._rows, self._running = [], None
 
     def _turn(self) -> bool:
         for i, row in enumerate(self._rows):
             if row is not None and row.cancelled:
                 self._rows[i] = None
         joined = self._join()
-        if not self.live:
-            if not joined and self._running is not None and self._running.width > WIDTH:
-                self._running = None
-            return joined
-        self._step()
-        return True
+        if self.live:
+            self._step()
+            return True
+        if not joined:
+            self._clear()
+        return joined
 
     def _next(self) -> Answering | None:
         with self._lock:
@@ -147,12 +152,15 @@ class Engine:
 
     def _join(self) -> bool:
         """Runs the prompts of waiting answers and gives them a row; the first token comes with it."""
-        free = [i for i, row in enumerate(self._rows) if row is None]
-        for number, i in enumerate(free[:JOINING]):
+        wanted = self.live + self.waiting
+        if len(self._rows) < self._size(wanted):
+            self._resize(self._size(wanted))
+        free, joined = [i for i, row in enumerate(self._rows) if row is None], False
+        for i in free[:JOINING]:
             answering = self._next()
             if answering is None:
-                self._runs.forget()
-                return number > 0
+                break
+            joined = True
             try:
                 begun = self._runs.begin(answering.prompt)
                 chosen = programs.choose(begun.logits_1V, _sampling([answering]), self.model.config)
@@ -162,24 +170,37 @@ class Engine:
             self._rows[i] = answering
             self._deliver([i], chosen)
             if self._rows[i] is not None:  # the first token was not the last
-                self._make_room(begun, sum(part.k.shape[2] for part in begun.parts))
+                self._make_room(sum(part.k.shape[2] for part in begun.parts), begun)
                 self._running = programs.join(self._running, begun, np.int32(i))
-        return bool(free)
+        if not self.waiting:
+            self._runs.forget()
+        return joined
 
-    def _make_room(self, begun: programs.Begun, tokens: int) -> None:
+    def _size(self, wanted: int) -> int:
+        return next((size for size in self._sizes if size >= wanted), self._sizes[-1])
+
+    def _resize(self, size: int) -> None:
+        """Gives the batch this many rows; those under way move to the front."""
+        live = [i for i, row in enumerate(self._rows) if row is not None]
+        self._rows = [self._rows[i] for i in live] + [None] * (size - len(live))
+        if self._running is not None:
+            picked = np.array(live + [0] * (size - len(live)), np.int32)
+            self._running = programs.rearranged(self._running, picked, self._running.width)
+
+    def _make_room(self, tokens: int, begun: programs.Begun | None) -> None:
+        """Room for so many tokens in every row. begun: what a batch that does not exist yet is shaped like."""
         width = self._running.width if self._running is not None else WIDTH
         while width < tokens:
             width *= 2
         if self._running is None:
             self._running = programs.empty(begun, len(self._rows), width)
         elif width > self._running.width:
-            self._running = programs.widened(self._running, width)
+            self._running = programs.rearranged(self._running, np.arange(len(self._rows), dtype=np.int32), width)
 
     def _step(self) -> None:
+        self._shrink()
         live = [i for i, row in enumerate(self._rows) if row is not None]
-        longest = max(self._rows[i].cached for i in live)
-        while longest >= self._running.width:
-            self._running = programs.widened(self._running, 2 * self._running.width)
+        self._make_room(1 + max(self._rows[i].cached for i in live), None)
         tokens_B, lengths_B = (np.zeros(len(self._rows), np.int32) for _ in range(2))
         for i in live:
             tokens_B[i], lengths_B[i] = self._rows[i].last, self._rows[i].cached
@@ -188,11 +209,18 @@ class Engine:
         )
         self._deliver(live, chosen)
 
+    def _shrink(self) -> None:
+        fewer = self._size(self.live + self.waiting)
+        self._too_many = self._too_many + 1 if fewer < len(self._rows) else 0
+        if self._too_many > PATIENCE:
+            self._too_many = 0
+            self._resize(fewer)
+
     def _deliver(self, live: Sequence[int], chosen: programs.NextTokens) -> None:
-        """Hands out the tokens of these rows (or of the one row that has just begun), and frees the rows that end."""
+        """Hands out the tokens of these rows, or of the one row that has just begun, and frees the rows that end."""
         values = [np.asarray(x) for x in (chosen.tokens_B, chosen.logprobs_B, chosen.top_BK, chosen.top_logprobs_BK)]
         for i in live:
-            row, at = self._rows[i], i if len(values[0]) == len(self._rows) else 0
+            row, at = self._rows[i], i if len(values[0]) > 1 else 0
             token, logprob, top, top_logprobs = (x[at] for x in values)
             row.last, row.made = int(token), row.made + 1
             end = "length" if row.made >= row.longest else ""
@@ -201,6 +229,14 @@ class Engine:
             if end:
                 self._rows[i] = None
             row.deliver(MadeToken(row.last, float(logprob), tuple(likeliest), end))
+
+
+def sizes(rows: int) -> list[int]:
+    """Numbers of rows that a batch of at most `rows` may have: few, because each needs a compiled program."""
+    found = [1]
+    while found[-1] < rows:
+        found.append(min(rows, 4 * found[-1]))
+    return found
 
 
 def _sampling(rows: Sequence[Answering | None]) -> programs.RowSampling:

@@ -1,8 +1,8 @@
 """The compiled programs of the server: a prompt's prefill, its place in the running batch, one token of every row.
 
-The running batch has a fixed number of rows and one cache of fixed width for each. A row that ends leaves its place to
-the next prompt. Which rows are live, how long they are and how they sample is data, so that one program makes the next
-token of every row whatever joined or left.
+The running batch has one of a few numbers of rows, and room for one of a few numbers of tokens in each. A row that ends
+leaves its place to the next prompt. Which rows are live, how long they are and how they sample is data, so that one
+program makes the next token of every row whatever joined or left.
 """
 
 import functools
@@ -68,6 +68,11 @@ class Running:
     k: Any
     v: Any
     steer: Steer | None
+
+    @property
+    def rows(self) -> int:
+        """B, empty rows included."""
+        return self.k[0].shape[0] if isinstance(self.k, tuple) else self.k.shape[1]
 
     @property
     def width(self) -> int:
@@ -149,13 +154,24 @@ def empty(begun: Begun, rows: int, width: int) -> Running:
 
 
 @functools.partial(jax.jit, static_argnames="width")
-def widened(running: Running, width: int) -> Running:
-    """The same rows with room for `width` tokens."""
+def rearranged(running: Running, rows_R: Array, width: int) -> Running:
+    """A running batch of these rows of the old one, in this order, with room for `width` tokens each. Rows beyond the
+    old ones hold nothing."""
 
-    def pad(x: Array) -> Array:
-        return jnp.pad(x, [(0, width - n if axis == 2 else 0) for axis, n in enumerate(x.shape)])
+    def take(x: Array, rows_axis: int, width_axis: int | None) -> Array:
+        x = jnp.take(x, rows_R, axis=rows_axis, mode="clip")
+        if width_axis is None or x.shape[width_axis] == width:
+            return x
+        return jnp.pad(x, [(0, width - n if axis == width_axis else 0) for axis, n in enumerate(x.shape)])
 
-    return running.replace(k=jax.tree.map(pad, running.k), v=jax.tree.map(pad, running.v))
+    apart, steer = isinstance(running.k, tuple), running.steer
+    k, v = (jax.tree.map(lambda x: take(x, 0 if apart else 1, 2), kv) for kv in (running.k, running.v))
+    if steer is not None:
+        own = {"gate_LB": take(steer.gate_LB, 1, None)}
+        if steer.shift.ndim == 3:
+            own["shift"] = take(steer.shift, 1, None)
+        steer = steer.replace(**own)
+    return Running(k, v, steer)
 
 
 @functools.partial(jax.jit, donate_argnames="running")

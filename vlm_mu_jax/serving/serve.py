@@ -9,7 +9,7 @@ from pathlib import Path
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.serving.app import ServerLimits, make_app
-from vlm_mu_jax.serving.engine import Answering, Engine, MadeToken
+from vlm_mu_jax.serving.engine import Answering, Engine, MadeToken, sizes
 from vlm_mu_jax.serving.engine_thread import EngineThread
 from vlm_mu_jax.serving.prompt_runs import ServedPrompt
 from vlm_mu_jax.steering.guard import load_guard
@@ -66,8 +66,8 @@ def serve(
     thread = EngineThread(engines)
     thread.start()
     for engine in engines:
-        say(f"{engine.name}: compiling")
-        warm_up(engine, thread)
+        say(f"{engine.name}: compiling for batches of {', '.join(map(str, sizes(options.rows)))}")
+        warm_up(engine, thread, options.rows)
     app = make_app(engines, thread, keys, options.limits)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS
@@ -86,12 +86,12 @@ def open_engines(
     """The engines of a server's models; see `serve`."""
     folders = _named(checkpoints, "--checkpoint")
     guarded = [_guarded(one, list(folders)) for one in guards]
-    sizes = {"rows": options.rows, "waiting": options.waiting, "context": options.context}
+    settings = {"rows": options.rows, "waiting": options.waiting, "context": options.context}
     engines: dict[str, Engine] = {}
     for name, folder in folders.items():
         say(f"{name}: loading {folder}")
         model = load(folder)
-        engines[name] = Engine(name, model, **sizes)
+        engines[name] = Engine(name, model, **settings)
         for own, guard_folder in guarded:
             if own != name:
                 continue
@@ -99,21 +99,26 @@ def open_engines(
             full = f"{name}+{_folder_name(guard_folder)}"
             if full in engines:
                 raise InputError(f"two guards of {name} are called {_folder_name(guard_folder)}; rename one's folder")
-            engines[full] = Engine(full, model, guard, **sizes)
+            engines[full] = Engine(full, model, guard, **settings)
     return list(engines.values())
 
 
-def warm_up(engine: Engine, thread: EngineThread) -> None:
-    """Makes two tokens, so that the first request finds its programs compiled. Raises JobError when that fails."""
+def warm_up(engine: Engine, thread: EngineThread, rows: int) -> None:
+    """Makes tokens in batches of every size, so that the first requests find their programs compiled.
+
+    Raises JobError when that fails.
+    """
     made: queue.Queue[MadeToken | Exception] = queue.Queue()
     ids = tuple(engine.model.processor.prompt_ids("?", 0))
-    engine.submit([Answering(ServedPrompt(ids, text_ids=ids), 2, made.put)])
-    thread.wake()
-    last = made.get()
-    while isinstance(last, MadeToken) and not last.end:
-        last = made.get()
-    if isinstance(last, Exception):
-        raise JobError(f"{engine.name} makes no token: {last}")
+    for size in sizes(rows):
+        engine.submit([Answering(ServedPrompt(ids, text_ids=ids), 2, made.put) for _ in range(size)])
+        thread.wake()
+        ended = 0
+        while ended < size:
+            token = made.get()
+            if isinstance(token, Exception):
+                raise JobError(f"{engine.name} makes no token: {token}")
+            ended += bool(token.end)
 
 
 def _named(given: Sequence[str], flag: str) -> dict[str, str]:
