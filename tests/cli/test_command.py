@@ -90,6 +90,11 @@ def test_help_is_the_docstring_and_this_command_s_flags(call):
     assert "--flagfile" not in done.stdout and "--verbosity" not in done.stdout
 
 
+def test_help_about_one_subject_is_only_that(call):
+    assert "--help=all" in call("--help=zebra").stdout
+    assert call("--help=all").stdout == call("--help").stdout  # few flags are all shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

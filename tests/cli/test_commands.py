@@ -33,8 +33,22 @@ def test_help_is_quick_and_shows_an_example(name):
     assert f"bin/{name}" in done.stdout, "no worked example"
     assert "--debug" in done.stdout
     example = done.stdout.partition("Flags:")[0]
-    known = set(re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.MULTILINE))
+    known = set(re.findall(r"--(?:\[no\])?(\w+)", done.stdout.partition("Flags:")[2]))
     assert set(re.findall(r"--(\w+)", example)) <= known, "the example uses a flag that does not exist"
+
+
+def test_flags_of_other_subjects_are_named_and_described_on_demand():
+    short = python("-m", "vlm_mu_jax.cli.attack", "--help").stdout
+    assert "--help=judge describes them" in short and "whose labels the results count" not in short
+    for asked in ("--help=judge", "--help=all"):
+        assert "whose labels the results count" in python("-m", "vlm_mu_jax.cli.attack", asked).stdout
+    of_action = python("-m", "vlm_mu_jax.cli.guard", "extract", "--help").stdout
+    assert "what is done along the direction" in of_action and "what is done along" not in short
+
+
+def test_all_missing_flags_are_told_at_once():
+    done = python("-m", "vlm_mu_jax.cli.eval")
+    assert done.returncode == 2 and "--checkpoint and --data and --workdir are required" in done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +66,7 @@ def test_every_command_has_a_starter(name):
 
 
 def test_every_starter_has_a_command():
-    starters = {path.name for path in (ROOT / "bin").iterdir() if not path.name.startswith("_")} - {"test"}
+    starters = {path.name for path in (ROOT / "bin").iterdir() if not path.name.startswith("_")} - {"test", "check_harness"}
     assert starters == set(NAMES)
 
 

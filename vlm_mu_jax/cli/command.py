@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -17,12 +16,12 @@ from pathlib import Path
 
 from absl import flags
 
+from vlm_mu_jax.cli import help_page
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.paths import resolved
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback when the command fails")
 _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_HELP_WORDS = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
 def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str] = (), operands: str = "") -> None:
@@ -34,8 +33,8 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
     error.
     """
     name = _command_name()
-    if any(word in sys.argv[1:] for word in _HELP_WORDS):
-        _finish(0, lambda: print(as_called(_help_text(doc))))
+    if (group := help_page.wanted(sys.argv[1:])) is not None:
+        _finish(0, lambda: print(as_called(help_page.text(doc, group, actions))))
     _quiet_environment()
     try:
         argv = _parse(sys.argv, actions, name, operands)
@@ -76,6 +75,7 @@ def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
     """
     import jax
 
+    _tell_of_idle_gpu()
     chosen = os.environ.get("VLM_MU_CACHE")
     if chosen == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
@@ -88,6 +88,15 @@ def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
             return folder
     return None
+
+
+def _tell_of_idle_gpu() -> None:
+    """JAX for the CPU alone on a machine with an NVIDIA GPU is nearly always a mistake."""
+    wanted = os.environ.get("JAX_PLATFORMS", "cuda")
+    plugin = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    if Path("/dev/nvidia0").exists() and "cuda" in wanted and not plugin:
+        what = "this machine has an NVIDIA GPU, but JAX is installed for the CPU alone and will not use it"
+        print(f"note: {what}; pip install 'jax[cuda13]' (or cuda12 for older drivers)", file=sys.stderr)
 
 
 def _own_folder(base: str | Path) -> Path | None:
@@ -143,8 +152,9 @@ def _usage_problem(error: Exception, argv: list[str], name: str) -> str:
             return f"--{error.flagname} needs --config=FILE beside it; see {name} --help"
         hint = text.partition("Did you mean: ")[2].rstrip(" ?")
         return f"unknown flag --{error.flagname}; " + (f"did you mean --{hint}?" if hint else f"see {name} --help")
-    if required := re.search(r"Flag (--\S+) must have a value other than None", str(error)):
-        return f"{required[1]} is required; see {name} --help"
+    if re.search(r"Flag --\S+ must have a value other than None", str(error)):
+        missing = [f"--{flag.name}" for flag in _own_flags() if help_page.required(flag) and flag.value is None]
+        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} required; see {name} --help"
     if isinstance(error, flags.Error):
         return f"{text}; see {name} --help"
     config = re.search(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join(argv))  # --config=FILE or --config FILE
@@ -152,6 +162,10 @@ def _usage_problem(error: Exception, argv: list[str], name: str) -> str:
     if isinstance(error, KeyError | AttributeError):
         return f"{where} {_missing_key(str(error), argv)}"
     return f"{where}: {text}"
+
+
+def _own_flags() -> list[flags.Flag]:
+    return flags.FLAGS.get_key_flags_for_module(sys.argv[0])
 
 
 def _missing_key(problem: str, argv: list[str]) -> str:
@@ -171,34 +185,6 @@ def _unreadable_config(name: str, error: Exception) -> str:
     if paths:
         return f"--{name}: there is no file {paths[-1]}; see configs/ for those that exist"
     return f"--{name}: {_one_line(error)}"
-
-
-def _help_text(doc: str) -> str:
-    """The module docstring and the flags of this command alone (absl's own --help lists hundreds)."""
-    own = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
-    own["debug"] = flags.FLAGS["debug"]
-    lines = [doc.strip(), "", "Flags:"]
-    for flag in own.values():
-        lines += _flag_help(flag)
-    return "\n".join(lines)
-
-
-def _flag_help(flag: flags.Flag) -> list[str]:
-    known = flag.default is not None and flag.default_as_str not in ("", "''", "None")
-    if flag.boolean:
-        head, note = f"--[no]{flag.name}" if flag.default else f"--{flag.name}", ""
-    else:
-        kind = flag.flag_type()
-        head = f"--{flag.name}={'FILE' if kind == 'config object' else kind.split()[-1].upper()}"
-        values = getattr(flag.parser, "enum_values", None)
-        head = f"--{flag.name}={'|'.join(values)}" if values else head
-        note = f" (default {flag.default_as_str.strip(chr(39))})" if known else ""
-    # bounds are validators too; what absl says of a required flag is all that tells them apart
-    if any("other than None" in str(v.message) for v in flag.validators):
-        note = " (required)"
-    text = re.sub(r"^<[^>]*>: ", "", flag.help or "") + note  # absl puts an enum's values in front of its help
-    body = textwrap.wrap(text, width=96, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return [f"  {head}", *body]
 
 
 def _quiet_environment() -> None:
