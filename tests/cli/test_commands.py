@@ -66,7 +66,8 @@ def test_every_command_has_a_starter(name):
 
 
 def test_every_starter_has_a_command():
-    starters = {path.name for path in (ROOT / "bin").iterdir() if not path.name.startswith("_")} - {"test", "check_harness"}
+    starters = {path.name for path in (ROOT / "bin").iterdir() if not path.name.startswith("_")}
+    starters -= {"test", "check_harness"}  # of a checkout alone
     assert starters == set(NAMES)
 
 
