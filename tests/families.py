@@ -15,6 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
@@ -201,6 +202,63 @@ def processor_without_video(folder: Path) -> Any:
     return _WithoutVideo(images, tokenizer, None, (SIDE // 2 // 2) ** 2, chat_template=tokenizer.chat_template)
 
 
+_QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_QWEN_SIZE = {"shortest_edge": 4 * SIDE**2, "longest_edge": 16 * SIDE**2}
+
+
+def qwen_folder(folder: Path, kind: str, sections: list[int], tower: dict[str, Any], seed: int = 0) -> None:
+    """A Qwen-VL checkpoint as transformers writes it; see `qwen_processor`.
+
+    Args:
+      kind: start of the names of transformers' classes.
+      sections: rotary frequencies of each axis.
+      tower: fields of the vision config.
+    """
+    tokenizer = tokenizer_with(*_QWEN_MARKS)
+    start, end, image, video = tokenizer.convert_tokens_to_ids(list(_QWEN_MARKS))
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text_of(tokenizer, rope_parameters=rope),
+        vision_config={"depth": 3, "num_heads": 2, "patch_size": PATCH} | tower,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        image_token_id=image,
+        video_token_id=video,
+    )
+    tokenizer.chat_template = CHAT.replace("IMAGE\n", "<|vision_start|><|image_pad|><|vision_end|>")
+    randomise(getattr(transformers, f"{kind}ForConditionalGeneration")(config), seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(patch_size=PATCH, size=_QWEN_SIZE).save_pretrained(folder)
+
+
+class _QwenWithoutVideo(transformers.Qwen2VLProcessor):
+    """See `_WithoutVideo`."""
+
+    def check_argument_for_proper_class(self, *_: Any) -> None:
+        pass
+
+
+def qwen_processor(folder: Path) -> Any:
+    """transformers' processor of a folder, for images alone. That of all three families makes the same of an image."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    images = Qwen2VLImageProcessorPil.from_pretrained(folder)
+    return _QwenWithoutVideo(images, tokenizer, None, chat_template=tokenizer.chat_template)
+
+
+def qwen2_vl(folder: Path) -> None:
+    qwen_folder(folder, "Qwen2VL", [1, 1, 2], {"embed_dim": 16, "mlp_ratio": 2, "hidden_size": 32})
+
+
+def qwen2_5_vl(folder: Path) -> None:
+    tower = {"hidden_size": 16, "intermediate_size": 20, "out_hidden_size": 32, "window_size": 16}
+    qwen_folder(folder, "Qwen2_5_VL", [1, 1, 2], tower | {"fullatt_block_indexes": [1]})
+
+
+def qwen3_vl(folder: Path) -> None:
+    tower = {"hidden_size": 16, "intermediate_size": 20, "out_hidden_size": 32, "num_position_embeddings": 25}
+    qwen_folder(folder, "Qwen3VL", [2, 1, 1], tower | {"deepstack_visual_indexes": [0, 2]})
+
+
 def _idefics(folder: Path, kind: str) -> None:
     """Idefics3 and SmolVLM differ in names alone. SmolVLM's own processor needs packages that the tests do not have; it
     makes the same prompts."""
@@ -233,4 +291,7 @@ FAMILIES: dict[str, Family] = {
     "internvl": Family(internvl_folder, processor_without_video),
     "idefics3": Family(functools.partial(_idefics, kind="Idefics3")),
     "smolvlm": Family(functools.partial(_idefics, kind="SmolVLM")),
+    "qwen2_vl": Family(qwen2_vl, qwen_processor),
+    "qwen2_5_vl": Family(qwen2_5_vl, qwen_processor),
+    "qwen3_vl": Family(qwen3_vl, qwen_processor),
 }

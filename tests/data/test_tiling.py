@@ -106,7 +106,7 @@ def test_stacked_images_point_to_their_own_tiles():
     vision = TOWERS[0]
     settings = images.ImageSettings(24, 24, MEAN, STD)
     wide, tall = (tiling.prepare(picture(*size), settings, vision) for size in ((20, 70), (90, 30)))
-    pixels, gathers = tiling.stack([[wide, tall], [tall], []], 2, wide, width=400)
+    pixels, gathers = tiling.stack([[wide, tall], [tall], []], 2, wide, width=400)[:2]
     assert pixels.shape == (3, 2 * vision.tiles, 24, 24, 3) and gathers.shape == (3, 400)
     first, second = len(wide.gather_Q), len(tall.gather_Q)
     np.testing.assert_array_equal(gathers[0, :first], wide.gather_Q)
@@ -120,5 +120,5 @@ def test_stacked_images_point_to_their_own_tiles():
 
 def test_plain_images_are_stacked_without_a_packing():
     one = np.full((4, 4, 3), 2, np.float32)
-    pixels, gathers = tiling.stack([[one], []], 1, one, width=9)
+    pixels, gathers = tiling.stack([[one], []], 1, one, width=9)[:2]
     assert gathers is None and pixels[:, 0, 0, 0, 0].tolist() == [2, 0]

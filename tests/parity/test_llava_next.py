@@ -68,7 +68,7 @@ def our_batch(cfg, rows, plan):
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = row
     like = next(row[0] for row in tiles if row)
-    pixels, gather_BQ = tiling.stack(tiles, 2, like, width=tokens.shape[1])
+    pixels, gather_BQ = tiling.stack(tiles, 2, like, width=tokens.shape[1])[:2]
     return Batch(tokens, lengths, pixels, gather_BQ=gather_BQ)
 
 

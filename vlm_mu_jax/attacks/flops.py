@@ -17,9 +17,10 @@ def candidate_flops(cfg: TextConfig, start: int, lengths: np.ndarray, nodes: tup
     return total + flops.head_flops(cfg, n.size * len(nodes))
 
 
-def image_flops(cfg: ModelConfig) -> float:
-    """One image, all its tiles, through the vision tower and the projector."""
+def image_flops(cfg: ModelConfig, images: int | None = None) -> float:
+    """One picture through the vision tower and the projector. images: its encoded images; None = as many as can be."""
     if cfg.vision is None:
         return 0.0
-    projector = 2.0 * cfg.vision.P * sum(flops.projector_sizes(cfg).values())
-    return cfg.vision.tiles * (flops.vision_flops(cfg.vision) + projector)
+    images = cfg.vision.tiles if images is None else images
+    projector = 2.0 * cfg.vision.tokens(images) * sum(flops.projector_sizes(cfg).values())
+    return flops.vision_flops(cfg.vision, images) + projector

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import upto
+from vlm_mu_jax.attacks.prefix import ImageTokens, rows_with, upto
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
@@ -33,7 +33,7 @@ def score(
     start: Array,
     tokens_CT: Array,
     lengths_C: Array,
-    features_1QD: Array | None,
+    image: ImageTokens | None,
     *,
     cfg: ModelConfig,
     nodes: tuple[Node, ...],
@@ -48,7 +48,7 @@ def score(
       start: how many tokens of the cache the candidates share.
       tokens_CT: int [C, T], the candidates' own tokens, right-padded.
       lengths_C: int [C], how many of them are real.
-      features_1QD: float [1, Q, D], the question's image tokens, where the rows hold image placeholders.
+      image: the question's image, where the rows hold image placeholders.
       nodes: the tree of the openings.
       steer: the guard. Gates that it does not hold are decided at each prompt's last token.
       lora: adapters.
@@ -60,9 +60,9 @@ def score(
     Raises:
       InputError: an array has another shape.
     """
-    check_shapes(tokens_CT=tokens_CT, lengths_C=lengths_C, embedded_CTD=embedded_CTD, features_1QD=features_1QD)
+    check_shapes(tokens_CT=tokens_CT, lengths_C=lengths_C, embedded_CTD=embedded_CTD)
     keep = len(nodes) > 1
-    out = _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, steer, lora, embedded_CTD, keep=keep)
+    out = _run(params, kv, start, tokens_CT, lengths_C, image, cfg, steer, lora, embedded_CTD, keep=keep)
     steer = while_decoding(steer, out.gate_LB)
     prompt_C = lengths_C if kv is None else start + lengths_C
     margin_C = _walk(params, out.hidden_BTD[:, 0], _past(kv, start, out.cache), prompt_C, cfg, nodes, steer, lora)
@@ -76,13 +76,13 @@ def last_states(
     start: Array,
     tokens_CT: Array,
     lengths_C: Array,
-    features_1QD: Array | None,
+    image: ImageTokens | None,
     *,
     cfg: ModelConfig,
     lora: dict[str, Any] | None = None,
 ) -> Array:
     """Unsteered block outputs at each prompt's last token, float32 [L, C, D]: what a guard's first pass reads."""
-    return _run(params, kv, start, tokens_CT, lengths_C, features_1QD, cfg, None, lora, tap="last").taps
+    return _run(params, kv, start, tokens_CT, lengths_C, image, cfg, None, lora, tap="last").taps
 
 
 def _run(
@@ -91,7 +91,7 @@ def _run(
     start: Array,
     tokens_CT: Array,
     lengths_C: Array,
-    features_1QD: Array | None,
+    image: ImageTokens | None,
     cfg: ModelConfig,
     steer: Steer | None,
     lora: dict[str, Any] | None,
@@ -103,10 +103,9 @@ def _run(
     past, offset_C = (), None
     if kv is not None:
         past, offset_C = (upto(kv, start),), jnp.full((C,), start, jnp.int32)
-    features = None if features_1QD is None else jnp.broadcast_to(features_1QD, (C, *features_1QD.shape[1:]))
     return forward(
         params,
-        Batch(tokens_CT, lengths_C, None, features, embedded_BTD=embedded_CTD),
+        rows_with(image, tokens_CT, lengths_C).replace(embedded_BTD=embedded_CTD),
         cfg,
         past=past,
         offset_B=offset_C,

@@ -37,6 +37,28 @@ _encode = jax.jit(encode_images, static_argnames="cfg")
 
 
 @flax.struct.dataclass
+class ImageTokens:
+    """A question's image to the decoder: features_1QD and grid_1I2 as in `model.vlm.Batch`."""
+
+    features_1QD: Array
+    grid_1I2: Array | None = None
+
+    def shown(self, tokens_BT: Array, lengths_B: Array) -> Batch:
+        """Rows that all hold this image."""
+        spread = functools.partial(_spread, rows=tokens_BT.shape[0])
+        return Batch(tokens_BT, lengths_B, features_BQD=spread(self.features_1QD), grid_BI2=spread(self.grid_1I2))
+
+
+def rows_with(image: ImageTokens | None, tokens_BT: Array, lengths_B: Array) -> Batch:
+    """Rows that all hold this image, or none."""
+    return Batch(tokens_BT, lengths_B) if image is None else image.shown(tokens_BT, lengths_B)
+
+
+def _spread(x: Array | None, rows: int) -> ImageTokens | None:
+    return None if x is None else jnp.broadcast_to(x, (rows, *x.shape[1:]))
+
+
+@flax.struct.dataclass
 class Prefix:
     """kv: keys and values [L, S, K, H] of a whole prompt, one copy for all rows. gate_L: the guard's gates on it."""
 
@@ -46,8 +68,8 @@ class Prefix:
 
 def image_features(
     params: Params, images: Sequence[Any], cfg: ModelConfig, put: Callable[[Any], Any] = lambda tree: tree
-) -> Array | None:
-    """Tokens [1, Q, D] of a prompt's images as `Processor.pixels` makes them; None without images.
+) -> ImageTokens | None:
+    """A prompt's images, as `Processor.pixels` makes them, to the decoder; None without images.
 
     put: moves arrays to devices.
     """
@@ -55,8 +77,9 @@ def image_features(
         return None
     tokens = sum(len(image.gather_Q) for image in images) if isinstance(images[0], tiling.Tiles) else 0
     width = bucket(tokens) if tokens else 0  # few programs
-    pixels_1MHWC, gather_1Q = tiling.stack([images], len(images), images[0], width)
-    return _encode(params, put(pixels_1MHWC), gather_BQ=put(gather_1Q), cfg=cfg)
+    shown = put(tiling.stack([images], len(images), images[0], width))
+    features_1QD = _encode(params, shown.pixels_BMHWC, gather_BQ=shown.gather_BQ, grid_BI2=shown.grid_BI2, cfg=cfg)
+    return ImageTokens(features_1QD, shown.grid_BI2)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -64,7 +87,7 @@ def run_prefix(
     params: Params,
     tokens_1S: Array,
     length_1: Array,
-    features_1QD: Array | None,
+    image: ImageTokens | None,
     *,
     cfg: ModelConfig,
     steer: Steer | None = None,
@@ -74,14 +97,14 @@ def run_prefix(
 
     Args:
       tokens_1S: int [1, S], the whole prompt, right-padded; length_1: int [1], its real tokens.
-      features_1QD: float [1, Q, D], the tokens of its image, or None.
+      image: its image, or None.
     """
-    check_shapes(tokens_1S=tokens_1S, length_1=length_1, features_1QD=features_1QD)
-    batch = Batch(tokens_1S, length_1, None, features_1QD)
+    check_shapes(tokens_1S=tokens_1S, length_1=length_1)
+    batch = rows_with(image, tokens_1S, length_1)
     out = forward(params, batch, cfg, steer=on_prefix(steer), lora=lora, keep_cache=True, logits=False)
     # Every token of the prompt is earlier than any candidate's own; only a sliding window needs to know how much.
     positions = None if cfg.text.sliding_window is None else out.cache.positions_BS
-    kv = KV(out.cache.k[:, 0], out.cache.v[:, 0], positions, out.cache.valid_BS)
+    kv = out.cache.replace(k=out.cache.k[:, 0], v=out.cache.v[:, 0], positions_BS=positions)
     return Prefix(kv, None if out.gate_LB is None else out.gate_LB[:, 0])
 
 

@@ -118,7 +118,7 @@ class Shared:
         self._caches: OrderedDict[tuple, prefix.Prefix] = OrderedDict()
         self.images, self.context = tuple(images), context
         self.features = prefix.image_features(where.params, self.images, task.cfg, where.put)
-        self.flops = len(self.images) * image_flops(task.cfg)
+        self.flops = sum(image_flops(task.cfg, _encoded_images(image)) for image in self.images)
 
     def prefix(self, prompts: Prompts, steer: Steer | None) -> prefix.Prefix:
         """The cache of the unchanged prompt under these gates."""
@@ -315,6 +315,10 @@ class QuestionSearch:
         if len(self._running) > 2:  # the progress bar stays honest and memory bounded
             self._running.popleft().block_until_ready()
         return count
+
+
+def _encoded_images(image: np.ndarray | Tiles) -> int:
+    return len(image.pixels_MHWC) if isinstance(image, Tiles) else 1
 
 
 def _columns(steer: Steer | None, index_C: np.ndarray) -> Steer | None:

@@ -94,6 +94,7 @@ def _check_images(folder: Path, config: ModelConfig) -> list[str]:
         return []
     fitted_plan(folder, config.vision.plan)
     read_settings(folder, config.vision.image_size)
+    fitted_plan(folder, config.vision.plan)
     unknown = unknown_fields(folder)
     return [f"unknown fields of the image processor are ignored: {', '.join(unknown)}"] if unknown else []
 

@@ -24,7 +24,7 @@ from jax import Array
 
 from vlm_mu_jax.data import tiling
 from vlm_mu_jax.data.prompts import Example
-from vlm_mu_jax.data.tiling import Tiles
+from vlm_mu_jax.data.tiling import Stacked, Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import Batch
 
@@ -100,6 +100,7 @@ class Stream:
         load_image: Callable[[Any], np.ndarray | Tiles] | None = None,
         lengths: Sequence[int] | None = None,
         order_of: "Stream | None" = None,
+        image_token_id: int | None = None,
     ) -> None:
         """
         Args:
@@ -111,6 +112,8 @@ class Stream:
             up.
           order_of: another stream of as many rows, such as the other half of preference pairs. Batch k holds the rows
             with the same indices as its batch k.
+          image_token_id: of rows whose images are of any size: the id that tells how much room these need. None makes
+            room for a whole row of them.
 
         Raises:
           InputError: no rows, a row without loss tokens, or a row longer than `lengths`.
@@ -118,7 +121,7 @@ class Stream:
         if order_of is not None and (len(order_of.rows), order_of.batch_size) != (len(rows), batch_size):
             raise InputError(f"{name} and {order_of.name} are pairs: they need as many rows and one batch size")
         self.rows, self.batch_size, self.seed, self.name = tuple(rows), batch_size, seed, name
-        self._load, self._leader = load_image, order_of
+        self._load, self._leader, self._image_token_id = load_image, order_of, image_token_id
         _check(self.rows, batch_size, name, None if lengths is None else max(lengths))
         self.lengths = bucket_lengths(self.rows, 1) if lengths is None else tuple(sorted(lengths))
         self.images_per_row = max(len(r.images) for r in self.rows)
@@ -127,6 +130,7 @@ class Stream:
         self._order = order.shuffle().repeat().batch(batch_size)
         self._chunks: dict[int, np.ndarray] = {}  # the last one: batches are mostly asked for in turn
         self._windows: dict[int, int] = {}
+        self._room: dict[int, int] = {}
         self._cached: Callable[[Any], np.ndarray | Tiles] | None = None
         self._features: Callable[[Any], np.ndarray | Tiles] | None = None
 
@@ -158,9 +162,13 @@ class Stream:
             mask[i, : len(one.ids)] = one.mask
         lengths = np.array([len(one.ids) for one in chosen], np.int32)
         reference = None if self._reference is None else self._reference[np.asarray(indices)]
-        images, gather_BQ = self._stack(chosen, length)
-        pixels, features = (images, None) if self._features is None else (None, images)
-        batch = Batch(tokens, lengths, pixels, gather_BQ=gather_BQ, vision_BMPE=features)
+        shown = self._stack(chosen, length)
+        if shown is None:
+            batch = Batch(tokens, lengths)
+        else:
+            given = "pixels_BMHWC" if self._features is None else "vision_BMPE"
+            tables = {"gather_BQ": shown.gather_BQ, "grid_BI2": shown.grid_BI2}
+            batch = Batch(tokens, lengths, **{given: shown.pixels_BMHWC}, **tables)
         return TrainBatch(batch, mask, reference, self._window(mask))
 
     def with_reference(self, nll: np.ndarray) -> "Stream":
@@ -232,15 +240,24 @@ class Stream:
         starts = np.array([min(_span(row)[0], T - width) for row in mask_BT], np.int32)
         return starts[:, None] + np.arange(width, dtype=np.int32)[None]
 
-    def _stack(self, chosen: Sequence[TrainRow], length: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _stack(self, chosen: Sequence[TrainRow], length: int) -> Stacked | None:
         if not self.images_per_row:
-            return None, None
+            return None
         read = self._features or self.pixels
         images = [[read(image) for image in one.images] for one in chosen]
         like = next((image for row_images in images for image in row_images), None)
         if like is None:
             like = read(next(image for one in self.rows for image in one.images))
-        return tiling.stack(images, self.images_per_row, like, width=length)
+        return tiling.stack(images, self.images_per_row, like, width=length, tokens=self._image_tokens(length))
+
+    def _image_tokens(self, length: int) -> int:
+        """The most image tokens of a row that is padded to this length."""
+        if self._image_token_id is None:
+            return length
+        if length not in self._room:
+            found = [one.ids.count(self._image_token_id) for one in self.rows if len(one.ids) <= length]
+            self._room[length] = -(-max(found, default=1) // 8) * 8 or 8
+        return self._room[length]
 
 
 def _span(mask: Sequence[bool]) -> tuple[int, int]:

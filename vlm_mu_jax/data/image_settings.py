@@ -68,6 +68,7 @@ class ImageSettings:
       stretch: both edges become `size`, whatever the picture's shape.
       resize: False leaves the picture's size as it is.
       centre: False crops nothing.
+      drawn: side of the pictures that are drawn for the model, such as blank ones; None = that of `crop`.
     """
 
     size: int
@@ -80,6 +81,12 @@ class ImageSettings:
     stretch: bool = False
     resize: bool = True
     centre: bool = True
+    drawn: int | None = None
+
+    @property
+    def side(self) -> int:
+        """Side of a picture that is drawn for the model."""
+        return self.drawn or self.crop
 
 
 def read_settings(folder: Path, image_size: int) -> ImageSettings:
@@ -191,6 +198,7 @@ def _settings(config: dict[str, Any], image_size: int) -> ImageSettings:
         stretch=stretch,
         resize=_switch(config, "do_resize", True),
         centre=centred,
+        drawn=_kind(config).drawn,
     )
 
 

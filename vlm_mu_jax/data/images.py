@@ -93,6 +93,11 @@ def to_pixels(image: Image.Image, settings: ImageSettings) -> np.ndarray:
     if settings.centre:
         left, top = (image.width - settings.crop) // 2, (image.height - settings.crop) // 2
         image = image.crop((left, top, left + settings.crop, top + settings.crop))
+    return normalised(image, settings)
+
+
+def normalised(image: Image.Image, settings: ImageSettings) -> np.ndarray:
+    """An RGB picture's values, scaled and normalised: float32 [H, W, 3]."""
     pixels = (np.asarray(image, np.float64) * settings.rescale).astype(np.float32)
     return (pixels - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
 

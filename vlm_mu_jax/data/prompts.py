@@ -317,7 +317,7 @@ class Processor:
         """A blank image's pixels; see `images.blank`."""
         if self.settings is None:
             raise InputError("this is a text-only model; it reads no images")
-        return self.pixels(images.blank(kind, self.settings.crop, self.settings, seed))
+        return self.pixels(images.blank(kind, self.settings.side, self.settings, seed))
 
     def pad(
         self,
@@ -344,8 +344,9 @@ class Processor:
         like = next(row_pixels[0] for row_pixels in pixels if len(row_pixels))
         if isinstance(like, Tiles):
             self._check_counts(rows, pixels)
-        stacked, gather_BQ = tiling.stack(pixels, most, like, width=T)
-        return Batch(tokens, lengths, stacked, gather_BQ=gather_BQ)
+        shown = max(int((row == self.cfg.image_token_id).sum()) for row in tokens)
+        stacked = tiling.stack(pixels, most, like, width=T, tokens=bucket(max(shown, 1)))
+        return Batch(tokens, lengths, **stacked._asdict())
 
     def _check_counts(self, rows: Sequence[Sequence[int]], pixels: Sequence[Sequence[Tiles]]) -> None:
         """Ids made for images of another size would silently get a neighbour's tokens."""

@@ -31,12 +31,15 @@ class KV:
     positions_BS: position of each key in its row. None says that all are earlier than whatever reads them; the mask of
       size rows x keys is then never made. A sliding window needs the positions.
     valid_BS: False for padding.
+    shift_BS: what each key adds to the difference between rotary position and token index of what follows; None where
+      there is no difference. See `grids.Places`.
     """
 
     k: Array | tuple[Array, ...]
     v: Array | tuple[Array, ...]
     positions_BS: Array | None
     valid_BS: Array
+    shift_BS: Array | None = None
 
     @property
     def is_apart(self) -> bool:
@@ -51,6 +54,15 @@ class KV:
         query = of_group[:, :, None]
         mask = self.valid_BS[:, None, :] & (key <= query)
         return mask if window is None else mask & (query - key < window)
+
+
+def rotary_start(past: tuple[KV, ...], first_B: Array) -> Array:
+    """Rotary position [B] of the tokens that follow these segments. first_B: their index in the row."""
+    for kv in past:
+        if kv.shift_BS is not None:
+            shift_R = jnp.where(kv.valid_BS, kv.shift_BS, 0).sum(axis=1)
+            first_B += jnp.repeat(shift_R, len(first_B) // len(shift_R))
+    return first_B
 
 
 def apart(kv: KV) -> KV:
@@ -69,6 +81,7 @@ class CacheReader:
 
     positions_BT: position of each token in its row. first_B: the position of a row's first token here.
     lengths_B: real tokens of each row among these T. angles: rotary angles of the tokens, see `layers.rope_tables`.
+    shift_BT: see `KV.shift_BS`.
     last: only each row's last token asks; all tokens are still read.
     window, earlier: one layer's own, set by `of_layer`.
     """
@@ -79,6 +92,7 @@ class CacheReader:
     lengths_B: Array
     angles: Angles
     past: tuple[KV, ...] = ()
+    shift_BT: Array | None = None
     last: bool = False
     window: int | Array | None = None
     earlier: Any = None
@@ -136,4 +150,5 @@ class CacheReader:
     def kept(self, k_LBTKH: Array, v_LBTKH: Array) -> KV:
         """The keys and values of these tokens as a segment that later ones may read."""
         T = self.positions_BT.shape[1]
-        return KV(k_LBTKH, v_LBTKH, self.positions_BT, jnp.arange(T)[None] < self.lengths_B[:, None])
+        valid_BT = jnp.arange(T)[None] < self.lengths_B[:, None]
+        return KV(k_LBTKH, v_LBTKH, self.positions_BT, valid_BT, self.shift_BT)

@@ -63,9 +63,14 @@ def _check_images(batch: "Batch", cfg: ModelConfig, name: str) -> None:
         P, E = cfg.vision.tower.P, cfg.vision.tower.E
         _check(f"{name}.vision_BMPE", states, (B, None, P, E), f"[B, M, {P}, {E}], B as in tokens_BT", float)
     if batch.features_BQD is not None:
-        _check(f"{name}.features_BQD", batch.features_BQD, (B, None, D), f"[B, Q, {D}], B as in tokens_BT", float)
+        wide = D * (1 + cfg.text.deep)
+        _check(f"{name}.features_BQD", batch.features_BQD, (B, None, wide), f"[B, Q, {wide}], B as in tokens_BT", float)
     if batch.gather_BQ is not None:
         _check(f"{name}.gather_BQ", batch.gather_BQ, (B, None), "[B, Q], B as in tokens_BT", int)
+    if batch.grid_BI2 is not None:
+        _check(f"{name}.grid_BI2", batch.grid_BI2, (B, None, 2), "[B, I, 2], B as in tokens_BT", int)
+    elif cfg.text.rope_axes and any(x is not None for x in (pixels, states, batch.features_BQD)):
+        raise InputError(f"{name}.grid_BI2 is None; this model needs the rows and columns of its images' tokens")
     if batch.embedded_BTD is not None:
         what = f"[B, T, {D}], B and T as in tokens_BT"
         _check(f"{name}.embedded_BTD", batch.embedded_BTD, (B, T, D), what, float)
@@ -102,7 +107,7 @@ def _image_tokens(batch: "Batch", cfg: ModelConfig) -> int:
     if batch.gather_BQ is not None:
         return batch.gather_BQ.shape[1]
     images = batch.vision_BMPE if batch.pixels_BMHWC is None else batch.pixels_BMHWC
-    return images.shape[1] * cfg.vision.P
+    return cfg.vision.tokens(images.shape[1])
 
 
 def _known(array: Any) -> np.ndarray | None:

@@ -44,6 +44,9 @@ class TextConfig:
     sliding_window: tokens that a query reads, its own included; None = all.
     windowed: which layers have the window; () = all of them.
     window_rope_theta: rope base of the layers with the window, unscaled; None = that of the others.
+    rope_axes: of each of the H / 2 rotary frequencies, the axis (0 time, 1 height, 2 width) whose position it turns by;
+      () = there is one axis. See `grids.places`.
+    deep: blocks 0..deep - 1 are followed by features of the image, added to the stream at its tokens.
     """
 
     V: int
@@ -70,6 +73,8 @@ class TextConfig:
     sliding_window: int | None = None
     windowed: tuple[bool, ...] = ()
     window_rope_theta: float | None = None
+    rope_axes: tuple[int, ...] = ()
+    deep: int = 0
     unroll: int = 1  # layers unrolled per scan step
     remat: str = "none"  # name in vlm_mu_jax.model.layers.REMAT_POLICIES
     attention: str = "xla"  # kernel of a forward's own tokens, as vlm_mu_jax.model.flash.choose returns it
@@ -97,6 +102,10 @@ class VisionConfig:
     def P(self) -> int:
         """Image tokens of one encoded image."""
         return self.connector.tokens(self.tower.P)
+
+    def tokens(self, images: int) -> int:
+        """Image tokens of so many encoded images."""
+        return self.connector.tokens(images * self.tower.P)
 
     @property
     def tiles(self) -> int:

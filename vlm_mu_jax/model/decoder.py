@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.model.block import Layer, attention_half, block_specs, mlp_half, norm_init
-from vlm_mu_jax.model.cache import KV, CacheReader
+from vlm_mu_jax.model.cache import KV, CacheReader, rotary_start
 from vlm_mu_jax.model.config import TextConfig
+from vlm_mu_jax.model.grids import Places
 from vlm_mu_jax.model.layers import remat, rope_tables
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
 from vlm_mu_jax.model.stacks import Run, runs
@@ -57,6 +58,8 @@ def decode(
     lora: dict[str, Any] | None = None,
     steer: Steer | None = None,
     image_BT: Array | None = None,
+    places: Places | None = None,
+    deep_NBTD: Array | None = None,
     tap: str | None = None,
     first: int = 0,
     upto: int | None = None,
@@ -74,6 +77,8 @@ def decode(
       lora: {parameter name: {"a": [L, I, R], "b": [L, R, O...], "scale": [L]}}.
       steer: see `Steer`.
       image_BT: which tokens are an image's; needed by the steering scopes "text" and "image" only.
+      places: three-axis rotary positions of these tokens; without them, tokens come one by one.
+      deep_NBTD: what is added to the residual stream behind each of blocks 0..N - 1.
       tap: "last" returns float32 [L, B, D] block outputs at each row's last token, "all" [L, B, T, D].
       first, upto: first and last block to run, 0-based.
       keep_kv: return keys and values of these tokens.
@@ -82,11 +87,14 @@ def decode(
     B, T, _ = x_BTD.shape
     first_B = jnp.zeros((B,), jnp.int32) if offset_B is None else offset_B
     positions_BT = first_B[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    angles = rope_tables(cfg, positions_BT, first_B + lengths_B)
-    reader = CacheReader(cfg, positions_BT, first_B, lengths_B, angles, past)
+    angles = rope_tables(cfg, _turns(cfg, positions_BT, rotary_start(past, first_B), places), first_B + lengths_B)
+    shift_BT = None if places is None else places.shift_BT
+    reader = CacheReader(cfg, positions_BT, first_B, lengths_B, angles, past, shift_BT)
     steering = None if steer is None else Steering(steer, lengths_B - 1, image_BT)
-    one = _Pass(cfg, reader, steering, tap, keep_kv)
+    one = _Pass(cfg, reader, steering, tap, keep_kv, deep_NBTD)
     others = {"read": reader.by_layer()} | ({"lora": lora} if lora else {})
+    if deep_NBTD is not None:
+        others["deep"] = jnp.arange(cfg.L)
     if steering is not None:
         others["steer"] = steer.by_layer()
         x_BTD = steering.before(x_BTD) if first == 0 else x_BTD
@@ -104,6 +112,15 @@ def decode(
     return Decoded(x_BTD, reader.kept(ys["k"], ys["v"]) if keep_kv else None, ys.get("tap"), ys.get("gate"))
 
 
+def _turns(cfg: TextConfig, positions_BT: Array, start_B: Array, places: Places | None) -> Array:
+    """What the tokens' rotary angles are made of: positions [B, T], or [B, T, 3]."""
+    if places is not None:
+        return start_B[:, None, None] + places.turn_BT3
+    if not cfg.rope_axes:
+        return positions_BT
+    return start_B[:, None] + jnp.arange(positions_BT.shape[1], dtype=jnp.int32)[None]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Pass:
     """What surrounds every block of one forward. steering, tap: None where nobody asked."""
@@ -113,6 +130,7 @@ class _Pass:
     steering: Steering | None
     tap: str | None
     keep_kv: bool
+    deep_NBTD: Array | None = None
 
     def body(self, run: Run, x: Array, xs: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
         """One step of the scan: residual stream before a block -> after it, and what is captured."""
@@ -122,6 +140,8 @@ class _Pass:
         if self.steering is not None:
             x = self.steering.between(x, xs["steer"])
         x = mlp_half(x, layer)
+        if self.deep_NBTD is not None:
+            x = x + self._deep(xs["deep"]).astype(x.dtype)
         if self.steering is not None:
             x, ys["gate"] = self.steering.after(x, xs["steer"])
         if self.keep_kv:
@@ -129,6 +149,12 @@ class _Pass:
         if self.tap is not None:
             ys["tap"] = (x if self.tap == "all" else self._last(x)).astype(jnp.float32)
         return x, ys
+
+    def _deep(self, layer: Array) -> Array:
+        """What is added behind this block to the tokens that ask."""
+        count = len(self.deep_NBTD)
+        found_BTD = jax.lax.dynamic_index_in_dim(self.deep_NBTD, jnp.minimum(layer, count - 1), keepdims=False)
+        return self.reader.asking(jnp.where(layer < count, found_BTD, 0))
 
     def of_last_tokens(self) -> "_Pass":
         """The same for a block in which each row's last token alone asks."""

@@ -46,9 +46,9 @@ def head_flops(cfg: TextConfig, positions: float) -> float:
     return 2.0 * cfg.D * cfg.V * positions
 
 
-def vision_flops(cfg: VisionConfig) -> float:
-    """One encoded image through the blocks of the tower that the connector's features need."""
-    return cfg.tower.flops()
+def vision_flops(cfg: VisionConfig, images: int = 1) -> float:
+    """Encoded images of one picture through the blocks of the tower that the connector's features need."""
+    return cfg.tower.flops(images)
 
 
 def projector_sizes(cfg: ModelConfig) -> dict[str, int]:

@@ -90,6 +90,7 @@ class ImageProcessorKind:
     plain: its fields -> those of CLIPImageProcessor for one encoded image, where they mean something else. Raises
       ValueError for a value that cannot be followed.
     pads_to_square: `do_pad` first pads a picture to a square with the mean colour; elsewhere it fills batches up.
+    drawn: side of the pictures that are drawn for the model, such as blank ones; None = that of an encoded image.
     """
 
     name: str
@@ -97,6 +98,7 @@ class ImageProcessorKind:
     fields: frozenset[str] = frozenset()
     plain: Callable[[dict[str, Any]], dict[str, Any]] = dict
     pads_to_square: bool = False
+    drawn: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from vlm_mu_jax.model.config import TextConfig
@@ -86,8 +87,11 @@ def rope_tables(cfg: TextConfig, positions_BT: Array, lengths_B: Array) -> Angle
     """`rope_angles` of the decoder's layers, [B, T, 1, H/2]; with two bases, [2, B, T, 1, H/2]: the layers' without the
     window, then the others'.
 
+    positions_BT: [B, T]; or [B, T, 3], positions along the axes that `cfg.rope_axes` names.
     lengths_B: of the rows so far, which "dynamic" scaling asks for.
     """
+    if positions_BT.ndim == 3:
+        positions_BT = positions_BT[:, :, np.array(cfg.rope_axes)]
     factor = cfg.rope_scaling.attention_factor if cfg.rope_scaling else 1.0
     angles = rope_angles(positions_BT, rope_frequencies(cfg, lengths_B))
     if factor != 1.0:
@@ -153,10 +157,12 @@ def _llama3(frequencies: Array, scaling) -> Array:
 def rope_angles(positions_BT: Array, frequencies_BH: Array) -> Angles:
     """(cos, sin) [B, T, 1, H/2], made once for all layers and heads.
 
+    positions_BT: [B, T], or [B, T, H/2] where each frequency has a position of its own.
     Made in every layer for every head they would cost as much as a projection. They are float32: bfloat16 would round
     position 257 to 256.
     """
-    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * frequencies_BH[:, None, None, :]
+    turns = positions_BT.astype(jnp.float32).reshape(*positions_BT.shape[:2], 1, -1)
+    angles = turns * frequencies_BH[:, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 

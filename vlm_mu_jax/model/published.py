@@ -81,6 +81,32 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "scale_factor": 3,
         "image_token_id": 49190,
     },
+    # Qwen/Qwen2.5-VL-7B-Instruct
+    "qwen2.5-vl-7b": {
+        "model_type": "qwen2_5_vl",
+        "text_config": {
+            **{name: value for name, value in _QWEN2_7B.items() if name != "model_type"},
+            "vocab_size": 152064,
+            "max_position_embeddings": 128000,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        },
+        "vision_config": {"hidden_size": 1280},  # the other fields are transformers' defaults
+    },
+    # Qwen/Qwen3-VL-8B-Instruct
+    "qwen3-vl-8b": {
+        "model_type": "qwen3_vl",
+        "text_config": {
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 262144,
+            "rope_theta": 5e6,
+            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]},
+        },
+        "vision_config": {"out_hidden_size": 4096},  # the other fields are transformers' defaults
+    },
 }
 
 

@@ -54,6 +54,7 @@ FLAT = Layout(False, lambda shape: (math.prod(shape),))  # biases of heads: [N, 
 LINEAR = Layout(True, lambda shape: (math.prod(shape[1:]), shape[0]))  # [D, N, H] -> [N H, D]
 MERGE = Layout(True, lambda shape: (shape[-1], math.prod(shape[:-1])))  # [N, H, D] -> [D, N H]
 CONV = Layout(True, _conv_shape)
+KERNEL = Layout(True, lambda shape: (shape[-1], *shape[:-1]))  # [C, T, H, W, D] -> [D, C, T, H, W]
 
 
 class Row(NamedTuple):

@@ -11,6 +11,7 @@ from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.checks import check_batch
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import decode, decoder_specs
+from vlm_mu_jax.model.grids import Places, places
 from vlm_mu_jax.model.layers import rms_norm
 from vlm_mu_jax.model.params import Params, Specs
 from vlm_mu_jax.model.stacks import freeze
@@ -24,11 +25,15 @@ class Batch:
     tokens_BT: ids; an image stands as one `image_token_id` per image token, anywhere in the row.
     lengths_B: real tokens per row.
     pixels_BMHWC: M normalised images per row in the order of their placeholders (zeros fill short rows), or None.
-      Each gives cfg.vision.P image tokens; a picture that is tiled takes cfg.vision.tiles of them.
+      Each gives cfg.vision.P image tokens; a picture that is tiled takes cfg.vision.tiles of them. To a tower that
+      reads pictures of any size, the patches of all pictures, one behind the other.
+    grid_BI2: rows and columns of image tokens of each picture (0 for none), for such a tower and for three-axis rotary
+      positions; needed wherever image tokens are. See `grids.py`.
     vision_BMPE: the vision tower's output of these images if it is known already (E as wide as the tower's layers the
       projector reads); skips the tower, and the projector can still train.
     features_BQD: projected image tokens per row in the order of their placeholders, if they are known already; skips
-      tower and projector.
+      tower and projector. Where the decoder's first blocks add image features to the stream, those stand behind the D
+      values of a token, block by block.
     gather_BQ: where pictures of different sizes have different numbers of tokens: which feature each image token is
       (see `image_plans.ImagePlan.gather`). Data, not shapes: pictures of all sizes run in one compiled program.
     embedded_BTD: what `embed` makes of the row if it is known already, so that a gradient can be taken of it.
@@ -41,6 +46,7 @@ class Batch:
     gather_BQ: Array | None = None
     vision_BMPE: Array | None = None
     embedded_BTD: Array | None = None
+    grid_BI2: Array | None = None
 
 
 @flax.struct.dataclass
@@ -54,6 +60,16 @@ class Output:
     gate_LB: Array | None = None
 
 
+@flax.struct.dataclass
+class Embedded:
+    """What the decoder reads of a batch: x_BTD, the residual stream before its first block; places and deep_NBTD as in
+    `decoder.decode`."""
+
+    x_BTD: Array
+    places: Places | None = None
+    deep_NBTD: Array | None = None
+
+
 def param_specs(cfg: ModelConfig) -> Specs:
     """Declaration of every parameter of the model."""
     specs: Specs = {"decoder": decoder_specs(cfg.text)}
@@ -65,13 +81,21 @@ def param_specs(cfg: ModelConfig) -> Specs:
     return specs
 
 
-def encode_images(params: Params, pixels_BMHWC: Array, cfg: ModelConfig, gather_BQ: Array | None = None) -> Array:
+def encode_images(
+    params: Params,
+    pixels_BMHWC: Array,
+    cfg: ModelConfig,
+    gather_BQ: Array | None = None,
+    grid_BI2: Array | None = None,
+) -> Array:
     """Images of every row -> projected image tokens [B, M * P, D]; with `gather_BQ` (see `Batch`) packed, [B, Q, D]."""
-    return project(params, encode_tower(params, pixels_BMHWC, cfg), cfg, gather_BQ)
+    return project(params, encode_tower(params, pixels_BMHWC, cfg, grid_BI2), cfg, gather_BQ)
 
 
-def encode_tower(params: Params, pixels_BMHWC: Array, cfg: ModelConfig) -> Array:
+def encode_tower(params: Params, pixels_BMHWC: Array, cfg: ModelConfig, grid_BI2: Array | None = None) -> Array:
     """Images of every row -> what the projector reads, [B, M, P, E]."""
+    if grid_BI2 is not None:
+        return cfg.vision.tower.encode(params["vision"], pixels_BMHWC, grid_BI2)
     B, M = pixels_BMHWC.shape[:2]
     features_IPE = cfg.vision.tower.encode(params["vision"], pixels_BMHWC.reshape(B * M, *pixels_BMHWC.shape[2:]))
     return features_IPE.reshape(B, M, *features_IPE.shape[1:])
@@ -80,7 +104,8 @@ def encode_tower(params: Params, pixels_BMHWC: Array, cfg: ModelConfig) -> Array
 def project(params: Params, vision_BMPE: Array, cfg: ModelConfig, gather_BQ: Array | None = None) -> Array:
     """The tower's output -> projected image tokens, as `encode_images` returns them."""
     connector, B = cfg.vision.connector, vision_BMPE.shape[0]
-    features_BQD = connector.project(params["projector"], vision_BMPE).reshape(B, -1, cfg.text.D)
+    features_BQD = connector.project(params["projector"], vision_BMPE)
+    features_BQD = features_BQD.reshape(B, -1, features_BQD.shape[-1])
     if gather_BQ is None:
         return features_BQD
     extra_XD = connector.extra(params["projector"])
@@ -92,22 +117,50 @@ def project(params: Params, vision_BMPE: Array, cfg: ModelConfig, gather_BQ: Arr
 
 def embed(params: Params, batch: Batch, cfg: ModelConfig) -> Array:
     """Token embeddings with image placeholders replaced, in order, by the row's image tokens. [B, T, D]."""
+    return embedded(params, batch, cfg).x_BTD
+
+
+def embedded(params: Params, batch: Batch, cfg: ModelConfig) -> Embedded:
+    """What the decoder reads of a batch."""
+    x_BTD, deep_NBTD = _with_images(params, batch, cfg)
+    if not cfg.text.rope_axes or batch.grid_BI2 is None:
+        return Embedded(x_BTD, None, deep_NBTD)
+    return Embedded(x_BTD, places(_is_image(batch, cfg), batch.grid_BI2), deep_NBTD)
+
+
+def _with_images(params: Params, batch: Batch, cfg: ModelConfig) -> tuple[Array, Array | None]:
+    """(`embed`, what is added to the image tokens behind blocks 0..N - 1 [N, B, T, D], or None)."""
+    features, deep_NBTD, is_image_BT = _features(params, batch, cfg), None, _is_image(batch, cfg)
+    if features is not None:
+        slot_BT = jnp.clip(jnp.cumsum(is_image_BT, axis=1) - 1, 0, features.shape[1] - 1)
+        filled = jnp.take_along_axis(features, slot_BT[:, :, None], axis=1)
+        if cfg.text.deep:
+            filled, *deep = jnp.split(filled, 1 + cfg.text.deep, axis=-1)
+            deep_NBTD = jnp.where(is_image_BT[None, :, :, None], jnp.stack(deep), 0)
     if batch.embedded_BTD is not None:
-        return batch.embedded_BTD
+        return batch.embedded_BTD, deep_NBTD
     x_BTD = params["decoder"]["embed_VD"].at[batch.tokens_BT].get(mode="clip")
     if cfg.text.embed_scale is not None:
         x_BTD = x_BTD * jnp.asarray(cfg.text.embed_scale, x_BTD.dtype)
-    features = batch.features_BQD
-    if features is None and batch.vision_BMPE is not None:
-        features = project(params, batch.vision_BMPE, cfg, batch.gather_BQ)
-    if features is None and batch.pixels_BMHWC is not None:
-        features = encode_images(params, batch.pixels_BMHWC, cfg, batch.gather_BQ)
-    if features is None:
-        return x_BTD
-    is_image_BT = batch.tokens_BT == cfg.image_token_id
-    slot_BT = jnp.clip(jnp.cumsum(is_image_BT, axis=1) - 1, 0, features.shape[1] - 1)
-    filled = jnp.take_along_axis(features, slot_BT[:, :, None], axis=1)
-    return jnp.where(is_image_BT[:, :, None], filled.astype(x_BTD.dtype), x_BTD)
+    if features is not None:
+        x_BTD = jnp.where(is_image_BT[:, :, None], filled.astype(x_BTD.dtype), x_BTD)
+    return x_BTD, deep_NBTD
+
+
+def _features(params: Params, batch: Batch, cfg: ModelConfig) -> Array | None:
+    """The row's image tokens [B, Q, D or more], from the latest stage that is known."""
+    if batch.features_BQD is not None:
+        return batch.features_BQD
+    if batch.vision_BMPE is not None:
+        return project(params, batch.vision_BMPE, cfg, batch.gather_BQ)
+    if batch.pixels_BMHWC is not None:
+        return encode_images(params, batch.pixels_BMHWC, cfg, batch.gather_BQ, batch.grid_BI2)
+    return None
+
+
+def _is_image(batch: Batch, cfg: ModelConfig) -> Array:
+    """Which tokens are an image's, [B, T]."""
+    return batch.tokens_BT == (-1 if cfg.image_token_id is None else cfg.image_token_id)
 
 
 def final_norm(params: Params, x_BTD: Array, cfg: ModelConfig) -> Array:
@@ -157,10 +210,11 @@ def forward(
     """
     check_batch(batch, cfg)
     layers = params["decoder"]["layers"]
-    image_BT = None if steer is None else batch.tokens_BT == (-1 if cfg.image_token_id is None else cfg.image_token_id)
+    begun = embedded(params, batch, cfg)
+    image_BT = None if steer is None else _is_image(batch, cfg)
     done = decode(
         freeze(layers) if last_only else layers,
-        embed(params, batch, cfg),
+        begun.x_BTD,
         batch.lengths_B,
         cfg.text,
         offset_B=offset_B,
@@ -168,6 +222,8 @@ def forward(
         lora=lora,
         steer=steer,
         image_BT=image_BT,
+        places=begun.places,
+        deep_NBTD=begun.deep_NBTD,
         tap=tap,
         upto=upto,
         keep_kv=keep_cache,

@@ -26,7 +26,7 @@ from vlm_mu_jax.model.vlm import Batch, param_specs
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
-from vlm_mu_jax.planning.training_step import planned_step
+from vlm_mu_jax.planning.training_step import image_arrays, planned_step
 from vlm_mu_jax.training.settings import model_config as applied
 
 TEXT_TOKENS, NEW_TOKENS = 128, 128  # of a prompt beside its image; generated
@@ -79,10 +79,7 @@ def decode(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> Pl
     mesh = make_mesh(**settings["mesh"], devices=devices)
     rows, prompt = settings["batch_size"], TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
     put = functools.partial(_shape, batch_sharding(mesh) if rows % batch_shards(mesh) == 0 else replicated(mesh))
-    side = cfg.vision.image_size if cfg.vision else 0
-    pixels = put((rows, cfg.vision.tiles, side, side, 3), jnp.float32) if cfg.vision else None
-    gather_BQ = put((rows, prompt), jnp.int32) if cfg.vision and cfg.vision.plan.varies else None
-    batch = Batch(put((rows, prompt), jnp.int32), put((rows,), jnp.int32), pixels, gather_BQ=gather_BQ)
+    batch = Batch(put((rows, prompt), jnp.int32), put((rows,), jnp.int32), **image_arrays(cfg, (rows,), prompt, put))
     last = prompt + NEW_TOKENS
     cost = flops.decoder_flops(cfg.text, np.full(rows, last)) + flops.head_flops(cfg.text, rows * NEW_TOKENS)
     return PlannedJob(

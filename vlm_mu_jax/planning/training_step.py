@@ -1,6 +1,7 @@
 """The training step of a config on devices that are not here. Its inputs are shapes with shardings, not arrays."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -120,11 +121,27 @@ def _batch(cfg: ModelConfig, lead: tuple[int, int], length: int, reference: bool
     def shape(*rest: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*lead, *rest), dtype)
 
-    pixels = gather_BQ = None
-    if cfg.vision is not None:
-        side = cfg.vision.image_size
-        pixels = shape(cfg.vision.tiles, side, side, 3, dtype=jnp.float32)
-        gather_BQ = shape(length) if cfg.vision.plan.varies else None
     nll = shape(dtype=jnp.float32) if reference else None
-    batch = Batch(shape(length), shape(), pixels, gather_BQ=gather_BQ)
+    batch = Batch(shape(length), shape(), **image_arrays(cfg, lead, length, jax.ShapeDtypeStruct))
     return TrainBatch(batch, shape(length, dtype=jnp.bool_), nll)
+
+
+def image_arrays(
+    cfg: ModelConfig, lead: tuple[int, ...], length: int, array: Callable[[tuple[int, ...], Any], Any]
+) -> dict[str, Any]:
+    """Fields of a `Batch` whose rows hold one picture each, of the most tokens; {} for a text-only model.
+
+    Args:
+      lead: axes of the rows.
+      length: tokens of a row.
+      array: makes an array of a shape and dtype.
+    """
+    if cfg.vision is None:
+        return {}
+    side, tiles, most = cfg.vision.image_size, cfg.vision.tiles, cfg.vision.most_tokens
+    if cfg.text.rope_axes:  # its encoded images are patches; no row holds more of them than it has tokens
+        tiles = tiles // most * min(most, length)
+        grid = {"grid_BI2": array((*lead, 1, 2), jnp.int32)}
+        return grid | {"pixels_BMHWC": array((*lead, tiles, side, side, 3), jnp.float32)}
+    pixels = {"pixels_BMHWC": array((*lead, tiles, side, side, 3), jnp.float32)}
+    return pixels | ({"gather_BQ": array((*lead, length), jnp.int32)} if cfg.vision.plan.varies else {})

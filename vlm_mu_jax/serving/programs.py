@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vlm_mu_jax.model.cache import KV
+from vlm_mu_jax.model.cache import KV, rotary_start
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.generate import of_text, prefill
 from vlm_mu_jax.model.params import Params
@@ -63,11 +63,13 @@ class Begun:
 @flax.struct.dataclass
 class Running:
     """The running batch. k, v: keys and values, [L, B, S, K, H] or L arrays [B, K, S, H] (see `cache.apart`).
-    steer: what steers each row, or None."""
+    steer: what steers each row, or None. shift_B: rotary position less token index of what a row makes (0 but for
+    three-axis positions)."""
 
     k: Any
     v: Any
     steer: Steer | None
+    shift_B: Array
 
     @property
     def rows(self) -> int:
@@ -150,7 +152,7 @@ def empty(begun: Begun, rows: int, width: int) -> Running:
         if steer.shift.ndim == 3:
             widened["shift"] = jnp.zeros((L, rows, steer.shift.shape[2]), steer.shift.dtype)
         steer = steer.replace(**widened)
-    return Running(k, v, steer)
+    return Running(k, v, steer, jnp.zeros((rows,), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames="width")
@@ -186,7 +188,8 @@ def join(running: Running, begun: Begun, row: Array) -> Running:
         if steer.shift.ndim == 3:
             own["shift"] = steer.shift.at[:, row].set(begun.steer.shift[:, 0])
         steer = steer.replace(**own)
-    return Running(k, v, steer)
+    shift_1 = rotary_start(begun.parts, jnp.zeros((1,), jnp.int32))
+    return Running(k, v, steer, running.shift_B.at[row].set(shift_1[0]))
 
 
 def _put(old: Any, new_L1TKH: Array, row: Array, start: Array) -> Any:
@@ -210,7 +213,8 @@ def step(
     """
     B, S = len(tokens_B), running.width
     places_BS = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32)[None], (B, S))
-    past = _readable(KV(running.k, running.v, places_BS, places_BS < lengths_B[:, None]), cfg)
+    shift_BS = jnp.zeros_like(places_BS).at[:, 0].set(running.shift_B) if cfg.text.rope_axes else None
+    past = _readable(KV(running.k, running.v, places_BS, places_BS < lengths_B[:, None], shift_BS), cfg)
     out = forward(
         params,
         Batch(tokens_B[:, None], jnp.ones_like(tokens_B)),

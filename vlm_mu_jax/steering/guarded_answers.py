@@ -167,11 +167,14 @@ def _begun(batch: Batch, cfg) -> tuple[Batch | None, Batch]:
     if batch.pixels_BMHWC is None or batch.gather_BQ is not None or len(batch.lengths_B) < 2:
         return None, batch
     tokens_BT, pixels, lengths_B = (np.asarray(x) for x in (batch.tokens_BT, batch.pixels_BMHWC, batch.lengths_B))
+    grid = None if batch.grid_BI2 is None else np.asarray(batch.grid_BI2)
     start = int(np.flatnonzero((tokens_BT == cfg.image_token_id).any(0))[-1]) + 1
     alike = (tokens_BT[:, :start] == tokens_BT[:1, :start]).all() and (pixels == pixels[:1]).all()
+    alike = alike and (grid is None or (grid == grid[:1]).all())
     if not alike or start >= lengths_B.min():
         return None, batch
-    prefix = Batch(tokens_BT[:1, :start], np.full_like(lengths_B[:1], start), pixels[:1])
+    shown = {"pixels_BMHWC": pixels[:1], "grid_BI2": None if grid is None else grid[:1]}
+    prefix = Batch(tokens_BT[:1, :start], np.full_like(lengths_B[:1], start), **shown)
     return prefix, Batch(tokens_BT[:, start:], lengths_B - start)
 
 

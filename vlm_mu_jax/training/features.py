@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from vlm_mu_jax.data import tiling
 from vlm_mu_jax.data.batches import Stream
-from vlm_mu_jax.data.tiling import Tiles
+from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.data.tiling import Stacked, Tiles
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
@@ -60,26 +61,47 @@ def with_features(
     images, load = _images(streams)
     if not images or jax.process_count() > 1:
         return dict(streams)
-    first = load(images[0])
-    tower = jax.eval_shape(lambda p: encode_tower(p, jnp.asarray(_array(first)[None]), cfg), params)
-    all_of_it = jax.ShapeDtypeStruct((len(images), *tower.shape[1:]), tower.dtype)
-    size = all_of_it.size * tower.dtype.itemsize
+    known = [_without_pixels(load(image)) for image in images] if isinstance(load(images[0]), Tiles) else []
+    place = _Place.of([count for _, count in known] or [1] * len(images))
+    encode = OnMesh(jax.jit(lambda p, x, grid: encode_tower(p, x, cfg, grid), out_shardings=replicated(mesh)), mesh)
+    some = _stacked(load, images[:1])
+    tower = jax.eval_shape(lambda p: encode_tower(p, some.pixels_BMHWC, cfg, some.grid_BI2), params)
+    like = jax.ShapeDtypeStruct((place.ends[-1], *tower.shape[2:]), tower.dtype)
+    size = like.size * like.dtype.itemsize
     if size > MOST_BYTES["disk" if cache else "memory"]:
         return dict(streams)
-    known = None if cache is None else cache / f"vision_{_name(params, images, load)}.bin"
-    if known is not None and known.is_file() and known.stat().st_size == size:
-        stored = np.memmap(known, tower.dtype, "r", shape=all_of_it.shape)
+    file = None if cache is None else cache / f"vision_{_name(params, images, load)}.bin"
+    if file is not None and file.is_file() and file.stat().st_size == size:
+        stored = np.memmap(file, like.dtype, "r", shape=like.shape)
     else:
-        stored = _encoded(params, images, load, cfg, mesh, all_of_it, known, progress)
-    place = {_identity(image): i for i, image in enumerate(images)}
-    tiled = isinstance(first, Tiles)
-    gathers = [dataclasses.replace(one, pixels_MHWC=_NOTHING) for one in map(load, images)] if tiled else []
+        stored = _encoded(encode, params, images, load, mesh, place, like, file, progress)
+    number = {_identity(image): i for i, image in enumerate(images)}
 
     def features(image: Any) -> Pixels:
-        i = place[_identity(image)]
-        return dataclasses.replace(gathers[i], pixels_MHWC=stored[i]) if tiled else stored[i, 0]
+        i = number[_identity(image)]
+        states = stored[place.of_image(i)]
+        return dataclasses.replace(known[i][0], pixels_MHWC=states) if known else states[0]
 
     return {name: stream.with_features(features) for name, stream in streams.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where an image's states lie among those of all images. ends: of every image."""
+
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> "_Place":
+        return cls(tuple(np.cumsum(counts).tolist()))
+
+    def of_image(self, i: int) -> slice:
+        return slice(self.ends[i - 1] if i else 0, self.ends[i])
+
+
+def _without_pixels(image: Tiles) -> tuple[Tiles, int]:
+    """(the image without its pixels, how many encoded images it has)."""
+    return dataclasses.replace(image, pixels_MHWC=_NOTHING), len(image.pixels_MHWC)
 
 
 def _images(streams: Mapping[str, Stream]) -> tuple[list[Any], Callable[[Any], Pixels]]:
@@ -97,9 +119,11 @@ def _identity(image: Any) -> Any:
     return id(image) if isinstance(image, np.ndarray | Tiles) else str(image)
 
 
-def _array(image: Pixels) -> np.ndarray:
-    """[M, H, W, C]"""
-    return image.pixels_MHWC if isinstance(image, Tiles) else image[None]
+def _stacked(load: Callable[[Any], Pixels], images: Sequence[Any]) -> Stacked:
+    """Rows of one image each. Images of any size get room for the largest of them, rounded up: few programs."""
+    loaded = [load(image) for image in images]
+    tokens = max((len(image.gather_Q) for image in loaded if isinstance(image, Tiles)), default=1)
+    return tiling.stack([[image] for image in loaded], 1, loaded[0], width=tokens, tokens=bucket(tokens))
 
 
 def _name(params: Params, images: Sequence[Any], load: Callable[[Any], Pixels]) -> str:
@@ -110,22 +134,22 @@ def _name(params: Params, images: Sequence[Any], load: Callable[[Any], Pixels]) 
 
 
 def _encoded(
+    encode: OnMesh,
     params: Params,
     images: Sequence[Any],
     load: Callable[[Any], Pixels],
-    cfg: ModelConfig,
     mesh: Mesh,
+    place: _Place,
     like: jax.ShapeDtypeStruct,
     file: Path | None,
     progress: Progress | None,
 ) -> np.ndarray:
     """Runs the tower; the result is `like` that. A file appears under its name only when it is complete."""
-    encode = OnMesh(jax.jit(lambda p, x: encode_tower(p, x, cfg), out_shardings=replicated(mesh)), mesh)
     if file is None:
-        return _fill(np.empty(like.shape, like.dtype), encode, params, images, load, mesh, progress)
+        return _fill(np.empty(like.shape, like.dtype), encode, params, images, load, mesh, place, progress)
     with complete_file(file) as partial:
         stored = np.memmap(partial, like.dtype, "w+", shape=like.shape)
-        _fill(stored, encode, params, images, load, mesh, progress).flush()
+        _fill(stored, encode, params, images, load, mesh, place, progress).flush()
     return np.memmap(file, like.dtype, "r", shape=like.shape)
 
 
@@ -136,14 +160,20 @@ def _fill(
     images: Sequence[Any],
     load: Callable[[Any], Pixels],
     mesh: Mesh,
+    place: _Place,
     progress: Progress | None,
 ) -> Any:
     size = IMAGES * batch_shards(mesh)
     show = progress or (lambda items, label, total=None: items)
+    at = [place.of_image(i) for i in range(len(images))]
+    order = sorted(range(len(images)), key=lambda i: at[i].stop - at[i].start)  # like sizes together
     starts = range(0, len(images), size)
     for start in show(starts, "image features", len(starts)):
-        chosen = [_array(load(image)) for image in images[start : start + size]]
-        padded = np.stack(chosen + chosen[:1] * (size - len(chosen)))  # one shape, one program
-        made = jax.device_get(encode(params, put_batch(padded, mesh, size)))
-        stored[start : start + len(chosen)] = made[: len(chosen)]
+        chosen = order[start : start + size]
+        full = chosen + chosen[:1] * (size - len(chosen))  # one shape, one program
+        shown = _stacked(load, [images[i] for i in full])
+        grids = None if shown.grid_BI2 is None else put_batch(shown.grid_BI2, mesh, size)
+        made = jax.device_get(encode(params, put_batch(shown.pixels_BMHWC, mesh, size), grids))
+        for states, i in zip(made, chosen, strict=False):
+            stored[at[i]] = states[: at[i].stop - at[i].start]
     return stored

@@ -186,12 +186,14 @@ class _Cost:
         images = p.batch.vision_BMPE if known else p.batch.pixels_BMHWC
         if self.cfg.vision is None or images is None or p.batch.features_BQD is not None:
             return 0.0, False
-        count, total, trained = rows * images.shape[1], 0.0, False
+        total, trained = 0.0, False
+        tokens = rows * self.cfg.vision.tokens(images.shape[1])
         if not known:
-            total = count * flops.vision_flops(self.cfg.vision) * (3 if p.grad and self.vision_trains else 1)
+            times = 3 if p.grad and self.vision_trains else 1
+            total = rows * flops.vision_flops(self.cfg.vision, images.shape[1]) * times
             trained = self.vision_trains
         for name, size in flops.projector_sizes(self.cfg).items():
             trains = f"projector/{name}" in self.whole
-            total += 2.0 * count * self.cfg.vision.P * size * (1 + (p.grad and trained) + (p.grad and trains))
+            total += 2.0 * tokens * size * (1 + (p.grad and trained) + (p.grad and trains))
             trained = trained or trains or f"projector/b{name[1]}_D" in self.whole
         return total, trained

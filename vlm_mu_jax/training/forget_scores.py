@@ -43,7 +43,15 @@ def score(
     if missing:
         raise InputError(f"{missing[0]}: its prompt leaves no room for an answer within {max_length} tokens")
     lengths = bucket_lengths(list(rows.values()), buckets)
-    stream = Stream(list(rows.values()), 1, 0, name="forget", load_image=model.processor.pixels, lengths=lengths)
+    stream = Stream(
+        list(rows.values()),
+        1,
+        0,
+        name="forget",
+        load_image=model.processor.pixels,
+        lengths=lengths,
+        image_token_id=model.config.image_token_id,
+    )
 
     def loss(decoder: Params, params: Params, batch: TrainBatch) -> Array:
         nll_B, tokens_B = ModelPolicy({**params, "decoder": decoder}, None, None, model.config, {}).nll(batch)

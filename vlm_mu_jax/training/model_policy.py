@@ -14,7 +14,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import decode
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.stacks import freeze
-from vlm_mu_jax.model.vlm import Batch, embed, final_norm, logits_of
+from vlm_mu_jax.model.vlm import Batch, Embedded, embedded, final_norm, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.objectives.reading import Read, Reading
 
@@ -85,11 +85,11 @@ class ModelPolicy:
 
     def _starts(self, batch: Batch, read: Read) -> tuple["_State", "_State | None"]:
         """Where the passes under the present weights and under those before training part, or begin."""
-        now = _State(0, embed(self.params, batch, self.cfg))
+        now = _State(0, embedded(self.params, batch, self.cfg))
         if not read.needs_reference:
             return now, None
         if self.shared is None:
-            return now, _State(0, embed(self.reference, batch, self.cfg))
+            return now, _State(0, embedded(self.reference, batch, self.cfg))
         last = self.cfg.text.L if read.layer is None else read.layer + 1
         now = self._now(batch, now, min(self.shared, last))
         return now, now
@@ -100,7 +100,7 @@ class ModelPolicy:
     def _before(self, batch: Batch, state: "_State", block: int | None = None) -> "_State":
         frozen = {"decoder": {"layers": freeze(self.reference["decoder"]["layers"])}}
         state = self._run(frozen, None, batch, state, self.cfg.text.L if block is None else block)
-        return dataclasses.replace(state, x_BTD=jax.lax.stop_gradient(state.x_BTD))
+        return dataclasses.replace(state, stream=jax.lax.stop_gradient(state.stream))
 
     def _run(self, params: Params, lora: dict[str, Any] | None, batch: Batch, state: "_State", block: int) -> "_State":
         if block == state.block:
@@ -113,8 +113,10 @@ class ModelPolicy:
             lora=lora,
             first=state.block,
             upto=block - 1,
+            places=state.stream.places,
+            deep_NBTD=state.stream.deep_NBTD,
         )
-        return _State(block, done.x_BTD)
+        return _State(block, state.stream.replace(x_BTD=done.x_BTD))
 
     def _scored(self, params: Params, state: "_State", rows: TrainBatch) -> tuple[Array, Array, Array]:
         """Final hidden states, tokens and loss mask at the positions that token losses need."""
@@ -130,7 +132,11 @@ class ModelPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """A pass on its way: x_BTD is the residual stream before decoder block `block`."""
+    """A pass on its way: stream.x_BTD is the residual stream before decoder block `block`."""
 
     block: int
-    x_BTD: Array
+    stream: Embedded
+
+    @property
+    def x_BTD(self) -> Array:
+        return self.stream.x_BTD

@@ -118,7 +118,8 @@ def relearn(
     weights = weights_hash(model.params)
     rows, counts = tokenised(records, roots_of(records), model.processor, model.config.text.max_positions)
     size = min(options.batch_size, max(len(rows), 1))
-    stream = Stream(list(rows.values()), size, options.seed, load_image=model.processor.pixels)
+    loading = {"load_image": model.processor.pixels, "image_token_id": model.config.image_token_id}
+    stream = Stream(list(rows.values()), size, options.seed, **loading)
     folder = None if workdir is None else workdir / "evaluations"
 
     def evaluate(step: int, params: Mapping[str, Any]) -> dict[str, float]:

@@ -103,6 +103,7 @@ def streams_of(
             seed,
             name=name,
             load_image=processor.pixels,
+            image_token_id=processor.cfg.image_token_id,
             lengths=lengths if buckets > 1 else None,
             order_of=streams["forget"] if name == "preferred" else None,
         )

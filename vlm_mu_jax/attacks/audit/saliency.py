@@ -22,6 +22,7 @@ from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
 from vlm_mu_jax.attacks import openings as openings_lib
 from vlm_mu_jax.attacks.audit.refusals import safety_records
 from vlm_mu_jax.attacks.openings import Node, Openings
+from vlm_mu_jax.attacks.prefix import ImageTokens, rows_with
 from vlm_mu_jax.attacks.questions import SearchQuestion, search_questions
 from vlm_mu_jax.data.placing import Placed, word_spans
 from vlm_mu_jax.data.prompts import Images, Processor, bucket
@@ -30,11 +31,10 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.statistics import proportion
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
-from vlm_mu_jax.model.vlm import Batch, embed
+from vlm_mu_jax.model.vlm import embed
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 
-_EMBEDDED = -1  # a token id no tokenizer gives: the place of a row of `features`
 _BLOCK = 32  # prompts without a word that are scored together
 
 
@@ -133,7 +133,7 @@ def _salient(model: Model, question: SearchQuestion, nodes: tuple[Node, ...], lo
     by_token_T = np.asarray(by_token_T)[: len(ids)]
     spans = word_spans(question.question)
     owner_T = _owners(model.processor, question, images, spans, len(ids))
-    is_image_T = np.array(ids) == (_EMBEDDED if model.config.image_token_id is None else model.config.image_token_id)
+    is_image_T = np.array(ids) == (-1 if model.config.image_token_id is None else model.config.image_token_id)
     return Salient(
         question=question.question,
         words=tuple(question.question[start:end] for start, end in spans),
@@ -150,19 +150,28 @@ def gradient_x_input(
     params: Params,
     tokens_1T: Array,
     length_1: Array,
-    features_1QD: Array | None,
+    image: ImageTokens | None,
     *,
     cfg: ModelConfig,
     nodes: tuple[Node, ...],
     lora: dict[str, Any] | None = None,
 ) -> tuple[Array, Array]:
     """The refusal margin of one prompt, and the product of its gradient with every token's embedding, float32 [T]."""
-    x_1TD = embed(params, Batch(tokens_1T, length_1, None, features_1QD), cfg)
-    # Every token stands as an image token does: its embedding is given, so the margin is a function of it.
-    given, places_1T = dataclasses.replace(cfg, image_token_id=_EMBEDDED), jnp.full_like(tokens_1T, _EMBEDDED)
+    x_1TD = embed(params, rows_with(image, tokens_1T, length_1), cfg)
 
     def refusal_margin(x_1TD: Array) -> Array:
-        return margin.score(params, None, 0, places_1T, length_1, x_1TD, cfg=given, nodes=nodes, lora=lora)[0][0]
+        return margin.score(
+            params,
+            None,
+            0,
+            tokens_1T,
+            length_1,
+            image,
+            cfg=cfg,
+            nodes=nodes,
+            lora=lora,
+            embedded_CTD=x_1TD,
+        )[0][0]
 
     score, gradient_1TD = jax.value_and_grad(refusal_margin)(x_1TD)
     return score, (gradient_1TD.astype(jnp.float32) * x_1TD.astype(jnp.float32)).sum(axis=-1)[0]
@@ -188,7 +197,7 @@ def _without(
     question: SearchQuestion,
     images: Images,
     spans: Sequence[tuple[int, int]],
-    features: Array | None,
+    features: ImageTokens | None,
     nodes: tuple[Node, ...],
     lora: Any,
 ) -> np.ndarray:

@@ -23,14 +23,14 @@ from vlm_mu_jax.attacks.flops import candidate_flops
 from vlm_mu_jax.attacks.methods.suffix import Scorer, SuffixOptions
 from vlm_mu_jax.attacks.methods.suffix_text import Slots, with_suffix
 from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.prefix import FirstPass, ImageTokens, rows_with
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
-from vlm_mu_jax.model.vlm import Batch, embed
+from vlm_mu_jax.model.vlm import embed
 
 _WIDTH = 8  # widths of the rows behind a prefix are multiples of it: few programs
 
@@ -102,7 +102,7 @@ def slopes(
     start: Array,
     tokens_1T: Array,
     length_1: Array,
-    features_1QD: Array | None,
+    image: ImageTokens | None,
     at_S: Array,
     sign: float,
     *,
@@ -116,7 +116,7 @@ def slopes(
     Other arguments as in `margin.score`. Length 1, so that no question drowns the others where several are summed
     (llm-attacks/llm-attacks@llm_attacks/gcg/gcg_attack.py does the same).
     """
-    x_1TD = embed(params, Batch(tokens_1T, length_1, None, features_1QD), cfg)
+    x_1TD = embed(params, rows_with(image, tokens_1T, length_1), cfg)
 
     def gain(x_1TD: Array) -> Array:
         score_1, _ = margin.score(
@@ -125,7 +125,7 @@ def slopes(
             start,
             tokens_1T,
             length_1,
-            None,
+            image,
             cfg=cfg,
             nodes=nodes,
             steer=steer,

@@ -24,14 +24,14 @@ _FAINT = 2  # grey levels of 255 of the control's noise
 
 def blank(asked: Records, settings: ImageSettings, folder: Path, seed: int) -> tuple[Attempts, Attempts]:
     """The question with a white, a black and a mean-coloured image; control: its own image under faint noise."""
-    pictures = {kind: images.blank(kind, settings.crop, settings) for kind in BLANKS}
+    pictures = {kind: images.blank(kind, settings.side, settings) for kind in BLANKS}
     return _without_content(asked, pictures, folder, seed)
 
 
 def noise(asked: Records, settings: ImageSettings, folder: Path, seed: int, shots: int) -> tuple[Attempts, Attempts]:
     """The question with `shots` images of uniform noise; control: its own image under faint noise."""
     seeds = [seed * shots + shot for shot in range(shots)]
-    pictures = {f"noise {s}": images.blank("noise", settings.crop, settings, s) for s in seeds}
+    pictures = {f"noise {s}": images.blank("noise", settings.side, settings, s) for s in seeds}
     return _without_content(asked, pictures, folder, seed)
 
 
@@ -43,7 +43,7 @@ def typographic(
 
     Control: the same prompt with a white image and with the own image, without the writing.
     """
-    size, attempts, control = settings.crop, {}, {}
+    size, attempts, control = settings.side, {}, {}
     for record in asked:
         own = _own(asked, record)
         panel, white = written(record.question, (size, size)), Image.new("RGB", (size, size), "white")

@@ -26,13 +26,14 @@ from vlm_mu_jax.attacks import margin, prompt_blocks, search_run
 from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
 from vlm_mu_jax.attacks.methods.sight import of_picture
 from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.prefix import FirstPass, ImageTokens
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.scoring import Place, SearchTask, places
 from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
 from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Images, Processor
+from vlm_mu_jax.data.tiling import Stacked
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import ModelConfig
@@ -163,7 +164,7 @@ class _Search:
         files = [save(image, folder / f"{name}_{key[:16]}.png") for name, image in (("pgd", best), ("random", control))]
         original, random = (float(self._begin(image)[0]) for image in (base, control))
         from_file = float(self._from_file(files[0]))
-        gradients, cost = len(curve) + 3, 2 * (image_flops(task.cfg) + self._flops())
+        gradients, cost = len(curve) + 3, 2 * (image_flops(task.cfg, self._sight.images) + self._flops())
         return FoundImage(
             str(files[0]),
             str(files[1]),
@@ -180,38 +181,34 @@ class _Search:
     def _begin(self, image_HWC: np.ndarray) -> tuple[Array, Array]:
         """Hands the refusal margin with this picture of 0..255, and the sign of its gradient, to the devices."""
         x_HWC = self._where.put(image_HWC.astype(np.float32))
-        score, slope = self._margin(self._sight.pixels(x_HWC))
+        score, slope = self._margin(self._sight.shown(x_HWC))
         return score, self._sight.signs(x_HWC, slope)
 
     def _from_file(self, file: Path) -> Array:
         """The margin with a picture as the model reads it from its file."""
         pixels = self._task.processor.pixels(file)
-        gather_1Q = self._sight.gather_1Q
-        pixels_1MHWC, _ = tiling.stack([[pixels]], 1, pixels, width=0 if gather_1Q is None else gather_1Q.shape[1])
-        return self._margin(self._where.put(pixels_1MHWC))[0]
+        return self._margin(tiling.stack([[pixels]], 1, pixels, width=self._sight.width))[0]
 
-    def _margin(self, pixels_1MHWC: Array) -> tuple[Array, Array]:
+    def _margin(self, shown: Stacked) -> tuple[Array, Array]:
         task, where = self._task, self._where
-        steer = self._decided(task.steer, pixels_1MHWC) if isinstance(task.steer, FirstPass) else task.steer
+        shown = where.put(shown)
+        steer = self._decided(task.steer, shown) if isinstance(task.steer, FirstPass) else task.steer
         return margin_and_slope(
             where.params,
             *where.put(self._row),
-            pixels_1MHWC,
-            where.put(self._sight.gather_1Q),
+            shown,
             cfg=task.cfg,
             nodes=task.nodes,
             steer=where.put(steer),
             lora=where.lora,
         )
 
-    def _decided(self, guard: FirstPass, pixels_1MHWC: Array) -> Steer:
-        """The guard with the gates that it decides with these encoded images."""
+    def _decided(self, guard: FirstPass, shown: Stacked) -> Steer:
+        """The guard with the gates that it decides with this picture."""
         task, where = self._task, self._where
         row = _row(task.processor, self._question.question, ()) if guard.text_only else self._row
-        features = None
-        if not guard.text_only:
-            features = features_of(where.params, pixels_1MHWC, where.put(self._sight.gather_1Q), cfg=task.cfg)
-        states = margin.last_states(where.params, None, 0, *where.put(row), features, cfg=task.cfg, lora=where.lora)
+        image = None if guard.text_only else image_tokens(where.params, shown, cfg=task.cfg)
+        states = margin.last_states(where.params, None, 0, *where.put(row), image, cfg=task.cfg, lora=where.lora)
         return guard.steer_of(np.asarray(states))
 
     def _flops(self) -> float:
@@ -223,8 +220,7 @@ def margin_and_slope(
     params: Params,
     tokens_1T: Array,
     length_1: Array,
-    pixels_1MHWC: Array,
-    gather_1Q: Array | None,
+    shown: Stacked,
     *,
     cfg: ModelConfig,
     nodes: tuple[Node, ...],
@@ -235,26 +231,27 @@ def margin_and_slope(
 
     Args:
       tokens_1T: int [1, T], the prompt; length_1: int [1].
-      pixels_1MHWC: float [1, M, S, S, 3], the encoded images, normalised; gather_1Q: as in `model.vlm.Batch`.
+      shown: the picture's encoded images, normalised, in a batch of one row.
 
     Returns:
       (margin in nats, its gradient in the pixels).
     """
-    check_shapes(tokens_1T=tokens_1T, length_1=length_1, pixels_1MHWC=pixels_1MHWC)
+    check_shapes(tokens_1T=tokens_1T, length_1=length_1, pixels_1MHWC=shown.pixels_BMHWC)
 
     def refusal_margin(pixels_1MHWC: Array) -> Array:
-        features = features_of(params, pixels_1MHWC, gather_1Q, cfg=cfg)
-        return margin.score(
-            params, None, 0, tokens_1T, length_1, features, cfg=cfg, nodes=nodes, steer=steer, lora=lora
-        )[0][0]
+        image = image_tokens(params, shown._replace(pixels_BMHWC=pixels_1MHWC), cfg=cfg)
+        score_1, _ = margin.score(
+            params, None, 0, tokens_1T, length_1, image, cfg=cfg, nodes=nodes, steer=steer, lora=lora
+        )
+        return score_1[0]
 
-    return jax.value_and_grad(refusal_margin)(pixels_1MHWC)
+    return jax.value_and_grad(refusal_margin)(shown.pixels_BMHWC)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def features_of(params: Params, pixels_1MHWC: Array, gather_1Q: Array | None, *, cfg: ModelConfig) -> Array:
-    """Image tokens [1, Q, D] of a picture's encoded images."""
-    return encode_images(params, pixels_1MHWC, cfg, gather_1Q)
+def image_tokens(params: Params, shown: Stacked, *, cfg: ModelConfig) -> ImageTokens:
+    """A picture to the decoder."""
+    return ImageTokens(encode_images(params, shown.pixels_BMHWC, cfg, shown.gather_BQ, shown.grid_BI2), shown.grid_BI2)
 
 
 def projected(x_HWC: np.ndarray, base_HWC: np.ndarray, epsilon: int) -> np.ndarray:

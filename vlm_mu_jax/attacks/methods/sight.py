@@ -1,14 +1,15 @@
 """What a model sees of a picture, as a function of its grey levels, and the way back for a gradient.
 
-A model that reads one image per picture is shown the picture as its image processor leaves it. Where an image plan cuts
-a picture into several encoded images, each is scaled from the whole picture, and scaling is linear: the matrices here
-are Pillow's own, read off by scaling unit vectors. Rows are scaled behind columns or columns behind rows, whichever
-gives what Pillow gives, and both times the values become whole grey levels. Where a view is scaled twice, only the
-second scaling is followed so closely.
+A model that reads one image per picture, or the patches of it, is shown the picture as its image processor leaves it.
+Where an image plan cuts a picture into several encoded images, each is scaled from the whole picture, and scaling is
+linear: the matrices here are Pillow's own, read off by scaling unit vectors. Rows are scaled behind columns or columns
+behind rows, whichever gives what Pillow gives, and both times the values become whole grey levels. Where a view is
+scaled twice, only the second scaling is followed so closely.
 """
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,10 @@ from PIL import Image
 from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor, bucket
+from vlm_mu_jax.data.tiling import Stacked
 from vlm_mu_jax.model.config import VisionConfig
 from vlm_mu_jax.model.image_plans import Size, View
+from vlm_mu_jax.model.patch_plan import Patches
 
 Scales = tuple[Array | np.ndarray, Array | np.ndarray, Array | np.ndarray]  # rows_MSH, columns_MSW, rows_first_M
 
@@ -36,6 +39,7 @@ class Sight:
       rows_first_M: whether Pillow scales rows before columns.
       gather_1Q: which feature each image token is, see `model.vlm.Batch`.
       scaling: (rescale, mean, std) of the image processor.
+      grid, plan: of a picture that is read as patches, rows and columns of its image tokens, and the model's plan.
     """
 
     base_HWC: np.ndarray
@@ -44,14 +48,35 @@ class Sight:
     rows_first_M: np.ndarray | None
     gather_1Q: np.ndarray | None
     scaling: tuple[float, tuple[float, ...], tuple[float, ...]]
+    grid: Size | None = None
+    plan: Patches | None = None
 
-    def pixels(self, x_HWC: Array) -> Array:
-        """Normalised encoded images [1, M, S, S, 3] of the picture with other values."""
-        return _pixels(x_HWC, self._scales, scaling=self.scaling)
+    def shown(self, x_HWC: Array) -> Stacked:
+        """A batch's row of the picture with other values."""
+        grid_1I2 = None if self.grid is None else np.array([[self.grid]], np.int32)
+        return Stacked(_pixels(x_HWC, self._scales, self._patches, scaling=self.scaling), self.gather_1Q, grid_1I2)
 
     def signs(self, x_HWC: Array, slope_1MSTC: Array) -> Array:
-        """The gradient in `pixels` of these values -> its sign in the values, int8 [H, W, 3]."""
-        return _signs(x_HWC, slope_1MSTC, self._scales, scaling=self.scaling)
+        """The gradient in the pixels of these values -> its sign in the values, int8 [H, W, 3]."""
+        return _signs(x_HWC, slope_1MSTC, self._scales, self._patches, scaling=self.scaling)
+
+    @property
+    def width(self) -> int:
+        """Room for image tokens, rounded up, so that few programs are compiled; 0 where it is always the same."""
+        if self.grid is not None:
+            return bucket(math.prod(self.grid))
+        return 0 if self.gather_1Q is None else self.gather_1Q.shape[1]
+
+    @property
+    def images(self) -> int | None:
+        """Encoded images of the picture, where their number is its own."""
+        return None if self.grid is None else math.prod(self.grid) * self.plan.merge**2
+
+    @property
+    def _patches(self) -> tuple[int, int, int] | None:
+        """(pixels along a patch, patches along a block, room for patches)."""
+        plan = self.plan
+        return None if plan is None else (plan.patch_size, plan.merge, self.width * plan.merge**2)
 
     @property
     def _scales(self) -> Scales | None:
@@ -67,6 +92,10 @@ def of_picture(picture: np.ndarray | Image.Image, processor: Processor) -> Sight
     scaling = (settings.rescale, settings.mean, settings.std)
     if not vision.plan.varies:
         return Sight(seen(picture, settings), None, None, None, None, scaling)
+    if isinstance(vision.plan, Patches):
+        cut = tiling.prepare(picture, settings, vision)
+        base_HWC = seen(tiling.joined(cut.pixels_MHWC, cut.grid), settings)
+        return Sight(base_HWC, None, None, None, None, scaling, cut.grid, vision.plan)
     size = (picture.height, picture.width)
     views = [_matrices(view, size, settings) for view in vision.plan.views(size)]
     rows, columns = (_stacked(matrices, vision) for matrices in zip(*views, strict=True))
@@ -74,8 +103,8 @@ def of_picture(picture: np.ndarray | Image.Image, processor: Processor) -> Sight
     gather_1Q = np.pad(gather_Q, (0, bucket(len(gather_Q)) - len(gather_Q)))[None]
     wanted, x_HWC = tiling.prepare(picture, settings, vision).pixels_MHWC, np.asarray(picture, np.float32)
     off_2M = [
-        np.abs(_pixels(x_HWC, (rows, columns, np.full(len(rows), first)), scaling=scaling)[0] - wanted).sum((1, 2, 3))
-        for first in (False, True)
+        np.abs(_pixels(x_HWC, (rows, columns, first_M), None, scaling=scaling)[0] - wanted).sum((1, 2, 3))
+        for first_M in (np.zeros(len(rows), bool), np.ones(len(rows), bool))
     ]
     return Sight(np.asarray(picture, np.int64), rows, columns, off_2M[1] < off_2M[0], gather_1Q, scaling)
 
@@ -86,10 +115,14 @@ def seen(pixels_HWC: np.ndarray, settings: ImageSettings) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.int64)
 
 
-@functools.partial(jax.jit, static_argnames="scaling")
-def _pixels(x_HWC: Array, scales: Scales | None, *, scaling: tuple) -> Array:
+@functools.partial(jax.jit, static_argnames=("patches", "scaling"))
+def _pixels(x_HWC: Array, scales: Scales | None, patches: tuple[int, int, int] | None, *, scaling: tuple) -> Array:
     rescale, mean, std = scaling
-    if scales is None:
+    if patches is not None:
+        size, merge, room = patches
+        cut = tiling.patches(x_HWC, size, merge)
+        x_MSTC = jnp.pad(cut, ((0, room - len(cut)), (0, 0), (0, 0), (0, 0)))
+    elif scales is None:
         x_MSTC = x_HWC[None]
     else:
         rows_MSH, columns_MSW, rows_first_M = scales
@@ -101,9 +134,11 @@ def _pixels(x_HWC: Array, scales: Scales | None, *, scaling: tuple) -> Array:
     return ((x_MSTC * rescale - _channels(mean)) / _channels(std))[None]
 
 
-@functools.partial(jax.jit, static_argnames="scaling")
-def _signs(x_HWC: Array, slope_1MSTC: Array, scales: Scales | None, *, scaling: tuple) -> Array:
-    _, back = jax.vjp(lambda x_HWC: _pixels(x_HWC, scales, scaling=scaling), x_HWC)
+@functools.partial(jax.jit, static_argnames=("patches", "scaling"))
+def _signs(
+    x_HWC: Array, slope_1MSTC: Array, scales: Scales | None, patches: tuple[int, int, int] | None, *, scaling: tuple
+) -> Array:
+    _, back = jax.vjp(lambda x_HWC: _pixels(x_HWC, scales, patches, scaling=scaling), x_HWC)
     return jnp.sign(back(slope_1MSTC)[0]).astype(jnp.int8)
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 
 from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
-from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.prefix import FirstPass, ImageTokens
 from vlm_mu_jax.attacks.prompt_blocks import Block
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.search_run import SearchTarget
@@ -84,7 +83,7 @@ def _rows(
     return [next(prompt_blocks.blocks(prompts, np.array([i]), None, 1)) for i in range(len(placed))]
 
 
-def _arguments(model: Model, row: Block, features: Array | None) -> tuple:
+def _arguments(model: Model, row: Block, features: ImageTokens | None) -> tuple:
     with_image = features is not None and (row.tokens_CT == model.config.image_token_id).any()
     return model.params, None, 0, row.tokens_CT, row.lengths_C, features if with_image else None
 

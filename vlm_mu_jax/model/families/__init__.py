@@ -13,11 +13,11 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.families import gemma, idefics, internvl, llama, llava, qwen
+from vlm_mu_jax.model.families import gemma, idefics, internvl, llama, llava, qwen, qwen_vl
 from vlm_mu_jax.model.image_plans import ImageProcessorKind
 from vlm_mu_jax.model.tensors import Dialect
 
-FAMILIES: tuple[ModuleType, ...] = (llava, llama, qwen, gemma, internvl, idefics)
+FAMILIES: tuple[ModuleType, ...] = (llava, llama, qwen, gemma, internvl, idefics, qwen_vl)
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for family in FAMILIES for dialect in family.DIALECTS}
 IMAGE_PROCESSORS: dict[str, ImageProcessorKind] = {
     kind.name: kind for family in FAMILIES for kind in getattr(family, "IMAGE_PROCESSORS", ())
@@ -86,7 +86,7 @@ def _numbers(name: str, part: Any) -> list[str]:
         value = getattr(part, field.name)
         if field.type is int:
             most = _MOST.get(field.name, 1 << 40)
-            if type(value) is not int or value < 1:
+            if type(value) is not int or value < (field.default != 0):
                 found.append(f"{name} {field.name} is {value!r}, not a positive number")
             elif value > most:
                 found.append(f"{name} {field.name} is {value}, more than the largest that can be ({most})")

@@ -31,13 +31,13 @@ def read(config: dict[str, Any]) -> ModelConfig:
 
 def read_text(config: dict[str, Any]) -> TextConfig:
     """The decoder; also as `text_config` of a vision-language model."""
-    fields = _windows(config)
+    fields = windows(config)
     if config["model_type"] == "qwen2":
         return reading.decoder(config, _DEFAULTS, attention_bias=False, qkv_bias=True, **fields)
     return reading.decoder(config, _DEFAULTS | {"head_dim": 128}, qk_norm=True, **fields)
 
 
-def _windows(config: dict[str, Any]) -> dict[str, Any]:
+def windows(config: dict[str, Any]) -> dict[str, Any]:
     """Layers from `max_window_layers` on have the window, where it is used at all."""
     depth, first = config.get("num_hidden_layers", _DEFAULTS["num_hidden_layers"]), config.get("max_window_layers", 28)
     if not config.get("use_sliding_window"):

@@ -25,10 +25,14 @@ class Tower(Protocol):
         """Declaration of the parameters under `vision/`."""
 
     def encode(self, params: Params, pixels_IHWC: Array) -> Array:
-        """Normalised float pixels [I, size, size, 3] -> [I, P, E]."""
+        """Normalised float pixels [I, size, size, 3] -> [I, P, E].
 
-    def flops(self) -> float:
-        """Of one image, two per multiply-add."""
+        A tower that reads pictures of any size has patches for images, and takes rows of them with the grids of the
+        pictures (`vlm.Batch`): [B, M, size, size, 3] and [B, I, 2] -> [B, M, 1, E].
+        """
+
+    def flops(self, images: int = 1) -> float:
+        """Of so many images, two per multiply-add."""
 
     def problems(self) -> list[str]:
         """What of the configuration cannot be; empty for a good one."""

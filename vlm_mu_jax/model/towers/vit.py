@@ -101,11 +101,11 @@ class Vit:
         features = jnp.concatenate(states, axis=-1)
         return features if self.select == "full" else features[:, 1:]
 
-    def flops(self) -> float:
-        """Of one image, through the blocks that the features need."""
+    def flops(self, images: int = 1) -> float:
+        """Through the blocks that the features need."""
         n, D = self.tokens, self.D
         block = 2 * n * (4 * D * D + 2 * D * self.F) + 4 * n * n * D
-        return float(max(self.wanted) * block + 2 * self.side**2 * 3 * self.patch_size**2 * D)
+        return float(images * (max(self.wanted) * block + 2 * self.side**2 * 3 * self.patch_size**2 * D))
 
     def problems(self) -> list[str]:
         """Values that do not fit each other."""
