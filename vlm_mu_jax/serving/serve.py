@@ -72,6 +72,7 @@ def serve(
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS
     )
+    listening.listen()  # who reads the next line may come before the event loop runs
     host, port = listening.getsockname()[:2]
     say(f"serving {', '.join(engine.name for engine in engines)} at http://{_address(host)}:{port}/v1")
     try:
