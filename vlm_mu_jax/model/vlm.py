@@ -61,7 +61,7 @@ class Output:
 
 
 @flax.struct.dataclass
-class Embedded:
+class DecoderInput:
     """What the decoder reads of a batch: x_BTD, the residual stream before its first block; places and deep_NBTD as in
     `decoder.decode`."""
 
@@ -117,15 +117,15 @@ def project(params: Params, vision_BMPE: Array, cfg: ModelConfig, gather_BQ: Arr
 
 def embed(params: Params, batch: Batch, cfg: ModelConfig) -> Array:
     """Token embeddings with image placeholders replaced, in order, by the row's image tokens. [B, T, D]."""
-    return embedded(params, batch, cfg).x_BTD
+    return decoder_input(params, batch, cfg).x_BTD
 
 
-def embedded(params: Params, batch: Batch, cfg: ModelConfig) -> Embedded:
+def decoder_input(params: Params, batch: Batch, cfg: ModelConfig) -> DecoderInput:
     """What the decoder reads of a batch."""
     x_BTD, deep_NBTD = _with_images(params, batch, cfg)
     if not cfg.text.rope_axes or batch.grid_BI2 is None:
-        return Embedded(x_BTD, None, deep_NBTD)
-    return Embedded(x_BTD, places(_is_image(batch, cfg), batch.grid_BI2), deep_NBTD)
+        return DecoderInput(x_BTD, None, deep_NBTD)
+    return DecoderInput(x_BTD, places(_is_image(batch, cfg), batch.grid_BI2), deep_NBTD)
 
 
 def _with_images(params: Params, batch: Batch, cfg: ModelConfig) -> tuple[Array, Array | None]:
@@ -210,7 +210,7 @@ def forward(
     """
     check_batch(batch, cfg)
     layers = params["decoder"]["layers"]
-    begun = embedded(params, batch, cfg)
+    begun = decoder_input(params, batch, cfg)
     image_BT = None if steer is None else _is_image(batch, cfg)
     done = decode(
         freeze(layers) if last_only else layers,

@@ -173,7 +173,7 @@ def rearranged(running: Running, rows_R: Array, width: int) -> Running:
         if steer.shift.ndim == 3:
             own["shift"] = take(steer.shift, 1, None)
         steer = steer.replace(**own)
-    return Running(k, v, steer)
+    return Running(k, v, steer, take(running.shift_B, 0, None))
 
 
 @functools.partial(jax.jit, donate_argnames="running")

@@ -14,7 +14,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import decode
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.stacks import freeze
-from vlm_mu_jax.model.vlm import Batch, Embedded, embedded, final_norm, logits_of
+from vlm_mu_jax.model.vlm import Batch, DecoderInput, decoder_input, final_norm, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.objectives.reading import Read, Reading
 
@@ -85,11 +85,11 @@ class ModelPolicy:
 
     def _starts(self, batch: Batch, read: Read) -> tuple["_State", "_State | None"]:
         """Where the passes under the present weights and under those before training part, or begin."""
-        now = _State(0, embedded(self.params, batch, self.cfg))
+        now = _State(0, decoder_input(self.params, batch, self.cfg))
         if not read.needs_reference:
             return now, None
         if self.shared is None:
-            return now, _State(0, embedded(self.reference, batch, self.cfg))
+            return now, _State(0, decoder_input(self.reference, batch, self.cfg))
         last = self.cfg.text.L if read.layer is None else read.layer + 1
         now = self._now(batch, now, min(self.shared, last))
         return now, now
@@ -135,7 +135,7 @@ class _State:
     """A pass on its way: stream.x_BTD is the residual stream before decoder block `block`."""
 
     block: int
-    stream: Embedded
+    stream: DecoderInput
 
     @property
     def x_BTD(self) -> Array:

@@ -150,13 +150,13 @@ def tiled_model(model):
 
 def test_a_picture_that_is_cut_is_attacked_through_the_cutting(model, picture, tmp_path):
     tiled = tiled_model(model)
-    shown = of_picture(Image.open(picture).convert("RGB"), tiled.processor)
-    got = np.asarray(shown.pixels(shown.base_HWC.astype(np.float32)))[0]
+    sight = of_picture(Image.open(picture).convert("RGB"), tiled.processor)
+    got = np.asarray(sight.shown(sight.base_HWC.astype(np.float32)).pixels_BMHWC)[0]
     off = np.abs(got - tiled.processor.pixels(picture).pixels_MHWC) * tiled.processor.settings.std
     assert off.max() / tiled.processor.settings.rescale < 1.1  # grey levels: Pillow's weights have fewer digits
     (one,) = pgd.search(tiled, [SearchQuestion(QUESTION, picture)], SearchTarget(OPENINGS), USE, tmp_path)
     values = np.asarray(Image.open(one.image)).astype(int)
-    assert values.shape == (20, 12, 3) and 0 < np.abs(values - shown.base_HWC).max() == one.largest <= USE.epsilon
+    assert values.shape == (20, 12, 3) and 0 < np.abs(values - sight.base_HWC).max() == one.largest <= USE.epsilon
     assert max(one.margin, one.from_file) < min(one.original, one.random)
     again = pgd.search(
         tiled, [SearchQuestion(QUESTION, Path(one.image))], SearchTarget(OPENINGS), USE, tmp_path / "again"
