@@ -12,6 +12,7 @@ from typing import Any
 
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -283,6 +284,27 @@ def _idefics(folder: Path, kind: str) -> None:
     save(folder, model(config), transformers.Idefics3Processor(made, tokenizer, 1, _llava_chat()))
 
 
+def gemma_folder(folder: Path, text: dict | None = None, **fixed: Any) -> None:
+    """A Gemma 3 checkpoint with images. text: fields of the text config. fixed: further fields of the config."""
+    marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer_with(*marks.values()).save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=marks)
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6, "query_pre_attn_scalar": 9}
+    config = transformers.Gemma3Config(
+        text_config=transformers.Gemma3TextConfig(**text_of(tokenizer, **{**layers, **(text or {})})).to_dict(),
+        vision_config=vision_of(patch_size=2, vision_use_head=False),
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.image_token_id,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+        **fixed,
+    )
+    images = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    chat = CHAT.replace("IMAGE\n", "<start_of_image>")
+    processor = transformers.Gemma3Processor(images, tokenizer, chat, image_seq_length=4)
+    save(folder, transformers.Gemma3ForConditionalGeneration(config), processor)
+
+
 FAMILIES: dict[str, Family] = {
     "llava": Family(_llava),
     "llava_qwen_siglip": Family(_llava_qwen_siglip),
@@ -294,4 +316,5 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(qwen2_vl, qwen_processor),
     "qwen2_5_vl": Family(qwen2_5_vl, qwen_processor),
     "qwen3_vl": Family(qwen3_vl, qwen_processor),
+    "gemma3": Family(gemma_folder),
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.model import causal
-from vlm_mu_jax.model.attention import Segment, attend, causal_mask
+from vlm_mu_jax.model.attention import Segment, attend, causal_mask, run_ends
 
 B, N, K, H = 2, 4, 2, 8
 SHAPES = [(1, None), (7, None), (40, None), (40, 5), (33, 30)]  # row length, window
@@ -75,9 +75,49 @@ def test_nothing_of_the_size_of_the_weights_is_kept_for_the_backward_pass():
 
 @pytest.mark.parametrize("T", [1, 16, 17, 40, 5000])
 @pytest.mark.parametrize("window", [None, 3])
-def test_blocks_cover_every_query_once_and_every_key_it_may_read(T, window):
-    found = causal.blocks(T, window)
-    assert [q for first, start, end in found for q in range(start, end)] == list(range(T))
+@pytest.mark.parametrize("run", [1, 20])
+def test_blocks_cover_every_query_once_and_every_key_it_may_read(T, window, run):
+    found = causal.blocks(T, window, run)
+    assert [q for block in found for q in range(block.start, block.end)] == list(range(T))
     assert len(found) <= causal.MOST_BLOCKS
-    for first, start, _ in found:
-        assert first == (0 if window is None else max(start - window + 1, 0))
+    for block in found:
+        assert block.first == (0 if window is None else max(block.start - window + 1, 0))
+        assert block.last == min(block.end + run - 1, T)
+
+
+IMAGES = [(2, 6), (14, 30), (31, 34)]  # first token and end of each; across blocks of 16 and of every phase
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("as_data", [False, True])
+def test_the_tokens_of_an_image_read_each_other_both_ways(window, as_data):
+    """And only within the window backwards, as transformers' sliding layers have it."""
+    T, run = 40, 16
+    image_T = np.zeros(T, bool)
+    for first, end in IMAGES:
+        image_T[first:end] = True
+    until_BT = run_ends(jnp.broadcast_to(image_T, (B, T)))
+    allowed = np.tril(np.ones((T, T), bool))
+    for first, end in IMAGES:
+        allowed[first:end, first:end] = True
+    if window is not None:
+        allowed &= np.arange(T)[:, None] - np.arange(T)[None] < window
+
+    def want(q, k, v, lengths, window):
+        return attend(
+            q, [Segment(k, v, jnp.asarray(allowed)[None] & (jnp.arange(T)[None] < lengths[:, None])[:, None])]
+        )
+
+    def got(q, k, v, lengths, window):
+        reach = jnp.int32(2**30 if window is None else window) if as_data else None
+        return causal.causal_attention(q, k, v, lengths, None if as_data else window, reach, until_BT, run)
+
+    for one, other in zip(
+        jax.tree.leaves(value_and_gradients(got, T, window)),
+        jax.tree.leaves(value_and_gradients(want, T, window)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
+    mask = causal_mask(positions, positions, jnp.full((B,), T), window, until_BT)
+    np.testing.assert_array_equal(mask[0], allowed)

@@ -111,6 +111,8 @@ def blocks(prompts: Prompts, index: np.ndarray, start: int | None, size: int, mu
     `size` candidates share a block; whole prompts, which are longer, come in blocks of about as many tokens. The number
     of rows is rounded up to a multiple of `multiple` (the devices they are spread over).
     """
+    # a model whose image tokens read each other both ways needs them all on one side
+    assert start is None or not len(index) or start >= prompts.image_end, "a shared start ends before its image does"
     skip = 0 if start is None else start - len(prompts.head)
     head = prompts.head if start is None else ()
     length = np.array([len(prompts.tails[i]) - skip + len(head) for i in index])

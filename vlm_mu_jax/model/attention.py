@@ -118,9 +118,24 @@ def _shared(q_BTKGH: Array, segment: Segment) -> _Partial:
 
 
 def causal_mask(
-    query_positions_BT: Array, key_positions_BS: Array, lengths_B: Array, window: int | Array | None = None
+    query_positions_BT: Array,
+    key_positions_BS: Array,
+    lengths_B: Array,
+    window: int | Array | None = None,
+    until_BT: Array | None = None,
 ) -> Array:
-    """True where a key is not later than the query, inside the row's length and (if set) the sliding window."""
+    """True where a query may read a key: inside the row's length and (if set) the sliding window, and not later than
+    the query, or with `until_BT` at a position before that."""
     query, key = query_positions_BT[:, :, None], key_positions_BS[:, None, :]
-    mask = (key <= query) & (key < lengths_B[:, None, None])
+    mask = key <= query if until_BT is None else key < until_BT[:, :, None]
+    mask &= key < lengths_B[:, None, None]
     return mask if window is None else mask & (query - key < window)
+
+
+def run_ends(image_BT: Array) -> Array:
+    """Before which index the keys stand that a token reads where an image's tokens read each other both ways: for an
+    image token the end of its run, for any other its own end. int32 [B, T]."""
+    T = image_BT.shape[1]
+    at_1T = jnp.arange(T, dtype=jnp.int32)[None]
+    text_BT = jax.lax.cummin(jnp.where(image_BT, T, at_1T), axis=1, reverse=True)
+    return jnp.where(image_BT, text_BT, at_1T + 1)

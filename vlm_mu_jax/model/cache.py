@@ -82,6 +82,7 @@ class CacheReader:
     positions_BT: position of each token in its row. first_B: the position of a row's first token here.
     lengths_B: real tokens of each row among these T. angles: rotary angles of the tokens, see `layers.rope_tables`.
     shift_BT: see `KV.shift_BS`.
+    until_BT: before which of these T tokens the keys of each stand, see `attention.run_ends`; None = all is causal.
     last: only each row's last token asks; all tokens are still read.
     window, earlier: one layer's own, set by `of_layer`.
     """
@@ -93,6 +94,7 @@ class CacheReader:
     angles: Angles
     past: tuple[KV, ...] = ()
     shift_BT: Array | None = None
+    until_BT: Array | None = None
     last: bool = False
     window: int | Array | None = None
     earlier: Any = None
@@ -132,10 +134,13 @@ class CacheReader:
     def attend(self, q: Array, k: Array, v: Array) -> Array:
         """Mixed values [B, T or 1, N, H] of the asking tokens in this layer."""
         if not self.past and not self.last:
-            return self_attention(q, k, v, self.lengths_B, kernel=self.cfg.attention, window=self.window)
+            both_ways = {} if self.until_BT is None else {"until_BT": self.until_BT, "run": self.cfg.image_run}
+            return self_attention(q, k, v, self.lengths_B, kernel=self.cfg.attention, window=self.window, **both_ways)
         at_BT = self.asking(self.positions_BT)
         masks = [kv.mask(at_BT, self.window) for kv in self.past]
-        own = Segment(k, v, causal_mask(at_BT, self.positions_BT, self.first_B + self.lengths_B, self.window))
+        until_BT = None if self.until_BT is None else self.asking(self.first_B[:, None] + self.until_BT)
+        mask = causal_mask(at_BT, self.positions_BT, self.first_B + self.lengths_B, self.window, until_BT)
+        own = Segment(k, v, mask)
 
         def read(q: Array, earlier: list[tuple[Array, Array]]) -> Array:
             kind = HeadsFirst if self.is_apart else Segment

@@ -47,6 +47,8 @@ class TextConfig:
     rope_axes: of each of the H / 2 rotary frequencies, the axis (0 time, 1 height, 2 width) whose position it turns by;
       () = there is one axis. See `grids.places`.
     deep: blocks 0..deep - 1 are followed by features of the image, added to the stream at its tokens.
+    image_run: most image tokens that follow each other, of one image, where these read each other in both directions;
+      None = image tokens are causal as well.
     """
 
     V: int
@@ -75,6 +77,7 @@ class TextConfig:
     window_rope_theta: float | None = None
     rope_axes: tuple[int, ...] = ()
     deep: int = 0
+    image_run: int | None = None
     unroll: int = 1  # layers unrolled per scan step
     remat: str = "none"  # name in vlm_mu_jax.model.layers.REMAT_POLICIES
     attention: str = "xla"  # kernel of a forward's own tokens, as vlm_mu_jax.model.flash.choose returns it

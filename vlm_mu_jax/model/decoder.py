@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vlm_mu_jax.model.attention import run_ends
 from vlm_mu_jax.model.block import Layer, attention_half, block_specs, mlp_half, norm_init
 from vlm_mu_jax.model.cache import KV, CacheReader, rotary_start
 from vlm_mu_jax.model.config import TextConfig
@@ -76,7 +77,8 @@ def decode(
       past: key/value segments of earlier tokens that these may read; all of them stacks, or all `apart`.
       lora: {parameter name: {"a": [L, I, R], "b": [L, R, O...], "scale": [L]}}.
       steer: see `Steer`.
-      image_BT: which tokens are an image's; needed by the steering scopes "text" and "image" only.
+      image_BT: which tokens are an image's; needed by the steering scopes "text" and "image", and where the config
+        says that an image's tokens read each other both ways. All tokens of an image are then among these or in `past`.
       places: three-axis rotary positions of these tokens; without them, tokens come one by one.
       deep_NBTD: what is added to the residual stream behind each of blocks 0..N - 1.
       tap: "last" returns float32 [L, B, D] block outputs at each row's last token, "all" [L, B, T, D].
@@ -89,7 +91,9 @@ def decode(
     positions_BT = first_B[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
     angles = rope_tables(cfg, _turns(cfg, positions_BT, rotary_start(past, first_B), places), first_B + lengths_B)
     shift_BT = None if places is None else places.shift_BT
-    reader = CacheReader(cfg, positions_BT, first_B, lengths_B, angles, past, shift_BT)
+    both_ways = cfg.image_run is not None and image_BT is not None and T > 1
+    until_BT = run_ends(image_BT) if both_ways else None
+    reader = CacheReader(cfg, positions_BT, first_B, lengths_B, angles, past, shift_BT, until_BT)
     steering = None if steer is None else Steering(steer, lengths_B - 1, image_BT)
     one = _Pass(cfg, reader, steering, tap, keep_kv, deep_NBTD)
     others = {"read": reader.by_layer()} | ({"lora": lora} if lora else {})

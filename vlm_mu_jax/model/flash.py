@@ -67,6 +67,8 @@ def choose(wanted: str, platform: str, cfg: TextConfig, dtype: str) -> str:
 
 def _problem(name: str, platform: str, cfg: TextConfig, dtype: str) -> str | None:
     rule = _RULES[name]
+    if cfg.image_run is not None:
+        return "is causal, and this model's image tokens read each other both ways"
     if cfg.windowed:
         return "takes one window for all layers, not one that differs between layers"
     if platform != rule.platform:
@@ -86,6 +88,8 @@ def self_attention(
     *,
     kernel: str,
     window: int | Array | None = None,
+    until_BT: Array | None = None,
+    run: int = 1,
     interpret: bool = False,
 ) -> Array:
     """Causal softmax attention of right-padded rows over themselves. Returns [B, T, N, H].
@@ -93,12 +97,13 @@ def self_attention(
     Args:
       kernel: "xla", "cudnn" or "splash", as `choose` returns it.
       window: keys that a query reads, up to its own. An array where the layers of a scan differ; "xla" only.
+      until_BT, run: as in `causal.causal_attention`; "xla" only.
       interpret: run splash's kernel in Python on any device (slow; for tests).
     """
     if isinstance(window, Array):
-        return causal_attention(q_BTNH, k_BTKH, v_BTKH, lengths_B, reach=window)
+        return causal_attention(q_BTNH, k_BTKH, v_BTKH, lengths_B, None, window, until_BT, run)
     if kernel == "xla":
-        return causal_attention(q_BTNH, k_BTKH, v_BTKH, lengths_B, window)
+        return causal_attention(q_BTNH, k_BTKH, v_BTKH, lengths_B, window, None, until_BT, run)
     if kernel == "cudnn":
         out = jax.nn.dot_product_attention(
             q_BTNH,

@@ -125,12 +125,12 @@ def decoder_input(params: Params, batch: Batch, cfg: ModelConfig) -> DecoderInpu
     x_BTD, deep_NBTD = _with_images(params, batch, cfg)
     if not cfg.text.rope_axes or batch.grid_BI2 is None:
         return DecoderInput(x_BTD, None, deep_NBTD)
-    return DecoderInput(x_BTD, places(_is_image(batch, cfg), batch.grid_BI2), deep_NBTD)
+    return DecoderInput(x_BTD, places(image_tokens(batch, cfg), batch.grid_BI2), deep_NBTD)
 
 
 def _with_images(params: Params, batch: Batch, cfg: ModelConfig) -> tuple[Array, Array | None]:
     """(`embed`, what is added to the image tokens behind blocks 0..N - 1 [N, B, T, D], or None)."""
-    features, deep_NBTD, is_image_BT = _features(params, batch, cfg), None, _is_image(batch, cfg)
+    features, deep_NBTD, is_image_BT = _features(params, batch, cfg), None, image_tokens(batch, cfg)
     if features is not None:
         slot_BT = jnp.clip(jnp.cumsum(is_image_BT, axis=1) - 1, 0, features.shape[1] - 1)
         filled = jnp.take_along_axis(features, slot_BT[:, :, None], axis=1)
@@ -158,7 +158,7 @@ def _features(params: Params, batch: Batch, cfg: ModelConfig) -> Array | None:
     return None
 
 
-def _is_image(batch: Batch, cfg: ModelConfig) -> Array:
+def image_tokens(batch: Batch, cfg: ModelConfig) -> Array:
     """Which tokens are an image's, [B, T]."""
     return batch.tokens_BT == (-1 if cfg.image_token_id is None else cfg.image_token_id)
 
@@ -211,7 +211,6 @@ def forward(
     check_batch(batch, cfg)
     layers = params["decoder"]["layers"]
     begun = decoder_input(params, batch, cfg)
-    image_BT = None if steer is None else _is_image(batch, cfg)
     done = decode(
         freeze(layers) if last_only else layers,
         begun.x_BTD,
@@ -221,7 +220,7 @@ def forward(
         past=past,
         lora=lora,
         steer=steer,
-        image_BT=image_BT,
+        image_BT=image_tokens(batch, cfg),
         places=begun.places,
         deep_NBTD=begun.deep_NBTD,
         tap=tap,

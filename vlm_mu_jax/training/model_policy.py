@@ -14,7 +14,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import decode
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.stacks import freeze
-from vlm_mu_jax.model.vlm import Batch, DecoderInput, decoder_input, final_norm, logits_of
+from vlm_mu_jax.model.vlm import Batch, DecoderInput, decoder_input, final_norm, image_tokens, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.objectives.reading import Read, Reading
 
@@ -111,6 +111,7 @@ class ModelPolicy:
             batch.lengths_B,
             self.cfg.text,
             lora=lora,
+            image_BT=image_tokens(batch, self.cfg),
             first=state.block,
             upto=block - 1,
             places=state.stream.places,
