@@ -16,6 +16,8 @@ SIZES = {
     "smolvlm2-2.2b": 2.247,
     "qwen2.5-vl-7b": 8.29,
     "qwen3-vl-8b": 8.77,
+    "gemma-3-4b": 4.300,
+    "gemma-3-12b": 12.187,
 }
 
 

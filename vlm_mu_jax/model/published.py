@@ -55,7 +55,31 @@ _SO400M: dict[str, Any] = {
     "num_attention_heads": 16,
     "patch_size": 14,
 }
+_GEMMA_WIDTHS: dict[str, dict[str, int]] = {
+    "gemma-3-4b": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34},
+    "gemma-3-12b": {
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+    },
+}
+_GEMMA = {
+    "model_type": "gemma3_text",
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    "sliding_window": 1024,
+}
 _CONFIGS: dict[str, dict[str, Any]] = {
+    # google/gemma-3-4b-it, google/gemma-3-12b-it; the text model's other fields are transformers' defaults
+    **{
+        name: {
+            "model_type": "gemma3",
+            "text_config": {**_GEMMA, **widths},
+            "vision_config": {**_SO400M, "image_size": 896, "vision_use_head": False},
+        }
+        for name, widths in _GEMMA_WIDTHS.items()
+    },
     **{name: {**_LLAVA, "text_config": {**_VICUNA, **widths}} for name, widths in _WIDTHS.items()},
     # OpenGVLab/InternVL3-8B-hf
     "internvl3-8b": {
