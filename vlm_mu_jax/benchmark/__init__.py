@@ -21,6 +21,7 @@ SUITES = {
     "plan": "plans",
     "attention": "attention",
     "storage": "storage",
+    "serve": "serving",
 }
 
 
