@@ -16,6 +16,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
@@ -166,7 +167,7 @@ def _vipllava(folder: Path) -> None:
 def internvl_folder(
     folder: Path, text: type = transformers.Qwen2Config, vision: dict | None = None, **fixed: Any
 ) -> None:
-    """An InternVL checkpoint as transformers writes it; see `processor_without_video`.
+    """An InternVL checkpoint as transformers writes it; see `internvl_processor`.
 
     text: class of the text config. vision: fields of the tower. fixed: further fields of the config.
     """
@@ -189,18 +190,57 @@ def internvl_folder(
     GotOcr2ImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_patches=4).save_pretrained(folder)
 
 
-class _WithoutVideo(transformers.InternVLProcessor):
+class _WithoutVideo:
     """Video processors need torchvision, and their absence is not foreseen."""
 
     def check_argument_for_proper_class(self, *_: Any) -> None:
         pass
 
 
-def processor_without_video(folder: Path) -> Any:
+class _InternVL(_WithoutVideo, transformers.InternVLProcessor):
+    pass
+
+
+class _OneVision(_WithoutVideo, transformers.LlavaOnevisionProcessor):
+    pass
+
+
+def internvl_processor(folder: Path) -> Any:
     """transformers' InternVLProcessor of a folder, for images alone."""
     images = GotOcr2ImageProcessorPil.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return _WithoutVideo(images, tokenizer, None, (SIDE // 2 // 2) ** 2, chat_template=tokenizer.chat_template)
+    return _InternVL(images, tokenizer, None, (SIDE // 2 // 2) ** 2, chat_template=tokenizer.chat_template)
+
+
+def onevision_folder(folder: Path, text: type = transformers.Qwen2Config, most: int = 2, **fixed: Any) -> None:
+    """A LLaVA-OneVision checkpoint as transformers writes it, with up to 3 x 3 tiles of 4 x 4 tokens.
+
+    text: class of the text config. most: as many tiles keep all of their tokens. fixed: further fields of the config.
+    """
+    tokenizer = tokenizer_with("<video>")
+    pinpoints = [[SIDE * rows, SIDE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
+    config = transformers.LlavaOnevisionConfig(
+        text_config=text(**text_of(tokenizer)),
+        vision_config=transformers.SiglipVisionConfig(**vision_of(patch_size=2, vision_use_head=False)),
+        image_grid_pinpoints=pinpoints,
+        vision_aspect_ratio=f"anyres_max_{most}",
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        **_llava_ids(tokenizer),
+        **fixed,
+    )
+    tokenizer.chat_template = _llava_chat()
+    randomise(transformers.LlavaOnevisionForConditionalGeneration(config), 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    LlavaOnevisionImageProcessorPil(image_grid_pinpoints=pinpoints, **images).save_pretrained(folder)
+
+
+def onevision_processor(folder: Path, most: int = 2) -> Any:
+    """transformers' LlavaOnevisionProcessor of a folder, for images alone."""
+    images = LlavaOnevisionImageProcessorPil.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    how = {"vision_aspect_ratio": f"anyres_max_{most}", "chat_template": tokenizer.chat_template}
+    return _OneVision(images, tokenizer, None, (SIDE // 2) ** 2, "full", **how)
 
 
 _QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -232,18 +272,15 @@ def qwen_folder(folder: Path, kind: str, sections: list[int], tower: dict[str, A
     Qwen2VLImageProcessorPil(patch_size=PATCH, size=_QWEN_SIZE).save_pretrained(folder)
 
 
-class _QwenWithoutVideo(transformers.Qwen2VLProcessor):
-    """See `_WithoutVideo`."""
-
-    def check_argument_for_proper_class(self, *_: Any) -> None:
-        pass
+class _Qwen(_WithoutVideo, transformers.Qwen2VLProcessor):
+    pass
 
 
 def qwen_processor(folder: Path) -> Any:
     """transformers' processor of a folder, for images alone. That of all three families makes the same of an image."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     images = Qwen2VLImageProcessorPil.from_pretrained(folder)
-    return _QwenWithoutVideo(images, tokenizer, None, chat_template=tokenizer.chat_template)
+    return _Qwen(images, tokenizer, None, chat_template=tokenizer.chat_template)
 
 
 def qwen2_vl(folder: Path) -> None:
@@ -310,7 +347,8 @@ FAMILIES: dict[str, Family] = {
     "llava_qwen_siglip": Family(_llava_qwen_siglip),
     "llava_next": Family(_llava_next),
     "vipllava": Family(_vipllava),
-    "internvl": Family(internvl_folder, processor_without_video),
+    "internvl": Family(internvl_folder, internvl_processor),
+    "onevision": Family(onevision_folder, onevision_processor),
     "idefics3": Family(functools.partial(_idefics, kind="Idefics3")),
     "smolvlm": Family(functools.partial(_idefics, kind="SmolVLM")),
     "qwen2_vl": Family(qwen2_vl, qwen_processor),

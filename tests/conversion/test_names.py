@@ -21,22 +21,57 @@ TEXT = TextConfig(V=11, D=12, L=2, N=4, K=2, H=3, F=7, attention_bias=True, mlp_
 LLAVA = param_specs(ModelConfig(text=TEXT, vision=clip_vision(image_size=8, patch_size=4, D=6, L=3, N=2, F=5)))
 LLAMA = param_specs(ModelConfig(text=TEXT))
 SANDWICH = param_specs(ModelConfig(text=dataclasses.replace(TEXT, qk_norm=True, post_norms=True)))
-SMALL = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 7}
-INTERNVL = param_specs(
-    from_hf(
-        {
-            "model_type": "internvl",
-            "text_config": {**SMALL, "model_type": "qwen2", "vocab_size": 11, "num_key_value_heads": 1},
-            "vision_config": {**SMALL, "attention_bias": True, "use_qk_norm": True, "use_mask_token": True},
-            "image_token_id": 10,
-        }
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 7}
+TOWER = {  # fields of all towers; each family reads its own
+    **SMALL,
+    "image_size": 8,
+    "patch_size": 2,
+    "attention_bias": True,
+    "use_qk_norm": True,
+    "use_mask_token": True,
+    "depth": 2,
+    "num_heads": 2,
+    "embed_dim": 16,
+    "out_hidden_size": 16,
+    "window_size": 8,
+    "fullatt_block_indexes": [1],
+    "num_position_embeddings": 25,
+    "deepstack_visual_indexes": [0],
+}
+
+
+def specs_of_family(kind, text):
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    text = {**SMALL, "model_type": text, "vocab_size": 11, "num_key_value_heads": 1, "head_dim": 8}
+    return param_specs(
+        from_hf(
+            {
+                "model_type": kind,
+                "text_config": {**text, "rope_parameters": rope},
+                "vision_config": TOWER,
+                "image_token_id": 10,
+                "scale_factor": 2,
+                "mm_tokens_per_image": 4,
+                "tie_word_embeddings": False,
+            }
+        )
     )
-)
+
+
+FAMILIES = {
+    "internvl": "qwen2",
+    "idefics3": "llama",
+    "gemma3": "gemma3_text",
+    "qwen2_vl": "qwen2",
+    "qwen2_5_vl": "qwen2",
+    "qwen3_vl": "qwen3",
+}
+ALL = [LLAVA, LLAMA, SANDWICH, *(specs_of_family(kind, text) for kind, text in FAMILIES.items())]
 
 
 def specs_of(dialect):
     """Of a model that may be spelled so."""
-    return next(specs for specs in (LLAVA, LLAMA, SANDWICH, INTERNVL) if dialect in names.fitting(specs))
+    return next(specs for specs in ALL if dialect in names.fitting(specs))
 
 
 @pytest.mark.parametrize("dialect", names.DIALECTS.values(), ids=lambda d: d.name)

@@ -13,6 +13,7 @@ SIZES = {
     "llava-1.5-7b": 7.06,
     "llava-1.5-13b": 13.35,
     "internvl3-8b": 7.94,
+    "llava-onevision-7b": 8.03,
     "smolvlm2-2.2b": 2.247,
     "qwen2.5-vl-7b": 8.29,
     "qwen3-vl-8b": 8.77,

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import vlm_mu_jax
 from tests.conversion.hf_checkpoints import edit_json
 from tests.conversion.test_exporter import tensors, there_and_back
-from tests.families import internvl_folder, processor_without_video
+from tests.families import internvl_folder, internvl_processor
 from vlm_mu_jax.conversion import importer, names
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
@@ -49,7 +49,7 @@ def both(request, tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(files[-1])
     vlm_mu_jax.convert(top / "hf", top / "ours")
     theirs = transformers.InternVLForConditionalGeneration.from_pretrained(top / "hf").eval()
-    return theirs, processor_without_video(top / "hf"), vlm_mu_jax.load(top / "ours"), files, top / "hf"
+    return theirs, internvl_processor(top / "hf"), vlm_mu_jax.load(top / "ours"), files, top / "hf"
 
 
 def prompts(files: list[Path]) -> list[tuple[str, list[Path]]]:
@@ -69,8 +69,40 @@ def their_inputs(processor, question, files):
 
 def our_batch(model, asked):
     rows = [model.processor.prompt_ids(question, files) for question, files in asked]
-    pixels = [[model.processor.pixels(file) for file in files] for _, files in asked]
-    return rows, model.processor.pad(rows, pixels, multiple=32)
+    pixels = [[model.processor.pixels(file) for file in model.processor.together(files)] for _, files in asked]
+    return rows, pixels, model.processor.pad(rows, pixels, multiple=32)
+
+
+def assert_same_logits(theirs, processor, ours, files):
+    """Of one mixed batch, row by row."""
+    rows, _, batch = our_batch(ours, prompts(files))
+    got = np.asarray(logits_of(ours.params, batch, ours.config))
+    for i, (question, shown) in enumerate(prompts(files)):
+        inputs = their_inputs(processor, question, shown)
+        with torch.no_grad():
+            want = theirs(**inputs).logits[0].numpy()
+        assert np.abs(want).max() > 0.5, "logits too small for the tolerance to mean anything"
+        assert np.abs(got[i, : len(rows[i])] - want).max() <= TOLERANCE, (question, shown)
+
+
+def assert_same_greedy_tokens(theirs, processor, ours, files, count=24):
+    """Of one mixed batch, decoded from a cache: those of transformers, and those of our whole forward pass.
+
+    transformers is told not to write the image placeholder; ours never does.
+    """
+    cfg = dataclasses.replace(ours.config, eos_ids=())
+    rows, pixels, batch = our_batch(ours, prompts(files))
+    made = np.asarray(generate(ours.params, batch, cfg, max_new_tokens=count).tokens_BG)
+    barred = {"suppress_tokens": [cfg.image_token_id], "eos_token_id": None}
+    for i, (question, shown) in enumerate(prompts(files)):
+        inputs = their_inputs(processor, question, shown)
+        want = theirs.generate(**inputs, max_new_tokens=count, do_sample=False, **barred)[0, len(rows[i]) :]
+        assert made[i].tolist() == want.tolist(), (question, shown)
+    whole = ours.processor.pad([[*row, *answer] for row, answer in zip(rows, made.tolist(), strict=True)], pixels, 32)
+    logits = np.array(logits_of(ours.params, whole, cfg))
+    logits[..., cfg.image_token_id] = -np.inf
+    for i, row in enumerate(rows):
+        assert logits[i, len(row) - 1 : len(row) + count - 1].argmax(-1).tolist() == made[i].tolist()
 
 
 def test_ids_and_pixels_equal_those_of_the_processor(both):
@@ -81,45 +113,23 @@ def test_ids_and_pixels_equal_those_of_the_processor(both):
         if not shown:
             continue
         want = inputs["pixel_values"].permute(0, 2, 3, 1).numpy()
-        tiles = [ours.processor.pixels(file) for file in shown]
-        got = np.concatenate([one.pixels_MHWC[: len(one.gather_Q) // ours.config.vision.P] for one in tiles])
+        got = np.concatenate([ours.processor.pixels(file).pixels_MHWC for file in shown])
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_tower_and_logits_of_a_mixed_batch_equal_transformers_row_by_row(both):
     theirs, processor, ours, files, _ = both
-    rows, batch = our_batch(ours, prompts(files))
-    got = np.asarray(logits_of(ours.params, batch, ours.config))
-    for i, (question, shown) in enumerate(prompts(files)):
-        inputs = their_inputs(processor, question, shown)
-        with torch.no_grad():
-            want = theirs(**inputs).logits[0].numpy()
-        assert np.abs(want).max() > 0.5, "logits too small for the tolerance to mean anything"
-        assert np.abs(got[i, : len(rows[i])] - want).max() <= TOLERANCE, (question, shown)
+    assert_same_logits(theirs, processor, ours, files)
     inputs = their_inputs(processor, *prompts(files)[0])
     with torch.no_grad():
         want = theirs.model.vision_tower(inputs["pixel_values"]).last_hidden_state[:, 1:].numpy()
-    states = np.asarray(encode_tower(ours.params, batch.pixels_BMHWC[:1], ours.config))[0]
-    assert np.abs(states[: len(want)] - want).max() <= TOLERANCE
+    pixels = np.moveaxis(inputs["pixel_values"].numpy(), 1, -1)
+    states = np.asarray(encode_tower(ours.params, pixels[None], ours.config))[0]
+    assert np.abs(states - want).max() <= TOLERANCE
 
 
 def test_24_greedy_tokens_of_a_mixed_batch_equal_transformers_and_the_whole_forward(both):
-    """Transformers is told not to write the image placeholder; ours never does."""
-    theirs, processor, ours, files, _ = both
-    cfg = dataclasses.replace(ours.config, eos_ids=())
-    rows, batch = our_batch(ours, prompts(files))
-    made = np.asarray(generate(ours.params, batch, cfg, max_new_tokens=24).tokens_BG)
-    barred = {"suppress_tokens": [cfg.image_token_id], "eos_token_id": None}
-    for i, (question, shown) in enumerate(prompts(files)):
-        inputs = their_inputs(processor, question, shown)
-        want = theirs.generate(**inputs, max_new_tokens=24, do_sample=False, **barred)[0, len(rows[i]) :]
-        assert made[i].tolist() == want.tolist(), (question, shown)
-    pixels = [[ours.processor.pixels(file) for file in shown] for _, shown in prompts(files)]
-    whole = ours.processor.pad([[*row, *answer] for row, answer in zip(rows, made.tolist(), strict=True)], pixels, 32)
-    logits = np.array(logits_of(ours.params, whole, cfg))
-    logits[..., cfg.image_token_id] = -np.inf
-    for i, row in enumerate(rows):
-        assert logits[i, len(row) - 1 : len(row) + 23].argmax(-1).tolist() == made[i].tolist()
+    assert_same_greedy_tokens(*both[:4])
 
 
 @pytest.mark.parametrize("both", ["qwen2"], indirect=True)

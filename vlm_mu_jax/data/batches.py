@@ -248,7 +248,9 @@ class Stream:
         like = next((image for row_images in images for image in row_images), None)
         if like is None:
             like = read(next(image for one in self.rows for image in one.images))
-        return tiling.stack(images, self.images_per_row, like, width=length, tokens=self._image_tokens(length))
+        return tiling.stack(
+            images, self.images_per_row, like, width=length, tokens=self._image_tokens(length), fixed=True
+        )
 
     def _image_tokens(self, length: int) -> int:
         """The most image tokens of a row that is padded to this length."""

@@ -86,7 +86,7 @@ def to_pixels(image: Image.Image, settings: ImageSettings) -> np.ndarray:
     """
     image = to_rgb(image)
     if settings.pad_to_square and image.width != image.height:
-        image = _pad(image, settings)
+        image = to_square(image, tuple(int(255 * m) for m in settings.mean))
     target = resized(image.width, image.height, settings) if settings.resize else image.size
     if target != image.size:
         image = image.resize(target, resample=settings.resample)
@@ -110,8 +110,9 @@ def resized(width: int, height: int, settings: ImageSettings) -> tuple[int, int]
     return (settings.size, long) if width == short else (long, settings.size)
 
 
-def _pad(image: Image.Image, settings: ImageSettings) -> Image.Image:
+def to_square(image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
+    """Padded with a colour, 0..255, the picture in the middle."""
     side = max(image.size)
-    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in settings.mean))
+    square = Image.new("RGB", (side, side), fill)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

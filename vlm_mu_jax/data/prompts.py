@@ -16,14 +16,14 @@ from vlm_mu_jax.data.chat_template import ChatTemplate
 from vlm_mu_jax.data.image_settings import fitted_plan, read_settings
 from vlm_mu_jax.data.records import Turn
 from vlm_mu_jax.data.rendering import Context, Renderer, asked, common_prefix
-from vlm_mu_jax.data.tiling import Tiles
+from vlm_mu_jax.data.tiling import Among, Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.image_plans import Layout
+from vlm_mu_jax.model.image_plans import ImagePlan, Layout
 from vlm_mu_jax.model.vlm import Batch
 
 # An image as `Processor.pixels` takes it (file or picture) or makes it (float32 [H, W, 3], or tiles).
-Picture = str | Path | Image.Image | np.ndarray | Tiles
+Picture = str | Path | Image.Image | np.ndarray | Tiles | Among
 Images = int | Sequence[Picture]  # their number is enough where every image has as many tokens
 LOSSES = ("all", "last")  # which answers of a conversation carry the loss
 
@@ -104,8 +104,9 @@ class Processor:
         settings = None
         if cfg.vision is not None:
             settings = read_settings(Path(folder), cfg.vision.image_size)
-            plan = fitted_plan(Path(folder), cfg.vision.plan)
-            cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, plan=plan))
+            plans = {name: getattr(cfg.vision, name) for name in ("plan", "several")}
+            plans = {name: fitted_plan(Path(folder), plan) for name, plan in plans.items() if plan is not None}
+            cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, **plans))
         if template == chat_template.OWN:
             template = chat_template.of_folder(folder)
             if template is None:
@@ -249,7 +250,7 @@ class Processor:
         Raises:
           InputError: the file is no image.
         """
-        plan = self.cfg.vision.plan
+        plan, image = self._plan_of(image)
         if not plan.varies:
             return plan.layout((0, 0))
         if isinstance(image, Tiles):
@@ -265,7 +266,7 @@ class Processor:
             if self.cfg.vision.plan.varies:
                 raise InputError("how many tokens an image of this model has depends on its size; give the images")
             return [self.cfg.vision.plan.layout((0, 0))] * number
-        return [self.layout(image) for image in images] if number else []
+        return [self.layout(image) for image in self.together(images)] if number else []
 
     def _whole(self, text: str, layouts: Sequence[Layout]) -> list[int]:
         """Ids of a rendered text with all image tokens."""
@@ -303,13 +304,24 @@ class Processor:
         end = self.chat.end
         return (text.partition(end)[0] if end else text).strip()
 
-    def pixels(self, image: str | Path | Image.Image) -> np.ndarray | Tiles:
+    def together(self, images: Sequence[Picture]) -> list[Picture]:
+        """All images of one prompt as `pixels` has to get them: some models read a picture among others differently."""
+        if len(images) < 2 or self.cfg.vision is None or self.cfg.vision.several is None:
+            return list(images)
+        return [image if isinstance(image, Among) else Among(image) for image in images]
+
+    def _plan_of(self, image: Picture) -> tuple[ImagePlan, Picture]:
+        vision = self.cfg.vision
+        return (vision.several, image.picture) if isinstance(image, Among) else (vision.plan, image)
+
+    def pixels(self, image: str | Path | Image.Image | Among) -> np.ndarray | Tiles:
         """float32 [size, size, 3], or for a model that cuts images the image's tiles."""
         if self.settings is None:
             raise InputError("this is a text-only model; it reads no images")
+        plan, image = self._plan_of(image)
         picture = image if isinstance(image, Image.Image) else images.load(image)
-        if self.cfg.vision.plan.varies:
-            return tiling.prepare(images.to_rgb(picture), self.settings, self.cfg.vision)
+        if plan.varies:
+            return tiling.prepare(images.to_rgb(picture), self.settings, self.cfg.vision, plan)
         return images.to_pixels(picture, self.settings)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019

@@ -9,12 +9,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
 from vlm_mu_jax.data import images
 from vlm_mu_jax.model.config import VisionConfig
-from vlm_mu_jax.model.image_plans import Layout, Size, View
+from vlm_mu_jax.model.image_plans import Blend, ImagePlan, Layout, Size, Table, View
 from vlm_mu_jax.model.patch_plan import Patches
 
 
@@ -23,62 +24,72 @@ class Tiles:
     """One picture as the model reads it.
 
     Attributes:
-      pixels_MHWC: its encoded images, then zeros up to the most that a picture of this model has. Of a model that reads
-        pictures of any size: its patches, blocks of them that become one image token together.
+      pixels_MHWC: its encoded images. Of a model that reads pictures of any size: its patches, blocks of them that
+        become one image token together.
       gather_Q: which feature each of its image tokens is, as in `model.vlm.Batch`.
-      features: number of features of all M encoded images together, M * P.
-      extra: features before them, see `image_plans.ImagePlan.extra`.
       layout: what stands for it in a prompt.
-      grid: rows and columns of its image tokens, where it was cut into patches.
+      extra: features before those of the images, see `image_plans.ImagePlan.extra`.
+      P: features of one encoded image. most: the most encoded images that a picture of this model has.
+      grid: rows and columns of its image tokens, where it was cut into patches; P and most say nothing then.
     """
 
     pixels_MHWC: np.ndarray
-    gather_Q: np.ndarray
-    features: int
-    extra: int
+    gather_Q: Table
     layout: Layout
+    extra: int = 0
+    P: int = 0
+    most: int = 0
     grid: Size | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.pixels_MHWC.nbytes + self.gather_Q.nbytes
+        return self.pixels_MHWC.nbytes + sum(table.nbytes for table in jax.tree.leaves(self.gather_Q))
 
     def tobytes(self) -> bytes:
-        return self.pixels_MHWC.tobytes() + self.gather_Q.tobytes() + np.array(self.grid or (), np.int32).tobytes()
+        arrays = (self.pixels_MHWC, *jax.tree.leaves(self.gather_Q), np.array(self.grid or (), np.int32))
+        return b"".join(array.tobytes() for array in arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Among:
+    """A picture that shares its prompt with others, of a model that reads it differently then."""
+
+    picture: Any  # as `prompts.Picture`
 
 
 class Stacked(NamedTuple):
     """Images of a batch, fields of `model.vlm.Batch`."""
 
     pixels_BMHWC: np.ndarray
-    gather_BQ: np.ndarray | None = None
+    gather_BQ: Table | None = None
     grid_BI2: np.ndarray | None = None
 
 
-def prepare(image: Image.Image, settings: images.ImageSettings, vision: VisionConfig) -> Tiles:
-    """An RGB picture as normalised encoded images, cut as the image plan says.
+def prepare(
+    image: Image.Image, settings: images.ImageSettings, vision: VisionConfig, plan: ImagePlan | None = None
+) -> Tiles:
+    """An RGB picture as normalised encoded images, cut as the image plan says, by default as one alone in its prompt.
 
     The pixels equal those of transformers' image processors (PIL backend).
     """
-    plan, size = vision.plan, (image.height, image.width)
+    plan, size, pixels = plan or vision.plan, (image.height, image.width), []
     if isinstance(plan, Patches):
         return _in_patches(image, settings, plan)
-    pixels = np.zeros((vision.tiles, settings.crop, settings.crop, 3), np.float32)
     whole: dict[View, Image.Image] = {}  # what several views are cut from
-    for i, view in enumerate(plan.views(size)):
+    for view in plan.views(size):
         uncut = dataclasses.replace(view, box=None)
         if uncut not in whole:
             whole[uncut] = _scaled(image, uncut, settings)
-        pixels[i] = images.to_pixels(_cut(whole[uncut], view.box), settings)
-    return Tiles(pixels, plan.gather(size), vision.tiles * vision.P, plan.extra, plan.layout(size))
+        pixels.append(images.to_pixels(_cut(whole[uncut], view.box), settings))
+    return Tiles(np.stack(pixels), plan.gather(size), plan.layout(size), plan.extra, vision.P, vision.tiles)
 
 
 def _in_patches(image: Image.Image, settings: images.ImageSettings, plan: Patches) -> Tiles:
     size = image.height, image.width
     height, width = plan.scaled(size)
     pixels_HWC = images.normalised(image.resize((width, height), settings.resample), settings)
-    cut, order = patches(pixels_HWC, plan.patch_size, plan.merge), plan.gather(size)
-    return Tiles(cut, order, len(order), plan.extra, plan.layout(size), plan.grid(size))
+    cut = patches(pixels_HWC, plan.patch_size, plan.merge)
+    return Tiles(cut, plan.gather(size), plan.layout(size), grid=plan.grid(size))
 
 
 def patches(picture_HWC: Any, size: int, merge: int) -> Any:
@@ -102,6 +113,8 @@ def scales(view: View, settings: images.ImageSettings) -> tuple[Size, ...]:
 
 
 def _scaled(image: Image.Image, view: View, settings: images.ImageSettings) -> Image.Image:
+    if view.padded is not None:
+        image = images.to_square(image, view.padded)
     for height, width in scales(view, settings):
         image = image.resize((width, height), settings.resample)
     if view.canvas is None:
@@ -124,8 +137,9 @@ def stack(
     like: np.ndarray | Tiles,
     width: int,
     tokens: int | None = None,
+    fixed: bool = False,
 ) -> Stacked:
-    """The images of a batch. Shapes of the arrays do not depend on the images' sizes.
+    """The images of a batch.
 
     Args:
       rows: prepared images of every row, or the tower's output in their place. Zeros fill short rows.
@@ -133,28 +147,54 @@ def stack(
       like: any image of the same model, for the shapes.
       width: Q. The length of the token rows will do, since they hold every image token.
       tokens: image tokens for whose patches there is room in a row; `width` by default.
+      fixed: there is room for tiles of the largest images, so that shapes do not depend on the images. Otherwise M is
+        one of few sizes that holds them, so that small pictures do not take the tower's time of large ones.
     """
-    tiled = isinstance(like, Tiles)
-    if tiled and like.grid is not None:
+    if not isinstance(like, Tiles):
+        pixels = np.zeros((len(rows), most, *like.shape), like.dtype)
+        for i, row in enumerate(rows):
+            pixels[i, : len(row)] = np.array(row).reshape(-1, *like.shape)
+        return Stacked(pixels)
+    if like.grid is not None:
         return _stacked_patches(rows, most, like, tokens or width)
-    one = like.pixels_MHWC if tiled else like[None]
-    pixels = np.zeros((len(rows), most * len(one), *one.shape[1:]), one.dtype)
-    gathers = np.zeros((len(rows), width), np.int32)
+    M = most * like.most
+    if not fixed:
+        M = min(M, _bucket(max(sum(len(image.pixels_MHWC) for image in row) for row in rows)))
+    pixels = np.zeros((len(rows), M, *like.pixels_MHWC.shape[1:]), like.pixels_MHWC.dtype)
+    gathers = jax.tree.map(lambda x: np.zeros((len(rows), width, *x.shape[1:]), x.dtype), like.gather_Q)
     for i, row in enumerate(rows):
-        filled = 0
-        for j, image in enumerate(row):
-            pixels[i, j * len(one) : (j + 1) * len(one)] = image.pixels_MHWC if tiled else image
-            if tiled:
-                end = filled + len(image.gather_Q)
-                gathers[i, filled:end] = _moved(image, j)
-                filled = end
-    return Stacked(pixels, gathers if tiled else None)
+        encoded = filled = 0
+        for image in row:
+            end, last = encoded + len(image.pixels_MHWC), filled + len(image.gather_Q)
+            pixels[i, encoded:end] = image.pixels_MHWC
+            _put(gathers, i, filled, last, _moved(image, encoded))
+            encoded, filled = end, last
+    return Stacked(pixels, gathers)
+
+
+def _bucket(count: int) -> int:
+    """A number of encoded images, two per doubling, so that few shapes are compiled."""
+    step = 2 ** max(0, (max(count, 1) - 1).bit_length() - 2)
+    return -(-max(count, 1) // step) * step
+
+
+def _put(gathers: Table, row: int, first: int, last: int, table: Table) -> None:
+    for all_rows, one in zip(jax.tree.leaves(gathers), jax.tree.leaves(table), strict=True):
+        all_rows[row, first:last] = one
+
+
+def _moved(image: Tiles, images_before: int) -> Table:
+    """Its gather table behind so many other encoded images of the row."""
+    table = image.gather_Q
+    index = table.index_QK if isinstance(table, Blend) else table
+    moved = np.where(index >= image.extra, index + images_before * image.P, index)
+    return table.replace(index_QK=moved) if isinstance(table, Blend) else moved
 
 
 def _stacked_patches(rows: Sequence[Sequence[Tiles]], most: int, like: Tiles, tokens: int) -> Stacked:
     """The patches of a row's pictures one behind the other."""
     one = like.pixels_MHWC
-    pixels = np.zeros((len(rows), tokens * (len(one) // like.features), *one.shape[1:]), one.dtype)
+    pixels = np.zeros((len(rows), tokens * (len(one) // len(like.gather_Q)), *one.shape[1:]), one.dtype)
     grids = np.zeros((len(rows), most, 2), np.int32)
     for i, row in enumerate(rows):
         filled = 0
@@ -162,9 +202,3 @@ def _stacked_patches(rows: Sequence[Sequence[Tiles]], most: int, like: Tiles, to
             end = filled + len(image.pixels_MHWC)
             pixels[i, filled:end], grids[i, j], filled = image.pixels_MHWC, image.grid, end
     return Stacked(pixels, grid_BI2=grids)
-
-
-def _moved(image: Tiles, images_before: int) -> np.ndarray:
-    """Its gather table behind so many other pictures of the row."""
-    table = image.gather_Q
-    return np.where(table >= image.extra, table + images_before * image.features, table)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.image_plans import Blend
 
 if TYPE_CHECKING:
     from vlm_mu_jax.model.vlm import Batch
@@ -65,7 +66,11 @@ def _check_images(batch: "Batch", cfg: ModelConfig, name: str) -> None:
     if batch.features_BQD is not None:
         wide = D * (1 + cfg.text.deep)
         _check(f"{name}.features_BQD", batch.features_BQD, (B, None, wide), f"[B, Q, {wide}], B as in tokens_BT", float)
-    if batch.gather_BQ is not None:
+    if isinstance(batch.gather_BQ, Blend):
+        what = "[B, Q, K], B as in tokens_BT"
+        _check(f"{name}.gather_BQ.index_QK", batch.gather_BQ.index_QK, (B, None, None), what, int)
+        _check(f"{name}.gather_BQ.weight_QK", batch.gather_BQ.weight_QK, batch.gather_BQ.index_QK.shape, what, float)
+    elif batch.gather_BQ is not None:
         _check(f"{name}.gather_BQ", batch.gather_BQ, (B, None), "[B, Q], B as in tokens_BT", int)
     if batch.grid_BI2 is not None:
         _check(f"{name}.grid_BI2", batch.grid_BI2, (B, None, 2), "[B, I, 2], B as in tokens_BT", int)
@@ -105,7 +110,7 @@ def _image_tokens(batch: "Batch", cfg: ModelConfig) -> int:
     if batch.pixels_BMHWC is None and batch.vision_BMPE is None:
         return 0
     if batch.gather_BQ is not None:
-        return batch.gather_BQ.shape[1]
+        return jax.tree.leaves(batch.gather_BQ)[0].shape[1]
     images = batch.vision_BMPE if batch.pixels_BMHWC is None else batch.pixels_BMHWC
     return cfg.vision.tokens(images.shape[1])
 

@@ -90,11 +90,13 @@ class TextConfig:
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
     """How pictures become image tokens. plan: a picture -> encoded images and token count. tower: an encoded image ->
-    states. connector: states -> image tokens."""
+    states. connector: states -> image tokens. several: the plan of pictures that share a prompt with others; None = as
+    of one alone."""
 
     tower: Tower
     connector: Connector
     plan: ImagePlan
+    several: ImagePlan | None = None
 
     @property
     def image_size(self) -> int:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import flax.struct
 import numpy as np
 
 Size = tuple[int, int]  # height, width
@@ -24,12 +25,31 @@ class View:
     square: scaled to a square of the image processor's own size instead, whatever the picture's shape.
     canvas: size of the black picture in whose middle it is then put; None for none.
     box: (top, left, height, width) of the part that is cut out; None for all of it.
+    padded: first of all padded to a square with this colour, 0..255, the picture in the middle; None for no padding.
     """
 
     scaled: tuple[Size, ...] = ()
     square: bool = False
     canvas: Size | None = None
     box: tuple[int, int, int, int] | None = None
+    padded: tuple[int, int, int] | None = None
+
+
+@flax.struct.dataclass
+class Blend:
+    """Image tokens that are weighted sums of features.
+
+    index_QK: int32, which features each token blends. weight_QK: float32. In a batch both have rows in front.
+    """
+
+    index_QK: Any
+    weight_QK: Any
+
+    def __len__(self) -> int:
+        return len(self.index_QK)
+
+
+Table = np.ndarray | Blend  # int32 [Q], one feature for each token; or a blend of them
 
 
 class ImagePlan(Protocol):
@@ -62,9 +82,9 @@ class ImagePlan(Protocol):
     def views(self, size: Size) -> tuple[View, ...]:
         """The encoded images of a picture of this size, at most `tiles`."""
 
-    def gather(self, size: Size) -> np.ndarray | None:
-        """int32 [tokens of a picture of this size]: which feature each is. The table starts with the connector's extra
-        tokens, then come the features of the encoded images, one after the other. None: all features in order."""
+    def gather(self, size: Size) -> Table | None:
+        """Which feature each token of a picture of this size is. Features are counted from the connector's extra
+        tokens, then come those of the encoded images, one after the other. None: all features in order."""
 
     def fitted(self, fields: Mapping[str, Any]) -> "ImagePlan":
         """The plan as an image processor's config makes it.
@@ -200,6 +220,15 @@ class Tiled:
         padding, a newline (feature 0) after each row."""
         return _gather(size, self)
 
+    def cells(self, size: Size) -> np.ndarray:
+        """int32 [rows, columns]: the features of the tiles as one picture, without what is padding."""
+        height, width = self.best_pinpoint(size)
+        side, columns = self.side, width // self.image_size
+        top, left = _padding(size, height // self.image_size * side, columns * side)
+        y, x = np.ogrid[top : height // self.image_size * side - top, left : columns * side - left]
+        tile, patch = 1 + y // side * columns + x // side, y % side * side + x % side
+        return (self.extra + tile * self.P + patch).astype(np.int32)
+
     def best_pinpoint(self, size: Size) -> Size:
         """The one that keeps most of the picture's pixels, and of those the one with least padding; the first of
         equals."""
@@ -229,12 +258,7 @@ class Tiled:
 
 @functools.lru_cache(maxsize=4096)
 def _gather(size: Size, plan: Tiled) -> np.ndarray:
-    height, width = plan.best_pinpoint(size)
-    side, columns = plan.side, width // plan.image_size
-    top, left = _padding(size, height // plan.image_size * side, columns * side)
-    y, x = np.ogrid[top : height // plan.image_size * side - top, left : columns * side - left]
-    tile, patch = 1 + y // side * columns + x // side, y % side * side + x % side
-    rows = np.pad(1 + tile * plan.P + patch, ((0, 0), (0, 1)))  # a newline after each row
+    rows = np.pad(plan.cells(size), ((0, 0), (0, 1)))  # a newline after each row
     found = np.concatenate([1 + np.arange(plan.P), rows.ravel()]).astype(np.int32)
     found.setflags(write=False)  # shared by all pictures of this size
     return found

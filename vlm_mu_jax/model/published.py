@@ -88,6 +88,12 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": {"attention_bias": True},  # InternViT-300M: the other fields are transformers' defaults
         "tie_word_embeddings": False,
     },
+    # llava-hf/llava-onevision-qwen2-7b-ov-hf: Qwen2's 152064 rows and two new ones, filled up to a multiple of 64
+    "llava-onevision-7b": {
+        "model_type": "llava_onevision",
+        "text_config": {**_QWEN2_7B, "vocab_size": 152128},
+        "vision_config": {**_SO400M, "image_size": 384, "num_hidden_layers": 26, "vision_use_head": False},
+    },
     # HuggingFaceTB/SmolVLM2-2.2B-Instruct
     "smolvlm2-2.2b": {
         "model_type": "smolvlm",

@@ -12,6 +12,7 @@ from vlm_mu_jax.model.checks import check_batch
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import decode, decoder_specs
 from vlm_mu_jax.model.grids import Places, places
+from vlm_mu_jax.model.image_plans import Blend
 from vlm_mu_jax.model.layers import rms_norm
 from vlm_mu_jax.model.params import Params, Specs
 from vlm_mu_jax.model.stacks import freeze
@@ -35,7 +36,8 @@ class Batch:
       tower and projector. Where the decoder's first blocks add image features to the stream, those stand behind the D
       values of a token, block by block.
     gather_BQ: where pictures of different sizes have different numbers of tokens: which feature each image token is
-      (see `image_plans.ImagePlan.gather`). Data, not shapes: pictures of all sizes run in one compiled program.
+      (see `image_plans.ImagePlan.gather`), or which features it blends. Data, not shapes: pictures of all sizes run in
+      one compiled program.
     embedded_BTD: what `embed` makes of the row if it is known already, so that a gradient can be taken of it.
     """
 
@@ -43,7 +45,7 @@ class Batch:
     lengths_B: Array
     pixels_BMHWC: Array | None = None
     features_BQD: Array | None = None
-    gather_BQ: Array | None = None
+    gather_BQ: Array | Blend | None = None
     vision_BMPE: Array | None = None
     embedded_BTD: Array | None = None
     grid_BI2: Array | None = None
@@ -85,7 +87,7 @@ def encode_images(
     params: Params,
     pixels_BMHWC: Array,
     cfg: ModelConfig,
-    gather_BQ: Array | None = None,
+    gather_BQ: Array | Blend | None = None,
     grid_BI2: Array | None = None,
 ) -> Array:
     """Images of every row -> projected image tokens [B, M * P, D]; with `gather_BQ` (see `Batch`) packed, [B, Q, D]."""
@@ -101,7 +103,7 @@ def encode_tower(params: Params, pixels_BMHWC: Array, cfg: ModelConfig, grid_BI2
     return features_IPE.reshape(B, M, *features_IPE.shape[1:])
 
 
-def project(params: Params, vision_BMPE: Array, cfg: ModelConfig, gather_BQ: Array | None = None) -> Array:
+def project(params: Params, vision_BMPE: Array, cfg: ModelConfig, gather_BQ: Array | Blend | None = None) -> Array:
     """The tower's output -> projected image tokens, as `encode_images` returns them."""
     connector, B = cfg.vision.connector, vision_BMPE.shape[0]
     features_BQD = connector.project(params["projector"], vision_BMPE)
@@ -112,7 +114,19 @@ def project(params: Params, vision_BMPE: Array, cfg: ModelConfig, gather_BQ: Arr
     if extra_XD is not None:
         extra_BXD = jnp.broadcast_to(extra_XD[None].astype(features_BQD.dtype), (B, *extra_XD.shape))
         features_BQD = jnp.concatenate([extra_BXD, features_BQD], axis=1)
+    if isinstance(gather_BQ, Blend):
+        return _blended(features_BQD, gather_BQ)
     return jnp.take_along_axis(features_BQD, gather_BQ[:, :, None], axis=1)
+
+
+def _blended(features_BFD: Array, blend: Blend) -> Array:
+    """Weighted sums of features, in float32 as torch interpolates. [B, Q, D]."""
+    taps = range(blend.index_QK.shape[-1])
+    parts = (
+        jnp.take_along_axis(features_BFD, blend.index_QK[:, :, k, None], axis=1) * blend.weight_QK[:, :, k, None]
+        for k in taps
+    )
+    return sum(parts).astype(features_BFD.dtype)
 
 
 def embed(params: Params, batch: Batch, cfg: ModelConfig) -> Array:

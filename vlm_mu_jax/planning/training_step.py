@@ -144,4 +144,5 @@ def image_arrays(
         grid = {"grid_BI2": array((*lead, 1, 2), jnp.int32)}
         return grid | {"pixels_BMHWC": array((*lead, tiles, side, side, 3), jnp.float32)}
     pixels = {"pixels_BMHWC": array((*lead, tiles, side, side, 3), jnp.float32)}
-    return pixels | ({"gather_BQ": array((*lead, length), jnp.int32)} if cfg.vision.plan.varies else {})
+    table = cfg.vision.plan.gather((side, side))
+    return pixels | {"gather_BQ": jax.tree.map(lambda x: array((*lead, length, *x.shape[1:]), x.dtype), table)}

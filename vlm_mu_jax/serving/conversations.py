@@ -40,7 +40,7 @@ def chat_prompt(messages: Any, model: Model, limits: PictureLimits) -> ServedPro
     ids = processor.conversation_ids(turns, pictures, system)
     words = [Turn(turn.role, tuple(part for part in turn.parts if isinstance(part, str))) for turn in turns]
     text_ids = processor.conversation_ids(words, (), system) if pictures else ids
-    pixels = tuple(processor.pixels(picture) for picture in pictures)
+    pixels = tuple(processor.pixels(picture) for picture in processor.together(pictures))
     return ServedPrompt(tuple(ids), pixels, tuple(reading.names), tuple(text_ids))
 
 

@@ -262,7 +262,7 @@ def _row(
     record: Record, turns: Sequence[Turn], root: Path, processor: Processor, target: str, loss: str
 ) -> tuple[TrainRow, int]:
     """The row of the record's first turns, and its number of tokens before those that carry the loss."""
-    images = tuple(str(root / path) for turn in turns for path in turn.images)
+    images = tuple(processor.together([str(root / path) for turn in turns for path in turn.images]))
     if target == "query":
         ids = tuple(processor.prompt_ids(record.question, images))
         example = Example(ids, len(ids))

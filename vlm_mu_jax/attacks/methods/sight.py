@@ -21,8 +21,7 @@ from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor, bucket
 from vlm_mu_jax.data.tiling import Stacked
-from vlm_mu_jax.model.config import VisionConfig
-from vlm_mu_jax.model.image_plans import Size, View
+from vlm_mu_jax.model.image_plans import Size, Table, View
 from vlm_mu_jax.model.patch_plan import Patches
 
 Scales = tuple[Array | np.ndarray, Array | np.ndarray, Array | np.ndarray]  # rows_MSH, columns_MSW, rows_first_M
@@ -46,7 +45,7 @@ class Sight:
     rows_MSH: np.ndarray | None
     columns_MSW: np.ndarray | None
     rows_first_M: np.ndarray | None
-    gather_1Q: np.ndarray | None
+    gather_1Q: Table | None
     scaling: tuple[float, tuple[float, ...], tuple[float, ...]]
     grid: Size | None = None
     plan: Patches | None = None
@@ -65,7 +64,7 @@ class Sight:
         """Room for image tokens, rounded up, so that few programs are compiled; 0 where it is always the same."""
         if self.grid is not None:
             return bucket(math.prod(self.grid))
-        return 0 if self.gather_1Q is None else self.gather_1Q.shape[1]
+        return 0 if self.gather_1Q is None else jax.tree.leaves(self.gather_1Q)[0].shape[1]
 
     @property
     def images(self) -> int | None:
@@ -98,15 +97,15 @@ def of_picture(picture: np.ndarray | Image.Image, processor: Processor) -> Sight
         return Sight(base_HWC, None, None, None, None, scaling, cut.grid, vision.plan)
     size = (picture.height, picture.width)
     views = [_matrices(view, size, settings) for view in vision.plan.views(size)]
-    rows, columns = (_stacked(matrices, vision) for matrices in zip(*views, strict=True))
-    gather_Q = vision.plan.gather(size)
-    gather_1Q = np.pad(gather_Q, (0, bucket(len(gather_Q)) - len(gather_Q)))[None]
-    wanted, x_HWC = tiling.prepare(picture, settings, vision).pixels_MHWC, np.asarray(picture, np.float32)
+    tiles = tiling.prepare(picture, settings, vision)
+    shown = tiling.stack([[tiles]], 1, tiles, bucket(len(tiles.gather_Q)))
+    rows, columns = (_stacked(matrices, shown.pixels_BMHWC.shape[1]) for matrices in zip(*views, strict=True))
+    wanted, x_HWC = shown.pixels_BMHWC[0], np.asarray(picture, np.float32)
     off_2M = [
         np.abs(_pixels(x_HWC, (rows, columns, first_M), None, scaling=scaling)[0] - wanted).sum((1, 2, 3))
         for first_M in (np.zeros(len(rows), bool), np.ones(len(rows), bool))
     ]
-    return Sight(np.asarray(picture, np.int64), rows, columns, off_2M[1] < off_2M[0], gather_1Q, scaling)
+    return Sight(np.asarray(picture, np.int64), rows, columns, off_2M[1] < off_2M[0], shown.gather_BQ, scaling)
 
 
 def seen(pixels_HWC: np.ndarray, settings: ImageSettings) -> np.ndarray:
@@ -193,8 +192,8 @@ def _centred(matrix: np.ndarray, length: int) -> np.ndarray:
     return np.pad(matrix, ((start, length - len(matrix) - start), (0, 0)))
 
 
-def _stacked(matrices: tuple[np.ndarray, ...], vision: VisionConfig) -> np.ndarray:
+def _stacked(matrices: tuple[np.ndarray, ...], M: int) -> np.ndarray:
     """[M, S, X] with zeros for the encoded images that this picture does not have."""
-    stacked = np.zeros((vision.tiles, *matrices[0].shape), np.float32)
+    stacked = np.zeros((M, *matrices[0].shape), np.float32)
     stacked[: len(matrices)] = matrices
     return stacked

@@ -265,13 +265,11 @@ def _picture(processor: Processor, image: Path | str) -> Any:
 
 def _shown(processor: Processor, question: Question) -> list[Any]:
     """What `Processor.pixels` makes of a question's images."""
-    return [_pixels(processor, image) for image in question.images]
-
-
-def _pixels(processor: Processor, image: Path | str) -> Any:
-    """What `Processor.pixels` makes of an image file or of a blank image."""
-    picture = _picture(processor, image)
-    return processor.pixels(picture) if picture is image else picture
+    pictures = [_picture(processor, image) for image in question.images]
+    return [
+        processor.pixels(one) if picture is image else picture
+        for image, picture, one in zip(question.images, pictures, processor.together(pictures), strict=True)
+    ]
 
 
 def _text(model: Model, ids: Sequence[int]) -> str:

@@ -87,7 +87,7 @@ def stream_in_context(
         raise InputError(
             f"{len(ids)} prompt tokens and --max_new_tokens={longest} exceed the {limit} positions; lower it"
         )
-    pixels = [[model.processor.pixels(image) for image in images]]
+    pixels = [[model.processor.pixels(image) for image in model.processor.together(images)]]
     batch = model.processor.pad([ids], pixels)
     steer = _steer(model, options.guard)
     if callable(steer):  # a gate that looks at the prompt first
