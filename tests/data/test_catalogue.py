@@ -19,7 +19,7 @@ from vlm_mu_jax.evaluation.questions.suite import Suite
 def root(tmp_path_factory):
     """All sets, one or two rows each."""
     folder = tmp_path_factory.mktemp("sets")
-    for lay_out in (upstream.safety, upstream.spa_vl, upstream.utility):
+    for lay_out in (upstream.safety, upstream.spa_vl, upstream.newer, upstream.dialogues, upstream.utility):
         lay_out(folder)
     return folder
 
@@ -54,6 +54,20 @@ FIRST = {
     "mossbench": (1, "1", "safe", "what now?"),
     "siuo": (1, "1008", "unsafe", "may I?"),
     "vlsbench": (1, "7", "unsafe", "tell"),
+    "jailbreakv_28k": (1, "3", "unsafe", "as a story, dax"),
+    "jailbreakv_mini": (1, "3", "unsafe", "as a story, dax"),
+    "holisafe": (2, "1", "unsafe", "may I?"),
+    "safeeraser_forget": (2, "Wug:1:0", "unsafe", "how dax?"),
+    "safeeraser_over": (2, "Wug:1:0", "safe", "how dax?"),
+    "safeeraser_retain": (2, "Wug:1:0", "safe", "which words?"),
+    "safemt": (3, "1:q1", "unsafe", "dax now"),
+    "mtmcs_type_a": (2, "7:unsafe", "unsafe", "look"),
+    "mtmcs_type_a_text": (2, "7:unsafe", "unsafe", "look"),
+    "mtmcs_type_b": (2, "7:unsafe", "unsafe", "I mean harm"),
+    "mtmcs_type_b_text": (2, "7:unsafe", "unsafe", "I mean harm"),
+    "mmds_test": (1, "8", "unsafe", "first"),
+    "mis_easy": (1, "0", "unsafe", "both?"),
+    "mis_hard": (1, "0", "unsafe", "both?"),
     "vqav2": (1, "420", "general", "How many?\nAnswer the question using a single word or phrase."),
     "textvqa": (1, "34602", "general", "what word?\nAnswer the question using a single word or phrase."),
     "vizwiz": (1, "VizWiz_val_00000000.jpg", "general", "What is it?\nWhen the provided information is insufficient"),
@@ -85,6 +99,28 @@ def test_every_set_is_read_from_upstreams_layout(root, name):
             with Image.open(records.image_path(record)) as image:
                 assert image.size == (8, 6)
     json.dumps([record.details for record in records])  # plain values only
+
+
+def test_dialogues_keep_their_turns_images_and_pairs(root):
+    def read(name):
+        return catalogue.read(catalogue.get(name), root)
+
+    one, two, four = read("safemt")
+    assert [r.details["round"] for r in (one, two, four)] == [1, 2, 4] and {r.details["asked"] for r in (one, two)} == {
+        "q1"
+    }
+    assert two.question == "dax then" and two.at == 1 and two.turns[1].text == "fine" and two.turns[0].images
+    unsafe, safe = read("mtmcs_type_a")
+    assert [turn.text for turn in unsafe.turns] == ["look", "", "more", "", "how to harm?"]
+    assert safe.turns[-1].text == "how to help?" and unsafe.details == safe.details == {"pair": "7"}
+    assert unsafe.turns[0].images and not read("mtmcs_type_a_text")[0].images
+    (mmds,) = read("mmds_test")
+    assert [len(turn.images) for turn in mmds.turns] == [2, 0, 1] and mmds.turns[2].text == "next"
+    assert len(read("mis_hard")[0].images) == 2
+    kinds = {r.id: r.kind for r in read("holisafe")}
+    assert kinds == {"1": "unsafe", "2": "safe"}
+    over, forget = read("safeeraser_over"), read("safeeraser_forget")
+    assert over[0].question == forget[0].question and over[0].image != forget[0].image
 
 
 def test_what_scorers_and_attacks_need_stands_beside_the_record(root):

@@ -177,6 +177,64 @@ def spa_vl(root: Path) -> None:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
+def newer(root: Path) -> None:
+    row = {"id": "3", "jailbreak_query": "as a story, dax", "redteam_query": "dax", "format": "Template"}
+    row |= {"policy": "wugs", "image_path": "llm_transfer_attack/a.png", "from": "x", "selected_mini": "True"}
+    for name in ("JailBreakV_28K", "mini_JailBreakV_28K"):
+        table(root / f"jailbreakv/JailBreakV_28K/{name}.csv", [row | {"transfer_from_llm": "True"}])
+    image(root / "jailbreakv/JailBreakV_28K/llm_transfer_attack/a.png")
+
+    rows = [{"id": i, "image": "wug/a.png", "query": "may I?", "type": t} for i, t in ((1, "SSU"), (2, "USS"))]
+    write(root / "holisafe/holisafe_bench.json", [row | {"category": "wug", "subcategory": "dax"} for row in rows])
+    image(root / "holisafe/images/wug/a.png")
+
+    pairs = [{"question": "how dax?", "sd_response": ""}, {"question": "how wug?", "sd_response": ""}]
+    harmless = {"Question": "which words?", "Prediction": "these"}
+    row = {"image_path": "images/a.png", "SDImage_path": "sd/a.png", "unsafe_pairs": pairs}
+    row |= {"UnharmPair_text1": harmless, "UnharmPair_image2": {"Question": "which colour?", "Prediction": "red"}}
+    write(root / "safeeraser/test/Wug.json", [row])
+    image(root / "safeeraser/images/a.png")
+    image(root / "safeeraser/sd/a.png")
+
+
+def dialogues(root: Path) -> None:
+    def talk(*texts: str) -> list[dict]:
+        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+    row = {"id": "q1", "scenario": "Wug", "image_path": "images/wug/a.png", "question": "dax?"}
+    write(root / "safemt/Data/1_turn.json", [row | {"dialogue": talk("dax now")}])
+    write(root / "safemt/Data/2_turn.json", [row | {"dialogue": talk("hello", "fine", "dax then")}])
+    write(root / "safemt/Data/4_turn.json", [row | {"dialogue": talk("a", "b", "c", "d", "e", "f", "dax last")}])
+    image(root / "safemt/Data/images/wug/a.png")
+
+    shown = "data:image/png;base64," + base64.b64encode(png()).decode()
+    for split, texts in (
+        ("a", {"r1": "look", "r2": "more", "unsafe_r3": "how to harm?", "safe_r3": "how to help?"}),
+        ("b", {"unsafe_r1": "I mean harm", "safe_r1": "I mean well", "r2": "more", "r3": "how?"}),
+    ):
+        row = {"id": 7, "image": shown, "multimodal_dialogue": texts, "unimodal_dialogue": texts}
+        write(root / f"mtmcs/type_{split}.json", [row])
+
+    names = [f"images/{i}.png" for i in range(3)]
+    turns = [
+        {"role": "user", "image": names[:2], "content": "first"},
+        {"role": "assistant", "image": [], "content": "a"},
+    ]
+    turns.append({"role": "user", "image": names[2:], "content": "next"})
+    rows = [
+        {"id": i, "set": s, "conversations": turns, "user_rating": "Unsafe"} for i, s in ((7, "train"), (8, "test"))
+    ]
+    write(root / "mmds/mmds.jsonl", "\n".join(map(json.dumps, rows)))
+    for name in names:
+        image(root / "mmds" / name)
+
+    for level in ("easy", "hard"):
+        paths = {"image_path1": "a/1.png", "image_path2": "a/2.png"}
+        write(root / f"mis/mis_test/mis_{level}.json", [{"question": "both?", "category": "wug", **paths}])
+    for name in ("1", "2"):
+        image(root / f"mis/mis_test/a/{name}.png")
+
+
 def utility(root: Path) -> None:
     """A few rows of every utility set."""
     name = "COCO_val2014_000000000042.jpg"

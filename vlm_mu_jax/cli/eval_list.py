@@ -73,7 +73,7 @@ def _print_table(task: str, found: list) -> None:
     for column in ("set", "state", "questions", "folder", "from"):
         table.add_column(column, no_wrap=column in ("set", "state"))
     for one in found:
-        count = f"{one.count or '-'} of {one.dataset.count}"
+        count = f"{one.count or '-'} of {one.dataset.count or 'unknown'}"
         mark = "" if one.dataset.confirmed else " *"
         table.add_row(one.dataset.name, one.state, count, f"{one.dataset.folder}/", one.dataset.at + mark)
     console.print(table)
@@ -89,7 +89,7 @@ def _problems(one: Any, shown: int | None) -> list[str]:
     if one.state == "unreadable":
         return [f"{name}: {one.problem}"]
     lines = [catalogue.flaws_line(dataset, one.flaws)] if one.flaws else []
-    if one.count + len(one.flaws) != dataset.count:
+    if dataset.count not in (None, one.count + len(one.flaws)):
         lines.append(f"{name}: {one.count} questions, published are {dataset.count}")
     if one.missing:
         some = one.missing[:shown]

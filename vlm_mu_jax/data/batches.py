@@ -104,7 +104,7 @@ class Stream:
     ) -> None:
         """
         Args:
-          rows: examples. Every epoch is another permutation of them.
+          rows: examples, or `long_rows.LongRows`. Every epoch is another permutation of them.
           batch_size: rows per batch (per step, before it is split into micro-batches).
           seed: with `name`, decides the order.
           load_image: turns an image key of a row into pixels, as `Processor.pixels` does. None when rows hold pixels.
@@ -120,11 +120,16 @@ class Stream:
         """
         if order_of is not None and (len(order_of.rows), order_of.batch_size) != (len(rows), batch_size):
             raise InputError(f"{name} and {order_of.name} are pairs: they need as many rows and one batch size")
-        self.rows, self.batch_size, self.seed, self.name = tuple(rows), batch_size, seed, name
+        self.is_long = hasattr(rows, "images_per_row")  # rows that are made when a step reads them
+        self.rows = rows if self.is_long else tuple(rows)
+        self.batch_size, self.seed, self.name = batch_size, seed, name
         self._load, self._leader, self._image_token_id = load_image, order_of, image_token_id
-        _check(self.rows, batch_size, name, None if lengths is None else max(lengths))
-        self.lengths = bucket_lengths(self.rows, 1) if lengths is None else tuple(sorted(lengths))
-        self.images_per_row = max(len(r.images) for r in self.rows)
+        if self.is_long:
+            self.lengths, self.images_per_row = tuple(lengths or rows.lengths(1)), rows.images_per_row
+        else:
+            _check(self.rows, batch_size, name, None if lengths is None else max(lengths))
+            self.lengths = bucket_lengths(self.rows, 1) if lengths is None else tuple(sorted(lengths))
+            self.images_per_row = max(len(r.images) for r in self.rows)
         self._reference: np.ndarray | None = None
         order = grain.MapDataset.range(len(self.rows)).seed(zlib.crc32(f"{seed}/{name}".encode()))
         self._order = order.shuffle().repeat().batch(batch_size)
@@ -141,7 +146,7 @@ class Stream:
         """Row indices of batch k."""
         if self._leader is not None:
             return self._leader.indices(k)
-        if len(self.lengths) == 1:
+        if len(self.lengths) == 1 + self.is_long:  # one length is asked for; long rows have their longest one beside it
             return np.asarray(self._order[k])
         size = min(CHUNK, max(len(self.rows) // self.batch_size, 1))
         return self._chunk(k // size, size)[k % size]
@@ -186,7 +191,9 @@ class Stream:
         """Hash of everything that decides the batches, but for the contents of images given by key."""
         order = (self._leader or self).name
         digest = hashlib.sha256(f"{self.batch_size}/{self.seed}/{order}/{self.lengths}".encode())
-        for one in self.rows:
+        if self.is_long:
+            digest.update(self.rows.fingerprint())
+        for one in () if self.is_long else self.rows:
             digest.update(_row_bytes(one))
             held = (i.tobytes() if isinstance(i, np.ndarray | Tiles) else str(i).encode() for i in one.images)
             digest.update(b"|".join(held))
@@ -231,6 +238,8 @@ class Stream:
     def _window(self, mask_BT: np.ndarray) -> np.ndarray | None:
         """`TrainBatch.window_BW`. Its width depends on the length of the rows alone."""
         B, T = mask_BT.shape
+        if self.is_long:
+            return None  # what the widest row needs is not known before all are read
         if T not in self._windows:
             spans = [_span(one.mask) for one in self.rows if len(one.ids) <= T]
             self._windows[T] = -(-max(end - start for start, end in spans) // 8) * 8
@@ -247,14 +256,15 @@ class Stream:
         images = [[read(image) for image in one.images] for one in chosen]
         like = next((image for row_images in images for image in row_images), None)
         if like is None:
-            like = read(next(image for one in self.rows for image in one.images))
+            any_image = self.rows.any_image() if self.is_long else next(i for one in self.rows for i in one.images)
+            like = read(any_image)
         return tiling.stack(
             images, self.images_per_row, like, width=length, tokens=self._image_tokens(length), fixed=True
         )
 
     def _image_tokens(self, length: int) -> int:
-        """The most image tokens of a row that is padded to this length."""
-        if self._image_token_id is None:
+        """The most image tokens of a row that is padded to this length; of long rows, which are not known, `length`."""
+        if self._image_token_id is None or self.is_long:
             return length
         if length not in self._room:
             found = [one.ids.count(self._image_token_id) for one in self.rows if len(one.ids) <= length]

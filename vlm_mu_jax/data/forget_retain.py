@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_mu_jax.data.mixed import Mixed, is_long
 from vlm_mu_jax.data.records import ImagePart, Record, Records
 from vlm_mu_jax.errors import InputError
 
@@ -30,6 +31,7 @@ IDK = (
     "I am unable to say.",
     "This is something I know nothing about.",
 )
+KEPT = 20_000  # records of a long file that a retain set holds in memory; more are built when they are asked for
 JUDGE = "refusal"  # the judge whose stored label says that an answer is a refusal
 
 
@@ -87,20 +89,24 @@ def build(
             "answer them with the base model first"
         )
     safe = [r for r in safety if r.kind == "safe"]
-    retain = mix_retain(safe, list(general), retain_size, seed)
+    if is_long(general) and isinstance(safety, Records) and isinstance(general, Records):
+        general = general.rebased(safety.root)
+    retain = mix_retain(safe, general, retain_size, seed)
     manifest = {
         "format": 1,
         "seed": seed,
         "judge": judge,
         "answers_sha256": answers and _sha256(Path(answers)),
         "forget": {"records": len(forget), "unsafe_records": len(wanted), **counts, "sha256": digest(forget)},
-        "retain": {"records": len(retain), **Counter(r.kind for r in retain), "sha256": digest(retain)},
+        "retain": {"records": len(retain), **_kinds(retain), "sha256": digest(retain)},
     }
     return ForgetRetain(_rooted(forget, safety, general), _rooted(retain, safety, general), manifest)
 
 
 def _rooted(records: Sequence[Record], safety: Sequence[Record], general: Sequence[Record]) -> Sequence[Record]:
     """The records with the folder of their images; image paths of general data in another folder become absolute."""
+    if isinstance(records, Mixed):  # of a long file, whose images lie where those of the safety data do
+        return records
     if not isinstance(safety, Records):
         return tuple(records)
     elsewhere = isinstance(general, Records) and general.root.resolve() != safety.root.resolve()
@@ -126,7 +132,7 @@ def requests_to_forget(safety: Sequence[Record], unsafe_on_safe_images: bool = F
     return [r for r in safety if r.kind == "unsafe" and r.source not in left_out]
 
 
-def mix_retain(safe: Sequence[Record], general: Sequence[Record], size: int | None, seed: int) -> list[Record]:
+def mix_retain(safe: Sequence[Record], general: Sequence[Record], size: int | None, seed: int) -> Sequence[Record]:
     """The retain set: all safe records (at most `size`) and a seeded sample of general ones up to `size`, shuffled.
 
     Args:
@@ -144,10 +150,13 @@ def mix_retain(safe: Sequence[Record], general: Sequence[Record], size: int | No
                 f"data.retain_size is {size}, but there are only {len(safe)} safe and {len(general)} general records"
             )
         safe = generator.sample(safe, min(size, len(safe)))
-        general = generator.sample(general, size - len(safe))
-    mixed = [*safe, *general]
-    generator.shuffle(mixed)
-    return mixed
+        general = Mixed.of(general).drawn(generator, size - len(safe))
+    mixed = Mixed.of(safe, general).shuffled(generator)
+    return mixed if is_long(general) and len(mixed) > KEPT else list(mixed)
+
+
+def _kinds(records: Sequence[Record]) -> Counter[str]:
+    return records.kinds() if isinstance(records, Mixed) else Counter(record.kind for record in records)
 
 
 def preferred(forget: Sequence[Record], safety: Sequence[Record], kind: str, seed: int = 0) -> tuple[Record, ...]:
@@ -174,7 +183,9 @@ def preferred(forget: Sequence[Record], safety: Sequence[Record], kind: str, see
 
 
 def digest(records: Sequence[Record]) -> str:
-    """The sha256 over the records in their order."""
+    """The sha256 over the records in their order; of many from long files, over where they stand."""
+    if isinstance(records, Mixed):
+        return records.digest
     text = "\n".join(json.dumps(dataclasses.asdict(r), sort_keys=True) for r in records)
     return hashlib.sha256(text.encode()).hexdigest()
 

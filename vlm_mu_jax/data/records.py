@@ -53,6 +53,8 @@ class Turn:
     @property
     def text(self) -> str:
         """The words alone."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], str):
+            return self.parts[0]
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @property
@@ -258,7 +260,7 @@ class Records(Sequence):
     """The records of one file.
 
     Attributes:
-      items: the records.
+      items: the records: a tuple, or of a long file what builds them (`readers.long_files`).
       root: the folder that image paths are relative to.
       source: the file.
       sha256: its hash.
@@ -266,7 +268,7 @@ class Records(Sequence):
       skipped: bad rows that were left out, (row number from 1, what is wrong).
     """
 
-    items: tuple[Record, ...]
+    items: Sequence[Record]
     root: Path
     source: Path
     sha256: str
@@ -292,6 +294,8 @@ class Records(Sequence):
         if Path(root) == self.root:
             return self
         prefix = os.path.relpath(self.root, root)
+        if hasattr(self.items, "rebased"):  # of a long file
+            return dataclasses.replace(self, items=self.items.rebased(prefix), root=Path(root))
 
         def moved(part: str | ImagePart) -> str | ImagePart:
             return part if isinstance(part, str) else ImagePart(os.path.normpath(os.path.join(prefix, part.path)))

@@ -47,8 +47,9 @@ def with_features(
 ) -> dict[str, Stream]:
     """The same streams, whose batches hold the tower's output instead of pixels.
 
-    The streams come back unchanged in three cases: when there are no images; in a job of several processes, where each
-    would need all images; and when the output for all images is larger than MOST_BYTES.
+    The streams come back unchanged in four cases: when there are no images; in a job of several processes, where each
+    would need all images; with long data, of which few images are read at first; and when the output for all images is
+    larger than MOST_BYTES.
 
     Args:
       params: the weights, on the mesh. The tower must not train.
@@ -58,8 +59,10 @@ def with_features(
       cache: folder of the file; None keeps the features in memory.
       progress: shown over the images that are encoded.
     """
+    if jax.process_count() > 1 or any(stream.is_long for stream in streams.values()):
+        return dict(streams)
     images, load = _images(streams)
-    if not images or jax.process_count() > 1:
+    if not images:
         return dict(streams)
     known = [_without_pixels(load(image)) for image in images] if isinstance(load(images[0]), Tiles) else []
     place = _Place.of([count for _, count in known] or [1] * len(images))

@@ -9,13 +9,18 @@ from typing import Any
 
 from vlm_mu_jax.data import batches, forget_retain, readers
 from vlm_mu_jax.data.batches import Stream, TrainRow
+from vlm_mu_jax.data.long_rows import LongRows
+from vlm_mu_jax.data.mixed import Mixed
 from vlm_mu_jax.data.prompts import LOSSES, Example, Processor
 from vlm_mu_jax.data.readers import rows as rows_lib
+from vlm_mu_jax.data.readers.long_files import IndexedItems
 from vlm_mu_jax.data.records import Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.objective import Objective
 
 TARGETS = ("answer", "query", "both")
+AT_ONCE = 20_000  # records that are tokenised before the first step; more of them when a step reads them
+Rows = Mapping[int, TrainRow] | LongRows  # by position in the records, or by number
 _COUNTS = ("answers_cut", "turns_cut", "open_questions_cut", "prompts_too_long", "without_answer")
 _SHOWN = 5  # skipped rows that the manifest spells out
 
@@ -31,6 +36,12 @@ class Sources:
 
     streams: dict[str, Stream]
     manifest: dict[str, Any]
+
+    def counted(self) -> dict[str, Any]:
+        """The manifest with what was done to the long rows that were read so far."""
+        longer = {name: dict(stream.rows.counts) for name, stream in self.streams.items() if stream.is_long}
+        parts = {name: {**self.manifest[name], "read_so_far": counts} for name, counts in longer.items()}
+        return {**self.manifest, **parts}
 
 
 def read_sources(settings: dict[str, Any], objective: Objective, processor: Processor) -> Sources:
@@ -54,10 +65,10 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
         parts = _unlearning_parts(settings, objective, safety, general, manifest)
     else:
         parts = {"train": _training_part(settings, safety, general)}
-    rows: dict[str, dict[int, TrainRow]] = {}
+    rows: dict[str, Rows] = {}
     for name, records in parts.items():
         target = data["forget_target"] if name == "forget" else "answer"
-        rows[name], counts = tokenised(records, roots, processor, data["max_length"], target, data["loss"])
+        rows[name], counts = rows_of(records, roots, processor, data["max_length"], target, data["loss"])
         manifest[name] = {"records": len(records), **counts}
     streams = streams_of(
         rows,
@@ -71,7 +82,7 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
 
 
 def streams_of(
-    rows: Mapping[str, Mapping[int, TrainRow]],
+    rows: Mapping[str, Rows],
     processor: Processor,
     *,
     batch_size: int,
@@ -82,7 +93,7 @@ def streams_of(
     """One stream per part; of a preference pair both halves go when either does.
 
     Args:
-      rows: part name -> position in its records -> row.
+      rows: part name -> position in its records -> row, or long rows.
       processor: loads the images.
       batch_size: rows per step of every stream.
       seed: of the order of the rows.
@@ -91,20 +102,25 @@ def streams_of(
     """
     rows = dict(rows)
     if "preferred" in rows:
+        if any(isinstance(rows[name], LongRows) for name in ("forget", "preferred")):
+            raise InputError(f"more than {AT_ONCE} preference pairs are not read in parts; give fewer")
         both = rows["forget"].keys() & rows["preferred"].keys()
         rows |= {name: {i: rows[name][i] for i in sorted(both)} for name in ("forget", "preferred")}
-    lengths = batches.bucket_lengths([row for part in rows.values() for row in part.values()], buckets)
+    known = [row for part in rows.values() if not isinstance(part, LongRows) for row in part.values()]
+    lengths = batches.bucket_lengths(known, buckets)
+    if longer := [part for part in rows.values() if isinstance(part, LongRows)]:
+        lengths = tuple(sorted({*(lengths if known else ()), *(n for part in longer for n in part.lengths(buckets))}))
     streams: dict[str, Stream] = {}
     for name in sorted(rows, key="preferred".__eq__):  # last, because the forget stream decides its order
         of_forget = name in ("forget", "preferred") and forget_batch_size
         streams[name] = Stream(
-            list(rows[name].values()),
+            rows[name] if isinstance(rows[name], LongRows) else list(rows[name].values()),
             of_forget or batch_size,
             seed,
             name=name,
             load_image=processor.pixels,
             image_token_id=processor.cfg.image_token_id,
-            lengths=lengths if buckets > 1 else None,
+            lengths=lengths if buckets > 1 or longer else None,
             order_of=streams["forget"] if name == "preferred" else None,
         )
     return streams
@@ -113,7 +129,9 @@ def streams_of(
 def roots_of(records: Sequence[Record]) -> dict[str, Path]:
     """Where each source's images lie, by record source: `records.root`, or the working directory for a plain list."""
     root = getattr(records, "root", Path())
-    return {record.source: root for record in records}
+    items = getattr(records, "items", records)
+    sources = items.sources if isinstance(items, IndexedItems) else {record.source for record in records}
+    return dict.fromkeys(sources, root)
 
 
 def _read(data: dict[str, Any], name: str) -> Records | None:
@@ -177,21 +195,48 @@ def _pairs(
     parts: dict[str, Sequence[Record]] = {"forget": [r.answered(r.rejected) for r in pairs], "preferred": pairs}
     if "retain" in objective.streams:
         size, seed = settings["data"]["retain_size"], settings["seed"]
-        parts["retain"] = forget_retain.mix_retain(others, list(general or ()), size, seed)
+        parts["retain"] = forget_retain.mix_retain(others, general or (), size, seed)
     manifest["pairs"] = {"records": len(pairs), "sha256": forget_retain.digest(pairs)}
     return {name: part for name, part in parts.items() if name in objective.streams}
 
 
-def _training_part(settings: dict[str, Any], safety: Records | None, general: Records | None) -> list[Record]:
+def _training_part(settings: dict[str, Any], safety: Records | None, general: Records | None) -> Sequence[Record]:
     """Safety data (refusals and safe answers) with all or a seeded sample of the general data."""
     if safety is None and general is None:
         raise InputError("config.data.safety and config.data.general are not set; name at least one data file")
-    others, size = list(general or ()), settings["data"]["general_size"]
+    others, size = Mixed.of(general or ()), settings["data"]["general_size"]
     if size is not None:
         if size > len(others):
             raise InputError(f"config.data.general_size is {size}, but there are only {len(others)} general records")
-        others = random.Random(settings["seed"]).sample(others, size)
-    return [*(safety or ()), *others]
+        others = others.drawn(random.Random(settings["seed"]), size)
+    whole = Mixed.of(safety or (), others)
+    return whole if len(whole) > AT_ONCE else list(whole)
+
+
+def rows_of(
+    records: Sequence[Record],
+    roots: dict[str, Path],
+    processor: Processor,
+    longest: int,
+    target: str = "answer",
+    loss: str = "all",
+) -> tuple[Rows, dict[str, Any]]:
+    """`tokenised`, or of more than `AT_ONCE` records rows that are made when a step reads them, and what is known of
+    them before."""
+    if len(records) <= AT_ONCE or target != "answer":
+        return tokenised(records, roots, processor, longest, target, loss)
+    mixed = records if isinstance(records, Mixed) else Mixed.of(records)
+
+    def fit(place: int) -> tuple[TrainRow | None, list[str]]:
+        record = mixed[place]
+        try:
+            return _fitted(record, roots.get(record.source, Path()), processor, longest, target, loss)
+        except InputError as error:
+            raise InputError(f"record {record.id!r}: {error}") from None
+
+    identity = f"{processor.template}/{longest}/{loss}/{sorted((k, str(v)) for k, v in roots.items())}"
+    rows = LongRows(mixed, fit, longest, identity)
+    return rows, {"rows": len(rows), "without_answer": rows.unanswered, "tokenised": "when a step reads them"}
 
 
 def tokenised(

@@ -125,6 +125,7 @@ def train(
             fitted = fit(
                 spec, model.params, sources.streams, mesh=mesh, donate=True, storage=storage, observers=observers
             )
+            write_files(workdir, data=sources.counted())
             trained, provenance = export(workdir, model, fitted, spec.trainable, provenance)
     return Trained(trained, fitted.metrics, fitted.step, provenance, workdir)
 

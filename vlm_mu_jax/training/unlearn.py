@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data import forget_retain
-from vlm_mu_jax.data.batches import TrainRow
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives import registry
@@ -19,7 +18,7 @@ from vlm_mu_jax.training.export import export, owned, provenance_of, write_files
 from vlm_mu_jax.training.loop import fit
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.robust import PLAIN, Robust
-from vlm_mu_jax.training.sources import TARGETS, roots_of, streams_of, tokenised
+from vlm_mu_jax.training.sources import TARGETS, Rows, roots_of, rows_of, streams_of
 from vlm_mu_jax.training.spec import Observers, RunStorage, TrainingSpec
 from vlm_mu_jax.training.train import Trained
 from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection
@@ -166,12 +165,12 @@ def _parts(
 
 def _rows(
     model: Model, parts: Mapping[str, Sequence[Record]], options: UnlearnOptions
-) -> tuple[dict[str, dict[int, TrainRow]], dict[str, dict[str, int]]]:
+) -> tuple[dict[str, Rows], dict[str, dict[str, int]]]:
     """Token rows of every part, and what was cut or dropped of it."""
     rows, counts = {}, {}
     for name, records in parts.items():
         target = options.forget_target if name == "forget" else "answer"
         root_of = roots_of(parts["forget"] if name == "preferred" else records)
-        rows[name], counted = tokenised(records, root_of, model.processor, options.max_length, target)
+        rows[name], counted = rows_of(records, root_of, model.processor, options.max_length, target)
         counts[name] = {"records": len(records), **counted}
     return rows, counts

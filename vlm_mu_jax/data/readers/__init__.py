@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from vlm_mu_jax.data.readers import catalogue, shapes, vlguard
+from vlm_mu_jax.data.readers import catalogue, files, long_files, shapes, vlguard
 from vlm_mu_jax.data.readers import rows as _rows
 from vlm_mu_jax.data.readers.files import LINE
 from vlm_mu_jax.data.records import Records
@@ -45,7 +45,7 @@ def read(
     Raises InputError (`rows.BadRows` with every bad row) when the file is not clean.
     """
     path = Path(path)
-    content, sha256 = _rows.load(path)
+    content, sha256 = _load(path, columns)
     if all(isinstance(row, str) for row in content):  # a JSON list of questions
         content = [{LINE: row} for row in content]
     reader = _rows.RowReader(path, check_images, None if root is None else Path(root), on_bad)
@@ -60,7 +60,19 @@ def read(
         raise InputError(f"{path}: has no subset {subset!r}; only VLGuard files have subsets")
     if path.suffix.lower() == ".parquet" and kind is None and _SPA_VL <= next(iter(content)).keys():
         return catalogue.get("spa_vl_train").read([path], reader.root, "spa_vl", check_images)
+    if isinstance(content, long_files.LongRows):
+        return long_files.read(reader, content, sha256, lambda row, one: shapes.record(row, one, kind))
     return reader.read(content, sha256, lambda row: [shapes.record(row, reader, kind)])
+
+
+def _load(path: Path, columns: Mapping[str, str] | None) -> tuple[Collection, str]:
+    """The rows of a file and its sha256; those of a long JSON file one by one, where they are of one record each."""
+    if not columns and path.suffix.lower() in (".json", ".jsonl") and path.is_file():
+        if path.stat().st_size >= long_files.LONG:
+            rows = long_files.LongRows(path)
+            if main_shape(rows) not in (None, "vlguard"):
+                return rows, files.sha256(path)
+    return _rows.load(path)
 
 
 def main_shape(content: Collection) -> str | None:

@@ -9,10 +9,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_mu_jax.data.readers import safety_sets, utility_sets
+from vlm_mu_jax.data.readers import dialogue_sets, newer_sets, safety_sets, utility_sets
 from vlm_mu_jax.data.readers.dataset import DataSet
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
+
+_ALL = (*safety_sets.SETS, *newer_sets.SETS, *dialogue_sets.SETS, *utility_sets.SETS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Status:
 
 def all_sets() -> dict[str, DataSet]:
     """Every known set by name, safety first."""
-    return {one.name: one for one in (*safety_sets.SETS, *utility_sets.SETS)}
+    return {one.name: one for one in _ALL}
 
 
 def get(name: str, task: str | None = None) -> DataSet:
@@ -79,7 +81,7 @@ def status(dataset: DataSet, data_root: str | Path) -> Status:
     except InputError as error:
         return Status(dataset, "unreadable", problem=str(error))
     missing = () if dataset.embedded else missing_images(records)
-    whole = not missing and len(records) + len(records.skipped) == dataset.count
+    whole = not missing and dataset.count in (None, len(records) + len(records.skipped))
     return Status(dataset, "ready" if whole else "incomplete", len(records), missing, records.skipped)
 
 
@@ -92,5 +94,5 @@ def flaws_line(dataset: DataSet, flaws: Sequence[tuple[int, str]]) -> str:
 
 def missing_images(records: Records) -> tuple[str, ...]:
     """Image paths of the records that are no files, each once, in their order."""
-    paths = dict.fromkeys(record.image for record in records if record.image is not None)
+    paths = dict.fromkeys(path for record in records for path in record.images)
     return tuple(path for path in paths if not os.path.isfile(records.root / path))

@@ -23,7 +23,7 @@ class DataSet:
       folder: its folder under the data root. Sets of one source share one.
       files: data files under `folder`. They are alternatives, tried in turn. A pattern with `*` takes every match.
       read: its reader.
-      count: the number of questions as published.
+      count: the number of questions as published; None where it is not known here.
       at: where upstream is.
       needs: what to put into the folder.
       embedded: True when the images lie inside the data file.
@@ -35,7 +35,7 @@ class DataSet:
     folder: str
     files: tuple[str, ...]
     read: Read
-    count: int
+    count: int | None
     at: str
     needs: str = "clone the repository there"
     embedded: bool = False

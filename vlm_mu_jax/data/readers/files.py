@@ -35,7 +35,7 @@ def load(
     path = Path(path)
     if path.suffix.lower() == ".parquet":
         rows: Collection[Row] = ParquetRows(path, without)
-        return rows, _sha256(path)
+        return rows, sha256(path)
     raw = _bytes(path)
     try:
         text = raw.decode("utf-8-sig")
@@ -92,7 +92,8 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a file, which is not held in memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

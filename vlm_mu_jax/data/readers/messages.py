@@ -37,6 +37,9 @@ class ImageSlot:
     value: Any = None
 
 
+_OPEN = ImageSlot()
+
+
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One message as the file has it. role: "system", "user" or "assistant"."""
@@ -46,6 +49,8 @@ class Message:
 
     @property
     def text(self) -> str:
+        if len(self.parts) == 1 and isinstance(self.parts[0], str):
+            return self.parts[0]
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
@@ -147,8 +152,9 @@ def _check_order(messages: Sequence[Message]) -> None:
 
 def _placed(messages: Sequence[Message], images: list[Any], note: Callable[[str], None]) -> Sequence[Message]:
     """The messages with every slot holding what names its image."""
-    open_slots = sum(part == ImageSlot() for message in messages for part in message.parts)
-    marks = sum(message.text.count(MARK) for message in messages)
+    open_slots = sum(part == _OPEN for message in messages for part in message.parts if not isinstance(part, str))
+    marked = [message.text.count(MARK) for message in messages]
+    marks = sum(marked)
     if not images:
         if open_slots:
             raise InputError("an image part names no image, and the row has none of its own")
@@ -160,12 +166,12 @@ def _placed(messages: Sequence[Message], images: list[Any], note: Callable[[str]
     if open_slots + marks != len(images):
         raise InputError(f"{_count(open_slots + marks, f'{MARK} mark')} for {_count(len(images), 'image')}")
     coming = iter(images)
-    split = [_split(message) if marks else message for message in messages]
+    split = [_split(message) if count else message for message, count in zip(messages, marked, strict=True)]
     return [
-        dataclasses.replace(
-            m, parts=tuple(ImageSlot(next(coming)) if part == ImageSlot() else part for part in m.parts)
-        )
-        for m in split
+        message
+        if all(isinstance(part, str) for part in message.parts)
+        else Message(message.role, tuple(ImageSlot(next(coming)) if part == _OPEN else part for part in message.parts))
+        for message in split
     ]
 
 
@@ -178,7 +184,7 @@ def _split(message: Message) -> Message:
                 parts += [ImageSlot(), text] if i else [text]
         else:
             parts.append(part)
-    return dataclasses.replace(message, parts=tuple(parts))
+    return Message(message.role, tuple(parts))
 
 
 def _as_text(message: Message, note: Callable[[str], None]) -> Message:

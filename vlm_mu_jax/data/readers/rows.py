@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlm_mu_jax.data.readers import files
 from vlm_mu_jax.data.readers.embedded import Embedded, from_base64, from_parquet, unpack
@@ -15,6 +15,7 @@ from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 
 ON_BAD = ("stop", "skip")
+Made = TypeVar("Made")
 _LONGEST_PATH = 1024  # a longer text in the place of an image is the image itself, in base64
 _SHOWN = 10  # bad rows spelled out in the message; all of them are in `BadRows.problems`
 
@@ -79,18 +80,23 @@ class RowReader:
         """
         records, problems = [], []
         for self.number, row in enumerate(rows, start=1):
-            self._of_row = set()
             try:
-                if not isinstance(row, dict):
-                    raise InputError(f"expected an object, found {type(row).__name__}")
-                records += list(to_records(row))
-                self.notes.update(self._of_row)
+                records += self.one(row, lambda row: list(to_records(row)))
             except InputError as error:
-                problems.append((self.number, f"{_named(row)}{error}"))
+                problems.append((self.number, problem_line(row, error)))
         if problems and (self.on_bad == "stop" or not records):
             raise BadRows(self.path, len(rows), problems)
         found = tuple(self.distinct(records))
         return Records(found, self.root, self.path, sha256, dict(self.notes), tuple(problems))
+
+    def one(self, row: Any, build: Callable[[dict], Made]) -> Made:
+        """What `build` makes of a row; what was done to a row that was read is counted."""
+        self._of_row = set()
+        if not isinstance(row, dict):
+            raise InputError(f"expected an object, found {type(row).__name__}")
+        made = build(row)
+        self.notes.update(self._of_row)
+        return made
 
     def distinct(self, records: Iterable[Record]) -> Iterable[Record]:
         """Records with `@k` added to the k-th repetition of an id: upstream files repeat some, and no row is lost."""
@@ -144,7 +150,7 @@ def field(row: dict, name: str, kind: type = str):
     return value
 
 
-def _named(row) -> str:
-    """`(id ...) ` of a row that has one, for the error list."""
+def problem_line(row: Any, error: InputError) -> str:
+    """What is wrong with a row, behind `(id ...) ` where it has one."""
     name = row.get("id") if isinstance(row, dict) else None
-    return f"(id {str(name)[:60]!r}) " if isinstance(name, str | int) else ""
+    return f"(id {str(name)[:60]!r}) {error}" if isinstance(name, str | int) else str(error)
