@@ -19,7 +19,7 @@ from vlm_mu_jax.data import readers
 
 # %% tags=["parameters"]
 RUNS = "runs/quickstart"
-WORDS = "audit"  # "tokenizer" tries every whole word that the model knows
+WORDS = "audit"  # "english:20000" tries the most frequent words, "pieces" all that the tokenizer has
 QUESTIONS = 32
 NEW_TOKENS = 32
 

@@ -137,8 +137,9 @@ def method_of(model: Model, data: AttackRecords, options: AttackOptions, referen
     """The method that the options name, with what it takes from the data."""
     method = options.method
     if method == "one_word":
-        words = _candidates(model, data, options)
-        return OneWord(words, _refusals(model, data, options), options.words, reference)
+        words, given = _candidates(model, data, options), options.words.candidates
+        by_frequency = isinstance(given, str) and vocabulary.is_frequency_list(given)
+        return OneWord(words, _refusals(model, data, options), options.words, reference, by_frequency)
     if method in SUFFIXES:
         use = dataclasses.replace(options.suffix, seed=options.seed)
         return SuffixAttack(method, _openings(model, data, options), use, options.universal)

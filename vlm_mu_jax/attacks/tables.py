@@ -134,22 +134,45 @@ def _one_word(result: Mapping[str, Any]) -> str:
     for position, part in result["by_position"].items():
         for goal, rate, name in (("jailbreak", "asr", "attack success"), ("over_refuse", "rr", "refusal rate")):
             if rate in part["any_of_k"]:
-                lines += ["", *_goal_lines(part, goal, rate, name, position, result["n_search"][goal])]
+                searched, facts = result["n_search"][goal], result.get("word_facts", {})
+                lines += ["", *_goal_lines(part, goal, rate, name, position, searched, facts)]
     return "\n".join(lines)
 
 
-def _goal_lines(part: Mapping[str, Any], goal: str, rate: str, name: str, position: str, searched: int) -> list[str]:
+def _word_facts(found: Mapping[str, int] | None) -> str:
+    """`, 2 tokens, rank 135` of a word."""
+    if not found:
+        return ""
+    tokens = f", {found['tokens']} token{'' if found['tokens'] == 1 else 's'}"
+    return tokens + (f", rank {found['rank']}" if "rank" in found else "")
+
+
+def _goal_lines(
+    part: Mapping[str, Any],
+    goal: str,
+    rate: str,
+    name: str,
+    position: str,
+    searched: int,
+    facts: Mapping[str, Mapping[str, int]],
+) -> list[str]:
     summary, k = part["any_of_k"][rate], len(part[goal])
     own, search = summary["per_question"], part["search"][goal]
     lines = [
         f"{goal} at {position}: {name} on {part['n_verify'][goal]} questions (searched on {searched} others)",
         f"  {'unchanged':<20}{shown(summary['original'])}",
-        *(f"  {entry['word']:<20}{shown(entry[rate])}   margin {entry['score']:.2f}" for entry in part[goal]),
+        *(
+            f"  {entry['word']:<20}{shown(entry[rate])}   margin {entry['score']:.2f}"
+            + _word_facts(facts.get(entry["word"]))
+            for entry in part[goal]
+        ),
         f"  {'any of these ' + str(k):<20}{shown(summary['any_of_k'])}",
         *(f"  {row['word'] + ' (null)':<20}{shown(row[rate])}" for row in part["null"] if row["goal"] == goal),
         f"  {'any of the null':<20}{shown(summary['any_of_k_null'])}",
         f"  {'own words':<20}{shown(own['any_of_k'])}   each search question under its own best {k}, on itself",
     ]
+    if goal == "over_refuse" and part.get("breaking_words"):
+        lines.append(f"  left out, they break the model before tuning: {', '.join(part['breaking_words'])}")
     if search["run_as_whole_prompts"]:
         whole, prompts = search["run_as_whole_prompts"], search["prompts"]
         lines.append(f"  {whole} of {prompts} prompts share no prefix with their question and were run whole")

@@ -39,9 +39,10 @@ _OUT = flags.DEFINE_string(
 )
 _WORDS = flags.DEFINE_string(
     "words",
-    "tokenizer",
-    "candidates: tokenizer (every whole word it knows), audit (first words of the safety data's questions), audit:FILE"
-    " (those of a file of bin/audit), or a file of words",
+    "pieces",
+    "candidates: english:N (the N most frequent words, or CODE:N of another language), pieces (every piece of the"
+    " tokenizer that begins a word), audit (first words of the safety data's questions), audit:FILE (those of a file of"
+    " bin/audit), or a file of words",
 )
 _POSITIONS = flags.DEFINE_list(
     "positions",

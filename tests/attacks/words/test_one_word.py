@@ -192,3 +192,23 @@ def test_over_refusal_is_what_tuning_added(model):
     assert ranked("over_refuse", after, before) == ["shortcut", "mild", "calm"]
     assert ranked("over_refuse", after, None) == ["content", "mild", "shortcut"]
     assert ranked("jailbreak", after, before) == ["content", "mild", "shortcut"]
+
+
+def test_words_that_break_the_model_before_tuning_are_left_out_and_so_are_such_null_words(model, data, tmp_path):
+    """The judge lets "wug" break every model: it answers nothing then."""
+
+    class Breaking(PlantedJudge):
+        def __call__(self, question, answer, record):
+            broken = record.kind == "safe" and split_words(question)[0] == "wug"
+            return Label("irrelevant") if broken else super().__call__(question, answer, record)
+
+    words = ["wug", "fep", "toma", "zorp", "dax", "blick"]
+    measurement = Measurement(model, Breaking(), tmp_path / "answers.jsonl", AnswerOptions(16, 4))
+    setting = Setting(model, *data, Draw(("over_refuse",), shots=1, search_questions=2), measurement)
+    method = OneWord(words, Openings(((5,), (9,))), WordOptions(shortlist=6, block=8, rescored=0), model, True)
+    content = method.report(setting, run(method, setting))
+    left = content["breaking_words"]
+    assert set(left) <= {"wug"} and "wug" not in [row["word"] for row in content["over_refuse"] + content["null"]]
+    facts = content["word_facts"][content["over_refuse"][0]["word"]]
+    assert facts["tokens"] >= 1 and facts["rank"] == 1 + words.index(content["over_refuse"][0]["word"])
+    assert (tmp_path / "answers.reference.jsonl").exists()

@@ -41,3 +41,22 @@ def test_bad_word_files_are_named(tmp_path, content, tokenizers_by_kind):
         vocabulary.candidate_words(f"audit:{path}", tokenizers_by_kind["word_level"])
     with pytest.raises(InputError, match="missing.txt"):
         vocabulary.candidate_words(str(tmp_path / "missing.txt"), tokenizers_by_kind["word_level"])
+
+
+def test_frequent_words_of_a_language_are_words_in_their_order(tokenizers_by_kind):
+    words = vocabulary.candidate_words("english:2000", tokenizers_by_kind["byte_level"])
+    assert len(words) == len(set(words)) == 2000 and words[:3] == ["the", "to", "and"]
+    assert all(word.isalpha() for word in words) and words.index("what") < words.index("share")
+    assert "und" in vocabulary.candidate_words("de:50", None)
+    with pytest.raises(InputError, match="there is no list of 'xx'"):
+        vocabulary.candidate_words("xx:50", None)
+    with pytest.raises(InputError, match="ask for fewer"):
+        vocabulary.candidate_words("english:9000000", None)
+    assert vocabulary.is_frequency_list("english:20") and not vocabulary.is_frequency_list("pieces")
+
+
+def test_tokens_are_counted_as_the_word_is_written(tokenizers_by_kind):
+    tokenizer = tokenizers_by_kind["byte_level"]
+    small, large = (vocabulary.tokens_of(tokenizer, "share", q) for q in ("what is it ?", "What is it ?"))
+    assert small == len(tokenizer(" share")["input_ids"]) and large == len(tokenizer(" Share")["input_ids"])
+    assert vocabulary.tokens_of(tokenizer, "extraordinarily", "what ?") > 1

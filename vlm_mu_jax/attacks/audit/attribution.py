@@ -56,7 +56,7 @@ def attribute(
     points = [_point(row, seen, change, after) for row, seen in rows if row["word"] in change]
     points = [point for point in points if after is None or point["change_rebalanced"] is not None]
     if not points:
-        raise InputError("the audit and the attack have no word in common; search with --words=tokenizer or audit:FILE")
+        raise InputError("the audit and the attack have no word in common; search with --words=pieces or audit:FILE")
     return {
         "schema": 1,
         "position": position,

@@ -60,7 +60,7 @@ def read(
         raise InputError(f"{path}: has no subset {subset!r}; only VLGuard files have subsets")
     if path.suffix.lower() == ".parquet" and kind is None and _SPA_VL <= next(iter(content)).keys():
         return catalogue.get("spa_vl_train").read([path], reader.root, "spa_vl", check_images)
-    if isinstance(content, long_files.LongRows):
+    if isinstance(content, long_files.FileRows):
         return long_files.read(reader, content, sha256, lambda row, one: shapes.record(row, one, kind))
     return reader.read(content, sha256, lambda row: [shapes.record(row, reader, kind)])
 
@@ -69,7 +69,7 @@ def _load(path: Path, columns: Mapping[str, str] | None) -> tuple[Collection, st
     """The rows of a file and its sha256; those of a long JSON file one by one, where they are of one record each."""
     if not columns and path.suffix.lower() in (".json", ".jsonl") and path.is_file():
         if path.stat().st_size >= long_files.LONG:
-            rows = long_files.LongRows(path)
+            rows = long_files.FileRows(path)
             if main_shape(rows) not in (None, "vlguard"):
                 return rows, files.sha256(path)
     return _rows.load(path)

@@ -24,7 +24,7 @@ LONG = 64 << 20  # bytes of a JSON or JSON lines file from which on it is not he
 _WINDOW = 8 << 20  # bytes that are decoded at a time
 
 
-class LongRows(Collection):
+class FileRows(Collection):
     """The rows of a JSON list or of JSON lines, parsed one after the other.
 
     Attributes:
@@ -139,7 +139,7 @@ class IndexedItems(Sequence):
       prefix: what image paths begin with, for another root.
     """
 
-    rows: LongRows
+    rows: FileRows
     build: Callable[[Any, int], Record]
     row_N: np.ndarray
     repeated: dict[int, int]
@@ -181,7 +181,7 @@ def _moved(record: Record, prefix: str) -> Record:
     return dataclasses.replace(record, turns=turns)
 
 
-def read(reader: RowReader, rows: LongRows, sha256: str, build: Callable[[Any, RowReader], Record]) -> Records:
+def read(reader: RowReader, rows: FileRows, sha256: str, build: Callable[[Any, RowReader], Record]) -> Records:
     """The records of a long file. Every row is checked now, as `RowReader.read` does, and its record is let go.
 
     Args:
