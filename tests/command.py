@@ -14,17 +14,17 @@ _server: subprocess.Popen | None = None
 
 
 def run_command(
-    name: str, *flags: str, cwd: str | Path = ROOT, env: dict[str, str] | None = None, timeout: int = 600
+    name: str, *flags: str, cwd: str | Path = ROOT, env: dict[str, str | None] | None = None, timeout: int = 600
 ) -> subprocess.CompletedProcess:
-    """`bin/NAME FLAGS...` in `cwd`, with further environment variables `env`; its exit code, stdout and stderr.
+    """`bin/NAME FLAGS...` in `cwd`; its exit code, stdout and stderr.
 
-    Variables that JAX reads while it is imported differ only in a process that imports it anew.
+    Args:
+      env: further environment variables; None takes one away. Of those that JAX reads while it is imported only
+        JAX_COMPILATION_CACHE_DIR may be among them.
     """
     module, flags = f"vlm_mu_jax.cli.{name}", [str(flag) for flag in flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    if any(key.startswith("JAX_") and os.environ.get(key) != environment[key] for key in environment):
-        words = [sys.executable, "-m", module, *flags]
-        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    changed = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    environment = {key: value for key, value in changed.items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:
         streams = {name: os.path.join(folder, name) for name in ("stdout", "stderr")}
         request = {"module": module, "argv": flags, "cwd": str(cwd), "env": environment, "timeout": timeout, **streams}

@@ -1,18 +1,21 @@
 """Runs the product's commands in processes of their own that start warm.
 
 Importing JAX and transformers takes longer than most commands that the tests run. This process imports the libraries
-once and then forks for every command: each still has its own arguments, environment, streams and exit code, and starts
-with no backend and nothing of the product imported. `tests/command.py` talks to it.
+and the product, except its commands, once and then forks for every command: each still has its own arguments,
+environment, streams and exit code, and starts with no backend and no flag. `tests/command.py` talks to it.
 """
 
 import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 LIBRARIES = (
     "absl.flags",
@@ -37,7 +40,7 @@ LIBRARIES = (
 
 def serve() -> None:
     """Reads one JSON request a line: {module, argv, cwd, env, stdout, stderr, timeout}; answers with the exit code."""
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *product()):
         importlib.import_module(name)
     gc.freeze()  # what is shared with every child stays shared
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # no backend has been started here
@@ -48,6 +51,15 @@ def serve() -> None:
             return run(request)
         status = os.waitpid(child, 0)[1]
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def product() -> Iterator[str]:
+    """The product's modules that define no flags."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    package = importlib.import_module("vlm_mu_jax")
+    for module in pkgutil.walk_packages(package.__path__, "vlm_mu_jax."):
+        if not module.name.startswith("vlm_mu_jax.cli"):
+            yield module.name
 
 
 def run(request: dict) -> None:
@@ -65,6 +77,7 @@ def run(request: dict) -> None:
     sys.argv[1:] = request["argv"]
     sys.path[:] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p] + sys.path
     sys.path.insert(0, request["cwd"])  # as `python -m` does
+    sys.modules["jax"].config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 

@@ -1,23 +1,15 @@
 """Runs a suite of bin/bench at its smallest and checks the shape of the result; timings are not looked at."""
 
 import json
-import os
-import subprocess
-import sys
 
-from tests.conftest import ROOT
+from tests.command import run_command
 
 KEYS = {"name", "ours", "peer", "unit", "ratio", "floor"}
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
 def tiny_rows(suite, *arguments):
     """The rows by name."""
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.bench", suite, "--size=tiny", "--rows=2", "--repeats=1", "--json"]
-    done = subprocess.run([*command, *arguments], env=environment(), capture_output=True, text=True, timeout=300)
+    done = run_command("bench", suite, "--size=tiny", "--rows=2", "--repeats=1", "--json", *arguments, timeout=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result) == {"suite", "device", "versions", "rows"} and result["suite"] == suite

@@ -15,7 +15,7 @@ SCRIPT = ROOT / "tests" / "multidevice" / "training_on_devices.py"
 
 def environment(devices):
     """That of a process with fake devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 

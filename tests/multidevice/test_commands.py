@@ -24,7 +24,7 @@ STEPS = 16
 
 def start(data, workdir, processes, process, address, steps=STEPS):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=1"
     for name in ("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR"):
         environment.pop(name, None)  # the cache is where it is by default
     flags = {

@@ -43,7 +43,7 @@ for program in (OnMesh(jitted, mesh), jitted):
 def test_every_chip_holds_its_own_rows_only(root):
     env = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
         "PYTHONPATH": str(root),
         "JAX_PLATFORMS": "cpu",
     }

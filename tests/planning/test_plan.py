@@ -1,12 +1,10 @@
 """bin/plan on a small model: its report, its verdict, its errors."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.command import run_command
 from tests.conftest import ROOT
 from vlm_mu_jax.benchmark.suites import plans
 from vlm_mu_jax.errors import InputError
@@ -48,10 +46,8 @@ def model(tmp_path_factory):
 
 def plan(*arguments, variant="7b_npo_lora"):
     config = f"--config={ROOT}/configs/llava15_unlearn.py:{variant}"
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.plan", config, *arguments]
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    env.pop("JAX_COMPILATION_CACHE_DIR", None)  # programs for absent chips cannot be read back
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    # Programs for absent chips cannot be read back.
+    return run_command("plan", config, *arguments, env={"JAX_COMPILATION_CACHE_DIR": None}, timeout=300)
 
 
 def small(model):

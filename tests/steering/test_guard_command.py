@@ -1,6 +1,7 @@
 """bin/guard from extraction to diagnosis on a tiny random LLaVA in a model folder, and its refusals."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def guard(*arguments: str, cwd: Path, **more) -> subprocess.CompletedProcess:
 
 
 def run(name: str, *arguments: str, cwd: Path, devices: int = 1) -> subprocess.CompletedProcess:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return run_command(name, *arguments, cwd=cwd, env={"XLA_FLAGS": flags})
 
 
