@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.model.tiny import clip_vision
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
-from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.params import init_params
 from vlm_mu_jax.model.vlm import param_specs
 

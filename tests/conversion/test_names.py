@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.model.tiny import clip_vision
 from vlm_mu_jax.conversion import names
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import tensors
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.model.vlm import param_specs
 

@@ -13,10 +13,10 @@ from PIL import ExifTags, Image
 from transformers import AutoProcessor, AutoTokenizer, LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from tests.model.tiny import clip_vision
 from vlm_mu_jax.data.batches import row
 from vlm_mu_jax.data.prompts import TEMPLATES, Processor
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.families.llava import clip_vision
 
 WORDS = st.lists(st.sampled_from(["what", "shape", "is", "zorp", "?", "\n", "  ", "é", "ASSISTANT:"]), min_size=1)
 TEXTS = WORDS.map(" ".join)

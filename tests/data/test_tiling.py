@@ -12,8 +12,8 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
+from tests.model.tiny import clip_vision
 from vlm_mu_jax.data import images, tiling
-from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.image_plans import Tiled
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

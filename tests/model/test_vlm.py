@@ -7,8 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.model.tiny import IMAGE, LLAVA, TEXT_ONLY, VISION, mixed_rows, pad, pixels, random_params, run, words
-from vlm_mu_jax.model.families.llava import clip_vision
+from tests.model.tiny import (
+    IMAGE,
+    LLAVA,
+    TEXT_ONLY,
+    VISION,
+    clip_vision,
+    mixed_rows,
+    pad,
+    pixels,
+    random_params,
+    run,
+    words,
+)
 from vlm_mu_jax.model.vlm import Batch, cast, embed, encode_images, forward, logits_of
 
 PARAMS = random_params(LLAVA)

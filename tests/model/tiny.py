@@ -7,9 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
-from vlm_mu_jax.model.families.llava import clip_vision
+from vlm_mu_jax.model.connectors import mlp
+from vlm_mu_jax.model.families import llava
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.towers import clip
 from vlm_mu_jax.model.vlm import Batch, forward, param_specs
+
+
+def clip_vision(*, pinpoints=(), **tower):
+    """The vision side of a LLaVA: a CLIP tower of these fields, the usual connector, tiles with pinpoints."""
+    return llava.vision(clip.Clip(**tower), mlp.Mlp(newline=bool(pinpoints)), pinpoints)
+
 
 IMAGE, PAD, EOS = 30, 0, 29
 TEXT = TextConfig(V=31, D=16, L=3, N=4, K=2, H=8, F=24)

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from jax.sharding import PartitionSpec
 
+from tests.model.tiny import clip_vision
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
-from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel.mesh import make_mesh

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from tests.model.tiny import clip_vision
 from tests.steering.tiny_folder import write_tiny
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
-from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.steering.anchor_texts import Anchors
 from vlm_mu_jax.steering.extraction import extract_guard

@@ -1,5 +1,7 @@
 """The questions asked while a tiny LLaVA trains: files in, files out."""
 
+import json
+
 import pytest
 
 import vlm_mu_jax
@@ -10,7 +12,6 @@ from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.model.generate import generate_program
 from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training.evaluation_questions import evaluation_of, questions_of
-from vlm_mu_jax.training.export import trained_step
 from vlm_mu_jax.training.spec import Observers
 from vlm_mu_jax.training.train import train
 
@@ -33,7 +34,7 @@ def test_the_evaluation_asks_the_current_weights_and_compiles_once(config, tmp_p
     assert [row["step"] for row in rows] == [1, 2] and programs[0] == programs[1] > 0
     assert all(row["unsafe_n"] == row["harmless_n"] == row["utility_n"] == 2 for row in rows)
     assert [{"step": step, **values} for step, values in said.items()] == rows
-    step = trained_step(tmp_path)
+    step = json.loads((tmp_path / "provenance.json").read_text())["weights_of_step"]
     kept = next(row for row in rows if row["step"] == step)
     again = questions_of(settings)(step, vlm_mu_jax.load(tmp_path).params, tmp_path / "again")
     assert {"step": step, **again} == kept  # the written model is the one that was measured

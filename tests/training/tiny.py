@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
+from tests.model.tiny import clip_vision
 from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
-from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.params import init_params
 from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.training import loop

@@ -110,11 +110,6 @@ def owned(workdir: Path | None) -> Iterator[None]:
         yield
 
 
-def trained_step(workdir: str | Path) -> int:
-    """After which update the weights in a finished run's model/ were taken."""
-    return read_json(Path(workdir) / "provenance.json")["weights_of_step"]
-
-
 def _git_revision() -> str | None:
     """Revision of this checkout, None outside of one."""
     here = Path(__file__).resolve().parent

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.attacks.reference import margin
+from tests.model.tiny import clip_vision
 from vlm_mu_jax.attacks.margins_file import MarginsFile
 from vlm_mu_jax.attacks.methods import pgd
 from vlm_mu_jax.attacks.methods.sight import of_picture, seen
@@ -18,7 +19,6 @@ from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.families.llava import clip_vision
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.hidden_states import batch_states

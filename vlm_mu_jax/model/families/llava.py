@@ -132,16 +132,6 @@ DIALECTS = (
 )
 
 
-def clip_vision(*, pinpoints: tuple[tuple[int, int], ...] = (), **tower: Any) -> VisionConfig:
-    """A CLIP tower, the usual connector, and tiles where there are pinpoints.
-
-    Args:
-      pinpoints: (height, width) a picture may be tiled at (LLaVA-NeXT); () for none.
-      tower: fields of `clip.Clip`.
-    """
-    return vision(clip.Clip(**tower), mlp.Mlp(newline=bool(pinpoints)), pinpoints)
-
-
 def vision(tower: vit.Vit, connector: mlp.Mlp, pinpoints: tuple[tuple[int, int], ...] = ()) -> VisionConfig:
     """The vision side of a LLaVA."""
     plan = Tiled(tower.P, tower.side, tower.image_size, pinpoints) if pinpoints else Whole(tower.P)
