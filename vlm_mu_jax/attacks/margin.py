@@ -9,7 +9,7 @@ margin keeps its precision near probabilities 0 and 1.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,33 +26,42 @@ from vlm_mu_jax.model.vlm import Batch, Output, forward, logits_of
 from vlm_mu_jax.steering.shapes import check_shapes
 
 
+class CandidateRows(NamedTuple):
+    """Prompts of one question: rows of tokens behind a prefix that they share.
+
+    kv: the prefix cache of the question. None: the rows are whole prompts.
+    start: how many tokens of the cache the rows share.
+    tokens_CT: int [C, T], the rows' own tokens, right-padded.
+    lengths_C: int [C], how many of them are real.
+    image: the question's image, where the rows hold image placeholders.
+    embedded_CTD: float [C, T, D], the rows' embeddings, in place of those of the tokens and the image.
+    """
+
+    kv: KV | None
+    start: Array | int
+    tokens_CT: Array
+    lengths_C: Array
+    image: ImageTokens | None = None
+    embedded_CTD: Array | None = None
+
+
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
 def score(
     params: Params,
-    kv: KV | None,
-    start: Array,
-    tokens_CT: Array,
-    lengths_C: Array,
-    image: ImageTokens | None,
+    rows: CandidateRows,
     *,
     cfg: ModelConfig,
     nodes: tuple[Node, ...],
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
-    embedded_CTD: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Scores the candidates of one question.
 
     Args:
-      kv: the prefix cache of the question. None: the rows are whole prompts.
-      start: how many tokens of the cache the candidates share.
-      tokens_CT: int [C, T], the candidates' own tokens, right-padded.
-      lengths_C: int [C], how many of them are real.
-      image: the question's image, where the rows hold image placeholders.
+      rows: the candidates.
       nodes: the tree of the openings.
       steer: the guard. Gates that it does not hold are decided at each prompt's last token.
       lora: adapters.
-      embedded_CTD: float [C, T, D], the rows' embeddings, in place of those of the tokens and the image.
 
     Returns:
       (refusal margins float [C] in nats, gates [L, C] of the guard or None).
@@ -60,52 +69,35 @@ def score(
     Raises:
       InputError: an array has another shape.
     """
-    check_shapes(tokens_CT=tokens_CT, lengths_C=lengths_C, embedded_CTD=embedded_CTD)
-    keep = len(nodes) > 1
-    out = _run(params, kv, start, tokens_CT, lengths_C, image, cfg, steer, lora, embedded_CTD, keep=keep)
+    check_shapes(tokens_CT=rows.tokens_CT, lengths_C=rows.lengths_C, embedded_CTD=rows.embedded_CTD)
+    out = _run(params, rows, cfg, steer, lora, keep=len(nodes) > 1)
     steer = while_decoding(steer, out.gate_LB)
-    prompt_C = lengths_C if kv is None else start + lengths_C
-    margin_C = _walk(params, out.hidden_BTD[:, 0], _past(kv, start, out.cache), prompt_C, cfg, nodes, steer, lora)
+    prompt_C = rows.lengths_C if rows.kv is None else rows.start + rows.lengths_C
+    margin_C = _walk(params, out.hidden_BTD[:, 0], _past(rows, out.cache), prompt_C, cfg, nodes, steer, lora)
     return margin_C, out.gate_LB
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def last_states(
-    params: Params,
-    kv: KV | None,
-    start: Array,
-    tokens_CT: Array,
-    lengths_C: Array,
-    image: ImageTokens | None,
-    *,
-    cfg: ModelConfig,
-    lora: dict[str, Any] | None = None,
-) -> Array:
+def last_states(params: Params, rows: CandidateRows, *, cfg: ModelConfig, lora: dict[str, Any] | None = None) -> Array:
     """Unsteered block outputs at each prompt's last token, float32 [L, C, D]: what a guard's first pass reads."""
-    return _run(params, kv, start, tokens_CT, lengths_C, image, cfg, None, lora, tap="last").taps
+    return _run(params, rows, cfg, None, lora, tap="last").taps
 
 
 def _run(
     params: Params,
-    kv: KV | None,
-    start: Array,
-    tokens_CT: Array,
-    lengths_C: Array,
-    image: ImageTokens | None,
+    rows: CandidateRows,
     cfg: ModelConfig,
     steer: Steer | None,
     lora: dict[str, Any] | None,
-    embedded_CTD: Array | None = None,
     keep: bool = False,
     tap: str | None = None,
 ) -> Output:
-    C = tokens_CT.shape[0]
     past, offset_C = (), None
-    if kv is not None:
-        past, offset_C = (upto(kv, start),), jnp.full((C,), start, jnp.int32)
+    if rows.kv is not None:
+        past, offset_C = (upto(rows.kv, rows.start),), jnp.full(rows.tokens_CT.shape[:1], rows.start, jnp.int32)
     return forward(
         params,
-        rows_with(image, tokens_CT, lengths_C).replace(embedded_BTD=embedded_CTD),
+        rows_with(rows.image, rows.tokens_CT, rows.lengths_C).replace(embedded_BTD=rows.embedded_CTD),
         cfg,
         past=past,
         offset_B=offset_C,
@@ -118,11 +110,11 @@ def _run(
     )
 
 
-def _past(kv: KV | None, start: Array, own: KV | None) -> tuple[KV, ...]:
+def _past(rows: CandidateRows, own: KV | None) -> tuple[KV, ...]:
     """What the openings' tokens read: the shared prefix and the candidates' own tokens."""
     if own is None:
         return ()
-    return (own,) if kv is None else (upto(kv, start), own)
+    return (own,) if rows.kv is None else (upto(rows.kv, rows.start), own)
 
 
 def _walk(

@@ -261,7 +261,8 @@ class QuestionSearch:
         cache = self._shared.prefix(prompts, None)
         asked = np.array([i for i, one in enumerate(self._placed) if not one.answer_start])
         for _, block in self._blocks(prompts, asked):
-            states = margin.last_states(*self._arguments(block, cache.kv), cfg=task.cfg, lora=self._where.lora)
+            rows = self._rows(block, cache.kv)
+            states = margin.last_states(self._where.params, rows, cfg=task.cfg, lora=self._where.lora)
             steer = guard.steer_of(np.asarray(states))
             gate_LC = np.asarray(steer.gate_LB)
             gate_LN = np.zeros((len(gate_LC), len(self._placed)), bool) if gate_LN is None else gate_LN
@@ -295,14 +296,14 @@ class QuestionSearch:
             steer = self._where.put(steer.replace(gate_LB=None))
             if columns is not None:
                 steer = steer.replace(gate_LB=self._where.spread(columns, axis=1))
-        arguments = self._arguments(block, kv)
-        return margin.score(*arguments, cfg=task.cfg, nodes=task.nodes, steer=steer, lora=self._where.lora)
+        params, rows = self._where.params, self._rows(block, kv)
+        return margin.score(params, rows, cfg=task.cfg, nodes=task.nodes, steer=steer, lora=self._where.lora)
 
-    def _arguments(self, block: Block, kv: Any) -> tuple:
+    def _rows(self, block: Block, kv: Any) -> margin.CandidateRows:
         tokens, lengths = self._where.spread(block.tokens_CT), self._where.spread(block.lengths_C)
         whole = block.start is None
         features = self._shared.features if whole and (block.tokens_CT == self._task.cfg.image_token_id).any() else None
-        return self._where.params, None if whole else kv, block.start or 0, tokens, lengths, features
+        return margin.CandidateRows(None if whole else kv, block.start or 0, tokens, lengths, features)
 
     def _keep(self, p: int, block: Block, margins_C: Array, number_C: np.ndarray) -> int:
         """Keeps the scores of the candidates `number_C` (-1: none); waits for the block before the last one."""

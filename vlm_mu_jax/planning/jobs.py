@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
-from vlm_mu_jax.attacks.margin import score
+from vlm_mu_jax.attacks.margin import CandidateRows, score
 from vlm_mu_jax.attacks.openings import Node
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
@@ -105,7 +105,7 @@ def attack(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> Pl
     cost = candidate_flops(cfg.text, prefix, np.full(count, prefix + CANDIDATE_TOKENS), nodes)
     return PlannedJob(
         OnMesh(score, mesh),
-        (_weights(cfg, mesh), kv, whole((), jnp.int32), tokens, lengths, None),
+        (_weights(cfg, mesh), CandidateRows(kv, whole((), jnp.int32), tokens, lengths)),
         {"cfg": cfg, "nodes": nodes},
         cost,
         "block",

@@ -160,18 +160,8 @@ def gradient_x_input(
     x_1TD = embed(params, rows_with(image, tokens_1T, length_1), cfg)
 
     def refusal_margin(x_1TD: Array) -> Array:
-        return margin.score(
-            params,
-            None,
-            0,
-            tokens_1T,
-            length_1,
-            image,
-            cfg=cfg,
-            nodes=nodes,
-            lora=lora,
-            embedded_CTD=x_1TD,
-        )[0][0]
+        row = margin.CandidateRows(None, 0, tokens_1T, length_1, image, x_1TD)
+        return margin.score(params, row, cfg=cfg, nodes=nodes, lora=lora)[0][0]
 
     score, gradient_1TD = jax.value_and_grad(refusal_margin)(x_1TD)
     return score, (gradient_1TD.astype(jnp.float32) * x_1TD.astype(jnp.float32)).sum(axis=-1)[0]
@@ -214,17 +204,8 @@ def _without(
     for block in _blocks(prompts):
         whole = block.start is None
         seen = features if whole and (block.tokens_CT == model.config.image_token_id).any() else None
-        scores_C, _ = margin.score(
-            model.params,
-            None if whole else kv,
-            block.start or 0,
-            block.tokens_CT,
-            block.lengths_C,
-            seen,
-            cfg=model.config,
-            nodes=nodes,
-            lora=lora,
-        )
+        rows = margin.CandidateRows(None if whole else kv, block.start or 0, block.tokens_CT, block.lengths_C, seen)
+        scores_C, _ = margin.score(model.params, rows, cfg=model.config, nodes=nodes, lora=lora)
         real = block.index_C >= 0
         margins_W[block.index_C[real]] = np.asarray(scores_C)[real]
     return margins_W

@@ -23,10 +23,9 @@ from vlm_mu_jax.attacks.flops import candidate_flops
 from vlm_mu_jax.attacks.methods.suffix import Scorer, SuffixOptions
 from vlm_mu_jax.attacks.methods.suffix_text import Slots, with_suffix
 from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import FirstPass, ImageTokens, rows_with
+from vlm_mu_jax.attacks.prefix import FirstPass, rows_with
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import bucket
-from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
@@ -79,30 +78,16 @@ def _slopes(scorer: Scorer, now: Slots) -> Array:
     batch = where.put(task.processor.pad([row], length=width))
     at_S = np.arange(len(head) - start, len(head) - start + len(now.ids))
     scorer.count(2 * candidate_flops(task.cfg.text, start, np.array([len(whole)]), task.nodes))  # no weight gradients
-    return slopes(
-        where.params,
-        kv,
-        start,
-        batch.tokens_BT,
-        batch.lengths_B,
-        None if kv is not None else shared.features,
-        at_S,
-        task.sign,
-        cfg=task.cfg,
-        nodes=task.nodes,
-        steer=where.put(steer),
-        lora=where.lora,
-    )
+    image = None if kv is not None else shared.features
+    rows = margin.CandidateRows(kv, start, batch.tokens_BT, batch.lengths_B, image)
+    cfg, nodes = task.cfg, task.nodes
+    return slopes(where.params, rows, at_S, task.sign, cfg=cfg, nodes=nodes, steer=where.put(steer), lora=where.lora)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
 def slopes(
     params: Params,
-    kv: KV | None,
-    start: Array,
-    tokens_1T: Array,
-    length_1: Array,
-    image: ImageTokens | None,
+    row: margin.CandidateRows,
     at_S: Array,
     sign: float,
     *,
@@ -111,26 +96,16 @@ def slopes(
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
 ) -> Array:
-    """One-hot gradient [S, V] of sign * margin at the places `at_S` of the row, of length 1 at every place.
+    """One-hot gradient [S, V] of sign * margin at the places `at_S` of one row, of length 1 at every place.
 
     Other arguments as in `margin.score`. Length 1, so that no question drowns the others where several are summed
     (llm-attacks/llm-attacks@llm_attacks/gcg/gcg_attack.py does the same).
     """
-    x_1TD = embed(params, rows_with(image, tokens_1T, length_1), cfg)
+    x_1TD = embed(params, rows_with(row.image, row.tokens_CT, row.lengths_C), cfg)
 
     def gain(x_1TD: Array) -> Array:
         score_1, _ = margin.score(
-            params,
-            kv,
-            start,
-            tokens_1T,
-            length_1,
-            image,
-            cfg=cfg,
-            nodes=nodes,
-            steer=steer,
-            lora=lora,
-            embedded_CTD=x_1TD,
+            params, row._replace(embedded_CTD=x_1TD), cfg=cfg, nodes=nodes, steer=steer, lora=lora
         )
         return sign * score_1[0]
 
@@ -147,7 +122,6 @@ def _decided(scorer: Scorer, guard: FirstPass, whole: tuple[int, ...], now: Slot
         text = task.processor.tokenizer.decode(list(now.ids), clean_up_tokenization_spaces=False).strip()
         whole, features = tuple(task.processor.prompt_ids(with_suffix(scorer.question, text), ())), None
     batch = where.put(task.processor.pad([whole], length=bucket(len(whole))))
-    states = margin.last_states(
-        where.params, None, 0, batch.tokens_BT, batch.lengths_B, features, cfg=task.cfg, lora=where.lora
-    )
+    rows = margin.CandidateRows(None, 0, batch.tokens_BT, batch.lengths_B, features)
+    states = margin.last_states(where.params, rows, cfg=task.cfg, lora=where.lora)
     return guard.steer_of(np.asarray(states))

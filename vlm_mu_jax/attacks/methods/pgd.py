@@ -208,7 +208,8 @@ class _Search:
         task, where = self._task, self._where
         row = _row(task.processor, self._question.question, ()) if guard.text_only else self._row
         image = None if guard.text_only else image_tokens(where.params, shown, cfg=task.cfg)
-        states = margin.last_states(where.params, None, 0, *where.put(row), image, cfg=task.cfg, lora=where.lora)
+        rows = margin.CandidateRows(None, 0, *where.put(row), image)
+        states = margin.last_states(where.params, rows, cfg=task.cfg, lora=where.lora)
         return guard.steer_of(np.asarray(states))
 
     def _flops(self) -> float:
@@ -240,9 +241,8 @@ def margin_and_slope(
 
     def refusal_margin(pixels_1MHWC: Array) -> Array:
         image = image_tokens(params, shown._replace(pixels_BMHWC=pixels_1MHWC), cfg=cfg)
-        score_1, _ = margin.score(
-            params, None, 0, tokens_1T, length_1, image, cfg=cfg, nodes=nodes, steer=steer, lora=lora
-        )
+        row = margin.CandidateRows(None, 0, tokens_1T, length_1, image)
+        score_1, _ = margin.score(params, row, cfg=cfg, nodes=nodes, steer=steer, lora=lora)
         return score_1[0]
 
     return jax.value_and_grad(refusal_margin)(shown.pixels_BMHWC)

@@ -59,18 +59,18 @@ def _margins(model: Model, question: SearchQuestion, placed: list[Placed], targe
     images, context = question.pixels(model.processor), question.context
     features = prefix.image_features(model.params, images, model.config)
     rows = _rows(model.processor, question.question, images, placed, context)
-    nodes = target.nodes
     guards = [target.steer] * len(rows)
     if isinstance(target.steer, FirstPass):
         if target.steer.text_only:
             images, context = (), context and context.without_images()
         asked = _rows(model.processor, question.question, images, [Placed(one.question) for one in placed], context)
-        inputs = [_arguments(model, row, features) for row in asked]
-        states = [margin.last_states(*one, cfg=model.config, lora=target.lora) for one in inputs]
+        inputs = [_prompt(model, row, features) for row in asked]
+        states = [margin.last_states(model.params, one, cfg=model.config, lora=target.lora) for one in inputs]
         guards = [target.steer.steer_of(np.asarray(one)) for one in states]
+    prompts = [_prompt(model, row, features) for row in rows]
     scores = [
-        margin.score(*_arguments(model, row, features), cfg=model.config, nodes=nodes, steer=guard, lora=target.lora)[0]
-        for row, guard in zip(rows, guards, strict=True)
+        margin.score(model.params, one, cfg=model.config, nodes=target.nodes, steer=guard, lora=target.lora)[0]
+        for one, guard in zip(prompts, guards, strict=True)
     ]
     return [float(score[0]) for score in scores]
 
@@ -83,9 +83,9 @@ def _rows(
     return [next(prompt_blocks.blocks(prompts, np.array([i]), None, 1)) for i in range(len(placed))]
 
 
-def _arguments(model: Model, row: Block, features: ImageTokens | None) -> tuple:
+def _prompt(model: Model, row: Block, features: ImageTokens | None) -> margin.CandidateRows:
     with_image = features is not None and (row.tokens_CT == model.config.image_token_id).any()
-    return model.params, None, 0, row.tokens_CT, row.lengths_C, features if with_image else None
+    return margin.CandidateRows(None, 0, row.tokens_CT, row.lengths_C, features if with_image else None)
 
 
 def summary(found: FoundWords, best: Sequence[int], float32_QM: np.ndarray) -> dict[str, Any]:

@@ -115,9 +115,8 @@ class ScoredQuestion:
         features = prefix.image_features(params, (self.pixels,), cfg)
         found = np.zeros(self.few, np.float32)
         for block in prompt_blocks.blocks(self.prompts, np.arange(self.few), None, 4 * BLOCK):
-            margins_C, _ = margin.score(
-                params, None, 0, block.tokens_CT, block.lengths_C, features, cfg=cfg, nodes=self.openings.nodes
-            )
+            rows = margin.CandidateRows(None, 0, block.tokens_CT, block.lengths_C, features)
+            margins_C, _ = margin.score(params, rows, cfg=cfg, nodes=self.openings.nodes)
             real = block.index_C >= 0
             found[block.index_C[real]] = np.asarray(margins_C)[real]
         return found
@@ -168,8 +167,8 @@ class ScoredQuestion:
         kv = jax.eval_shape(
             lambda p, f: prefix.run_prefix(p, batch.tokens_BT, batch.lengths_B, f, cfg=cfg), self.model.params, features
         ).kv
-        arguments = (self.model.params, kv, self.start, block.tokens_CT, block.lengths_C, None)
-        planned = margin.score.lower(*arguments, cfg=cfg, nodes=self.openings.nodes).compile()
+        rows = margin.CandidateRows(kv, self.start, block.tokens_CT, block.lengths_C)
+        planned = margin.score.lower(self.model.params, rows, cfg=cfg, nodes=self.openings.nodes).compile()
         return planned.memory_analysis().temp_size_in_bytes
 
 
