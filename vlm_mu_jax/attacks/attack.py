@@ -21,7 +21,6 @@ from vlm_mu_jax.attacks import method as methods
 from vlm_mu_jax.attacks import openings as openings_lib
 from vlm_mu_jax.attacks import tables
 from vlm_mu_jax.attacks.audit.audit import audit
-from vlm_mu_jax.attacks.audit.refusals import refuses
 from vlm_mu_jax.attacks.guards import AttackGuard, attack_guard
 from vlm_mu_jax.attacks.margins_file import MarginsFile, WordScores
 from vlm_mu_jax.attacks.measure import Measured, Measurement, judging
@@ -30,7 +29,7 @@ from vlm_mu_jax.attacks.methods import prefill, unsearched
 from vlm_mu_jax.attacks.methods.pgd import FoundImage
 from vlm_mu_jax.attacks.methods.searched import PixelAttack, SuffixAttack
 from vlm_mu_jax.attacks.methods.suffix import FoundSuffix
-from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.openings import Openings, refuses
 from vlm_mu_jax.attacks.options import SUFFIXES, AttackOptions
 from vlm_mu_jax.attacks.questions import AttackRecords
 from vlm_mu_jax.attacks.search_run import SearchRun

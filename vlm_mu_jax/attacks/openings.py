@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_mu_jax.attacks.audit.refusals import refuses
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.judges import RefusalJudge
 
 # Used when the data hold reference answers, none of which is a refusal.
 COMMON_REFUSALS = (
@@ -29,6 +29,11 @@ COMMON_REFUSALS = (
 
 GOALS = {"jailbreak": -1.0, "over_refuse": 1.0}  # sign of the refusal margin that the goal wants to be large
 Prefix = tuple[int, ...]
+
+
+def refuses(record: Record) -> bool:
+    """Whether the judge `refusal` calls the record's reference answer a refusal."""
+    return RefusalJudge()(record.question, record.answer, record).label == "refused"
 
 
 @dataclasses.dataclass(frozen=True)

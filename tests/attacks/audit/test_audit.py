@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_mu_jax.attacks import tables
-from vlm_mu_jax.attacks.audit import counts, probe
+from vlm_mu_jax.attacks.audit import counts
 from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
 from vlm_mu_jax.data.records import Record, Turn
 from vlm_mu_jax.errors import InputError
@@ -141,7 +141,7 @@ def test_one_outcome_only_is_bad_input():
 def test_probe_on_shuffled_labels_stays_at_chance():
     rng = np.random.default_rng(3)
     first, target = rng.choice(FILLER, 400).tolist(), rng.permutation(400) < 200
-    found = probe.first_word_probe(first, target)
+    found = counts.first_word_probe(first, target)
     assert found["low"] < 0.5 < found["high"] and found["p"] > 0.01
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.attacks.audit.counts import POSITIONS, WordRow, candidates, word_rows
-from vlm_mu_jax.attacks.audit.probe import first_word_probe
-from vlm_mu_jax.attacks.audit.refusals import refuses, safety_records
+from vlm_mu_jax.attacks.audit.counts import POSITIONS, WordRow, candidates, first_word_probe, safety_records, word_rows
+from vlm_mu_jax.attacks.openings import refuses
 from vlm_mu_jax.data import turns
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record
@@ -55,7 +54,7 @@ class AuditResult:
         ("behind_turns"), how many have later ones ("before_turns"), and how many conversations lack the turn
         ("left_out").
       rows: every word at every position class, by position class, then by count.
-      probe: how well the first word alone predicts the outcome; see `audit.probe.first_word_probe`.
+      probe: how well the first word alone predicts the outcome; see `audit.counts.first_word_probe`.
       jailbreak_candidates, over_refuse_candidates: first words that go with the absence and with the presence of the
         outcome, strongest first; see `audit.counts.candidates`.
     """

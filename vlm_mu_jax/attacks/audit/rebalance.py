@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
-from vlm_mu_jax.attacks.audit.refusals import refuses, safety_records
+from vlm_mu_jax.attacks.audit.counts import safety_records
+from vlm_mu_jax.attacks.openings import refuses
 from vlm_mu_jax.data import readers, rewrite
 from vlm_mu_jax.data.placing import open_with, split_words
 from vlm_mu_jax.data.records import Record, Records

@@ -20,7 +20,7 @@ from scipy import stats
 
 from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
 from vlm_mu_jax.attacks import openings as openings_lib
-from vlm_mu_jax.attacks.audit.refusals import safety_records
+from vlm_mu_jax.attacks.audit.counts import safety_records
 from vlm_mu_jax.attacks.openings import Node, Openings
 from vlm_mu_jax.attacks.prefix import ImageTokens, rows_with
 from vlm_mu_jax.attacks.questions import SearchQuestion, search_questions

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.attacks.measure import Attempt, Attempts, Comparison
-from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting
+from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting, report
 from vlm_mu_jax.attacks.methods import gcg, pgd, random_search, suffix
 from vlm_mu_jax.attacks.methods.pgd import FoundImage, PixelOptions
-from vlm_mu_jax.attacks.methods.report import report
 from vlm_mu_jax.attacks.methods.suffix import FoundSuffix, SuffixOptions
 from vlm_mu_jax.attacks.methods.suffix_text import with_suffix
 from vlm_mu_jax.attacks.openings import Openings

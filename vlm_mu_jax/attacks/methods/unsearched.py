@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlm_mu_jax.attacks.measure import Attempts, Comparison
-from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting
+from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting, report
 from vlm_mu_jax.attacks.methods import images, paraphrase, prefill
-from vlm_mu_jax.attacks.methods.report import report
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 
