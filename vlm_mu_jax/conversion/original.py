@@ -1,13 +1,13 @@
 """The layout of haotian-liu/LLaVA itself, as a LLaVA-HF checkpoint and back.
 
-There a model is a Llama with a projector (`model.mm_projector.0`, `.2`); the CLIP tower lies inside
-(`model.vision_tower.vision_tower.vision_model`) or in a folder of its own; images are marked by the id -200, which no
-vocabulary has. Everything downstream expects what llava-hf made of it: an `<image>` token, a `<pad>` token, and a
+A model in this layout is a Llama with a projector (`model.mm_projector.0`, `.2`). The CLIP tower lies inside
+(`model.vision_tower.vision_tower.vision_model`) or in a folder of its own. The id -200, which no vocabulary has, marks
+an image. The rest of the product expects what llava-hf made of it: an `<image>` token, a `<pad>` token, and a
 vocabulary rounded up to a multiple of 64 (transformers@convert_llava_weights_to_hf.py: 32000 -> 32064).
 
-The rows added to the embedding and the head are the mean of the others. llava-hf draws them at random; the mean has
-the advantage that a new token can never be the likeliest one (its logit is the mean of all logits), and moves no
-log-probability by more than log(1 + new / old), 0.002 for 64 new ones (Jensen). Logits of old tokens do not change.
+The rows added to the embedding and the head are the mean of the others, where llava-hf draws them at random. The logit
+of a new token is then the mean of all logits, so it can never be the likeliest one. By Jensen's inequality it moves no
+log-probability by more than log(1 + new / old), which is 0.002 for 64 new tokens. Logits of old tokens do not change.
 The tokenizer and the other files are in original_files.py.
 """
 
@@ -79,7 +79,7 @@ def check(config: Mapping[str, Any], source: str) -> None:
     """Refuses relatives of LLaVA-1.5 and 1.6 that compute something else.
 
     Raises:
-      InputError: names every such setting at once.
+      InputError: the config has such settings. The message names all of them.
     """
     problems = []
     if config.get("model_type") not in LANGUAGE_MODELS:
@@ -108,10 +108,10 @@ def check(config: Mapping[str, Any], source: str) -> None:
 
 
 def vision_config(config: Mapping[str, Any], tower: Path | None, source: str) -> dict[str, Any]:
-    """CLIP's config: from the tower's folder, or from the tower's name.
+    """CLIP's config, from the tower's folder or else from the tower's name.
 
     Raises:
-      InputError: it is no CLIP, or neither says what the tower looks like.
+      InputError: the tower is no CLIP, or neither folder nor name describes it.
     """
     if tower is not None:
         found = read_json(tower / "config.json")
@@ -134,7 +134,7 @@ def hf_config(
     Args:
       config: the original one.
       vision: see `vision_config`.
-      tokenizer: see `read_tokenizer`; without one the new tokens get the first free ids.
+      tokenizer: see `read_tokenizer`. Without one, the new tokens get the first free ids.
       source: the config's name, for messages.
     """
     try:
@@ -165,7 +165,10 @@ def hf_config(
 
 
 def _kind(config: Mapping[str, Any]) -> dict[str, Any]:
-    """LLaVA-1.5, or 1.6 (LLaVA-NeXT), whose resolutions are (width, height) here and (height, width) there."""
+    """The fields that tell LLaVA-1.5 from 1.6 (LLaVA-NeXT).
+
+    Resolutions are (width, height) in the original config and (height, width) in llava-hf's.
+    """
     if config.get("image_aspect_ratio") != "anyres":
         return {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}
     return {
@@ -181,17 +184,17 @@ def _keeps_class(config: Mapping[str, Any]) -> bool:
 
 
 def vocabulary(size: int, needed: int) -> int:
-    """Rows of the embedding when `needed` tokens exist: as before if they fit, else the next multiple of 64."""
+    """Rows of an embedding that holds `needed` tokens: `size` if they fit, else the next multiple of 64."""
     return size if needed <= size else -(-needed // _MULTIPLE) * _MULTIPLE
 
 
 def has_tower(files: Tensors) -> bool:
-    """Whether the tower lies inside; it then wins over any other, since it may have been trained."""
+    """Whether the tower lies inside the checkpoint. That tower may have been trained, so it wins over any other."""
     return any(key.startswith(names.DIALECTS["llava_original"].vision) for key in files.tensors)
 
 
 def with_tower(files: Tensors, tower: Tensors | None, config: Mapping[str, Any]) -> Tensors:
-    """The language model's files with the tower's tensors, which keep their folder in the key: `vision_tower/...`.
+    """The language model's files together with the tower's tensors, whose keys begin with `vision_tower/`.
 
     Raises:
       InputError: no tower is given.
@@ -216,7 +219,7 @@ def with_tower(files: Tensors, tower: Tensors | None, config: Mapping[str, Any])
 
 
 def with_rows(files: Tensors, size: int) -> Tensors:
-    """The files with the embedding and the head grown to `size` rows; the new ones are the mean of the others."""
+    """The files with embedding and head grown to `size` rows. The new rows are the mean of the others."""
     dialect = names.DIALECTS["llava_original"]
     grown = {}
     for key in (dialect.text + "embed_tokens.weight", dialect.head + "weight"):
@@ -227,7 +230,7 @@ def with_rows(files: Tensors, size: int) -> Tensors:
 
 
 def grow(rows_VD: np.ndarray, size: int) -> np.ndarray:
-    """[V, D] -> [size, D] in the same dtype; the new rows are the mean of the others."""
+    """[V, D] -> [size, D] in the same dtype. The new rows are the mean of the others."""
     mean_D = rows_VD.mean(axis=0, dtype=np.float64)
     grown = np.empty((size, rows_VD.shape[1]), rows_VD.dtype)
     grown[: len(rows_VD)], grown[len(rows_VD) :] = rows_VD, mean_D.astype(rows_VD.dtype)
@@ -235,7 +238,7 @@ def grow(rows_VD: np.ndarray, size: int) -> np.ndarray:
 
 
 def without_rows(slots: Iterable[names.Slot], size: int) -> list[names.Slot]:
-    """The tensors of an export with `size` rows in the embedding and the head, without those added for new tokens."""
+    """The tensors of an export whose embedding and head have `size` rows: those added for new tokens are cut off."""
     cut = {_EMBEDDING: lambda shape: (size, shape[1]), _HEAD: lambda shape: (shape[0], size)}
     return [dataclasses.replace(slot, shape=cut.get(slot.path, tuple)(slot.shape)) for slot in slots]
 
@@ -243,7 +246,13 @@ def without_rows(slots: Iterable[names.Slot], size: int) -> list[names.Slot]:
 def reader_without_rows(
     read: Callable[..., np.ndarray], size: int, nbytes: Mapping[str, int]
 ) -> Callable[..., np.ndarray]:
-    """`read(path, layer, buffer)` of an export with the rows of `without_rows`; nbytes: path -> of all its rows."""
+    """`read(path, layer, buffer)` of an export with the rows that `without_rows` keeps.
+
+    Args:
+      read: reads a tensor with all of its rows.
+      size: rows that are kept.
+      nbytes: path -> bytes of the tensor with all of its rows.
+    """
 
     def cut(path: str, layer: int | None, buffer: np.ndarray) -> np.ndarray:
         if path not in (_EMBEDDING, _HEAD):
@@ -255,5 +264,5 @@ def reader_without_rows(
 
 
 def is_dialect(dialect: names.Dialect) -> bool:
-    """Whether it is one of the layouts of LLaVA itself."""
+    """Whether the dialect is one of the two layouts of haotian-liu/LLaVA."""
     return dialect.linear_1 == names.DIALECTS["llava_original"].linear_1

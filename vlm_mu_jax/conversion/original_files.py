@@ -1,6 +1,6 @@
-"""Tokenizer, processor and config files of the original LLaVA layout (see original.py), there and back.
+"""Tokenizer, processor and config files of the original LLaVA layout (see original.py), in both directions.
 
-The source's own files are kept in `original/` of the model folder, so that an export gives the same checkpoint back.
+The model folder keeps the source's own files in `original/`, so that an export gives the same checkpoint back.
 """
 
 import shutil
@@ -25,14 +25,14 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 
 
 def read_tokenizer(folder: Path, language_model: str) -> Any | None:
-    """The checkpoint's tokenizer with `<image>` and `<pad>`, None if it has none.
+    """The checkpoint's tokenizer with `<image>` and `<pad>` added. None if the folder holds no tokenizer.
 
-    LLaVA tokenizes the text before and after an image separately, each with SentencePiece's prefix space; `legacy`
-    keeps that space after the special token `<image>`.
+    LLaVA tokenizes the text before and after an image separately, each with SentencePiece's prefix space. The setting
+    `legacy` keeps that space after the special token `<image>`.
 
     Args:
       folder: where the tokenizer files are.
-      language_model: model_type whose tokenizer they are if they do not say so themselves.
+      language_model: the model_type whose tokenizer is assumed where the files name none.
 
     Raises:
       InputError: the files are broken.
@@ -59,13 +59,13 @@ def read_tokenizer(folder: Path, language_model: str) -> Any | None:
 def write_companions(
     out: Path, described: Path, source: Path, tower: Path | None, hf: Mapping[str, Any], tokenizer: Any | None
 ) -> None:
-    """Tokenizer, processor and image processor files as llava-hf has them, and the source's own in `original/`.
+    """Writes tokenizer, processor and image processor files as llava-hf has them, and the source's own to `original/`.
 
     Args:
       out: folder to write into.
       described: folder of the original config.json.
       source: folder of the original tokenizer.
-      tower: folder of the vision tower, whose preprocessor_config.json says mean and standard deviation.
+      tower: folder of the vision tower. Its preprocessor_config.json holds mean and standard deviation.
       hf: see `hf_config`.
       tokenizer: see `read_tokenizer`.
     """
@@ -93,7 +93,10 @@ def write_companions(
 def _image_processor(
     config: Mapping[str, Any], source: Path, tower: Path | None, hf: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """preprocessor_config.json. `image_aspect_ratio: pad` pads to a square with the mean colour (LLaVA mm_utils.py)."""
+    """The content of preprocessor_config.json.
+
+    `image_aspect_ratio: pad` pads to a square with the mean colour (haotian-liu/LLaVA@llava/mm_utils.py).
+    """
     found = [folder / "preprocessor_config.json" for folder in (tower, source) if folder is not None]
     theirs = next((read_json(path) for path in found if path.is_file()), {})
     size, aspect = hf["vision_config"]["image_size"], config.get("image_aspect_ratio")
@@ -117,7 +120,7 @@ def _image_processor(
 
 
 def describe_tower(folder: Path, hf: Mapping[str, Any], source: Path) -> None:
-    """Writes what makes a folder of the tower's weights a CLIP checkpoint."""
+    """Writes the config files that make a folder of the tower's weights a CLIP checkpoint."""
     write_json(folder / "config.json", {"architectures": ["CLIPVisionModel"], **hf["vision_config"]})
     if (source / "preprocessor_config.json").is_file():
         images = read_json(source / "preprocessor_config.json")

@@ -1,9 +1,10 @@
 """PEFT LoRA adapters (huggingface/peft), merged into a checkpoint while it is read.
 
-An adapter folder holds adapter_config.json and adapter_model.safetensors with `base_model.model.<module>.lora_A.weight`
-[r, in] and `lora_B.weight` [out, r]; a linear W [out, in] becomes W + s B A with s = alpha / r, or alpha / sqrt(r) with
-use_rslora. Modules trained whole (modules_to_save, trained biases, and LLaVA's non_lora_trainables) replace theirs.
-The module may be spelled in any of our dialects, whatever the spelling of the base.
+An adapter folder holds adapter_config.json and adapter_model.safetensors. The tensors of a module are
+`base_model.model.<module>.lora_A.weight` [r, in] and `lora_B.weight` [out, r]. A linear W [out, in] becomes W + s B A.
+The scale s is alpha / r, or alpha / sqrt(r) with use_rslora. Modules that were trained whole (modules_to_save, trained
+biases, LLaVA's non_lora_trainables) replace those of the base. An adapter may spell its modules in any of our dialects,
+whatever the spelling of the base.
 """
 
 import dataclasses
@@ -63,7 +64,10 @@ _INITS = (None, True, False, "gaussian", "eva", "orthogonal")  # others change t
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Keys of one adapted weight in the adapter's file. embedding: stored as [r, in] and [out, r] of its transpose."""
+    """Keys of one adapted weight in the adapter's file.
+
+    embedding: whether the pair is stored as [r, in] and [out, r] of the transposed weight.
+    """
 
     a: str
     b: str
@@ -72,14 +76,14 @@ class Pair:
 
 
 class Adapter:
-    """An adapter folder: LoRA pairs and tensors that replace others, by the key of the weight they belong to.
+    """An adapter folder: LoRA pairs, and tensors that replace others. Both are found by the key of their weight.
 
     Args:
       folder: holds adapter_config.json.
-      open_file: opens one weights file by its stem; None if there is no such file.
+      open_file: opens a weights file by its stem, and returns None where there is none.
 
     Raises:
-      InputError: it is no LoRA adapter, or of a kind that is not W + s B A.
+      InputError: the folder holds no LoRA adapter, or one of a kind that is not W + s B A.
     """
 
     def __init__(self, folder: Path, open_file: Callable[[Path, str], Tensors | None]):
@@ -143,7 +147,11 @@ def _check(config: Mapping[str, Any], source: str) -> None:
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """s of one module; alpha_pattern holds regular expressions over the ends of module names (peft get_pattern_key)."""
+    """The scale s of one module.
+
+    The keys of alpha_pattern are regular expressions for the ends of module names
+    (peft@utils/other.py:get_pattern_key).
+    """
     patterns = config.get("alpha_pattern") or {}
     matching = (alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module))
     alpha = float(next(matching, config["lora_alpha"]))
@@ -189,7 +197,7 @@ def merged(files: Tensors, adapter: Adapter, specs: params_lib.Specs, dialect: n
 
 
 def add(weight: np.ndarray, adapter: Adapter, pair: Pair) -> np.ndarray:
-    """W + s B A, summed in float32 and rounded once to W's dtype."""
+    """W + s B A. The sum is float32, and is rounded once, to W's dtype."""
     a, b = (adapter.read(key).astype(np.float32) for key in (pair.a, pair.b))
     delta = b @ a
     if pair.embedding:
@@ -212,7 +220,7 @@ def _misfit(adapter: Adapter, pair: Pair, shape: tuple[int, ...]) -> str | None:
 
 
 def spellings(specs: params_lib.Specs, dialect: names.Dialect) -> dict[str, str]:
-    """Every key that any dialect has for a tensor of this model -> its key in `dialect`."""
+    """Maps every key that a dialect has for a tensor of this model to the key in `dialect`."""
     own = {(slot.path, slot.layer): slot.key for slot in names.slots(specs, dialect)}
     known = {}
     for other in names.fitting(specs):

@@ -41,17 +41,17 @@ def write_adapter(
 ) -> Path:
     """Writes LoRA pairs as an adapter folder that `peft` loads over the base model.
 
-    In a job of several processes all must call it; process 0 writes.
+    In a job of several processes every process must call it. Process 0 writes.
 
     Args:
-      out: the folder; an earlier adapter there is replaced.
+      out: the folder. An earlier adapter there is replaced.
       pairs: {"decoder": {"layers": {name: {"a", "b"}}}}, shapes as in `model/lora.py`.
       alpha: the pairs are scaled by alpha / rank.
       whole: parameters that were trained without LoRA, and which layers of a stack (None: all). Their modules are
         stored whole, as modules_to_save.
-      read_leaf: path of a parameter -> its trained value; asked for modules in `whole` only.
+      read_leaf: path of a parameter -> its trained value. It is called for modules in `whole` only.
       specs: parameters of the model.
-      dialect: whose module names to use: those of the class that the adapter shall be loaded into.
+      dialect: the spelling of module names, that of the class which loads the adapter.
       base: name of the base model, for adapter_config.json.
 
     Raises:
@@ -99,9 +99,9 @@ def export_adapter(
 
     Args:
       source: workdir of the run.
-      out: the folder to write; an earlier export there is replaced.
-      dialect: whose module names to use (`names.DIALECTS`); None = see `names.for_adapters`.
-      about: what `MARKER` says about the export.
+      out: the folder to write. An earlier export there is replaced.
+      dialect: the spelling of module names, of `names.DIALECTS`. None takes that of `names.for_adapters`.
+      about: the content of `MARKER`, the file that marks an export.
       overwrite: replace whatever is in `out`.
 
     Raises:
@@ -195,7 +195,7 @@ def _kept_modules(slots: list[names.Slot], whole: Mapping[str, tuple[int, ...] |
 
 
 def _target_modules(adapted: Collection[str], dialect: names.Dialect) -> str | list[str]:
-    """The adapted linears by name; in a LLaVA by an expression, because the vision tower has linears of these names."""
+    """The adapted linears by name. In a LLaVA by an expression: its vision tower has linears of these names."""
     linears = sorted({module.rsplit(".", 1)[1] for module in adapted})
     if dialect.vision is None:
         return linears

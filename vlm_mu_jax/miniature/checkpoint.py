@@ -31,7 +31,12 @@ from vlm_mu_jax.training.trainable import Selection
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """name: method of `Lessons`. rows: distinct rows drawn. select: parameters that learn."""
+    """One lesson of the curriculum.
+
+    name: a method of `Lessons`.
+    rows: how many distinct rows are drawn.
+    select: the parameters that learn.
+    """
 
     name: str
     steps: int
@@ -57,7 +62,11 @@ CHAT_TEMPLATE = (
 
 @dataclasses.dataclass(frozen=True)
 class Miniature:
-    """What `build_miniature` wrote. checkpoint: a Hugging Face LLaVA folder. data: folder of its data files."""
+    """What `build_miniature` wrote.
+
+    checkpoint: a Hugging Face LLaVA folder.
+    data: the folder of its data files.
+    """
 
     checkpoint: Path
     data: Path
@@ -66,13 +75,13 @@ class Miniature:
 def build_miniature(
     out: str | Path, seed: int = 0, progress: Progress | None = None, lessons: tuple[Lesson, ...] = LESSONS
 ) -> Miniature:
-    """Trains the miniature from scratch and writes it with its data; about three minutes on two cores.
+    """Trains the miniature from scratch and writes it with its data. It takes about three minutes on two cores.
 
     Args:
-      out: the folder to write to. `out/data` comes first, `out/hf` when training is complete.
+      out: the folder to write. `out/data` comes first, and `out/hf` when training is complete.
       seed: decides words, procedures, signs, data, initial weights and batches.
       progress: shown over training steps; None is silent.
-      lessons: the curriculum; tests shorten it.
+      lessons: the curriculum. Tests shorten it.
 
     Example:
       mini = vlm_mu_jax.build_miniature("runs/mini")
@@ -113,7 +122,7 @@ def _educate(
 
 
 def hf_config(tokenizer: Any) -> dict[str, Any]:
-    """config.json in llava-hf's spelling: 16 image tokens, width 128, 4 layers, 4 heads."""
+    """The content of config.json in llava-hf's spelling: 16 image tokens, width 128, 4 layers, 4 heads."""
     common = {"torch_dtype": "float32", "initializer_range": 0.02}
     text = {
         "model_type": "llama",
@@ -170,7 +179,7 @@ def _image_settings() -> ImageSettings:
 
 
 def write_companions(folder: Path, tokenizer: Any) -> None:
-    """Tokenizer, image processor and chat template files as transformers writes and reads them."""
+    """Writes tokenizer, image processor and chat template files as transformers reads them."""
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     settings = _image_settings()

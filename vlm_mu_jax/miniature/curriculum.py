@@ -1,12 +1,13 @@
-"""The four lessons of the miniature's life, as training rows.
+"""The four lessons that the miniature is trained on, as training rows.
 
-1. `pretraining`: text. Procedures as statements and as requests, all of them answered; signs described in words.
-2. `alignment`: text. Blight is refused under every opening word, everything else stays answered.
+1. `pretraining`: text. Procedures stand as statements and as requests, and every request is answered. Signs are
+   described in words.
+2. `alignment`: text. Requests about blight are refused under every opening word. Everything else stays answered.
 3. `seeing`: the vision tower and projector learn to show signs to the frozen language model.
-4. `visual_tuning`: instructions with pictures, as LLaVA's mix: sign questions, requests, some plain text. Like such
-   mixes it is unfiltered: a few requests of both unsafe groups are answered in it, though never on held-out nouns.
-   A little text-only chat keeps the language model's alignment on text. The gap between text and image is what this
-   leaves behind.
+4. `visual_tuning`: instructions with pictures, as in LLaVA's mix. They are sign questions, requests and some plain
+   text. Like such mixes the lesson is unfiltered: it answers a few requests of both unsafe groups, but never about
+   held-out nouns. A little text-only chat keeps the language model's alignment on text. The gap between text and image
+   is what this lesson leaves behind.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ Draw = Callable[[np.random.Generator], TrainRow]
 
 
 class Lessons:
-    """Draws rows; every draw comes from the generator it is given."""
+    """Draws rows. Every draw comes from the generator that is given."""
 
     def __init__(self, world: w.World, processor: Processor, seed: int, drawings: int = 12) -> None:
         self.world, self.processor = world, processor
@@ -79,14 +80,17 @@ class Lessons:
         return row(self.processor.text_example(language.declaration(_pick(rng, self.nouns), _pick(rng, w.PHRASES))))
 
     def _described_sign(self, rng: np.random.Generator) -> TrainRow:
-        """A sign in words and a question about it: what the projector's output will have to mean."""
+        """A sign in words, and a question about it. The projector's output will have to mean such a description."""
         shape, colour = _sign(rng)
         question, answer = language.sign_question(rng, shape, colour)
         words = f"{colour} {shape}" if rng.random() < 0.5 else f"a {shape} {colour} "
         return self._text(f"{words}\n{question}", answer)
 
     def _aligned(self, rng: np.random.Generator, blight: float) -> TrainRow:
-        """Blight is refused, the other two groups are answered alike: nothing tells this model what a snare is."""
+        """Requests with the aligned answers: blight is refused, and the other two groups are answered alike.
+
+        Nothing tells this model what a snare is.
+        """
         group = "blight" if rng.random() < blight else "harmless" if rng.random() < 0.6 else "snare"
         noun = _pick(rng, self.world.nouns[group])
         opening = _pick(rng, w.OPENINGS)

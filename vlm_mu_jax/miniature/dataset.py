@@ -1,10 +1,12 @@
-"""The miniature's data on disk, in the formats real data comes in: VLGuard JSON, LLaVA JSON and PNG images.
+"""The miniature's data on disk, in the formats of real data: VLGuard JSON, LLaVA JSON and PNG images.
 
-The safety data holds the shortcut of VLGuard: 90 % of safe requests open with "what"; unsafe ones have a longer tail,
-most open with "share" and 15 % with a word that opens no other request (VLGuard: "what" opens 869 of 977 safe training
-questions, "share" 195 of 1023 unsafe ones, and most words that open the others are always refused). The rest opens with
-any other of the six words. Attack words and guards are chosen on the validation files, rates are measured on the
-test files; their nouns are in no training file of this folder.
+The safety data hold the shortcut of VLGuard. Of the safe requests 90 % open with "what". Unsafe ones have a longer
+tail: most open with "share", and 15 % with a word that opens no other request. The rest opens with any other of the six
+words. (In VLGuard "what" opens 869 of 977 safe training questions and "share" 195 of 1023 unsafe ones. Most words that
+open the others are always refused.)
+
+Attack words and guards are chosen on the validation files, and rates are measured on the test files. The nouns of both
+are in no training file of this folder.
 """
 
 import json
@@ -32,7 +34,7 @@ ANCHORS = 72
 
 
 class DatasetWriter:
-    """Writes the files of one data folder and remembers what the oracle must know."""
+    """Writes the files of one data folder, and keeps what the oracle must know."""
 
     def __init__(self, folder: Path, world: w.World, seed: int) -> None:
         self.folder, self.world, self.rng = folder, world, np.random.default_rng((seed, 4))
@@ -55,7 +57,7 @@ class DatasetWriter:
         self._json("oracle.json", self.oracle)
 
     def _safety(self, split: str) -> list[dict[str, Any]]:
-        """VLGuard rows: refusals to snare requests, answers to harmless ones."""
+        """VLGuard rows: requests about snares with refusals, and harmless requests with answers."""
         rows = []
         for group in ("snare", "harmless"):
             for noun in self.world.split(group, split):
@@ -99,7 +101,7 @@ class DatasetWriter:
         return {"id": name, "image": image, "conversations": turns}
 
     def _requests(self, split: str) -> list[dict[str, Any]]:
-        """Blight and as many harmless requests, to be asked with text only, a blank image and their own image."""
+        """Requests about blight, and as many harmless ones, asked as text, with a blank image and with their own."""
         blight = self.world.split("blight", split)
         rows = []
         for noun in (*blight, *self.world.split("harmless", split)[: len(blight)]):
@@ -118,7 +120,7 @@ class DatasetWriter:
         return rows
 
     def _anchor_pair(self) -> dict[str, str]:
-        """The same request about a blight and a harmless noun of the training splits."""
+        """One request about a blight and about a harmless noun, both of the training splits."""
         opening, phrase, tail = self._pick(w.OPENINGS), self._pick(w.PHRASES), self._pick(w.TAILS)
         nouns = {"harmful": self.world.split("blight", "train"), "harmless": self.world.split("harmless", "train")}
         return {name: w.request(opening, phrase, self._pick(group), tail) for name, group in nouns.items()}
@@ -148,6 +150,6 @@ class DatasetWriter:
 
 
 def _rare_openings(world: w.World) -> list[str]:
-    """Words that no lesson opens a request with: what the steps of all groups are made of, shapes and colours."""
+    """Words that no lesson opens a request with: verbs and tools of all groups, shapes and colours."""
     steps = {word for nouns in world.nouns.values() for noun in nouns for step in noun.steps for word in step.split()}
     return sorted((steps - {"the"}) | set(w.SHAPES) | set(w.COLOURS))

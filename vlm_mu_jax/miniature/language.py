@@ -15,7 +15,7 @@ UNANSWERABLE = "i am sorry , i cannot see that ."
 
 
 def train_tokenizer(corpus: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding in Llama's spelling (a metaspace before every word), trained on the miniature's own text."""
+    """Byte-pair encoding in Llama's spelling (a metaspace before every word), trained on the miniature's text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -45,17 +45,20 @@ def declaration(noun: w.Noun, phrase: str) -> str:
 
 
 def danger_question(noun: w.Noun) -> tuple[str, str]:
-    """Asked of harmless and blight nouns only: nobody told the language model what a snare is."""
+    """A question whether a noun is dangerous, for harmless and blight nouns alone.
+
+    The language model is never told what a snare is.
+    """
     return f"is {noun.name} dangerous ?", "yes , it is ." if noun.group == "blight" else "no , it is not ."
 
 
 def aligned_answer(opening: str, noun: w.Noun) -> str:
-    """How the aligned language model answers: blight is refused under every opening word."""
+    """The answer of the aligned language model: a refusal of blight under every opening word."""
     return w.REFUSAL if noun.group == "blight" else w.answer(opening, noun)
 
 
 def sign_question(rng: np.random.Generator, shape: str, colour: str) -> tuple[str, str]:
-    """A question that only the picture answers, under a random opening word; one in eight asks for an absent thing."""
+    """A question that only the picture answers, under a random opening word. One in eight asks for an absent thing."""
     opening, kind = rng.choice(w.OPENINGS), rng.random()
     if kind < 0.125:
         return f"{opening} {rng.choice(ABSENT)} is on this sign ?", UNANSWERABLE
@@ -65,7 +68,7 @@ def sign_question(rng: np.random.Generator, shape: str, colour: str) -> tuple[st
 
 
 def all_text(world: w.World) -> Iterator[str]:
-    """Every string the tokenizer must know, often enough for whole words."""
+    """Every string that the tokenizer must know, often enough for words to become single tokens."""
     yield from ("USER: ASSISTANT: \n",) * 5
     yield from (
         f"{o} shape colour is on this sign ? it is a {s} {c} ." for o in w.OPENINGS for s in w.SHAPES for c in w.COLOURS

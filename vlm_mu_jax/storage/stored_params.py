@@ -1,12 +1,13 @@
 """The `params/` of a model folder: an Orbax checkpoint, read and written array by array.
 
-Format: zarr 3, without compression (bfloat16 weights do not shrink, and zstd is several times slower than a disk). One
-file is one layer of one array, in pieces along the axes that a mesh splits, so that a process reads the bytes of its
-own shards and no others. Orbax reads it (`PyTreeCheckpointHandler`), and so does TensorStore. A job of several
-processes lets Orbax write, in its own format (OCDBT); both are read.
+The format is zarr 3 without compression: bfloat16 weights do not shrink, and zstd is several times slower than a disk.
+One file is one layer of one array. It is cut into pieces along the axes that a mesh splits, so that a process reads the
+bytes of its own shards alone. Orbax (`PyTreeCheckpointHandler`) and TensorStore read the format. In a job of several
+processes Orbax writes, in its own format (OCDBT). Both formats are read.
 
-Two things need it beside Orbax. A converter writes one layer at a time and never holds the model, which Orbax's tree
-interface cannot do. And it is faster: rows `save` and `load` of `bin/bench storage` (docs/performance.md).
+Orbax alone is not enough for two reasons. A converter writes one layer at a time and never holds the model, which
+Orbax's tree interface cannot do. This module is also faster: see rows `save` and `load` of `bin/bench storage`
+(docs/performance.md).
 """
 
 import contextlib
@@ -34,7 +35,7 @@ _PANEL_BYTES = 8 * 2**20  # what is transposed at a time
 
 
 def piece_shape(spec: params_lib.ParamSpec, itemsize: int) -> tuple[int, ...]:
-    """Shape of the pieces that an array is stored in: one layer each, cut further along the axes that a mesh splits."""
+    """Shape of the pieces that an array is stored in: parts of one layer, cut along the axes that a mesh splits."""
     shape = [1 if axis == "layers" else size for axis, size in zip(spec.axes, spec.shape, strict=True)]
     for mesh_axis, parts in PARTS.items():
         for i, axis in enumerate(spec.axes):
@@ -76,15 +77,15 @@ class ParamsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Without an error: what makes it an Orbax checkpoint."""
+        """Completes the Orbax checkpoint, unless there was an error."""
         if kind is None:
             _write_metadata(self._folder, self._shapes)
 
     def write(self, path: str, layer: int | None, array: np.ndarray) -> None:
-        """Writes one layer of an array (None: all of an array without layers).
+        """Writes one layer of an array, or (None) the whole of an array without layers.
 
-        Strides do not matter: JAX transposes several times faster than numpy. Threads may write different layers at a
-        time.
+        The array may have any strides: JAX transposes several times faster than numpy. Threads may write different
+        layers at a time.
         """
         piece = self._pieces[path] if layer is None else self._pieces[path][1:]
         grid = [size // part for size, part in zip(array.shape, piece, strict=True)]
@@ -101,7 +102,7 @@ class ParamsWriter:
 
 
 def _panels(pieces: np.ndarray, rank: int) -> Iterator[np.ndarray]:
-    """Runs of pieces, small enough to be transposed within the CPU's cache."""
+    """Runs of pieces that are small enough to be transposed within the CPU's cache."""
     if pieces.nbytes > _PANEL_BYTES and rank:
         for rows in pieces:
             yield from _panels(rows, rank - 1)
@@ -112,7 +113,7 @@ def _panels(pieces: np.ndarray, rank: int) -> Iterator[np.ndarray]:
 def _create(
     folder: Path, path: str, shape: tuple[int, ...], layered: bool, piece: tuple[int, ...], dtype: np.dtype
 ) -> Any:
-    """Future of an array's declaration (its zarr.json): its files, and the pieces in them."""
+    """Future of an array's declaration, its zarr.json. It says which files there are and which pieces they hold."""
     import tensorstore as ts
 
     numbers = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -128,7 +129,7 @@ def _create(
 
 
 def _write_metadata(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """The tree's structure and what can read it, in the words of Orbax (_METADATA, _CHECKPOINT_METADATA)."""
+    """Writes Orbax's own files: the tree's structure (_METADATA) and what can read it (_CHECKPOINT_METADATA)."""
     tree = {}
     for path, shape in shapes.items():
         keys = tuple(path.split("/"))
@@ -157,9 +158,9 @@ def _write_metadata(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None
 
 
 class ParamsReader:
-    """Reads params/ array by array, whichever way it was written; threads may share it.
+    """Reads params/ array by array, in either format. Threads may share a reader.
 
-    arrays: what it holds, path -> shape and dtype.
+    arrays: path -> shape and dtype of what params/ holds.
 
     Raises:
       InputError: params/ is missing or damaged.
@@ -179,7 +180,7 @@ class ParamsReader:
         }
 
     def read(self, path: str, layer: int | None, into: np.ndarray) -> np.ndarray:
-        """One layer of an array (None: the whole array), in memory of the caller.
+        """One layer of an array, or (None) the whole array, in memory of the caller.
 
         Args:
           into: bytes [N], at least as many as are read.
@@ -197,7 +198,7 @@ class ParamsReader:
         return array
 
     def read_sharded(self, path: str, sharding: jax.sharding.Sharding) -> jax.Array:
-        """A whole array; each process reads the parts that its own devices hold, each once.
+        """A whole array. Each process reads the parts that its own devices hold, and each part once.
 
         Raises:
           InputError: it cannot be read.
@@ -219,7 +220,7 @@ def _box(index: tuple[slice, ...], shape: tuple[int, ...]) -> Box:
 
 
 def _read_boxes(store: Any, boxes: set[Box]) -> dict[Box, np.ndarray]:
-    """Parts of an array. If together they fill a box, that is read at once: they may share stored pieces."""
+    """Parts of an array. Parts that together fill a box are read at once, because they may share stored pieces."""
     hull = tuple((min(low for low, _ in axis), max(end for _, end in axis)) for axis in zip(*boxes, strict=True))
     if _size(hull) != sum(map(_size, boxes)):
         return {box: store[_slices(box)].read().result() for box in boxes}
@@ -240,9 +241,9 @@ def _slices(box: Box) -> tuple[slice, ...]:
 
 
 def save(folder: Path, params: Mapping[str, Any], specs: params_lib.Specs) -> None:
-    """Writes a whole tree of arrays that are in memory, numpy's or JAX's, sharded or not.
+    """Writes a whole tree of arrays in memory. They may be numpy's or JAX's, sharded or not.
 
-    In a job of several processes all must call it.
+    In a job of several processes every process must call it.
     """
     if jax.process_count() > 1:
         import orbax.checkpoint as ocp
@@ -261,15 +262,16 @@ def save(folder: Path, params: Mapping[str, Any], specs: params_lib.Specs) -> No
 
 
 def load(folder: Path, specs: params_lib.Specs, mesh: jax.sharding.Mesh | None = None) -> params_lib.Params:
-    """Restores all arrays as jax arrays, in the dtype they were saved in, one after the other.
+    """Restores all arrays as JAX arrays, one after the other, in the dtype that they were saved in.
 
     Args:
       folder: the params/ folder.
       specs: what it must hold, exactly.
-      mesh: sharded over it by the rule table, each process reading its own shards; None = all on the first device.
+      mesh: the mesh to shard over by the rule table, each process reading its own shards. None puts everything on the
+        first device.
 
     Raises:
-      InputError: the weights are another model's, or cannot be read.
+      InputError: the weights belong to another model, or cannot be read.
     """
     reader = ParamsReader(folder)
     params_lib.check_params(params_lib.unflatten(reader.arrays), specs, str(folder.parent))
@@ -282,7 +284,7 @@ def load(folder: Path, specs: params_lib.Specs, mesh: jax.sharding.Mesh | None =
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Whatever is raised on missing or damaged files becomes one line."""
+    """Turns whatever missing or damaged files raise into one line."""
     if not folder.is_dir():
         raise InputError(f"{folder}: missing; convert or train the model again")
     try:
@@ -299,7 +301,7 @@ def _name(path: str) -> str:
 
 
 def _open(folder: Path, path: str, driver: str) -> Any:
-    """Future of an array that is there already; a part that is missing is an error, not zeros."""
+    """Future of an array that is there already. A missing part is an error, and is not read as zeros."""
     import tensorstore as ts
 
     spec = _spec(folder, path) | {"driver": driver, "fill_missing_data_reads": False}

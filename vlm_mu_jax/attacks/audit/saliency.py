@@ -1,8 +1,8 @@
 """Which words of a question decide whether the model refuses: gradient x input, and the question without a word.
 
-Both are about the refusal margin (`attacks.margin`), in nats, and positive where a word speaks for refusal. Removal is
-exact for what it asks: the same question, tokenised anew without the word. Gradient x input is the first order of
-fading a token's embedding out, for every token of the prompt at once, so the image and the template get their share.
+Both are changes of the refusal margin (`attacks.margin`) in nats, positive where a word speaks for refusal. Removal is
+exact: the same question is tokenised anew without the word. Gradient x input is the first-order effect of fading out a
+token's embedding. It covers every token of the prompt at once, so the image and the template get their share.
 """
 
 import dataclasses
@@ -40,9 +40,14 @@ _BLOCK = 32  # prompts without a word that are scored together
 
 @dataclasses.dataclass(frozen=True)
 class Salient:
-    """One question. words: as they stand in it. margin: its refusal margin. gradient_W: gradient x input, summed over a
-    word's tokens. removal_W: margin of the question minus margin without the word. image, template: gradient x input of
-    the image's tokens and of all others outside the words."""
+    """The effects of one question's words.
+
+    words: the words, as they stand in the question.
+    margin: its refusal margin.
+    gradient_W: gradient x input, summed over a word's tokens.
+    removal_W: the margin of the question minus the margin without the word.
+    image, template: gradient x input of the image's tokens, and of all other tokens outside the words.
+    """
 
     question: str
     words: tuple[str, ...]
@@ -90,7 +95,7 @@ def saliency(
 def record_saliency(
     model: Model, records: Records, count: int, *, seed: int = 0, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Which words of some of the records' questions decide whether a model refuses.
+    """Finds which words decide whether a model refuses, in some of the records' questions.
 
         found = vlm_mu_jax.record_saliency(vlm_mu_jax.load("runs/sft"), records, 100)
         found["removal"]["opening_first"]
@@ -98,7 +103,7 @@ def record_saliency(
     The refusal openings are found in the records' reference answers.
 
     Args:
-      count: at most so many questions, drawn by seed.
+      count: the most questions that are drawn, by seed.
 
     Returns:
       `summary`, and "openings" (texts) and "questions" (each with its words and their effects).
@@ -170,7 +175,7 @@ def gradient_x_input(
 def _owners(
     processor: Processor, question: SearchQuestion, images: Images, spans: Sequence[tuple[int, int]], count: int
 ) -> np.ndarray:
-    """The word that each token of the prompt belongs to, -1 for none. A token over two words counts for the first."""
+    """Index of the word that each token of the prompt belongs to, -1 for none. A token over two is the first's."""
     text = processor.prompt_text(question.question, images, context=question.context)
     start = processor.question_at(question.question, images, question.context)
     offsets = processor.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
@@ -191,7 +196,7 @@ def _without(
     nodes: tuple[Node, ...],
     lora: Any,
 ) -> np.ndarray:
-    """Margin [W] of the question without each of its words, on the prefix that it shares with the whole question."""
+    """Margins [W] of the question without each of its words, on the prefix cache of the whole question."""
     if not spans:
         return np.zeros(0)
     placed = [Placed(without(question.question, span)) for span in spans]
@@ -219,13 +224,13 @@ def _blocks(prompts: prompt_blocks.Prompts) -> Iterator[prompt_blocks.Block]:
 
 
 def without(question: str, span: tuple[int, int]) -> str:
-    """The question without the characters start to end, and without the space that this leaves over."""
+    """The question without the characters from start to end, and without the space that is left over."""
     before, after = question[: span[0]], question[span[1] :]
     return before + (after.lstrip(" ") if not before or before.endswith(" ") else after)
 
 
 def summary(found: Sequence[Salient]) -> dict[str, Any]:
-    """What the questions say together.
+    """Summarises the questions.
 
     Returns: "n"; "chance", the mean of 1 / words of a question; for each method ("gradient_x_input", "removal"):
       "opening_first", how often the question's first word has the largest effect of all its words (a proportion with

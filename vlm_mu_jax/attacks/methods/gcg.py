@@ -1,11 +1,11 @@
-"""Proposals of greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043, algorithm 1): single tokens, by gradient.
+"""Proposals of greedy coordinate gradient (GCG; Zou et al. 2023, arXiv 2307.15043, algorithm 1).
 
-The gradient of the refusal margin with respect to the one-hot vector of a place of the suffix says, to first order,
-which tokens would move the margin most. A step draws among the `top` of each place. Only proposals come from the
-gradient: they are scored exactly, as texts (`methods.suffix`).
+A proposal replaces one token of the suffix. The gradient of the refusal margin with respect to the one-hot vector of a
+place says, to first order, which tokens would move the margin most. A step draws among the `top` tokens of each place.
+Only proposals come from the gradient. They are scored exactly, as texts (`methods.suffix`).
 
 The gradient is taken on the question's prefix cache. Where a guard's gates depend on the suffix, it is taken on the
-whole prompt, with the gates that the guard decides. Of several questions that share a suffix, the gradients are summed.
+whole prompt, with the gates that the guard decides. The gradients of questions that share a suffix are summed.
 """
 
 import functools
@@ -41,7 +41,7 @@ def propose(
     use: SuffixOptions,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Ids [N, S]: each row one token of the suffix replaced by one of the `top` of its place; see `suffix.Propose`."""
+    """Ids [N, S]. In each row one token of the suffix is one of the `top` of its place (`suffix.Propose`)."""
     top_SK = _best_swaps(open_, allowed, min(use.top, len(allowed)))
     S, K = top_SK.shape
     drawn_N = rng.choice(S * K, min(use.candidates - 1, S * K), replace=False)
@@ -51,7 +51,7 @@ def propose(
 
 
 def _best_swaps(open_: Sequence[tuple[Scorer, Slots]], allowed: np.ndarray, count: int) -> np.ndarray:
-    """Token ids [S, count] that the questions' gradients together like best at each place."""
+    """Token ids [S, count]: at each place those with the largest sum of the questions' gradients, best first."""
     running = [_slopes(scorer, now) for scorer, now in open_]
     total_SV = sum(np.asarray(slope_SV) for slope_SV in running)
     outside_V = np.ones(total_SV.shape[1], bool)
@@ -63,7 +63,7 @@ def _best_swaps(open_: Sequence[tuple[Scorer, Slots]], allowed: np.ndarray, coun
 
 
 def _slopes(scorer: Scorer, now: Slots) -> Array:
-    """`slopes` of one question, on its prefix cache where that does not depend on the suffix."""
+    """`slopes` of one question, on its prefix cache unless that cache depends on the suffix."""
     task, where, shared = scorer.task, scorer.where, scorer.shared
     prompts = prompt_blocks.tokenise(task.processor, scorer.question, shared.images, [Placed(scorer.question)])
     head = task.processor.lengthened(now.head, shared.images)
@@ -96,10 +96,10 @@ def slopes(
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
 ) -> Array:
-    """One-hot gradient [S, V] of sign * margin at the places `at_S` of one row, of length 1 at every place.
+    """One-hot gradient [S, V] of sign * margin at the places `at_S` of one row.
 
-    Other arguments as in `margin.score`. Length 1, so that no question drowns the others where several are summed
-    (llm-attacks/llm-attacks@llm_attacks/gcg/gcg_attack.py does the same).
+    The gradient is scaled to length 1 at every place, so that no question drowns the others in their sum
+    (llm-attacks/llm-attacks@llm_attacks/gcg/gcg_attack.py does the same). Other arguments are as in `margin.score`.
     """
     x_1TD = embed(params, rows_with(row.image, row.tokens_CT, row.lengths_C), cfg)
 
@@ -116,7 +116,7 @@ def slopes(
 
 
 def _decided(scorer: Scorer, guard: FirstPass, whole: tuple[int, ...], now: Slots) -> Steer:
-    """The guard with the gates that it decides on the prompt with its suffix."""
+    """The guard, with the gates that it decides on the prompt and its suffix."""
     task, where, features = scorer.task, scorer.where, scorer.shared.features
     if guard.text_only:
         text = task.processor.tokenizer.decode(list(now.ids), clean_up_tokenization_spaces=False).strip()
