@@ -83,6 +83,7 @@ _SALIENCY_CHART = flags.DEFINE_string("saliency_chart", None, "draw the first qu
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.attacks import tables
     from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
+    from vlm_mu_jax.attacks.audit.rebalance import write_rebalanced
     from vlm_mu_jax.data import turns
     from vlm_mu_jax.reporting.figures import audit_chart
 
@@ -109,10 +110,9 @@ def main(argv: list[str]) -> None:
     _draw("attribution", [result], _ATTRIBUTION.value)
     _draw("saliency", result.get("saliency"), _SALIENCY_CHART.value)
     if _REBALANCE.value:
-        options = {"openings": _OPENINGS.value, "mode": _MODE.value, "seed": _SEED.value}
-        text.append(
-            tables.rebalanced_text(_rebalance(records, Path(_REBALANCE.value), options), Path(_REBALANCE.value))
-        )
+        out = Path(_REBALANCE.value)
+        manifest = write_rebalanced(records, out, openings=_OPENINGS.value, mode=_MODE.value, seed=_SEED.value)
+        text.append(tables.rebalanced_text(manifest, out))
     print("\n\n".join(text))
 
 
@@ -161,17 +161,6 @@ def _draw(name: str, what, path: str | None) -> None:
         raise InputError(f"--{name}_chart: there is nothing to draw; every question is without words")
     with outputs.complete_file(path) as partial:
         audit_chart.save(drawing, partial)
-
-
-def _rebalance(records, out: Path, options: dict) -> dict:
-    """Writes the rebalanced data and their manifest beside them; returns the manifest."""
-    from vlm_mu_jax.attacks.audit.rebalance import rebalance
-
-    with outputs.complete_file(out) as partial:
-        manifest = rebalance(records, partial, **options)
-    manifest["rebalanced"]["file"] = out.name
-    write_json(out.with_name(f"{out.stem}.manifest.json"), manifest)
-    return manifest
 
 
 def _attribution(result: dict, files: list[str | None], seed: int) -> dict:

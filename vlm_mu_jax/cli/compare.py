@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     tests = comparison.paired_tests(models)
     table = comparison.markdown(models)
     outputs.check_writable(out / "table.md").write_text(table + "\n", encoding="utf-8")
-    _write_csv(out / "table.csv", comparison.rows(models))
+    comparison.write_csv(out / "table.csv", models)
     content = comparison.content(models, tests)
     write_json(out / "comparison.json", content)
     better = content["better_than_every_sft_baseline"]
@@ -137,17 +137,6 @@ def _run(name: str, arguments: list[str]) -> tuple[float, int]:
     if status:
         raise JobError(f"bin/{name} {' '.join(arguments)} failed; its message stands above")
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _write_csv(path: Path, rows: list[dict]) -> None:
-    import csv
-
-    from vlm_mu_jax.files import outputs
-
-    with outputs.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

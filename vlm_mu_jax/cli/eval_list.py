@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -56,7 +55,7 @@ def print_sets(data_root: str | None, named: Sequence[str]) -> None:
     if not all(one.confirmed for one in chosen):
         print("*: upstream's own files were not at hand when the reader was written; see docs/datasets.md")
     for one in found:
-        for line in _problems(one, None if named else _SHOWN):
+        for line in catalogue.problems(one, None if named else _SHOWN):
             print(line)
     print(f"{sum(one.state == 'ready' for one in found)} of {len(found)} sets are ready under {data_root}")
 
@@ -77,22 +76,3 @@ def _print_table(task: str, found: list) -> None:
         mark = "" if one.dataset.confirmed else " *"
         table.add_row(one.dataset.name, one.state, count, f"{one.dataset.folder}/", one.dataset.at + mark)
     console.print(table)
-
-
-def _problems(one: Any, shown: int | None) -> list[str]:
-    """What keeps a set from being ready, one line each; how to get an absent one only where it was named."""
-    from vlm_mu_jax.data.readers import catalogue
-
-    name, dataset = one.dataset.name, one.dataset
-    if one.state == "absent":
-        return [] if shown else [f"{name}: {dataset.needs} ({dataset.folder}/, from {dataset.at})"]
-    if one.state == "unreadable":
-        return [f"{name}: {one.problem}"]
-    lines = [catalogue.flaws_line(dataset, one.flaws)] if one.flaws else []
-    if dataset.count not in (None, one.count + len(one.flaws)):
-        lines.append(f"{name}: {one.count} questions, published are {dataset.count}")
-    if one.missing:
-        some = one.missing[:shown]
-        more = f", and {len(one.missing) - len(some)} more" if len(one.missing) > len(some) else ""
-        lines.append(f"{name}: {len(one.missing)} images are missing: {', '.join(some)}{more}")
-    return lines

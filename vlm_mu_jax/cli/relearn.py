@@ -86,6 +86,8 @@ def main(argv: list[str]) -> None:
     name = _NAME.value or Path(_CHECKPOINT.value).name
     about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": _settings(options)}
     _write(workdir, {**about, **found.to_dict()})
+    print(found.table())
+    print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
 
 
 def _options(data: Path) -> "RelearnOptions":
@@ -128,12 +130,6 @@ def _write(workdir: Path, content: dict[str, Any]) -> None:
 
     write_json(workdir / "relearn.json", content)
     (workdir / "relearn.svg").write_text(canvas.standalone(training.relearning([content])), encoding="utf-8")
-    print(f"{'step':>6} {'ASR':>18} {'harmless right':>18}")
-    for point in content["curve"]:
-        cells = [point["metrics"].get(name) for name in ("asr", "harmless_right")]
-        shown = [f"{100 * m['value']:.0f} % ({100 * m['low']:.0f}-{100 * m['high']:.0f})" if m else "-" for m in cells]
-        print(f"{point['step']:>6} {shown[0]:>18} {shown[1]:>18}")
-    print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
 
 
 if __name__ == "__main__":

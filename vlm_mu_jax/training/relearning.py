@@ -80,6 +80,15 @@ class RelearnResult:
         ]
         return {"curve": points, "rows": self.rows, "weights_sha256": self.weights_sha256}
 
+    def table(self) -> str:
+        """The curve as text: attack success and right harmless answers, in percent with 95 % intervals."""
+        lines = [f"{'step':>6} {'ASR':>18} {'harmless right':>18}"]
+        for point in self.curve:
+            cells = [point.metrics.get(name) for name in ("asr", "harmless_right")]
+            shown = [f"{100 * m.value:.0f} % ({100 * m.low:.0f}-{100 * m.high:.0f})" if m else "-" for m in cells]
+            lines.append(f"{point.step:>6} {shown[0]:>18} {shown[1]:>18}")
+        return "\n".join(lines)
+
 
 def relearn(
     model: Model,

@@ -18,6 +18,8 @@ from vlm_mu_jax.attacks.openings import refuses
 from vlm_mu_jax.data import readers, rewrite
 from vlm_mu_jax.data.placing import open_with, split_words
 from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.outputs import complete_file
 
 OPENINGS = ("observed", "uniform")
 _USUAL = 0.01  # a word that opens this share of the questions takes part in the uniform distribution
@@ -63,6 +65,20 @@ def rebalance(
         "changed": sum(new != record.question for new, record in zip(questions, records, strict=True)),
         "openings": _openings_table(before, after),
     }
+
+
+def write_rebalanced(records: Records, out: str | Path, **options: Any) -> dict[str, Any]:
+    """`rebalance` whose file appears when it is complete, with the manifest beside it in NAME.manifest.json.
+
+    Args:
+      options: of `rebalance`.
+    """
+    out = Path(out)
+    with complete_file(out) as partial:
+        manifest = rebalance(records, partial, **options)
+    manifest["rebalanced"]["file"] = out.name
+    write_json(out.with_name(f"{out.stem}.manifest.json"), manifest)
+    return manifest
 
 
 def rebalanced_questions(

@@ -85,6 +85,27 @@ def status(dataset: DataSet, data_root: str | Path) -> Status:
     return Status(dataset, "ready" if whole else "incomplete", len(records), missing, records.skipped)
 
 
+def problems(found: Status, shown: int | None) -> list[str]:
+    """What keeps a set from being ready, one line each.
+
+    Args:
+      shown: name at most so many missing images, and do not say how to get an absent set. None says everything.
+    """
+    dataset = found.dataset
+    if found.state == "absent":
+        return [] if shown else [f"{dataset.name}: {dataset.needs} ({dataset.folder}/, from {dataset.at})"]
+    if found.state == "unreadable":
+        return [f"{dataset.name}: {found.problem}"]
+    lines = [flaws_line(dataset, found.flaws)] if found.flaws else []
+    if dataset.count not in (None, found.count + len(found.flaws)):
+        lines.append(f"{dataset.name}: {found.count} questions, published are {dataset.count}")
+    if found.missing:
+        some = found.missing[:shown]
+        more = f", and {len(found.missing) - len(some)} more" if len(found.missing) > len(some) else ""
+        lines.append(f"{dataset.name}: {len(found.missing)} images are missing: {', '.join(some)}{more}")
+    return lines
+
+
 def flaws_line(dataset: DataSet, flaws: Sequence[tuple[int, str]]) -> str:
     """What is said of rows that are left out: `vlsbench: 1 row of upstream's file is left out: row 1686: ...`."""
     rows = "; ".join(f"row {number}: {what}" for number, what in flaws)

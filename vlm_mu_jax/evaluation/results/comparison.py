@@ -5,6 +5,7 @@ A model here is the workdir of an evaluation, with what its training cost. All m
 questions, so that every test is an exact McNemar test on questions. Holm's correction runs over all tests of one model.
 """
 
+import csv
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.statistics import Metric, holm, mcnemar, proportion
+from vlm_mu_jax.files.outputs import complete_file
 
 SETS = ("unsafe_before", "harmless_before", "unsafe_after", "harmless_after", "harmless_openings", "utility")
 # column -> (title, whether lower is better)
@@ -127,6 +129,15 @@ def rows(models: Iterable[TrainedModel]) -> list[dict]:
         for m in models
         for column in COLUMNS
     ]
+
+
+def write_csv(path: str | Path, models: Iterable[TrainedModel]) -> None:
+    """Writes `rows` as a CSV file with a header line."""
+    lines = rows(models)
+    with complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def content(models: Sequence[TrainedModel], tests: Sequence[PairedTest]) -> dict[str, Any]:
