@@ -1,5 +1,6 @@
 """bin/plan on a small model: its report, its verdict, its errors."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from vlm_mu_jax.benchmark.suites import plans
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.planning import jobs, topology
 from vlm_mu_jax.planning import plan as planner
+from vlm_mu_jax.planning.compilation import compile_ahead
 
 TEXT = {
     "vocab_size": 256,
@@ -81,23 +83,28 @@ def test_other_programs(model, compiler, what):
     assert "fits" in done.stdout and "roofline" in done.stdout
 
 
+def settings_of(model, **changes):
+    chosen = plans._settings("7b_npo_lora", {})
+    chosen["model"] |= {"init": str(model), **changes}
+    chosen["data"] |= {"max_length": 128}
+    return chosen
+
+
+def planned(what, chosen, where):
+    """In this process, so that a test can look at what is compiled."""
+    return planner.plan(what, chosen, jobs.model_config(chosen), where, tell=lambda line: None)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")  # for absent chips
 def test_gpus_are_estimates_and_say_so(model, compiler, monkeypatch):
     """From the whole program, or from shallow ones where the stand-in is too small for it."""
-    chosen = plans._settings("7b_npo_lora", {})
-    chosen["model"] |= {"init": str(model)}
-    chosen["data"] |= {"max_length": 128}
-    where = topology.target("gpu:1xH200")
-
-    def found():
-        return planner.plan("train", chosen, jobs.model_config(chosen), where, tell=lambda line: None)
-
-    whole = found()
+    chosen, where = settings_of(model), topology.target("gpu:1xH200")
+    whole = planned("decode", chosen, where)
     assert whole["basis"].startswith("estimated, not compiled for this GPU: the same program for 1 x TPU v5p")
     assert "extrapolated" not in whole["basis"]
     monkeypatch.setattr(planner, "_limit", lambda target: 1.0)
-    shallow = found()
+    shallow = planned("decode", chosen, where)
     assert shallow["basis"].endswith("at 2 and 4 decoder layers, extrapolated to 4")
     assert shallow["peak_bytes_per_chip"] == whole["peak_bytes_per_chip"]
 
@@ -110,14 +117,22 @@ def test_weights_that_are_too_large_need_no_compilation(model, compiler):
 
 
 @pytest.mark.slow
-def test_a_plan_that_does_not_fit_says_what_would(model, compiler):
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")  # for absent chips
+def test_a_plan_that_does_not_fit_says_what_would(model, compiler, monkeypatch):
     """Without remat every layer's activations stay; with it they fit under the same limit."""
-    flags = ("--config.model.remat=none", "--config.batch_size=16", "--topology=v5e:1x1", "--json", *small(model))
-    free = json.loads(plan(*flags).stdout)
-    limit = (free["argument_bytes"] + 0.6 * (free["peak_bytes_per_chip"] - free["argument_bytes"])) / 2**30
-    tight = plan(*flags, f"--hbm_gib={limit}")
-    assert tight.returncode == 1
-    assert json.loads(tight.stdout)["advice"].startswith("set model.remat=full")
+    chosen, where, programs = settings_of(model, remat="none"), topology.target("v5e:1x1"), []
+    chosen["batch_size"] = 16
+
+    def compiled(*arguments):
+        programs.append(programs[0] if len(programs) == 1 else compile_ahead(*arguments))  # the second is the first
+        return programs[-1]
+
+    monkeypatch.setattr(planner, "compile_ahead", compiled)
+    free = planned("train", chosen, where)
+    limit = free["argument_bytes"] + 0.6 * (free["peak_bytes_per_chip"] - free["argument_bytes"])
+    tight = planned("train", chosen, dataclasses.replace(where, memory=limit))
+    assert free["fits"] and not tight["fits"] and len(programs) == 3
+    assert tight["advice"].startswith("set model.remat=full")
 
 
 @pytest.mark.parametrize(
