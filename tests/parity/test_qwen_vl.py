@@ -179,7 +179,7 @@ def test_what_we_do_not_have_is_refused_by_name(part, fields, message, tmp_path)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"patch_size": 5}, "size of 5 is not the tower's 4"),
+        ({"patch_size": 5}, "patch_size is 5, config.json says 4"),
         ({"merge_size": 3}, "merge_size"),
         ({"temporal_patch_size": 1}, "temporal_patch_size"),
         ({"do_resize": False}, "do_resize"),
