@@ -20,9 +20,11 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as SMOLVLM_CHAT
 
 from tests.attacks.conftest import build
 from tests.conversion.hf_checkpoints import randomise
+from tests.data.templates import GEMMA_3
 
 # Plain texts between the marks, as the tiny tokenizer knows them; the image comes where the message has it.
 CHAT = (
@@ -301,7 +303,9 @@ def _idefics(folder: Path, kind: str) -> None:
     """Idefics3 and SmolVLM differ in names alone. SmolVLM's own processor needs packages that the tests do not have; it
     makes the same prompts."""
     places = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
-    tokenizer = tokenizer_with("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *places)
+    tokenizer = tokenizer_with(
+        "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|im_start|>", *places
+    )
     images, config, model = {
         "Idefics3": (
             Idefics3ImageProcessorPil,
@@ -318,13 +322,13 @@ def _idefics(folder: Path, kind: str) -> None:
         pad_token_id=3,
     )
     made = images(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
-    save(folder, model(config), transformers.Idefics3Processor(made, tokenizer, 1, _llava_chat()))
+    save(folder, model(config), transformers.Idefics3Processor(made, tokenizer, 1, SMOLVLM_CHAT))
 
 
 def gemma_folder(folder: Path, text: dict | None = None, **fixed: Any) -> None:
     """A Gemma 3 checkpoint with images. text: fields of the text config. fixed: further fields of the config."""
     marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-    tokenizer_with(*marks.values()).save_pretrained(folder)
+    tokenizer_with(*marks.values(), "<start_of_turn>", "<end_of_turn>").save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=marks)
     layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6, "query_pre_attn_scalar": 9}
     config = transformers.Gemma3Config(
@@ -337,8 +341,7 @@ def gemma_folder(folder: Path, text: dict | None = None, **fixed: Any) -> None:
         **fixed,
     )
     images = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    chat = CHAT.replace("IMAGE\n", "<start_of_image>")
-    processor = transformers.Gemma3Processor(images, tokenizer, chat, image_seq_length=4)
+    processor = transformers.Gemma3Processor(images, tokenizer, GEMMA_3, image_seq_length=4)
     save(folder, transformers.Gemma3ForConditionalGeneration(config), processor)
 
 

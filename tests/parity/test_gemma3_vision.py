@@ -9,11 +9,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import gemma_folder
 from tests.parity.image_family import QUESTION, TOLERANCE, Both, assert_comes_back, logits_of, pictures
+from vlm_mu_jax.attacks import prompt_blocks
+from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.model import flash
+from vlm_mu_jax.model.checks import check_cut
 from vlm_mu_jax.model.families import from_hf
+from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.vlm import encode_images, encode_tower
 
 SIZES = ((20, 44), (50, 9), (9, 9))  # width, height
@@ -67,6 +71,24 @@ def test_answers_on_a_shared_beginning_are_those_of_whole_prompts(both):
     shared = answer_questions(both.ours, questions, options=AnswerOptions(4, 5))
     alone = [answer_questions(both.ours, [one], options=AnswerOptions(1, 5))[0] for one in questions]
     assert [one.answer for one in shared] == [one.answer for one in alone]
+
+
+def test_a_beginning_that_ends_inside_an_image_is_refused(both):
+    """By `generate`; the attacks' shared starts hold it too."""
+    processor, image = both.ours.processor, both.rows[0][0]
+    ids = processor.prompt_ids(QUESTION, [image])
+    first = ids.index(both.ours.config.image_token_id)
+    for cut, allowed in ((first + 1, False), (first + 4, True), (first, True)):
+        prefix = processor.pad([ids[:cut]], [[processor.pixels(image)]])
+        rest = processor.pad([ids[cut:]], [[processor.pixels(image)]])
+        if allowed:
+            check_cut(prefix, rest, both.ours.config)
+        else:
+            with pytest.raises(InputError, match="prefix ends inside an image"):
+                generate(both.ours.params, rest, both.ours.config, max_new_tokens=1, prefix=prefix)
+    prompts = prompt_blocks.tokenise(processor, QUESTION, [image], [Placed(QUESTION)])
+    with pytest.raises(AssertionError, match="a shared start ends before its image does"):
+        next(prompt_blocks.blocks(prompts, np.arange(1), first + 1, 4))
 
 
 SPELLINGS = {  # prefixes of transformers 5's files -> those of others

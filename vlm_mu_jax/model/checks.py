@@ -38,6 +38,21 @@ def check_batch(batch: "Batch", cfg: ModelConfig, name: str = "batch") -> None:
         _check_placeholders(tokens_BT, batch, cfg, name)
 
 
+def check_cut(prefix: "Batch", batch: "Batch", cfg: ModelConfig) -> None:
+    """Compares the beginnings of prompts with what follows them, as `generate` takes them.
+
+    Raises:
+      InputError: a beginning ends inside an image, whose tokens read each other in both directions in this model.
+    """
+    known = [_known(array) for array in (prefix.tokens_BT, prefix.lengths_B, batch.tokens_BT)]
+    if cfg.text.image_run is None or any(array is None for array in known):
+        return
+    ends, lengths, starts = known
+    last = np.repeat(ends[np.arange(len(ends)), lengths - 1], len(starts) // len(ends))
+    if ((last == cfg.image_token_id) & (starts[:, 0] == cfg.image_token_id)).any():
+        raise InputError("prefix ends inside an image, whose tokens read each other both ways; cut behind it")
+
+
 def check_seeds(seeds_B: Any, rows: int) -> None:
     """Seeds of `generate`: one whole number per row."""
     if seeds_B is not None:

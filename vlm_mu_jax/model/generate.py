@@ -17,7 +17,7 @@ from jax import Array
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.cache import KV, apart
-from vlm_mu_jax.model.checks import check_batch, check_seeds
+from vlm_mu_jax.model.checks import check_batch, check_cut, check_seeds
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import LATE, Steer, on_prefix, while_decoding
@@ -89,7 +89,7 @@ def generate(
         beginning b // (B / R), one token at least. The same answers as from whole prompts where `can_share` says so.
 
     Raises:
-      InputError: a batch of wrong shapes, dtypes or lengths; see `checks.check_batch`.
+      InputError: a batch of wrong shapes, dtypes or lengths, or a prefix cut at a wrong place; see `checks`.
     """
     rows = _checked(batch, cfg, max_new_tokens, seeds_B)
     if prefix is not None:
@@ -97,6 +97,7 @@ def generate(
         beginnings = prefix.tokens_BT.shape[0]
         if not beginnings or rows % beginnings:
             raise InputError(f"prefix has {beginnings} rows; it must be a divisor of the {rows} rows of batch")
+        check_cut(prefix, batch, cfg)
     return generate_program(
         params,
         batch,
