@@ -330,7 +330,7 @@ def gemma_folder(folder: Path, text: dict | None = None, **fixed: Any) -> None:
     marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer_with(*marks.values(), "<start_of_turn>", "<end_of_turn>").save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=marks)
-    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6, "query_pre_attn_scalar": 9}
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 24, "query_pre_attn_scalar": 9}
     config = transformers.Gemma3Config(
         text_config=transformers.Gemma3TextConfig(**text_of(tokenizer, **{**layers, **(text or {})})).to_dict(),
         vision_config=vision_of(patch_size=2, vision_use_head=False),
