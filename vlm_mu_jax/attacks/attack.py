@@ -35,6 +35,7 @@ from vlm_mu_jax.attacks.questions import AttackRecords
 from vlm_mu_jax.attacks.search_run import SearchRun
 from vlm_mu_jax.attacks.words import vocabulary
 from vlm_mu_jax.attacks.words.one_word import OneWord
+from vlm_mu_jax.data.readers import hub
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
@@ -156,7 +157,8 @@ def _data(records: Records | AttackRecords | str | Path, seed: int) -> AttackRec
         return records
     if isinstance(records, Records):
         return AttackRecords.halved(records, seed)
-    if Path(records).is_file():
+    records = hub.local(records)
+    if records.is_file():
         return AttackRecords.from_file(records, seed=seed)
     return AttackRecords.from_folder(records, seed=seed)
 

@@ -113,11 +113,12 @@ flags.adopt_module_key_flags(judge_flags)
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.attacks.attack import attack
+    from vlm_mu_jax.data.readers import hub
     from vlm_mu_jax.storage import model_folder
 
     out, options = outputs.check_writable(_OUT.value), _options()
     command.enable_compilation_cache()
-    data = Path(_DATA.value)
+    data = hub.local(_DATA.value)
     judge = judge_flags.rater(data.parent if data.is_file() else data, out)
     meshes = _meshes(_MESH.value or ["1" if options.method == "pgd" else "-1", "1", "1"])
     mesh = meshes[0] if meshes else None

@@ -85,9 +85,10 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
     from vlm_mu_jax.attacks.audit.rebalance import write_rebalanced
     from vlm_mu_jax.data import turns
+    from vlm_mu_jax.data.readers import hub
     from vlm_mu_jax.reporting.figures import audit_chart
 
-    path = Path(_DATA.value)
+    path = hub.local(_DATA.value)
     path = path / "train.json" if path.is_dir() else path
     _check_flags(path)
     with_images = bool(_SALIENCY.value or _REBALANCE.value and path.suffix.lower() != ".parquet")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data import questions as question_files
+from vlm_mu_jax.data.readers import hub
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import provenance
@@ -181,7 +182,8 @@ def _own_questions(
     data: Records | str | Path, options: EvaluateOptions, words: AttackWords, with_images: bool
 ) -> Suite:
     """The questions of a data folder, of one data file, or of records."""
-    if isinstance(data, str | Path) and not Path(data).is_file():
+    data = hub.local(data) if isinstance(data, str | Path) else data
+    if isinstance(data, Path) and not data.is_file():
         if options.question_kind or options.columns:
             raise InputError(
                 f"--data={data}: --question_kind and --columns are for a file of questions; leave them out"

@@ -12,6 +12,7 @@ from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.data.long_rows import LongRows
 from vlm_mu_jax.data.mixed import Mixed
 from vlm_mu_jax.data.prompts import LOSSES, Example, Processor
+from vlm_mu_jax.data.readers import hub
 from vlm_mu_jax.data.readers import rows as rows_lib
 from vlm_mu_jax.data.readers.long_files import IndexedItems
 from vlm_mu_jax.data.records import Record, Records, Turn
@@ -138,7 +139,9 @@ def _read(data: dict[str, Any], name: str) -> Records | None:
     """The records of a file, with image paths under data.root: files of one shape may lie in several folders."""
     if not data[name]:
         return None
-    return readers.read(Path(data["root"]) / data[name], on_bad=data["on_bad"]).rebased(Path(data["root"]))
+    root = Path(data["root"])
+    file = data[name] if hub.is_hub(data[name]) else root / data[name]
+    return readers.read(file, on_bad=data["on_bad"]).rebased(root)
 
 
 def _reading(records: Records) -> dict[str, Any]:

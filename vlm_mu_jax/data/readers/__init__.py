@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from vlm_mu_jax.data.readers import catalogue, files, long_files, shapes, vlguard
+from vlm_mu_jax.data.readers import catalogue, files, hub, long_files, shapes, vlguard
 from vlm_mu_jax.data.readers import rows as _rows
 from vlm_mu_jax.data.readers.files import LINE
 from vlm_mu_jax.data.records import Records
@@ -28,6 +28,8 @@ def read(
 ) -> Records:
     """The records of a data file, whatever shape its rows have: see `shapes` for those that are known.
 
+    The file may be a data set of the Hugging Face hub, `hub:ORG/NAME[:SPLIT]`; see `hub`.
+
     The file may be JSON, JSON lines, CSV, TSV, plain text (a question a line) or Parquet. VLGuard's JSON and SPA-VL's
     Parquet are read as published.
 
@@ -44,7 +46,7 @@ def read(
 
     Raises InputError (`rows.BadRows` with every bad row) when the file is not clean.
     """
-    path = Path(path)
+    path = hub.local(path)
     content, sha256 = _load(path, columns)
     if all(isinstance(row, str) for row in content):  # a JSON list of questions
         content = [{LINE: row} for row in content]
