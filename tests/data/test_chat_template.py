@@ -18,6 +18,7 @@ from vlm_mu_jax.data.records import ImagePart, Turn
 from vlm_mu_jax.errors import InputError
 
 QUIET = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+DRAWN = settings(QUIET, max_examples=200)
 WORD = st.text(st.sampled_from("abe é?.:\n<|/"), min_size=1, max_size=12)
 TEXT = WORD.filter(lambda text: text.strip() and "<" not in text)
 TALK = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4)
@@ -67,7 +68,7 @@ def theirs(tokenizer, name, turns, system, ready):
     )
 
 
-@QUIET
+@DRAWN
 @given(talk=TALK, question=TEXT, system=st.one_of(st.none(), TEXT))
 @pytest.mark.parametrize("name", OWN)
 def test_ids_equal_those_of_transformers(make, tokenizer, name, talk, question, system):
@@ -82,7 +83,7 @@ def test_ids_equal_those_of_transformers(make, tokenizer, name, talk, question, 
     assert list(ours) == want[: len(ours)] and not behind.strip()
 
 
-@QUIET
+@DRAWN
 @given(talk=TALK, system=st.one_of(st.none(), TEXT), loss=st.sampled_from(["all", "last"]))
 @pytest.mark.parametrize("name", [*OWN, *TEMPLATES])
 def test_the_loss_covers_exactly_the_answers_and_their_ends(make, tokenizer, name, talk, system, loss):
