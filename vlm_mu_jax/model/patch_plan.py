@@ -90,6 +90,8 @@ class Patches:
             if fields.get(name, ours) != ours:
                 raise ValueError(f"{name} is {fields[name]!r}, config.json says {ours}")
         size = fields.get("size") or {"shortest_edge": self.least, "longest_edge": self.most}
+        if others := sorted(size.keys() - {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"}):
+            raise ValueError(f"size has {', '.join(others)}; a picture of any shape has pixels alone")
         least, most = fields.get("min_pixels"), fields.get("max_pixels")
         least = size.get("shortest_edge", size.get("min_pixels")) if least is None else least
         most = size.get("longest_edge", size.get("max_pixels")) if most is None else most

@@ -139,9 +139,6 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
     """Of one patch: the picture is scaled before it is cut (`Patches.scaled`)."""
     if fields.get("do_resize") is False:
         raise ValueError("do_resize false is not supported; the tower reads whole patches only")
-    size = fields.get("size") or {}
-    if others := sorted(size.keys() - {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"}):
-        raise ValueError(f"size has {', '.join(others)}")
     side = fields["patch_size"]
     return fields | {"size": {"height": side, "width": side}, "do_center_crop": False}
 
