@@ -52,6 +52,11 @@ _AS = flags.DEFINE_enum(
     "as", "model", ["model", "adapter"], "with --export: the whole model, or the LoRA adapter of a run, for peft"
 )
 _SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "with --export: largest weights file, in GB", lower_bound=0.001)
+_RESULTS = flags.DEFINE_list(
+    "results", [], "with --export: folders of bin/eval whose numbers the model card (README.md) shows"
+)
+_PUSH = flags.DEFINE_string("push", None, "with --export: ORG/NAME, the repository on the hub that --out is sent to")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "with --push: only say what would go")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace whatever is in --out, even a trained model")
 
 
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
 
     os.environ["JAX_PLATFORMS"] = "cpu"  # only moves numbers: an accelerator stays free for whoever uses it
     importing = ("dtype", "template", "chat_template", "system", "allow_pickle", "vision_tower", "lora")
-    exporting = ("as", "dialect", "shard_gb")
+    exporting = ("as", "dialect", "shard_gb", "results", "push", "dry_run")
     idle = importing if _EXPORT.value else exporting
     given = [f"--{name}" for name in idle if flags.FLAGS[name].present]
     if given:
@@ -98,14 +103,20 @@ def _import() -> None:
 
 def _export() -> None:
     from vlm_mu_jax import progress
+    from vlm_mu_jax.conversion import push
     from vlm_mu_jax.conversion.exporter import ExportOptions, export
 
-    options = ExportOptions(_AS.value, _DIALECT.value, int(_SHARD_GB.value * 1e9), _OVERWRITE.value)
+    if _PUSH.value is not None:
+        push.check_name(_PUSH.value)
+    shard_bytes = int(_SHARD_GB.value * 1e9)
+    options = ExportOptions(_AS.value, _DIALECT.value, shard_bytes, _OVERWRITE.value, tuple(_RESULTS.value))
     done = export(_SOURCE.value, _OUT.value, options, progress.bar)
     adapter = done.what == "adapter"
     reader = "peft loads it over the model that the run started from" if adapter else "transformers loads it"
     what = f"{done.what} of {_SOURCE.value} written, {_size(done.nbytes)}"
     print(f"{_OUT.value}: {what}; {reader}{_replacing(done.replaced)}")
+    if _PUSH.value is not None:
+        push.push(done.folder, _PUSH.value, _DRY_RUN.value, print)
 
 
 def _replacing(what: str | None) -> str:

@@ -13,6 +13,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage import generation, stored_params
 from vlm_mu_jax.storage.model_folder import PARAMS, SETTINGS, copy_companions, has_tokenizer, write_facts
+from vlm_mu_jax.storage.origin import licence_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,11 @@ def convert(
                 job.dtypes.values(),
                 template.name,
                 found.dialect.name,
-                {**job.provenance(), "chat_template": template.facts()},
+                {
+                    **job.provenance(),
+                    "license": licence_of(found.folder),
+                    "chat_template": template.facts(),
+                },
                 system=template.system,
             )
             tokenizer = has_tokenizer(folder)

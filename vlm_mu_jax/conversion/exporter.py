@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.conversion import names, original, original_files, stream
+from vlm_mu_jax.conversion import model_card, names, original, original_files, stream
 from vlm_mu_jax.conversion.peft_writer import export_adapter
 from vlm_mu_jax.conversion.replacing import MARKER, check_export
 from vlm_mu_jax.conversion.tensor_files import DTYPES, INDEX, SINGLE
@@ -26,7 +26,7 @@ from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.storage import model_folder, stored_params
+from vlm_mu_jax.storage import model_folder, origin, stored_params
 
 SHARD_BYTES = 5 * 10**9  # as save_pretrained's default has been for years
 
@@ -40,12 +40,14 @@ class ExportOptions:
       once came from.
     shard_bytes: largest size of one file; a single larger tensor gets a file of its own.
     overwrite: replace whatever is in the output folder, even a trained model.
+    results: folders of `bin/eval`, or their results.json, whose numbers the model card shows.
     """
 
     what: str = "model"
     dialect: str | None = None
     shard_bytes: int = SHARD_BYTES
     overwrite: bool = False
+    results: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +96,10 @@ def export(
         stored = stored_params.ParamsReader(folder / model_folder.PARAMS)
         params_lib.check_params(params_lib.unflatten(stored.arrays), specs, str(folder))
         dtypes = {path: np.dtype(array.dtype) for path, array in stored.arrays.items()}
+        card = model_card.card(resolved(out).name, folder, hf_config, options.results)
         dialect = _dialect(options.dialect or settings["dialect"], specs)
         weights = _Weights(stored.read, dtypes, hf_config, specs, dialect, folder)
-        _write(out, weights, about, options, progress)
+        _write(out, weights, about, options, progress, card)
     written = resolved(out)
     size = sum(path.stat().st_size for path in written.rglob("*.safetensors"))
     return Exported(written, options.what, size, replaced)
@@ -157,6 +160,7 @@ def _write(
     about: Mapping[str, Any],
     options: ExportOptions,
     progress: Progress | None,
+    card: str | None = None,
 ) -> Path:
     progress = progress or (lambda items, label, total: items)
     dtypes, dialect, files_from = weights.dtypes, weights.dialect, weights.files_from
@@ -182,6 +186,8 @@ def _write(
         if companions is not None:
             model_folder.copy_companions(companions, folder, original=False)
         write_json(folder / "config.json", _with_dtype(config, set(dtypes.values())))
+        if card is not None:
+            (folder / origin.CARD).write_text(card, encoding="utf-8")
         write_json(folder / MARKER, {**about, "dialect": dialect.name, "packages": model_folder.package_versions()})
     return Path(out)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.storage.model_folder import COMPANION_FILES
+from vlm_mu_jax.storage.origin import CARD
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB = "hub:"  # says that what follows is a hub id and no path
@@ -80,7 +81,7 @@ def _from_hub(name: str, allow_pickle: bool) -> Path:
 
     if not _HUB_ID.fullmatch(name):
         raise InputError(f"{_HUB}{name}: not a hub id; ids have the form ORG/NAME")
-    others = ["config.json", "adapter_config.json", "non_lora_trainables.bin", *COMPANION_FILES]
+    others = ["config.json", "adapter_config.json", "non_lora_trainables.bin", CARD, *COMPANION_FILES]
     try:
         fetch = partial(huggingface_hub.snapshot_download, name)
         found = Path(fetch(allow_patterns=[*others, "*.safetensors", "*.safetensors.index.json"]))

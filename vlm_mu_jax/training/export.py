@@ -14,6 +14,7 @@ from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
+from vlm_mu_jax.storage.origin import base_of
 from vlm_mu_jax.training.adapter import save_adapter
 from vlm_mu_jax.training.loop import Fitted
 from vlm_mu_jax.training.trainable import Selection
@@ -40,6 +41,7 @@ def export(
         **provenance,
         "weights_sha256": weights_hash(fitted.params),
         "weights_of_step": fitted.step,
+        "base": base_of(start.folder),
     }
     stored = model_folder.read_settings(start.folder)
     if selection.lora_rank:
