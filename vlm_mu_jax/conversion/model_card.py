@@ -15,10 +15,9 @@ from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.storage import origin
 
 _LIMITS = """- The numbers hold for the data, the judge and the decoding (greedy) that they were measured with.
-- Unlearning lowers how often a model answers harmful requests; it does not prove that it cannot be made to. Attacks
-  that were not tried may succeed. Further training on few examples may bring the behaviour back (`bin/relearn` measures that).
+- Unlearning lowers how often a model answers harmful requests. It does not prove that no request can make it answer.
+- Attacks that were not tried may succeed. Further training on few examples may bring the behaviour back.
 - A judge makes errors. Rates are as its labels say, unless a row is called corrected."""
-
 _UNMEASURED = (
     "Nothing was measured for this card. `bin/convert_hf --export --results=...` adds the numbers of `bin/eval`."
 )
