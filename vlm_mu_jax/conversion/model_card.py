@@ -146,4 +146,6 @@ def _percent(value: float | None) -> str:
 def _licence(base: Mapping[str, Any]) -> str:
     if base.get("license"):
         return f"That of the base model: `{base['license']}`. Its conditions hold for this model too."
-    return "The base model's card was not at hand. Its licence holds for this model too; add it before you share the model."
+    return (
+        "The base model's card was not at hand. Its licence holds for this model too; add it before you share this one."
+    )
