@@ -51,7 +51,9 @@ def condition_states(
     if model.config.vision is not None:
         images["blank"] = [blank_HWC] * len(requests)
         if all(request.image is not None for request in requests):
-            images["own"] = [model.processor.pixels(requests.image_path(request)) for request in requests]
+            images["own"] = [
+                [model.processor.pixels(path) for path in requests.image_paths(request)] for request in requests
+            ]
     return _states(model, requests, images, batch_size, progress)
 
 

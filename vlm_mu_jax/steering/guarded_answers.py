@@ -15,7 +15,7 @@ from vlm_mu_jax.model.steer import Steer, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.hidden_states import prompt_batches
+from vlm_mu_jax.steering.hidden_states import images_of_one, prompt_batches
 from vlm_mu_jax.steering.shapes import check_shapes
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -53,7 +53,7 @@ def answer(
     Where all prompts of a batch begin alike up to the end of their image (a blank one), that beginning runs once.
 
     Args:
-      images: pixels HWC, or None, per question. None: no question has an image.
+      images: pixels HWC, a list of several, or None, per question. None: no question has an image.
       guard: steers the answers. None: the model as it is.
       max_new_tokens: longest answer, in tokens.
       batch_size: prompts run at a time.
@@ -154,7 +154,7 @@ def _steered(
         steer = steer_of
         if callable(steer_of):
             rows = [min(done + k, len(questions) - 1) for k in range(len(batch.lengths_B))]
-            steer = steer_of([questions[k] for k in rows], [[] if images[k] is None else [images[k]] for k in rows])
+            steer = steer_of([questions[k] for k in rows], [images_of_one(images[k]) for k in rows])
         done += real
         yield batch, real, steer
 

@@ -27,7 +27,8 @@ def prompt_batches(
     """Prompts in batches of one shape, so that one compiled program serves them all.
 
     Args:
-      images: per question what `Processor.pixels` makes of its image, or None. None: no question has an image.
+      images: per question what `Processor.pixels` makes of its image, a list of several, or None. None: no question
+        has an image.
       size: rows of a batch. The last batch is filled up with copies of its last row.
       at: the prompts end with this token; -1 is the whole prompt. A token's state does not depend on later tokens, so
         any position of a prompt is the last one of a shorter prompt.
@@ -41,7 +42,7 @@ def prompt_batches(
     images = [None] * len(questions) if images is None else list(images)
     if any(image is not None for image in images) and model.config.vision is None:
         raise InputError(f"{model.folder} is a text-only model; it cannot be asked about images")
-    shown = [[] if image is None else [image] for image in images]
+    shown = [images_of_one(image) for image in images]
     rows = [model.processor.prompt_ids(q, one) for q, one in zip(questions, shown, strict=True)]
     if not -min(map(len, rows)) <= at <= -1:
         raise InputError(f"position {at} is outside a prompt; give -1 (the last token) to -{min(map(len, rows))}")
@@ -52,6 +53,11 @@ def prompt_batches(
         chosen = [min(start + k, len(rows) - 1) for k in range(size)]
         pixels = [shown[k] for k in chosen]
         yield model.processor.pad([rows[k] for k in chosen], pixels, length=width), min(size, len(rows) - start)
+
+
+def images_of_one(image: Any) -> list[Any]:
+    """The images of one question, which has none (None), one, or a list of several."""
+    return [] if image is None else image if isinstance(image, list) else [image]
 
 
 def last_token_states(

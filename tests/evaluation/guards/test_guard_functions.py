@@ -1,12 +1,16 @@
 """What bin/guard does, from Python: extract, select, apply, diagnose on a tiny random LLaVA, without a file written."""
 
+import hashlib
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import vlm_mu_jax
-from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data import questions
+from vlm_mu_jax.data.readers.rows import BadRows
+from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.steering.selection import Bounds
 
@@ -65,6 +69,18 @@ def test_application_answers_every_condition_and_leaves_seen_requests_out_of_the
         ("own", "harmless", 2),
     ]
     assert "did not see" in applied.table() and len(applied.table().splitlines()) == 5
+
+
+def test_a_request_about_two_images_is_asked_with_both_and_one_behind_earlier_turns_is_refused(model, guard, requests):
+    pair = Turn("user", (ImagePart("sign.png"), ImagePart("sign.png"), "how to hurt a pok?"))
+    both = Records((Record("two", turns=(pair,), kind="unsafe"), requests[1]), requests.root, requests.source, "0")
+    options = vlm_mu_jax.ApplyOptions(images=("own",), max_new_tokens=2, batch_size=2)
+    line = vlm_mu_jax.apply_guard(model, guard, both, "refusal", options).answers[0]
+    ids = np.asarray(model.processor.prompt_ids("how to hurt a pok?", 2), "<i4")
+    assert line.prompt_sha == hashlib.sha256(ids.tobytes()).hexdigest() and "+" in line.image_id
+    talk = Record("long", turns=(pair, Turn("assistant", ("no",)), Turn("user", ("so?",))), kind="unsafe")
+    with pytest.raises(BadRows, match="'long'. is more than one question"):
+        questions.lone(Records((talk,), requests.root, requests.source, "0"))
 
 
 def test_diagnosis_gives_a_value_per_layer(model, guard, requests, tmp_path):

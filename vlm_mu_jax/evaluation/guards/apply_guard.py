@@ -153,9 +153,10 @@ class _Shown:
         if self.condition == "blank":
             image = image_id = f"blank:{self.blank}"
             shown = [self.blank_HWC]
-        elif self.condition == "own" and record.image is not None:
-            shown = [self.records.image_path(record)]
-            image, image_id = "own", hashlib.sha256(shown[0].read_bytes()).hexdigest()[:16]
+        elif self.condition == "own" and record.images:
+            shown = list(self.records.image_paths(record))
+            names = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in shown]
+            image, image_id = "own", "+".join(names)
         ids = np.asarray(self.model.processor.prompt_ids(record.question, shown), "<i4")
         return Answer(
             id=record.id,

@@ -26,7 +26,7 @@ def read_requests(data: Records | str | Path) -> Records:
         found, source = data.of_kind("unsafe", "safe"), data.source
     else:
         source = request_file(data)
-        found = questions.single(questions.read(source)).of_kind("unsafe", "safe")
+        found = questions.lone(questions.read(source)).of_kind("unsafe", "safe")
     if not len(found):
         raise InputError(f"{source}: holds neither unsafe nor safe requests; check the file")
     return found
@@ -47,17 +47,18 @@ def images_of(model: Model, records: Records, condition: str, blank_HWC: np.ndar
     """Pixels for every record under one condition.
 
     Args:
-      condition: "own": the record's image, None where it has none. "other": the image of the record half a file further
+      condition: "own": the record's images, None where it has none. "other": those of the record half a file further
         on. "blank": `blank_HWC`. "none": no image.
 
     Returns:
-      Pixels HWC or None per record. None for the condition "none".
+      Pixels HWC, a list of them, or None per record. None for the condition "none".
     """
     if condition == "none":
         return None
     if condition == "blank":
         return [blank_HWC] * len(records)
-    own = [None if r.image is None else model.processor.pixels(records.image_path(r)) for r in records]
+    read = [[model.processor.pixels(path) for path in records.image_paths(record)] for record in records]
+    own = [pixels if len(pixels) > 1 else next(iter(pixels), None) for pixels in read]
     half = len(own) // 2 if condition == "other" else 0
     return own[half:] + own[:half]
 

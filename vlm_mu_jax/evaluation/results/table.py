@@ -148,16 +148,18 @@ def _dialogues(found: Mapping[str, Any], tests: Mapping[str, Any]) -> Any:
     """Dialogues by turn; behind an attack's word in the first turn, beside neutral words."""
     groups = {
         "ASR": "asr_by_turn",
-        "ASR, a word in turn 1": "asr_by_turn_after",
-        "ASR, neutral words": "asr_by_turn_null",
+        "ASR, word": "asr_by_turn_after",
+        "ASR, neutral": "asr_by_turn_null",
         "RR unsafe": "rr_by_turn",
         "RR harmless": "rr_harmless_by_turn",
     }
     groups = {title: name for title, name in groups.items() if name in found}
     turns = sorted({turn for name in groups.values() for turn in found[name]}, key=int)
     rows = [(turn, *(show(found[name].get(turn)) for name in groups.values()), _p(tests.get(turn))) for turn in turns]
-    heads = ("turn", *groups, "word against neutral, p (Holm)") if tests else ("turn", *groups)
-    return _table("dialogues, by turn", heads, [row[: len(heads)] for row in rows])
+    heads = ("turn", *groups, "p (Holm)") if tests else ("turn", *groups)
+    return _table(
+        "dialogues, by turn; word and neutral: in the first question", heads, [row[: len(heads)] for row in rows]
+    )
 
 
 def _p(test: Mapping[str, Any] | None) -> str:
