@@ -277,14 +277,21 @@ def test_a_full_queue_is_said_and_a_client_that_leaves_frees_its_row(url, engine
     assert until(lambda: not tiny.live and not tiny.waiting) and time.monotonic() - began < 15
 
 
-def test_a_key_is_asked_for(engines, client):
-    with running(engines, keys=["right", "too"]) as url:
+def test_a_key_is_asked_for(home, engines):
+    """With an engine of its own: one belongs to one thread."""
+    with running([Engine("tiny", home, rows=3)], keys=["right", "too"]) as url:
         for key, status in (("wrong", 401), ("", 401), ("right", 200), ("too", 200)):
             headers = {"Authorization": f"Bearer {key}"}
             body = {"model": "tiny", "prompt": "a", "max_tokens": 1}
             assert post(f"{url}/v1/completions", body, **headers)[0] == status
         with urllib.request.urlopen(f"{url}/health") as answer:
             assert answer.status == 200
+
+
+def test_more_open_requests_than_allowed_are_refused(home, engines):
+    with running([Engine("tiny", home, rows=3)], limits=ServerLimits(open_requests=0)) as url:
+        status, body = ask(url, {})
+    assert status == 429 and body["error"]["type"] == "rate_limit_error"
 
 
 def test_twenty_clients_at_a_time_get_their_own_answers(home, url, engines):
