@@ -12,7 +12,7 @@ from tests.data.test_images import MEAN, STD, picture, settings
 from vlm_mu_jax.data import images
 from vlm_mu_jax.data.image_settings import ImageSettings, fitted_plan, read_settings, unknown_fields
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.image_plans import Tiled
+from vlm_mu_jax.model.image_plans.tiled import Tiled
 
 SIDE = 24
 

@@ -14,7 +14,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from tests.model.tiny import clip_vision
 from vlm_mu_jax.data import images, tiling
-from vlm_mu_jax.model.image_plans import Tiled
+from vlm_mu_jax.model.image_plans.tiled import Tiled
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RELEASED = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))

@@ -19,9 +19,9 @@ from tests.families import onevision_folder, onevision_processor
 from tests.parity.test_internvl import assert_same_greedy_tokens, assert_same_logits, prompts, their_inputs
 from vlm_mu_jax.conversion import names
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.anyres_max import AnyresMax
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.image_plans import Tiled
+from vlm_mu_jax.model.image_plans.anyres_max import AnyresMax
+from vlm_mu_jax.model.image_plans.tiled import Tiled
 from vlm_mu_jax.model.vlm import project
 
 SHAPES = ((44, 20), (9, 50), (7, 7))  # width, height: interpolated, two ways to tile, and one tile

@@ -57,7 +57,7 @@ class _Keys(NamedTuple):
     until_BT: Array | None
 
 
-class Block(NamedTuple):
+class QueryBlock(NamedTuple):
     """Queries start..end - 1, and the keys first..last - 1 that one of them may read."""
 
     first: int
@@ -66,13 +66,13 @@ class Block(NamedTuple):
     last: int
 
 
-def blocks(T: int, window: int | None, run: int = 1) -> list[Block]:
+def blocks(T: int, window: int | None, run: int = 1) -> list[QueryBlock]:
     """All queries. window, run: as for `causal_attention`."""
     count = min(-(-T // BLOCK), MOST_BLOCKS)
     size = -(-T // (16 * count)) * 16
     starts = range(0, T, size)
     firsts = (0 if window is None else max(q - window + 1, 0) for q in starts)
-    return [Block(f, q, min(q + size, T), min(q + size + run - 1, T)) for f, q in zip(firsts, starts, strict=True)]
+    return [QueryBlock(f, q, min(q + size, T), min(q + size + run - 1, T)) for f, q in zip(firsts, starts, strict=True)]
 
 
 _Fixed = tuple[int | None, int]  # window and run
@@ -126,11 +126,11 @@ def _einsum(spec: str, left: Array, right: Array) -> Array:
     return jnp.einsum(spec, left, right, preferred_element_type=jnp.float32)
 
 
-def _read(x_BKSH: Array, block: Block) -> Array:
+def _read(x_BKSH: Array, block: QueryBlock) -> Array:
     return x_BKSH[:, :, block.first : block.last]
 
 
-def _scores(q: Array, k: Array, keys: _Keys, window: int | None, block: Block) -> Array:
+def _scores(q: Array, k: Array, keys: _Keys, window: int | None, block: QueryBlock) -> Array:
     """Masked float32 scores of one block [B, K, G, queries, keys]."""
     first, start, end, last = block
     query_T1, key_1S = jnp.arange(start, end)[:, None], jnp.arange(first, last)[None]

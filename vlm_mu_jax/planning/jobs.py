@@ -19,9 +19,9 @@ from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import from_hf
+from vlm_mu_jax.model.families.published import published
 from vlm_mu_jax.model.generate import generate_program
 from vlm_mu_jax.model.params import abstract_params
-from vlm_mu_jax.model.published import published
 from vlm_mu_jax.model.vlm import Batch, param_specs
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.activations import OnMesh

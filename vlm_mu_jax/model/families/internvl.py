@@ -3,12 +3,12 @@
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.aspect_tiles import AspectTiles
 from vlm_mu_jax.model.config import ModelConfig, VisionConfig
 from vlm_mu_jax.model.connectors import shuffled_mlp
 from vlm_mu_jax.model.connectors.mlp import Mlp
 from vlm_mu_jax.model.families import llama, qwen, reading, texts
-from vlm_mu_jax.model.image_plans import ImageProcessorKind
+from vlm_mu_jax.model.image_plans.aspect import AspectTiles
+from vlm_mu_jax.model.image_plans.plan import ImageProcessorKind
 from vlm_mu_jax.model.tensors import Dialect
 from vlm_mu_jax.model.towers import internvit
 

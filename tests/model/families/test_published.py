@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from vlm_mu_jax.model.families.published import published
 from vlm_mu_jax.model.params import flatten
-from vlm_mu_jax.model.published import published
 from vlm_mu_jax.model.vlm import param_specs
 
 # Billions of parameters, as the model cards say.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from vlm_mu_jax.model.aspect_tiles import AspectTiles
+from vlm_mu_jax.model.image_plans.aspect import AspectTiles
 
 sides = st.integers(1, 3000)
 
