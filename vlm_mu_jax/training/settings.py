@@ -39,7 +39,7 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
     c.keep = 2  # newest checkpoints that stay
     c.model = _dict(
         init="",  # model folder to start from
-        like="",  # published model whose sizes bin/plan takes while init is no folder yet: a name of model/families/published.py
+        like="",  # a name of model/families/published.py, whose sizes bin/plan takes while init is no folder yet
         template=config_dict.placeholder(str),  # conversation template; None = the model folder's
         remat="none",  # none, full, dots, attn_out: what the backward pass recomputes
         attention="auto",  # auto, xla, cudnn, splash: see model/flash.py for what is legal where
