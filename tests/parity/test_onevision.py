@@ -16,8 +16,9 @@ from PIL import Image
 import vlm_mu_jax
 from tests.conversion.test_exporter import LLAVA_DIALECTS, spell, tensors, there_and_back
 from tests.families import onevision_folder, onevision_processor
-from tests.parity.test_internvl import assert_same_greedy_tokens, assert_same_logits, prompts, their_inputs
+from tests.parity.test_internvl import QUESTIONS, assert_same_greedy_tokens, assert_same_logits, prompts, their_inputs
 from vlm_mu_jax.conversion import names
+from vlm_mu_jax.data import batches
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.image_plans.anyres_max import AnyresMax
@@ -57,6 +58,24 @@ def test_logits_of_a_mixed_batch_equal_transformers_row_by_row(both):
 
 def test_24_greedy_tokens_of_a_mixed_batch_equal_transformers_and_the_whole_forward(both):
     assert_same_greedy_tokens(*both[:4])
+
+
+def test_pictures_of_training_rows_are_those_of_prompts(both):
+    """One alone is cut into tiles, two of one conversation are not; shapes are the same for both rows."""
+    _, _, ours, files, _ = both
+    one = ours.processor
+    rows = []
+    for shown in (files[:1], files[:2]):
+        example = one.example(QUESTIONS[0], "a ring", shown)
+        rows.append(batches.row(example, one.together([str(file) for file in shown]), str(len(shown))))
+    stream = batches.Stream(rows, 2, 0, load_image=one.pixels)
+    batch = stream.take([0, 1]).batch
+    pixels = [[one.pixels(file) for file in one.together(shown)] for shown in (files[:1], files[:2])]
+    want = one.pad([row.ids for row in rows], pixels, length=batch.tokens_BT.shape[1])
+    assert batch.pixels_BMHWC.shape[1] == 2 * ours.config.vision.tiles > want.pixels_BMHWC.shape[1]
+    np.testing.assert_array_equal(batch.pixels_BMHWC[:, : want.pixels_BMHWC.shape[1]], want.pixels_BMHWC)
+    jax.tree.map(np.testing.assert_array_equal, batch.gather_BQ, want.gather_BQ)
+    assert want.gather_BQ.weight_QK[0].max() == 1 > np.sort(np.unique(want.gather_BQ.weight_QK[0]))[-2] > 0
 
 
 @pytest.mark.parametrize("size", [(20, 44), (50, 9), (24, 24), (24, 23), (17, 16), (8, 8)])
