@@ -19,7 +19,14 @@ from vlm_mu_jax.evaluation.questions.suite import Suite
 def root(tmp_path_factory):
     """All sets, one or two rows each."""
     folder = tmp_path_factory.mktemp("sets")
-    for lay_out in (upstream.safety, upstream.spa_vl, upstream.newer, upstream.dialogues, upstream.utility):
+    for lay_out in (
+        upstream.safety,
+        upstream.spa_vl,
+        upstream.newer,
+        upstream.dialogues,
+        upstream.utility,
+        upstream.mllmu,
+    ):
         lay_out(folder)
     return folder
 
@@ -80,6 +87,9 @@ FIRST = {
     "mme": (4, "artwork/7#0", "general", "Is it a cup?\nAnswer the question"),
     "mmvet": (1, "v1_0", "general", "What is x?"),
     "mmbench": (2, "241", "general", "Which?\nA. wug\nB. dax\nAnswer with the option's letter"),
+    "mllmu_full": (2, "7:image0", "general", "Where?\nA. wug\nB. dax\nAnswer with the option's letter"),
+    "mllmu_test": (2, "7:image0", "general", "Where?\nA. wug\nB. dax\nAnswer with the option's letter"),
+    "mllmu_retain": (2, "7:image0", "general", "Where?\nA. wug\nB. dax\nAnswer with the option's letter"),
 }
 
 

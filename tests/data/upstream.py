@@ -321,3 +321,22 @@ def utility(root: Path) -> None:
         [row, row | {"index": 1_000_241, "A": "dax", "B": "wug", "answer": "A"}],
         "\t",
     )
+
+
+def mllmu(root: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    one = {"Question": "Where?", "Options": {"A": "wug", "B": "dax", "C": None}, "Correct_Answer": "B"}
+    task = {"Image_Textual_Questions": [one], "Pure_Text_Questions": [{**one, "Correct_Answer": "A"}]}
+    picture = {"bytes": png(), "path": None}
+    for part, pictures in (
+        ("Full", {"image": picture}),
+        ("Test", {"images": [picture]}),
+        ("Retain", {"image": picture}),
+    ):
+        file = root / f"mllmu/{part}_Set/train-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True)
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist([{"ID": "7", "Classification_Task": task, **pictures}]), file
+        )

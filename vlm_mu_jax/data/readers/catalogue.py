@@ -9,12 +9,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_mu_jax.data.readers import dialogue_sets, newer_sets, safety_sets, utility_sets
+from vlm_mu_jax.data.readers import dialogue_sets, newer_sets, safety_sets, unlearning_sets, utility_sets
 from vlm_mu_jax.data.readers.dataset import DataSet
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 
-_ALL = (*safety_sets.SETS, *newer_sets.SETS, *dialogue_sets.SETS, *utility_sets.SETS)
+_ALL = (*safety_sets.SETS, *newer_sets.SETS, *dialogue_sets.SETS, *utility_sets.SETS, *unlearning_sets.SETS)
 
 
 @dataclasses.dataclass(frozen=True)

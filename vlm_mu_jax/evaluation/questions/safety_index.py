@@ -15,6 +15,7 @@ import numpy as np
 from vlm_mu_jax.data.records import Item
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.metrics import Outcome
+from vlm_mu_jax.evaluation.utility.scores import Score
 
 
 def safety_index(answered: Mapping[int, Mapping[str, bool]]) -> float:
@@ -54,8 +55,7 @@ def numbers(judged: Sequence[Outcome], items: Mapping[str, Item]) -> dict[str, A
         for k in sorted(rounds)
     }
     count = sum(map(len, answered.values()))
-    value = safety_index(answered) if count else None
     return {
-        "safety_index": {"value": value, "n": count, "low": None, "high": None},
+        "safety_index": Score(safety_index(answered) if count else None, count, None, None),
         "asr_by_round": {str(k): metrics.asr(rounds[k]) for k in sorted(rounds)},
     }

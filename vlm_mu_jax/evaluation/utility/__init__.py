@@ -164,6 +164,20 @@ def _mmvet(name: str, answers: Sequence[Answer], items: Items) -> Scores:
     }
 
 
+def _mllmu_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    return {key: float(right) for key, right in _mmbench_right(answers, items).items()}
+
+
+def _mllmu(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    """Right options, of questions with a picture and without; read as MMBench's are."""
+    right = _mllmu_per_question(name, answers, items)
+    return {
+        "accuracy": mean(list(right.values())),
+        "unread": share([index is None for index in _chosen(choice.mmbench, answers, items).values()]),
+        "by_modality": by_kind(right, {key: items[key].category for key in right}),
+    }
+
+
 _SCORERS: dict[str, Callable[[str, Sequence[Answer], Items], Scores]] = {
     "vqa": _vqa,
     "scienceqa": _scienceqa,
@@ -172,6 +186,7 @@ _SCORERS: dict[str, Callable[[str, Sequence[Answer], Items], Scores]] = {
     "pope": _pope,
     "mme": _mme,
     "mmvet": _mmvet,
+    "mllmu": _mllmu,
 }
 _PER_QUESTION: dict[str, Callable[[str, Sequence[Answer], Items], dict[str, float]]] = {
     "vqa": _vqa_per_question,
@@ -181,5 +196,6 @@ _PER_QUESTION: dict[str, Callable[[str, Sequence[Answer], Items], dict[str, floa
     "pope": _pope_per_question,
     "mme": _mme_per_question,
     "mmvet": _mmvet_per_question,
+    "mllmu": _mllmu_per_question,
 }
 __all__ = ["Score", "headline", "per_question", "score"]
