@@ -1,7 +1,8 @@
 """Causal self-attention in blocks of queries, with a gradient that stores no weights.
 
-Block i reads the keys up to its own end only, so that the masked upper triangle is neither computed nor stored, and
-the weights [B, N, T, S] never exist at once: one block's are made, used and dropped. The backward pass makes them again
+Block i reads the keys up to its own end only (where an image's tokens read each other both ways, up to an image more),
+so that the masked upper triangle is neither computed nor stored, and the weights [B, N, T, S] never exist at once: one
+block's are made, used and dropped. The backward pass makes them again
 from the log-sum-exp of each query (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4 without their hardware part).
 
 It stands here because on a CPU `jax.nn.dot_product_attention` takes three times as long for the gradient and twice the

@@ -19,19 +19,46 @@ _NAMES = (*gemma.NAMES, *pooled_linear.NAMES, *vit.NAMES, *siglip.NAMES)
 _MARKS = ("projector/norm_scale_E", "decoder/layers/attn_post_norm_LD")
 
 
-def _dialect(name: str, text: str, head: str, prefix: str, tower: str, modules: bool = False) -> Dialect:
-    connector = f"{prefix}multi_modal_projector."
-    return Dialect(name, _NAMES, text, head, prefix + tower, connector=connector, marks=_MARKS, modules=modules)
-
-
-_FILES, _MODULES = ("language_model.model.", "language_model.lm_head.", ""), ("model.language_model.", "lm_head.")
 DIALECTS = (
     # google/gemma-3-4b-it and everything saved by transformers < 5.6, which wrote SigLIP with one level more
-    _dialect("gemma3_v4", *_FILES, "vision_tower.vision_model."),
-    _dialect("gemma3_v5", *_FILES, "vision_tower."),
+    Dialect(
+        "gemma3_v4",
+        _NAMES,
+        "language_model.model.",
+        "language_model.lm_head.",
+        "vision_tower.vision_model.",
+        connector="multi_modal_projector.",
+        marks=_MARKS,
+    ),
+    Dialect(
+        "gemma3_v5",
+        _NAMES,
+        "language_model.model.",
+        "language_model.lm_head.",
+        "vision_tower.",
+        connector="multi_modal_projector.",
+        marks=_MARKS,
+    ),
     # module names of transformers >= 4.52
-    _dialect("gemma3_modules", *_MODULES, "model.", "vision_tower.vision_model."),
-    _dialect("gemma3_modules_v5", *_MODULES, "model.", "vision_tower.", modules=True),
+    Dialect(
+        "gemma3_modules",
+        _NAMES,
+        "model.language_model.",
+        "lm_head.",
+        "model.vision_tower.vision_model.",
+        connector="model.multi_modal_projector.",
+        marks=_MARKS,
+    ),
+    Dialect(
+        "gemma3_modules_v5",
+        _NAMES,
+        "model.language_model.",
+        "lm_head.",
+        "model.vision_tower.",
+        connector="model.multi_modal_projector.",
+        marks=_MARKS,
+        modules=True,
+    ),
 )
 
 # transformers@image_processing_pil_gemma3.py. Pan and scan is off, whatever the file says: so Gemma3Processor has it.
