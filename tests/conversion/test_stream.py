@@ -52,6 +52,7 @@ def test_provenance_stays_with_the_folder(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "m")
     provenance = read_json(tmp_path / "m" / "provenance.json")
     assert provenance.pop("chat_template")["name"] == read_json(tmp_path / "m" / "vlm_mu_jax.json")["template"]
+    assert provenance.pop("license") is None  # the checkpoint has no card
     assert provenance == importer.import_checkpoint(checkpoint).provenance
     assert len(provenance["sha256"]) == len(list(checkpoint.glob("*.safetensors"))) > 2
 
