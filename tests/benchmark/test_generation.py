@@ -6,6 +6,7 @@ from tests.benchmark.tiny import tiny_rows
 
 
 @pytest.mark.slow
-def test_rows():
+@pytest.mark.parametrize("family", ["llava", "qwen2.5-vl"])
+def test_rows(family):
     pytest.importorskip("torch")
-    assert list(tiny_rows("generate")) == ["ragged", "shared_image"]
+    assert list(tiny_rows("generate", f"--family={family}")) == ["ragged", "shared_image"]

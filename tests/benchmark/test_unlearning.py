@@ -6,9 +6,10 @@ from tests.benchmark.tiny import tiny_rows
 
 
 @pytest.mark.slow
-def test_rows():
+@pytest.mark.parametrize("family", ["llava", "qwen2.5-vl"])
+def test_rows(family):
     pytest.importorskip("torch")
-    rows = tiny_rows("unlearn")
+    rows = tiny_rows("unlearn", f"--family={family}")
     assert list(rows) == ["npo", "rmu"]
     for row in rows.values():
         assert row["ours_first_epoch"] < row["ours"]  # what is computed once costs something

@@ -14,7 +14,7 @@ import copy
 
 import numpy as np
 import torch
-from torch_llava import DEVICE, Peer, _pixels, main
+from torch_llava import DEVICE, Peer, main
 
 
 class Scorer(Peer):
@@ -23,19 +23,22 @@ class Scorer(Peer):
 
     @torch.no_grad()
     def full_prompts(self, words: int, batch: int) -> dict:
-        prefix = self._prefix_embeddings()
+        prefix, length = self._prefix_embeddings(), len(self.arrays["prefix"])
 
         def score(tails: torch.Tensor) -> torch.Tensor:
             rows = self.model.get_input_embeddings()(tails)
             embeds = torch.cat([prefix.expand(len(tails), -1, -1), rows], dim=1)
-            out = self.model.model.language_model(inputs_embeds=embeds, use_cache=False)
+            places = self._positions(0, length + tails.shape[1])
+            out = self.model.model.language_model(inputs_embeds=embeds, use_cache=False, **places)
             return self.model.lm_head(out.last_hidden_state[:, -1])
 
         return self._margins(score, words, batch)
 
     @torch.no_grad()
     def prefix_cache(self, words: int, batch: int) -> dict:
-        out = self.model.model.language_model(inputs_embeds=self._prefix_embeddings(), use_cache=True)
+        length = len(self.arrays["prefix"])
+        places = self._positions(0, length)
+        out = self.model.model.language_model(inputs_embeds=self._prefix_embeddings(), use_cache=True, **places)
         prefix = out.past_key_values
 
         def score(tails: torch.Tensor) -> torch.Tensor:
@@ -44,15 +47,26 @@ class Scorer(Peer):
             for layer in cache.layers:
                 layer.keys = layer.keys.expand(len(tails), -1, -1, -1)
                 layer.values = layer.values.expand(len(tails), -1, -1, -1)
-            out = self.model.model.language_model(input_ids=tails, past_key_values=cache, use_cache=True)
+            places = self._positions(length, length + tails.shape[1])
+            out = self.model.model.language_model(input_ids=tails, past_key_values=cache, use_cache=True, **places)
             return self.model.lm_head(out.last_hidden_state[:, -1])
 
         return self._margins(score, words, batch)
 
+    def _positions(self, first: int, end: int) -> dict:
+        """Three-axis positions of tokens first..end of a prompt, for a model that has them."""
+        images = self.images(self.arrays["pixels"])
+        if "image_grid_thw" not in images:
+            return {}
+        ids = torch.nn.functional.pad(self.arrays["prefix"].long(), (0, max(end - len(self.arrays["prefix"]), 0)))[None]
+        is_image = (ids == self.model.config.image_token_id).int()
+        places, _ = self.model.model.get_rope_index(ids, is_image, image_grid_thw=images["image_grid_thw"])
+        return {"position_ids": places[:, :, first:end]}
+
     def _prefix_embeddings(self) -> torch.Tensor:
         ids = self.arrays["prefix"].long()[None]
         embeds = self.model.get_input_embeddings()(ids)
-        features = self.model.model.get_image_features(pixel_values=_pixels(self.arrays["pixels"])).pooler_output
+        features = self.model.model.get_image_features(**self.images(self.arrays["pixels"])).pooler_output
         is_image = (ids == self.model.config.image_token_id)[..., None]
         return embeds.masked_scatter(is_image, torch.cat(list(features)).to(embeds.dtype))
 

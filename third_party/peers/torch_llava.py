@@ -1,6 +1,6 @@
-"""The peer of bin/bench: PyTorch transformers' LLaVA, driven by JSON lines on stdin, answering in JSON lines on stdout.
+"""The peer of bin/bench: a model of PyTorch transformers. JSON lines on stdin ask, JSON lines on stdout answer.
 
-    {"do": "make", "folder", "text": {...}, "vision": {...}, "seed"}   writes a random checkpoint
+    {"do": "make", "folder", "text": {...}, "vision": {...}, "seed", "family"}   writes a random checkpoint
     {"do": "load", "folder", "arrays": NPZ}                            the model and the inputs of a suite
     {"do": "generate", "prefix", "tokens", "rows"}                     greedy answers, `rows` prompts at a time
     {"do": "npo" | "rmu", ...}                                         one training step
@@ -16,6 +16,7 @@ Runs alone: it imports nothing of vlm_mu_jax.
 
 import copy
 import json
+import re
 import sys
 import time
 
@@ -25,19 +26,51 @@ import transformers
 from torch.nn import functional as F
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOWER = re.compile(r"vision_tower|visual\.(?!merger)")  # names of weights
+
+
+def llava(text: dict, vision: dict) -> torch.nn.Module:
+    config = transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(**text),
+        vision_config=transformers.CLIPVisionConfig(**vision),
+        image_token_index=text["vocab_size"] - 1,
+    )
+    return transformers.LlavaForConditionalGeneration(config)
+
+
+def qwen25_vl(text: dict, vision: dict) -> torch.nn.Module:
+    """The same sizes; a window has four by four image tokens, and the last layer of the tower reads whole pictures."""
+    head, depth = text["hidden_size"] // text["num_attention_heads"], vision["num_hidden_layers"]
+    rows = head // 2 * 3 // 8
+    rope = {"rope_type": "default", "mrope_section": [head // 2 - 2 * rows, rows, rows]}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**text, "num_key_value_heads": text["num_attention_heads"], "rope_scaling": rope},
+        vision_config={
+            "depth": depth,
+            "hidden_size": vision["hidden_size"],
+            "intermediate_size": vision["intermediate_size"],
+            "num_heads": vision["num_attention_heads"],
+            "patch_size": vision["patch_size"],
+            "window_size": 8 * vision["patch_size"],
+            "fullatt_block_indexes": [depth - 1],
+            "out_hidden_size": text["hidden_size"],
+        },
+        image_token_id=text["vocab_size"] - 1,
+        video_token_id=text["vocab_size"] - 2,
+        tie_word_embeddings=False,
+    )
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+FAMILIES = {"llava": llava, "qwen2.5-vl": qwen25_vl}
 
 
 class Peer:
     """Holds the model, the inputs, and the state of training between jobs."""
 
-    def make(self, folder: str, text: dict, vision: dict, seed: int) -> dict:
+    def make(self, folder: str, text: dict, vision: dict, seed: int, family: str = "llava") -> dict:
         torch.manual_seed(seed)
-        config = transformers.LlavaConfig(
-            text_config=transformers.LlamaConfig(**text),
-            vision_config=transformers.CLIPVisionConfig(**vision),
-            image_token_index=text["vocab_size"] - 1,
-        )
-        model = transformers.LlavaForConditionalGeneration(config)
+        model = FAMILIES[family](text, vision)
         with torch.no_grad():
             for weight in model.parameters():
                 if weight.ndim > 1:  # transformers starts too small for the greedy choice to be clear
@@ -46,7 +79,7 @@ class Peer:
         return {}
 
     def load(self, folder: str, arrays: str) -> dict:
-        model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         self.model = model.to(DEVICE).eval()
         self.arrays = {name: torch.from_numpy(value).to(DEVICE) for name, value in np.load(arrays).items()}
         self.original, self.optimizer = None, None
@@ -65,9 +98,7 @@ class Peer:
         mask = (torch.arange(width, device=DEVICE)[None] >= width - lengths[:, None]).long()
         with torch.no_grad():
             made = self.model.generate(
-                input_ids=ids.long(),
-                attention_mask=mask,
-                pixel_values=_pixels(pixels),
+                **self.inputs(ids.long(), mask, pixels),
                 do_sample=False,
                 max_new_tokens=tokens,
                 pad_token_id=0,
@@ -77,7 +108,7 @@ class Peer:
 
     def npo(self, beta: float, learning_rate: float, checkpointing: bool = False) -> dict:
         """One ratio per batch on forget data, cross-entropy on retain data: finetune_unlearn.sh of the source."""
-        self._prepare(lambda name: "vision_tower" not in name, learning_rate, checkpointing)
+        self._prepare(lambda name: not TOWER.search(name), learning_rate, checkpointing)
         current = self._cross_entropy(self.model, "forget")
         with torch.no_grad():
             reference = self._cross_entropy(self.original, "forget")
@@ -99,6 +130,26 @@ class Peer:
         with open("/proc/self/status") as status:
             return {"bytes": next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))}
 
+    def inputs(self, ids: torch.Tensor, mask: torch.Tensor, pixels: torch.Tensor) -> dict:
+        """What the model takes for these rows, one image [H, W, 3] each."""
+        inputs = {"input_ids": ids, "attention_mask": mask, **self.images(pixels)}
+        if "image_grid_thw" in inputs:
+            inputs["mm_token_type_ids"] = (ids == self.model.config.image_token_id).int()
+        return inputs
+
+    def images(self, pixels: torch.Tensor) -> dict:
+        """[B, M, H, W, C] as the model takes them: pictures, or the patches of all of them and their grids."""
+        images, vision = _pixels(pixels), self.model.config.vision_config
+        if self.model.config.model_type != "qwen2_5_vl":
+            return {"pixel_values": images}
+        n, channels, height, width = images.shape
+        p, m, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        blocks = images.reshape(n, channels, height // p // m, m, p, width // p // m, m, p)
+        blocks = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7)[:, :, :, :, :, :, None]  # as Qwen2VLImageProcessor has them
+        cut = blocks.expand(-1, -1, -1, -1, -1, -1, frames, -1, -1).reshape(n * (height // p) * (width // p), -1)
+        grid = torch.tensor([[1, height // p, width // p]] * n, device=DEVICE)
+        return {"pixel_values": cut, "image_grid_thw": grid}
+
     def _prepare(self, trains, learning_rate: float, checkpointing: bool = False) -> None:
         if self.optimizer is None:
             self.original = copy.deepcopy(self.model).requires_grad_(False)
@@ -119,8 +170,11 @@ class Peer:
     def _forward(self, model, stream: str, **more):
         rows, lengths = self.arrays[f"{stream}_tokens"].long(), self.arrays[f"{stream}_lengths"]
         mask = (torch.arange(rows.shape[1], device=DEVICE)[None] < lengths[:, None]).long()
-        pixels = _pixels(self.arrays[f"{stream}_pixels"])
-        return model(input_ids=rows, attention_mask=mask, pixel_values=pixels, use_cache=False, **more)
+        inputs = self.inputs(rows, mask, self.arrays[f"{stream}_pixels"])
+        if "image_grid_thw" in inputs:  # padding has no positions there, and RMU reads it
+            kind, grid = inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+            inputs["position_ids"], _ = self.model.model.get_rope_index(rows, kind, image_grid_thw=grid)
+        return model(**inputs, use_cache=False, **more)
 
     def _cross_entropy(self, model, stream: str) -> torch.Tensor:
         """Hugging Face's loss: mean over the labelled tokens of the batch, from logits at every position."""

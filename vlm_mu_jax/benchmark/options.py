@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 SIZE_NAMES = ("tiny", "small", "mid", "7b")
+FAMILY_NAMES = ("llava", "qwen2.5-vl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,6 +12,7 @@ class BenchmarkOptions:
     """size: of the random model, one of SIZE_NAMES. rows: prompts, or examples of each stream, per run.
 
     repeats: timed runs of each side. seed: draws weights and inputs. workdir: folder for checkpoints and inputs.
+    family: of the random model, one of FAMILY_NAMES; suites that know one family alone measure LLaVA.
     """
 
     workdir: Path
@@ -18,3 +20,4 @@ class BenchmarkOptions:
     rows: int = 8
     repeats: int = 5
     seed: int = 0
+    family: str = "llava"

@@ -7,6 +7,10 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.conversion.importer import import_checkpoint
+from vlm_mu_jax.data import tiling
+from vlm_mu_jax.data.tiling import Tiles
+from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.image_plans.patches import Patches
 
 _CLIP_LARGE = {
     "hidden_size": 1024,
@@ -61,19 +65,59 @@ def load(folder: str | Path) -> tuple[dict, Any]:
 START = 4  # tokens before the image in `prompts`
 
 
-def prompts(name: str, cfg: Any, rows: int, longest: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def picture_side(size: str) -> int:
+    """Pixels along a side of the pictures of a model of this size, whichever its family."""
+    return SIZES[size][1]["image_size"]
+
+
+def picture(pixels_HWC: np.ndarray, cfg: ModelConfig) -> np.ndarray | Tiles:
+    """A square picture as `Processor.pixels` would make it, at the very size it has."""
+    plan = cfg.vision.plan
+    if not isinstance(plan, Patches):
+        return pixels_HWC
+    grid = (len(pixels_HWC) // plan.side,) * 2
+    cut = np.ascontiguousarray(tiling.patches(pixels_HWC, plan.patch_size, plan.merge))
+    return Tiles(cut, np.arange(grid[0] ** 2, dtype=np.int32), (grid[0] ** 2,), grid=grid)
+
+
+def image_tokens(cfg: ModelConfig, side: int) -> int:
+    """Image tokens of a square picture."""
+    plan = cfg.vision.plan
+    return (side // plan.side) ** 2 if isinstance(plan, Patches) else cfg.vision.P
+
+
+def encoded_images(cfg: ModelConfig, side: int) -> int:
+    """What the tower encodes of a square picture: the picture, or its patches."""
+    plan = cfg.vision.plan
+    return (side // plan.patch_size) ** 2 if isinstance(plan, Patches) else 1
+
+
+def batch_images(pixels_BMHWC: np.ndarray, cfg: ModelConfig) -> dict[str, np.ndarray | None]:
+    """The fields of `model.vlm.Batch` that hold the pictures of rows of `prompts`."""
+    rows = [[picture(one, cfg) for one in row] for row in pixels_BMHWC]
+    width = image_tokens(cfg, pixels_BMHWC.shape[2])
+    return tiling.stack(rows, len(rows[0]), rows[0][0], width)._asdict()
+
+
+def prompts(
+    name: str, cfg: ModelConfig, rows: int, longest: int, rng: np.random.Generator, side: int | None = None
+) -> dict[str, np.ndarray]:
     """Draws right-padded rows: START tokens, an image, then between longest / 4 and `longest` more tokens.
+
+    Args:
+      side: pixels along a side of the images; None = what the tower reads.
 
     Returns:
       `{name}_tokens` and `{name}_mask` [rows, START + P + longest], `{name}_lengths` [rows] and `{name}_pixels`
       [rows, 1, side, side, 3]. The mask marks the second half of the tokens behind the image.
     """
-    words, head = rng.integers(longest // 4, longest + 1, rows), START + cfg.vision.P
-    side = cfg.vision.image_size
+    side = side or cfg.vision.image_size
+    P = image_tokens(cfg, side)
+    words, head = rng.integers(longest // 4, longest + 1, rows), START + P
     tokens, mask = np.zeros((rows, head + longest), np.int32), np.zeros((rows, head + longest), bool)
     for i, n in enumerate(words):
         text = rng.integers(1, cfg.text.V - 1, n + START)
-        tokens[i, : head + n] = [*text[:START], *[cfg.image_token_id] * cfg.vision.P, *text[START:]]
+        tokens[i, : head + n] = [*text[:START], *[cfg.image_token_id] * P, *text[START:]]
         mask[i, head + n // 2 : head + n] = True
     pixels = rng.standard_normal((rows, 1, side, side, 3)).astype(np.float32)
     lengths = (words + head).astype(np.int32)

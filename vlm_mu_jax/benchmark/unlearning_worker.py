@@ -87,12 +87,12 @@ class Steps:
 
     def _once(self, spec: TrainingSpec, streams: dict[str, Stream]) -> float:
         """Seconds for the image features and reference log-probabilities of all examples, without compilation."""
-        encode = jax.jit(lambda params, pixels: encode_tower(params, pixels, spec.cfg))
+        encode = jax.jit(lambda params, batch: encode_tower(params, batch.pixels_BMHWC, spec.cfg, batch.grid_BI2))
         score = jax.jit(lambda params, rows: ModelPolicy(params, None, None, spec.cfg, {}).nll(rows)[0])
 
         def prepared(name: str) -> Any:
             rows = streams[name][0]
-            features = encode(self.params, rows.batch.pixels_BMHWC)
+            features = encode(self.params, rows.batch)
             rows = rows.replace(batch=rows.batch.replace(pixels_BMHWC=None, vision_BMPE=features))
             return score(self.params, rows) if name in spec.objective.reference_nll_streams else features
 
@@ -105,11 +105,13 @@ class Steps:
         """All examples as one batch."""
         parts = ("tokens", "lengths", "pixels", "mask")
         tokens, lengths, pixels, mask = (self.arrays[f"{name}_{part}"] for part in parts)
+        shown = [random_models.picture(one, self.cfg) for one in pixels[:, 0]]
         rows = [
-            TrainRow(f"{name}{i}", tuple(map(int, tokens[i, :n])), tuple(map(bool, mask[i, :n])), (pixels[i, 0],))
+            TrainRow(f"{name}{i}", tuple(map(int, tokens[i, :n])), tuple(map(bool, mask[i, :n])), (shown[i],))
             for i, n in enumerate(lengths)
         ]
-        return Stream(rows, len(rows), 0, name=name, lengths=tokens.shape[1:])
+        image = self.cfg.image_token_id
+        return Stream(rows, len(rows), 0, name=name, lengths=tokens.shape[1:], image_token_id=image)
 
 
 def main() -> None:

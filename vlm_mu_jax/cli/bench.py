@@ -6,16 +6,18 @@ better; `floor` is the physical limit in the same unit, where one is known.
 
 Example:
   bin/bench generate --size=small --json
+  bin/bench attack --size=mid --family=qwen2.5-vl
 """
 
 from absl import flags
 
 from vlm_mu_jax.benchmark import SUITES
-from vlm_mu_jax.benchmark.options import SIZE_NAMES
+from vlm_mu_jax.benchmark.options import FAMILY_NAMES, SIZE_NAMES
 from vlm_mu_jax.cli import command
 
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a table")
 _SIZE = flags.DEFINE_enum("size", "small", SIZE_NAMES, "size of the random model; tiny only shows that it runs")
+_FAMILY = flags.DEFINE_enum("family", "llava", FAMILY_NAMES, "family of the model of generate, unlearn and attack")
 _ROWS = flags.DEFINE_integer("rows", 8, "prompts, or examples of each stream, per run", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each side", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "draws weights and inputs")
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> None:
 
     with TemporaryDirectory() if _WORKDIR.value is None else nullcontext(_WORKDIR.value) as folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        options = BenchmarkOptions(Path(folder), _SIZE.value, _ROWS.value, _REPEATS.value, _SEED.value)
+        options = BenchmarkOptions(Path(folder), _SIZE.value, _ROWS.value, _REPEATS.value, _SEED.value, _FAMILY.value)
         result = measure(argv[1], options)
     print(json.dumps(result) if _JSON.value else table.text(result))
 

@@ -14,6 +14,7 @@ import numpy as np
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.workers import Peer
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.vlm import Batch
 
@@ -27,10 +28,10 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
     folder, file = str(options.workdir / "checkpoint"), options.workdir / "prompts.npz"
     text, vision = random_models.SIZES[options.size]
     with Peer() as peer:
-        peer.ask("make", folder=folder, text=text, vision=vision, seed=options.seed)
+        peer.ask("make", folder=folder, text=text, vision=vision, seed=options.seed, family=options.family)
         params, cfg = random_models.load(folder)
         cfg = dataclasses.replace(cfg, eos_ids=())  # both sides make all tokens
-        arrays = inputs(cfg, options.rows, options.seed)
+        arrays = inputs(cfg, options.rows, options.seed, random_models.picture_side(options.size))
         np.savez(file, **arrays)
         about = peer.ask("load", folder=folder, arrays=str(file))
         jobs = {
@@ -41,10 +42,11 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
     return timing.result("generate", rows, about)
 
 
-def inputs(cfg: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
+def inputs(cfg: ModelConfig, rows: int, seed: int, side: int) -> dict[str, np.ndarray]:
     """Ragged prompts with an image each, and prompts of which QUESTIONS (or what divides `rows`) share an image."""
     rng = np.random.default_rng(seed)
-    arrays = random_models.prompts("ragged", cfg, rows, 96, rng) | random_models.prompts("shared", cfg, rows, 40, rng)
+    arrays = random_models.prompts("ragged", cfg, rows, 96, rng, side)
+    arrays |= random_models.prompts("shared", cfg, rows, 40, rng, side)
     size = next(size for size in range(QUESTIONS, 0, -1) if rows % size == 0)
     arrays["shared_pixels"] = np.repeat(arrays["shared_pixels"][::size], size, axis=0)
     arrays["shared_tokens"][:, : random_models.START] = arrays["shared_tokens"][:1, : random_models.START]
@@ -52,15 +54,16 @@ def inputs(cfg: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def ragged(params: dict, cfg: Any, arrays: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
-    batch = Batch(arrays["ragged_tokens"], arrays["ragged_lengths"], arrays["ragged_pixels"])
+    images = random_models.batch_images(arrays["ragged_pixels"], cfg)
+    batch = Batch(arrays["ragged_tokens"], arrays["ragged_lengths"], **images)
     return lambda: np.asarray(generate(params, batch, cfg, max_new_tokens=NEW_TOKENS).tokens_BG)
 
 
 def shared(params: dict, cfg: Any, arrays: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
-    size, start = int(arrays["shared_size"]), random_models.START + cfg.vision.P
-    tokens, pixels = arrays["shared_tokens"], arrays["shared_pixels"]
-    images = len(tokens) // size
-    prefix = Batch(tokens[::size, :start], np.full(images, start, np.int32), pixels[::size])
+    size, tokens, pixels = int(arrays["shared_size"]), arrays["shared_tokens"], arrays["shared_pixels"]
+    start, number = random_models.START + random_models.image_tokens(cfg, pixels.shape[2]), len(tokens) // size
+    images = random_models.batch_images(pixels[::size], cfg)
+    prefix = Batch(tokens[::size, :start], np.full(number, start, np.int32), **images)
     rest = Batch(tokens[:, start:], arrays["shared_lengths"] - start)
     return lambda: np.asarray(generate(params, rest, cfg, max_new_tokens=NEW_TOKENS, prefix=prefix).tokens_BG)
 

@@ -18,6 +18,7 @@ from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.workers import Ours, Peer
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.objectives.rmu import control_vector
 
@@ -30,9 +31,10 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
     folder, file = options.workdir / "checkpoint", options.workdir / "inputs.npz"
     text, vision = random_models.SIZES[options.size]
     with Peer() as peer:
-        peer.ask("make", folder=str(folder), text=text, vision=vision, seed=options.seed)
+        peer.ask("make", folder=str(folder), text=text, vision=vision, seed=options.seed, family=options.family)
     cfg = from_hf(read_json(folder / "config.json"))
-    np.savez(file, **inputs(cfg, options.rows, options.seed))
+    pixels = random_models.picture_side(options.size)
+    np.savez(file, **inputs(cfg, options.rows, options.seed, pixels))
     layer = max(cfg.text.L // 4 - 1, 0)  # 7 of 32, as published
     trained = list(range(max(layer - 2, 0), layer + 1))
     rmu = {"layer": layer, "trained": trained, "alpha": ALPHA, "learning_rate": LEARNING_RATE}
@@ -51,7 +53,7 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
                 agrees=same_loss,
                 repeats=options.repeats,
             )
-            theirs = peer_flops(name, cfg, options.rows, arguments)
+            theirs = peer_flops(name, cfg, options.rows, arguments, pixels)
             rows.append(row | _columns(ours, peer, row["ours"], 2 * options.rows, theirs))
     return timing.result("unlearn", rows, about)
 
@@ -68,12 +70,13 @@ def _columns(ours: Ours, peer: Peer, speed: float, count: int, theirs: float) ->
     }
 
 
-def peer_flops(name: str, cfg: Any, rows: int, arguments: dict[str, Any]) -> float:
+def peer_flops(name: str, cfg: ModelConfig, rows: int, arguments: dict[str, Any], side: int) -> float:
     """Matrix products of one step of the peer: whole forward passes, logits at every position, the tower each time."""
-    length = cfg.vision.P + 4 + LONGEST
-    projector = 2.0 * cfg.vision.P * sum(flops.projector_sizes(cfg).values())
+    P = random_models.image_tokens(cfg, side)
+    length = P + 4 + LONGEST
+    projector = 2.0 * P * sum(flops.projector_sizes(cfg).values())
     text = flops.decoder_flops(cfg.text, [length]) + flops.head_flops(cfg.text, length)
-    forward = flops.vision_flops(cfg.vision) + projector + text
+    forward = flops.vision_flops(cfg.vision, random_models.encoded_images(cfg, side)) + projector + text
     if name == "npo":  # forget and retain, forward and backward; the reference forward
         return rows * (3 * forward + 2 * 2 * (projector + text))
     depth = arguments["layer"] - arguments["trained"][0]  # blocks that the gradients of activations cross
@@ -85,8 +88,8 @@ def same_loss(ours: dict, peer: dict) -> bool:
     return abs(ours["loss"] - peer["loss"]) <= 1e-3 * abs(peer["loss"])
 
 
-def inputs(cfg: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
+def inputs(cfg: ModelConfig, rows: int, seed: int, side: int) -> dict[str, np.ndarray]:
     """Forget and retain examples, and RMU's control vector."""
     rng = np.random.default_rng(seed)
-    streams = [random_models.prompts(name, cfg, rows, LONGEST, rng) for name in ("forget", "retain")]
+    streams = [random_models.prompts(name, cfg, rows, LONGEST, rng, side) for name in ("forget", "retain")]
     return functools.reduce(dict.__or__, streams, {"control": np.asarray(control_vector(cfg.text.D, C, seed))})

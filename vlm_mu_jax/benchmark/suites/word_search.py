@@ -72,10 +72,10 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
     folder, file = options.workdir / "checkpoint", options.workdir / "candidates.npz"
     text, vision = random_models.SIZES[options.size]
     with Peer(SCRIPT.with_name("attack_scoring.py")) as peer:
-        peer.ask("make", folder=str(folder), text=text, vision=vision, seed=options.seed)
+        peer.ask("make", folder=str(folder), text=text, vision=vision, seed=options.seed, family=options.family)
         params, cfg = random_models.load(folder)
         model = Model(params, cfg, DrawnWords(cfg, options.seed), folder)
-        case = ScoredQuestion(model, WORDS[options.size], options.seed)
+        case = ScoredQuestion(model, WORDS[options.size], options.seed, random_models.picture_side(options.size))
         np.savez(file, **case.arrays())
         about = peer.ask("load", folder=str(folder), arrays=str(file))
         rows = [
@@ -90,20 +90,21 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
 class ScoredQuestion:
     """One question with an image, its candidates, and our ways to score them."""
 
-    def __init__(self, model: Model, words: tuple[int, int], seed: int) -> None:
+    def __init__(self, model: Model, words: tuple[int, int], seed: int, side: int) -> None:
         self.model, (self.many, self.few) = model, words
         self.words = tuple(f"w{i}" for i in range(self.many))
-        rng, side = np.random.default_rng(seed), model.config.vision.image_size
+        rng = np.random.default_rng(seed)
         self.pixels = rng.standard_normal((side, side, 3)).astype(np.float32)
+        self.picture = random_models.picture(self.pixels, model.config)
         self.question = " ".join(f"q{i}" for i in range(QUESTION_WORDS))
         self.openings = Openings(tuple((int(i),) for i in rng.choice(model.config.text.V - 1, 3, replace=False)))
         placed = [place(self.question, word, POSITION) for word in self.words]
-        self.prompts = prompt_blocks.tokenise(model.processor, self.question, 1, placed)
+        self.prompts = prompt_blocks.tokenise(model.processor, self.question, (self.picture,), placed)
         self.start, _ = prompt_blocks.shared_start(self.prompts, np.arange(self.many))
 
     def ours(self) -> np.ndarray:
         """The search itself."""
-        ask = SearchQuestion(self.question, self.pixels)
+        ask = SearchQuestion(self.question, self.picture)
         found = search(
             self.model, [ask], self.words, SearchTarget(self.openings), SearchOptions((POSITION,), block=BLOCK)
         )
@@ -112,7 +113,7 @@ class ScoredQuestion:
     def whole_prompts(self) -> np.ndarray:
         """The first candidates as whole prompts, in the blocks a search would run them in."""
         params, cfg = self.model.params, self.model.config
-        features = prefix.image_features(params, (self.pixels,), cfg)
+        features = prefix.image_features(params, (self.picture,), cfg)
         found = np.zeros(self.few, np.float32)
         for block in prompt_blocks.blocks(self.prompts, np.arange(self.few), None, 4 * BLOCK):
             rows = margin.CandidateRows(None, 0, block.tokens_CT, block.lengths_C, features)
@@ -163,7 +164,7 @@ class ScoredQuestion:
         block = next(prompt_blocks.blocks(self.prompts, np.arange(self.many), self.start, size))
         ids = self.prompts.original_ids
         batch = self.model.processor.pad([ids], length=-(-len(ids) // CACHE_STEP) * CACHE_STEP)
-        features = jax.eval_shape(lambda p: prefix.image_features(p, (self.pixels,), cfg), self.model.params)
+        features = jax.eval_shape(lambda p: prefix.image_features(p, (self.picture,), cfg), self.model.params)
         kv = jax.eval_shape(
             lambda p, f: prefix.run_prefix(p, batch.tokens_BT, batch.lengths_B, f, cfg=cfg), self.model.params, features
         ).kv
