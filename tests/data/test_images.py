@@ -53,7 +53,7 @@ def test_every_aspect_ratio_is_resized_to_the_same_size_as_in_transformers():
         for long in range(short, 3 * short, 7):
             for height, width in ((short, long), (long, short)):
                 theirs = get_resize_output_image_size(np.zeros((3, height, width)), 336, default_to_square=False)
-                assert images._resized(width, height, settings(336, 336)) == theirs[::-1]
+                assert images.resized(width, height, settings(336, 336)) == theirs[::-1]
 
 
 def test_a_size_given_as_height_and_width_stretches_as_transformers_does():
