@@ -44,12 +44,13 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items):
-    """Folders whose tests take longest come first, so that no worker is left alone with them at the end."""
-    first = {name: i for i, name in enumerate(("multidevice", "faults", "steering", "attacks", "cli", "training"))}
-    for item in items:
-        if str(item.path.relative_to(ROOT / "tests")) in SLOW_FILES:
+    """Files that take longest come first, so that no worker is left alone with one at the end."""
+    place = {name: i for i, name in enumerate(SLOW_FILES)}
+    files = {item: str(item.path.relative_to(ROOT / "tests")) for item in items}
+    for item, name in files.items():
+        if name in place:
             item.add_marker("slow")
-    items.sort(key=lambda item: first.get(item.path.relative_to(ROOT / "tests").parts[0], len(first)))
+    items.sort(key=lambda item: place.get(files[item], len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -32,11 +32,7 @@ FLAGS = (
     "--force-prefers-reduced-motion",
 )
 
-FIRST_PAINT = """
-    const done = arguments[0], name = "first-contentful-paint";
-    new PerformanceObserver((list) => list.getEntriesByName(name).forEach((entry) => done(entry.startTime)))
-        .observe({type: "paint", buffered: true});
-"""
+FIRST_PAINT = "return performance.getEntriesByName('first-contentful-paint').map((entry) => entry.startTime)[0]"
 
 
 @pytest.fixture(scope="module")
@@ -315,12 +311,14 @@ def test_real_text_is_hidden_until_asked_for(browser, tmp_path):
 
 
 def test_ten_thousand_answers_stay_quick(browser, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     runs = [runs_builder.write_run(tmp_path / name, name, count=1250) for name in ("base", "sft")]
     page = opened(browser, tmp_path, runs)
     paints = []
     for _ in range(3):  # the best of three: the machine may be busy with other things
         browser.refresh()
-        paints.append(browser.execute_async_script(FIRST_PAINT))
+        paints.append(WebDriverWait(browser, 30).until(lambda page: page.execute_script(FIRST_PAINT)))
     assert min(paints) <= 2000, f"first paint after {paints} ms"
     browser.find_element("css selector", "button[type=reset]").click()
     assert page("count").text == "10000 of 10000 answers"

@@ -21,12 +21,8 @@ from vlm_mu_jax.errors import InputError
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "folder of all outputs")
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the world, the training runs and the attack", lower_bound=0)
 _FRESH = flags.DEFINE_bool("fresh", False, "delete the outputs of an earlier run first")
-flags.DEFINE_enum(  # bin/quickstart reads it when it installs
-    "extra",
-    None,
-    ["cuda13", "cuda12", "tpu"],
-    "what JAX is installed for, instead of the CPU; cuda12 is for NVIDIA drivers before 580",
-)
+_EXTRAS = ["cuda13", "cuda12", "tpu"]  # bin/quickstart reads the flag when it installs
+_EXTRA = flags.DEFINE_enum("extra", None, _EXTRAS, "what JAX is for, instead of the CPU; cuda12 for drivers before 580")
 
 MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 
