@@ -89,7 +89,7 @@ def read(config: dict[str, Any]) -> ModelConfig:
     text = config["text_config"]
     if text.get("model_type", "gemma3_text") not in gemma.KINDS:
         raise InputError(f"config.json: language model {text['model_type']!r} is not supported for Gemma 3")
-    ids = {**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}}
+    ids = reading.outer_ids(config, text)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
     vision = _vision(config)
     decoder = gemma.read_text({**text, "tie_word_embeddings": tied})

@@ -62,7 +62,7 @@ def read(config: dict[str, Any]) -> ModelConfig:
     """Idefics3, SmolVLM or SmolVLM2."""
     text = _TEXT | config["text_config"]
     family = texts.family_of(text, (llama,))
-    ids = {**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}}
+    ids = reading.outer_ids(config, text)
     tied = any(part.get("tie_word_embeddings") for part in (config, text))
     return ModelConfig(
         text=family.read_text({**text, "tie_word_embeddings": tied}),

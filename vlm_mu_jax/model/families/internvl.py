@@ -81,10 +81,7 @@ def read(config: dict[str, Any]) -> ModelConfig:
     """InternVL, in the spellings of transformers 4.52 and later."""
     text = _TEXT | config["text_config"]
     family = texts.family_of(text, (llama, qwen))
-    ids = {
-        **text,
-        **{name: value for name, value in config.items() if name.endswith("_token_id") and value is not None},
-    }
+    ids = reading.outer_ids(config, text)
     # The outer field is true unless a file says otherwise. Where they differ `conversion/source.py` asks the tensors.
     tied = config.get("tie_word_embeddings", True) or text.get("tie_word_embeddings", False)
     return ModelConfig(

@@ -143,7 +143,7 @@ def vision(tower: vit.Vit, connector: mlp.Mlp, pinpoints: tuple[tuple[int, int],
 def read(config: dict[str, Any]) -> ModelConfig:
     """LLaVA-1.5 or LLaVA-NeXT."""
     text = config["text_config"]
-    ids = {**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}}
+    ids = reading.outer_ids(config, text)
     family = texts.family_of(text, (llama, qwen))
     # either level ties: transformers copies the text config's value upwards
     tied = any(part.get("tie_word_embeddings") for part in (config, text))

@@ -49,14 +49,13 @@ def read(config: dict[str, Any]) -> ModelConfig:
     """LLaVA-OneVision, in the spellings of transformers 4.45 and later."""
     text = {"model_type": "qwen2", **config["text_config"]}
     family = texts.family_of(text, (llama, qwen))
-    given = {name: value for name, value in config.items() if name.endswith("_token_id") and value is not None}
     tied = any(part.get("tie_word_embeddings") for part in (config, text))
     return ModelConfig(
         text=family.read_text({**text, "tie_word_embeddings": tied}),
         vision=_vision(config),
         image_token_id=config.get("image_token_id", config.get("image_token_index", 151646)),
         dtype=reading.dtype({**text, **config}),
-        **reading.token_ids({**text, **given}, **family.IDS),
+        **reading.token_ids(reading.outer_ids(config, text), **family.IDS),
     )
 
 

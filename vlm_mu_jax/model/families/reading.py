@@ -126,6 +126,11 @@ def _attention_factor(rope: dict[str, Any], factor: float) -> float:
     return scale()
 
 
+def outer_ids(config: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """The text config with the token ids that the config around it sets."""
+    return {**text, **{k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}}
+
+
 def token_ids(config: dict[str, Any], bos: int | None = 1, eos: int | None = 2) -> dict[str, Any]:
     """Fields `bos_id`, `eos_ids` and `pad_id` of a `ModelConfig`. bos, eos: where the config does not say."""
     eos = config.get("eos_token_id", eos)

@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Blend, Layout, Size, View
+from vlm_mu_jax.model.image_plans.plan import Blend, Cut, Layout, Size, View
 from vlm_mu_jax.model.image_plans.tiled import Tiled
 
 TAPS = 4  # features that bilinear interpolation blends
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyresMax:
+class AnyresMax(Cut):
     """A picture alone in its prompt: as `Tiled`, but where the tiles have more than about `most` * P tokens, these are
     interpolated down.
 
     tiled: the tiles. most: the number in "anyres_max_9".
     """
+
+    extra = 1  # the newline
 
     tiled: Tiled
     most: int
@@ -40,18 +42,6 @@ class AnyresMax:
         kept = math.ceil(1.21 * self.most * side**2)
         grids = ((height // size * side, width // size * side) for height, width in self.tiled.pinpoints)
         return self.tiled.P + max(min(rows * columns, kept) + rows for rows, columns in grids)
-
-    @property
-    def varies(self) -> bool:
-        return True
-
-    @property
-    def extra(self) -> int:
-        return self.tiled.extra
-
-    @property
-    def mark(self) -> None:
-        return None
 
     def layout(self, size: Size) -> Layout:
         return (len(self.gather(size)),)
@@ -72,11 +62,13 @@ class AnyresMax:
 
 
 @dataclasses.dataclass(frozen=True)
-class Squared:
+class Squared(Cut):
     """A picture among others in its prompt: padded to a square, encoded once, a newline (feature 0) behind it.
 
     P: image tokens of an encoded image. fill: colour of the padding, 0..255.
     """
+
+    extra = 1  # the newline
 
     P: int
     fill: tuple[int, int, int] = (127, 127, 127)
@@ -88,18 +80,6 @@ class Squared:
     @property
     def most_tokens(self) -> int:
         return self.P + 1
-
-    @property
-    def varies(self) -> bool:
-        return True
-
-    @property
-    def extra(self) -> int:
-        return 1  # the newline
-
-    @property
-    def mark(self) -> None:
-        return None
 
     def layout(self, size: Size) -> Layout:
         return (self.P + 1,)

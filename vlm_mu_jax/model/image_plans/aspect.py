@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Layout, Size, View
+from vlm_mu_jax.model.image_plans.plan import Cut, Layout, Size, View
 
 
 @dataclasses.dataclass(frozen=True)
-class AspectTiles:
+class AspectTiles(Cut):
     """The tiles row by row, then (behind more than one) a small view of the whole picture; see `plan.ImagePlan`.
 
     P: image tokens of an encoded image. image_size: pixels along a side of it. fewest, most: tiles of a picture.
@@ -39,14 +39,6 @@ class AspectTiles:
     @property
     def varies(self) -> bool:
         return self.tiles > 1
-
-    @property
-    def extra(self) -> int:
-        return 0
-
-    @property
-    def mark(self) -> None:
-        return None
 
     def layout(self, size: Size) -> Layout:
         return self.before, _encoded(self.grid(size)) * self.P, self.after

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.image_plans.plan import Size
+from vlm_mu_jax.model.image_plans.plan import Cut, Size
 
 _MOST_OBLONG = 200  # longer side over shorter
 
 
 @dataclasses.dataclass(frozen=True)
-class Patches:
+class Patches(Cut):
     """See `plan.ImagePlan`; an encoded image is one patch. merge x merge patches become one image token.
 
     A picture keeps its shape. Its sides become multiples of merge * patch_size, and its area one between `least` and
@@ -41,18 +41,6 @@ class Patches:
     @property
     def most_tokens(self) -> int:
         return max(self.most // self.side**2, 1)
-
-    @property
-    def varies(self) -> bool:
-        return True
-
-    @property
-    def extra(self) -> int:
-        return 0
-
-    @property
-    def mark(self) -> None:
-        return None
 
     def scaled(self, size: Size) -> Size:
         """The size that a picture gets.

@@ -98,6 +98,14 @@ class ImagePlan(Protocol):
         """What of the configuration cannot be; empty for a good one."""
 
 
+class Cut:
+    """What plans have in common whose tokens depend on the picture's size; see `ImagePlan`."""
+
+    varies = True
+    extra = 0
+    mark = None
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageProcessorKind:
     """A class of transformers that makes pixels of pictures.

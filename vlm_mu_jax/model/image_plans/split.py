@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Layout, Size, View
+from vlm_mu_jax.model.image_plans.plan import Cut, Layout, Size, View
 
 _LARGEST = 4096  # pixels of a picture's longer side, whatever the image processor's config says
 _AROUND, _WHOLE = "<fake_token_around_image>", "<global-img>"
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitTiles:
+class SplitTiles(Cut):
     """See `plan.ImagePlan`.
 
     P: image tokens of an encoded image. image_size: pixels along a side of it.
@@ -41,18 +41,6 @@ class SplitTiles:
     @property
     def most_tokens(self) -> int:
         return self.tiles * self.P
-
-    @property
-    def varies(self) -> bool:
-        return True
-
-    @property
-    def extra(self) -> int:
-        return 0
-
-    @property
-    def mark(self) -> None:
-        return None
 
     def layout(self, size: Size) -> Layout:
         rows, columns = self.grid(size)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Layout, Size, View
+from vlm_mu_jax.model.image_plans.plan import Cut, Layout, Size, View
 
 
 @dataclasses.dataclass(frozen=True)
-class Tiled:
+class Tiled(Cut):
     """A small view of the whole picture, and the tiles of the pinpoint that fits it best (LLaVA-NeXT's "anyres").
 
     P: image tokens of an encoded image. side: tokens along one side of a tile. image_size: pixels along it.
@@ -20,6 +20,8 @@ class Tiled:
 
     Source: arithmetic of transformers@processing_llava_next.py and modeling_llava_next.py (pack_image_features).
     """
+
+    extra = 1  # the newline
 
     P: int
     side: int
@@ -37,18 +39,6 @@ class Tiled:
         size, side = self.image_size, self.side
         grids = ((height // size * side, width // size * side) for height, width in self.pinpoints)
         return self.P + max(rows * (columns + 1) for rows, columns in grids)
-
-    @property
-    def varies(self) -> bool:
-        return True
-
-    @property
-    def extra(self) -> int:
-        return 1  # the newline
-
-    @property
-    def mark(self) -> None:
-        return None
 
     def layout(self, size: Size) -> Layout:
         return (len(self.gather(size)),)
