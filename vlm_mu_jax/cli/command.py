@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import help_page
+from vlm_mu_jax.cli import help_page, urls
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.paths import resolved
 
@@ -38,6 +38,7 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
     _quiet_environment()
     try:
         argv = _parse(sys.argv, actions, name, operands)
+        urls.check(_own_flags(), argv[1:])
         code = main(argv) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         models.append(_model(recipe, seed, runs[seed], out / f"seed{seed}"))
     tests = comparison.paired_tests(models)
     table = comparison.markdown(models)
-    outputs.check_writable(out / "table.md").write_text(table + "\n", encoding="utf-8")
+    outputs.write_text(out / "table.md", table + "\n")
     comparison.write_csv(out / "table.csv", models)
     content = comparison.content(models, tests)
     write_json(out / "comparison.json", content)
@@ -85,9 +85,9 @@ def _relearn(attacked: list[Recipe], runs: dict[int, Path], out: Path) -> None:
         curves[seed].append(json.loads((workdir / "relearn.json").read_text(encoding="utf-8")))
     for seed, found in curves.items():
         drawing = canvas.standalone(training.relearning(found))
-        outputs.check_writable(out / f"relearning_seed{seed}.svg").write_text(drawing, encoding="utf-8")
+        outputs.write_text(out / f"relearning_seed{seed}.svg", drawing)
     table = comparison.relearning_table(curves)
-    outputs.check_writable(out / "relearning.md").write_text(table + "\n", encoding="utf-8")
+    outputs.write_text(out / "relearning.md", table + "\n")
     print(table)
 
 

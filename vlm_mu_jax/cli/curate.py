@@ -55,13 +55,16 @@ def main(argv: list[str]) -> int:
     from vlm_mu_jax.data import curated
     from vlm_mu_jax.evaluation.curation.curate import CurateOptions, curate
     from vlm_mu_jax.files import folders
+    from vlm_mu_jax.storage import model_folder
 
     if _CHECK.value:
         return check_data.check(_CHECK.value, _CHECKPOINT.value, _COLUMNS.value)
     _check_flags()
     folders.check_replaceable(_OUT.value, curated.MARKER)
     out = resolved(_OUT.value)
-    command.enable_compilation_cache(out)
+    if _CHECKPOINT.value or judge_flags.CHECKPOINT.value:  # else nothing is compiled
+        model_folder.find(_CHECKPOINT.value or judge_flags.CHECKPOINT.value)
+        command.enable_compilation_cache(out)
     found = curate(
         _SAFETY.value,
         _GENERAL.value,

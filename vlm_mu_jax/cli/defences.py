@@ -78,26 +78,29 @@ _SEED = flags.DEFINE_integer("seed", 0, "the run's seed, as written in the resul
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.defences.comparison import DefendedModels, compare_defences
+    from vlm_mu_jax.storage import model_folder
 
     judge_flags.refuse_calibration()
-    command.enable_compilation_cache(_WORKDIR.value)
     models = DefendedModels(
         _CHECKPOINT.value, _GUARD.value, _UNLEARNED.value, _UNLEARNED_GUARD.value, _PERPLEXITY_MODEL.value
     )
+    options, words = _options(), _words_of(_WORDS.value, _DEFENCES.value)
+    model_folder.find(_CHECKPOINT.value)  # told before anything is made
+    command.enable_compilation_cache(_WORKDIR.value)
     found = compare_defences(
         models,
         _DATA.value,
         _DEFENCES.value,
-        _options(),
+        options,
         judge=judge_flags.options(),
-        attack_words=_words_of(_WORDS.value, _DEFENCES.value),
+        attack_words=words,
         workdir=_WORKDIR.value,
         say=lambda line: print(line, flush=True),
         progress=progress.bar,
     )
     write_json(Path(_WORKDIR.value) / "defences.json", found.to_dict())
     table = found.table()
-    outputs.check_writable(Path(_WORKDIR.value) / "defences.md").write_text(table + "\n", encoding="utf-8")
+    outputs.write_text(Path(_WORKDIR.value) / "defences.md", table + "\n")
     print(table)
     print(f"judge: {found.judge}; percent of questions; perplexity under {found.perplexity_model or 'no model'}")
 

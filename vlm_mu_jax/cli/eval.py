@@ -84,10 +84,10 @@ def main(argv: list[str]) -> None:
 
     eval_list.names()  # a wrong name is an error before anything long begins
     options = _options()
-    command.enable_compilation_cache(_WORKDIR.value)
     folder = model_folder.find(_CHECKPOINT.value)
     has_vision = model_folder.read_config(folder).vision is not None
     suite = resolve_suite(_DATA.value, options, _WORDS.value, has_vision)
+    command.enable_compilation_cache(_WORKDIR.value)
     for note in suite.notes:
         print(note)
     found = evaluate(

@@ -62,7 +62,6 @@ def main(argv: list[str]) -> None:
         raise InputError("--forget needs --forget_answers, the harmful answers of the base model (bin/eval wrote them)")
     workdir, data = Path(_WORKDIR.value).expanduser(), Path(_DATA.value).expanduser()
     outputs.check_writable(workdir / "relearn.json")
-    command.enable_compilation_cache(workdir)
     from vlm_mu_jax.storage import model_folder
     from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions
     from vlm_mu_jax.training.relearning import relearn
@@ -70,6 +69,7 @@ def main(argv: list[str]) -> None:
     options = _options(data)
     questions = EvaluationQuestions.from_folder(_CHECKPOINT.value, options.questions, options.seed)
     records, what = _examples(data, options.seed)
+    command.enable_compilation_cache(workdir)
 
     def evaluated(step: int, values: Mapping[str, float]) -> None:
         print(evaluation_line(step, options.steps, values), file=sys.stderr, flush=True)
@@ -126,10 +126,11 @@ def _settings(options: "RelearnOptions") -> dict[str, Any]:
 
 
 def _write(workdir: Path, content: dict[str, Any]) -> None:
+    from vlm_mu_jax.files import outputs
     from vlm_mu_jax.reporting.figures import canvas, training
 
     write_json(workdir / "relearn.json", content)
-    (workdir / "relearn.svg").write_text(canvas.standalone(training.relearning([content])), encoding="utf-8")
+    outputs.write_text(workdir / "relearn.svg", canvas.standalone(training.relearning([content])))
 
 
 if __name__ == "__main__":

@@ -40,9 +40,12 @@ def main(argv: list[str]) -> None:
     if workdir.is_file():
         raise InputError(f"--workdir={workdir} is a file; give a folder")
     speaks = cluster.join()
+    from vlm_mu_jax.storage import model_folder
     from vlm_mu_jax.training import settings
 
     config = settings.checked(_CONFIG.value)
+    if config["model"]["init"]:
+        model_folder.find(config["model"]["init"])  # told before anything is made
     command.enable_compilation_cache(workdir)
     observers = _observers(config, speaks)
     if config["sweep"]:
@@ -82,11 +85,12 @@ def _train(config: Mapping[str, Any], workdir: Path, observers: "Observers", spe
 
 
 def _sweep(config: Mapping[str, Any], workdir: Path, observers: "Observers") -> None:
+    from vlm_mu_jax.files import outputs
     from vlm_mu_jax.reporting.figures import canvas, training
     from vlm_mu_jax.training.sweep import markdown, run_sweep
 
     content = run_sweep(config, workdir, progress=observers.progress, observers=observers)
-    (workdir / "frontier.svg").write_text(canvas.standalone(training.sweep_frontier(content)), encoding="utf-8")
+    outputs.write_text(workdir / "frontier.svg", canvas.standalone(training.sweep_frontier(content)))
     print(markdown(content))
     print(f"best: {workdir / content['best'] / 'model'}; table.md, sweep.json and frontier.svg are in {workdir}")
 

@@ -25,6 +25,7 @@ def complete_file(path: str | Path) -> Iterator[Path]:
           partial.write_text("a,b\\n")
     """
     path = check_writable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
@@ -35,10 +36,20 @@ def complete_file(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def check_writable(path: str | Path) -> Path:
-    """The resolved path of an output file, whose parent folder exists afterwards.
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file of text, which appears when it is complete; a missing parent folder is made.
 
-    Commands call this before they start to work, so that a bad --out fails at once.
+    Raises:
+      InputError: see `check_writable`.
+    """
+    with complete_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | Path) -> Path:
+    """The resolved path of an output file that can be written.
+
+    Commands call this before they start to work, so that a bad --out fails at once. Nothing is made.
 
     Raises:
       InputError: the path is a folder, or its parent folder cannot be made or written to.
@@ -46,10 +57,10 @@ def check_writable(path: str | Path) -> Path:
     found, parent = resolved(path), Path(path).parent
     if found.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file to write")
-    try:
-        found.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{parent}: cannot be made ({error.strerror}); give another path") from error
-    if not os.access(found.parent, os.W_OK):
-        raise InputError(f"{parent}: may not be written to; give another path")
+    above = next(folder for folder in found.parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"{parent}: cannot be made ({above} is a file); give another path")
+    if not os.access(above, os.W_OK):
+        what = "may not be written to" if above == found.parent else f"cannot be made (no writing in {above})"
+        raise InputError(f"{parent}: {what}; give another path")
     return found

@@ -84,9 +84,9 @@ def report(
     options = options or ReportOptions()
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     inside = out is not None and _check_place(Path(out), folders)
+    collected = content.collect(folders, options)
     if options.figures:
         _make_folder(options.figures)
-    collected = content.collect(folders, options)
     drawn = catalogue.draw(collected)
     made = Report(page.render(collected, drawn=drawn), merged.results(collected), merged.table(collected), None)
     pictures: list[Path] = []

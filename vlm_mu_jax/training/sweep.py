@@ -121,7 +121,7 @@ def run_sweep(
         rows.append(read_json(workdir / point.name / DONE))
         content = summary(settings["objective"]["name"], rows, len(runs))
         write_json(workdir / "sweep.json", content)
-    outputs.check_writable(workdir / "table.md").write_text(markdown(content) + "\n", encoding="utf-8")
+    outputs.write_text(workdir / "table.md", markdown(content) + "\n")
     return content
 
 

@@ -1,0 +1,38 @@
+"""A URL where none is handled, and any other bad argument: one line, and nothing is made."""
+
+import pytest
+
+from tests.command import run_command
+
+REFUSED = {
+    "train": ["train", "--config=miniature_unlearn:npo", "--workdir=ftp://bucket/run"],
+    "a key of the config": [
+        "train",
+        "--config=miniature_unlearn:npo",
+        "--workdir=new/run",
+        "--config.model.init=az://b",
+    ],
+    "eval": ["eval", "--checkpoint=base", "--data=data", "--workdir=ftp:/bucket/run"],
+    "report": ["report", "ftp://bucket/run", "--out=new/report.html"],
+    "serve": ["serve", "--checkpoint=base=ftp://bucket/base"],
+}
+WRONG = {
+    "train": ["train", "--config=miniature_unlearn:npo", "--workdir=new/run", "--config.model.init=missing"],
+    "eval": ["eval", "--checkpoint=missing", "--data=data", "--workdir=new/run"],
+    "relearn": ["relearn", "--checkpoint=missing", "--data=data", "--workdir=new/run", "--harmless=train.json"],
+    "defences": ["defences", "--checkpoint=missing", "--data=data", "--workdir=new/run"],
+    "attack": ["attack", "--checkpoint=missing", "--data=data", "--out=new/attack.json"],
+    "report": ["report", "missing", "--out=new/report.html", "--figures=new/figures"],
+    "curate": ["curate", "--safety=missing.json", "--out=new/set"],
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [*((a, "is not handled") for a in REFUSED.values()), *((a, "missing") for a in WRONG.values())],
+)
+def test_a_refused_command_makes_nothing(arguments, what, tmp_path):
+    done = run_command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and what in done.stderr
+    assert not list(tmp_path.iterdir())
