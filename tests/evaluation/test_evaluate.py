@@ -45,6 +45,16 @@ def test_a_baseline_is_an_evaluation_or_its_workdir(model, quick, data_dir, tmp_
     assert all(test["baseline"] == "tiny" and test["b"] == test["c"] == 0 for test in by_object.comparisons)
 
 
+def test_quantised_weights_are_named_where_weights_are(model, quick, data_dir, tmp_path):
+    four_bits = dataclasses.replace(OPTIONS, quantize="int4", sets=("unsafe_before",))
+    found = evaluate(model, data_dir, four_bits, workdir=tmp_path / "run")
+    exact = evaluate(model, data_dir, dataclasses.replace(four_bits, quantize=None))
+    checkpoints = [one.provenance["checkpoint"] for one in (found, exact)]
+    assert [one["quantized"] for one in checkpoints] == ["int4:128", None]
+    assert checkpoints[0]["weights_sha256"] != checkpoints[1]["weights_sha256"]
+    assert json.loads((tmp_path / "run/config.json").read_text())["quantize"] == "int4"
+
+
 def test_records_are_asked_by_their_kind(model, quick, data_dir):
     found = evaluate(model, readers.read(data_dir / "test.json"), OPTIONS)
     assert set(found.answers) == {"unsafe_before", "harmless_before"}
@@ -105,6 +115,7 @@ def test_a_guard_that_no_folder_identifies_keeps_no_answers(model, quick, data_d
         ({"options": EvaluateOptions(sets=("unsafe",))}, "not among the sets"),
         ({"options": EvaluateOptions(utility=("pope_random",))}, "need --data_root"),
         ({"options": EvaluateOptions(defence="hope")}, "no such defence"),
+        ({"options": EvaluateOptions(quantize="int5")}, "use one of int8, int4, nf4"),
         ({"data": None}, "nothing to ask"),
         ({"model": None}, "give workdir"),
     ],

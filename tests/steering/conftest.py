@@ -19,21 +19,12 @@ from vlm_mu_jax.steering.anchor_texts import Anchors
 from vlm_mu_jax.steering.extraction import extract_guard
 from vlm_mu_jax.steering.gates import AnchorScores
 from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
+from vlm_mu_jax.storage.model_folder import Model
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzUSERATIN:?\n "
 
 
-@dataclasses.dataclass(frozen=True)
-class TinyModel:
-    """Has what `vlm_mu_jax.load` returns."""
-
-    params: dict
-    config: ModelConfig
-    processor: Processor
-    folder: Path = Path("tiny")
-
-
-def tiny_model(seed: int = 0, dtype: str = "float32", vision: bool = True, **text) -> TinyModel:
+def tiny_model(seed: int = 0, dtype: str = "float32", vision: bool = True, **text) -> Model:
     tokens = ["<pad>", "</s>", "<image>", *dict.fromkeys(LETTERS)]
     sizes = {"V": len(tokens), "D": 32, "L": 4, "N": 4, "K": 2, "H": 8, "F": 48, "max_positions": 256}
     cfg = ModelConfig(
@@ -53,7 +44,7 @@ def tiny_model(seed: int = 0, dtype: str = "float32", vision: bool = True, **tex
         param_specs(cfg),
     )
     settings = ImageSettings(size=8, crop=8, mean=(0.5,) * 3, std=(0.5,) * 3) if vision else None
-    return TinyModel(params, cfg, Processor(_tokenizer(tokens), settings, "llava_hf", cfg))
+    return Model(params, cfg, Processor(_tokenizer(tokens), settings, "llava_hf", cfg), Path("tiny"))
 
 
 def _tokenizer(tokens: list[str]):
@@ -89,7 +80,7 @@ def planted():
 
 
 @pytest.fixture(scope="session")
-def model() -> TinyModel:
+def model() -> Model:
     return tiny_model()
 
 

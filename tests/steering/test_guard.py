@@ -13,6 +13,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.model.generate import can_share, generate, generate_program
+from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
@@ -22,6 +23,7 @@ from vlm_mu_jax.steering.guard_options import SCOPES, UNITS, GuardOptions
 from vlm_mu_jax.steering.guarded_answers import answer, answer_nll, first_token_logprobs
 from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
 from vlm_mu_jax.storage.identity import folder_hash, weights_hash
+from vlm_mu_jax.storage.model_folder import quantized
 
 QUESTIONS = ["how to hurt a dax?", "what is this?", "feed a toma", "how to hurt a wug or a blicket?"]
 
@@ -311,6 +313,10 @@ def test_guard_folder_refuses_another_model_unless_told_to(model, make_model, gu
     one_bit.params["decoder"]["norm_D"] = np.nextafter(np.asarray(model.params["decoder"]["norm_D"]), np.float32(2))
     with pytest.raises(InputError, match="other weights"):
         g.load_guard(tmp_path / "guard", one_bit)
+    in_few_bits = quantized(model, Scheme.parse("int4"))  # a server's weights, with the guard of those before
+    assert g.load_guard(tmp_path / "guard", in_few_bits).origin == guard.origin
+    with pytest.raises(InputError, match="other weights"):
+        g.load_guard(tmp_path / "guard", quantized(other, Scheme.parse("int4")))
     with pytest.raises(InputError, match="width"):  # this one cannot be overruled
         g.load_guard(tmp_path / "guard", make_model(D=16), allow_other_model=True)
 

@@ -16,9 +16,11 @@ from tests.multidevice.start import run_together
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.quantize import Scheme, quantize
 from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.storage import model_folder
+from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.stored_params import ParamsReader
 
 HF = {
@@ -50,6 +52,18 @@ def write(out, hf_config=HF, dtype="float32", **options):
     params = unflatten({path: rng.normal(size=spec.shape).astype(jnp.dtype(dtype)) for path, spec in specs.items()})
     options = {"files_from": None, "template": "plain", "dialect": "llava_v4", "provenance": {}} | options
     return model_folder.write_model_folder(out, params, hf_config, **options), params
+
+
+def test_weights_are_quantised_on_loading_when_asked(tmp_path):
+    folder, params = write(tmp_path / "m")
+    model = vlm_mu_jax.load(folder, with_processor=False, quantize="int4:8")
+    assert model.quantized == "int4:8" and model.stored_sha256 == weights_hash(params)
+    want = quantize(params, Scheme("int4", 8))
+    jax.tree.map(np.testing.assert_array_equal, model.params, want)
+    twice = model_folder.quantized(model, Scheme("int8", None))
+    assert twice.stored_sha256 == model.stored_sha256 and weights_hash(twice.params) != weights_hash(want)
+    with pytest.raises(InputError, match="--quantize=int5"):
+        vlm_mu_jax.load(folder, with_processor=False, quantize="int5")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

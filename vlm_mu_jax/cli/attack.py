@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import attack_methods, command, judge_flags
+from vlm_mu_jax.cli import attack_methods, command, judge_flags, quantize_flag
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.paths import resolved
 
@@ -108,6 +108,7 @@ _BATCH = flags.DEFINE_integer("batch_size", 32, "questions answered at a time", 
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
 flags.adopt_module_key_flags(attack_methods)
 flags.adopt_module_key_flags(judge_flags)
+flags.adopt_module_key_flags(quantize_flag)
 
 
 def main(argv: list[str]) -> None:
@@ -124,7 +125,7 @@ def main(argv: list[str]) -> None:
     mesh = meshes[0] if meshes else None
     folder = model_folder.find(_CHECKPOINT.value)
     records = _records(data)  # a bad file is told before the model is loaded
-    model = model_folder.load(folder, mesh=mesh)
+    model = model_folder.load(folder, mesh=mesh, quantize=quantize_flag.QUANTIZE.value)
     found = attack(
         model,
         records,

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, eval_list, judge_flags
+from vlm_mu_jax.cli import command, eval_list, judge_flags, quantize_flag
 
 if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.evaluate import EvaluateOptions
 
 flags.adopt_module_key_flags(eval_list)
 flags.adopt_module_key_flags(judge_flags)
+flags.adopt_module_key_flags(quantize_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=eval_list.needs_run())
 _DATA = flags.DEFINE_string(
     "data",
@@ -130,6 +131,7 @@ def _options() -> "EvaluateOptions":
         question_kind=_QUESTION_KIND.value,
         columns=parse_columns(_COLUMNS.value),
         history=_HISTORY.value,
+        quantize=quantize_flag.QUANTIZE.value,
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,
     )

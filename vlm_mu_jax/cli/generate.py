@@ -22,8 +22,9 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import chat_loop, command
+from vlm_mu_jax.cli import chat_loop, command, quantize_flag
 
+flags.adopt_module_key_flags(quantize_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
 _PROMPT = flags.DEFINE_string("prompt", None, "the question")
 _HISTORY = flags.DEFINE_string("history", None, "instead of --prompt: a file with one conversation to go on with")
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
     _check_flags()
     command.enable_compilation_cache()
     history = questions.read_conversation(_HISTORY.value) if _HISTORY.value else None
-    model = vlm_mu_jax.load(_CHECKPOINT.value)
+    model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
     if _DATA.value:
         _answer_all(model)
         return

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import command, quantize_flag
 from vlm_mu_jax.files.json_file import write_json
 
 if TYPE_CHECKING:
     from vlm_mu_jax.data.records import Records
     from vlm_mu_jax.training.relearning import RelearnOptions
 
+flags.adopt_module_key_flags(quantize_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder of the unlearned model", required=True)
 _DATA = flags.DEFINE_string("data", None, "folder of the training data and of the questions", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, answers and relearn.json", required=True)
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
         print(evaluation_line(step, options.steps, values), file=sys.stderr, flush=True)
 
     found = relearn(
-        model_folder.load(_CHECKPOINT.value),
+        model_folder.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value),
         records,
         options,
         workdir,
@@ -122,7 +123,8 @@ def _settings(options: "RelearnOptions") -> dict[str, Any]:
     """How the attacker trained, as relearn.json has it."""
     names = ("steps", "every", "batch_size", "learning_rate", "lora_rank", "seed")
     how = {name: getattr(options, name) for name in names}
-    return {**how, "checkpoint": _CHECKPOINT.value, "subset": options.questions.subset}
+    made = {"checkpoint": _CHECKPOINT.value, "quantize": quantize_flag.QUANTIZE.value}
+    return {**how, **made, "subset": options.questions.subset}
 
 
 def _write(workdir: Path, content: dict[str, Any]) -> None:

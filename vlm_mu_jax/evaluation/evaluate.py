@@ -29,6 +29,7 @@ from vlm_mu_jax.evaluation.questions import suite as suites
 from vlm_mu_jax.evaluation.questions.suite import AttackWords, Suite
 from vlm_mu_jax.evaluation.results.summary import Answered, Evaluation, RunName, against, baseline_answers, summarise
 from vlm_mu_jax.evaluation.utility import mmvet
+from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard, open_guard
 from vlm_mu_jax.storage import model_folder
@@ -54,6 +55,7 @@ class EvaluateOptions:
       question_kind: of a data file, the kind of rows that name none: "unsafe", "safe" or "general" (None).
       columns: of a data file, our name of a column -> the file's, such as {"question": "Goal"}.
       history: of dialogues, whose earlier answers stand before a question: the model's "own", or those of the "data".
+      quantize: rounds the weights as storage in few bits would, such as "int4"; see `model.quantize`.
       batch_size: questions answered at a time. max_new_tokens: longest answer.
     """
 
@@ -73,6 +75,7 @@ class EvaluateOptions:
     question_kind: str | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     history: str = "own"
+    quantize: str | None = None
     batch_size: int = 16
     max_new_tokens: int = 256
 
@@ -117,6 +120,7 @@ def evaluate(
       InputError: something is missing or does not fit together. JobError: another process writes the workdir.
     """
     asked = resolve_suite(data, options, attack_words, _sees_images(model))
+    scheme = None if options.quantize is None else Scheme.parse(options.quantize)
     before = None if baseline is None else baseline_answers(baseline, asked)
     labelled = calibration.read(calibrate) if isinstance(calibrate, str | Path) else list(calibrate)
     wrappers.check(options.defence)
@@ -124,7 +128,8 @@ def evaluate(
     if model is None:
         made = _stored(asked, workdir)
     else:
-        model = model if isinstance(model, Model) else model_folder.load(model)
+        model = model_folder.opened(model)
+        model = model if scheme is None else model_folder.quantized(model, scheme)
         settings = _settings(options, judge, asked, model, guard, calibrate)
         made = _generated(model, asked, options, settings, guard, workdir, progress)
     answers = _judged(made.answers, asked, judges, workdir, model is None, progress)
@@ -229,7 +234,7 @@ def _generated(
     else:
         steer, identity = open_guard(model, guard)
     weights = weights_hash(model.params)
-    origin = provenance.collect(model.folder, weights, suite.folder or options.data_root, suite.files, identity)
+    origin = provenance.collect(model, weights, suite.folder or options.data_root, suite.files, identity)
     if workdir is not None:
         hashes = {"weights_sha256": weights, "guard_sha256": identity and identity["sha256"]}
         defence = wrappers.settings(options.defence, options.wording)

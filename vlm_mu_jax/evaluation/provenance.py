@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.storage.model_folder import package_versions
+from vlm_mu_jax.storage.model_folder import Model, package_versions
 
 
 def collect(
-    checkpoint: Path,
+    model: Model,
     weights_sha256: str,
     data_dir: Path | None,
     data_files: Mapping[str, str],
@@ -19,13 +19,18 @@ def collect(
     """The content of provenance.json.
 
     Args:
-      checkpoint: the model folder. What it says of its own source is repeated under "source".
+      model: what its folder says of its own source is repeated under "source".
       weights_sha256: of the parameters as loaded; see `storage.identity`.
       data_dir, data_files: the data folder, and file name -> sha256 of what was read there.
       guard: what identifies the guard, None without one.
     """
     return {
-        "checkpoint": {"folder": str(checkpoint), "weights_sha256": weights_sha256, "source": _source(checkpoint)},
+        "checkpoint": {
+            "folder": str(model.folder),
+            "weights_sha256": weights_sha256,
+            "quantized": model.quantized,
+            "source": _source(model.folder),
+        },
         "data": {"folder": None if data_dir is None else str(data_dir), "sha256": dict(data_files)},
         "guard": dict(guard) if guard else None,
         "git": _git_revision(),

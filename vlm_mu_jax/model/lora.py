@@ -17,7 +17,7 @@ from vlm_mu_jax.model.params import Params, ParamSpec, Specs, flatten, unflatten
 
 PREFIX = "decoder/layers/"
 LINEARS = ("wq_LDNH", "wk_LDKH", "wv_LDKH", "wo_LNHD", "wgate_LDF", "wup_LDF", "wdown_LFD")
-_INPUT_AXES = {"wo_LNHD": 2}  # all other linears read one axis
+INPUT_AXES = {"wo_LNHD": 2}  # all other linears read one axis
 
 
 def adapted_linears(specs: Specs, patterns: tuple[str, ...] = (".*",)) -> list[str]:
@@ -43,7 +43,7 @@ def lora_specs(specs: Specs, patterns: tuple[str, ...], rank: int) -> Specs:
     declared: dict[str, ParamSpec] = {}
     for name in adapted_linears(specs, patterns):
         weight: ParamSpec = specs["decoder"]["layers"][name]
-        split = 1 + _INPUT_AXES.get(name, 1)
+        split = 1 + INPUT_AXES.get(name, 1)
         width = math.prod(weight.shape[1:split])
         inputs = weight.axes[1] if split == 2 else None
         declared[f"{PREFIX}{name}/a"] = ParamSpec((weight.shape[0], width, rank), ("layers", inputs, None), width**-0.5)

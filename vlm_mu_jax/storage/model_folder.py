@@ -27,8 +27,11 @@ from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
+from vlm_mu_jax.model.quantize import Scheme
+from vlm_mu_jax.model.quantize import quantize as quantize_params
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.storage import generation, stored_params
+from vlm_mu_jax.storage.identity import weights_hash
 
 if TYPE_CHECKING:  # brings in transformers
     from vlm_mu_jax.data.prompts import Processor
@@ -66,26 +69,41 @@ _PACKAGES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A model ready to use. processor is None only if `load` was told to do without."""
+    """A model ready to use.
+
+    Attributes:
+      processor: None only if `load` was told to do without.
+      quantized: how its weights were quantised, such as "int4:128"; None for weights as they are stored.
+      stored_sha256: `identity.weights_hash` of the weights before that; None without.
+    """
 
     params: params_lib.Params
     config: config_lib.ModelConfig
     processor: "Processor | None"
     folder: Path
+    quantized: str | None = None
+    stored_sha256: str | None = None
 
 
-def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_processor: bool = True) -> Model:
+def load(
+    folder: str | Path,
+    mesh: jax.sharding.Mesh | None = None,
+    with_processor: bool = True,
+    quantize: str | None = None,
+) -> Model:
     """Loads a model folder, or the final model of a training run.
 
     Args:
       folder: a model folder, or a workdir that holds one in `model/`.
       mesh: where the parameters go; None = the first device.
       with_processor: False skips the tokenizer and image settings (a checkpoint may have none).
+      quantize: the weights are those that storage in few bits would leave: "int8", "int4", "nf4", or one of them with
+        its scales, as in "int4:32"; see `model.quantize`.
 
     Raises:
-      InputError: no such model, weights of another model, unreadable files.
+      InputError: no such model, weights of another model, unreadable files, no such quantisation.
     """
-    folder = find(folder)
+    folder, scheme = find(folder), None if quantize is None else Scheme.parse(quantize)
     cfg = read_config(folder)
     settings = read_settings(folder)
     processor = None
@@ -95,7 +113,15 @@ def load(folder: str | Path, mesh: jax.sharding.Mesh | None = None, with_process
         processor = Processor.from_folder(folder, cfg, settings["template"], settings.get("system"))
         cfg = processor.cfg  # its image plan follows the image processor's config
     params = stored_params.load(folder / PARAMS, vlm.param_specs(cfg), mesh)
-    return Model(params, cfg, processor, folder)
+    model = Model(params, cfg, processor, folder)
+    return model if scheme is None else quantized(model, scheme)
+
+
+def quantized(model: Model, scheme: Scheme) -> Model:
+    """The model with the weights that storage by the scheme would leave."""
+    sha256 = model.stored_sha256 or weights_hash(model.params)
+    params = quantize_params(model.params, scheme)
+    return dataclasses.replace(model, params=params, quantized=str(scheme), stored_sha256=sha256)
 
 
 def opened(model: Model | str | Path) -> Model:

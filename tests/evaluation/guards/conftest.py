@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.steering.conftest import TinyModel, tiny_model
+from tests.steering.conftest import tiny_model
+from vlm_mu_jax.storage.model_folder import Model
 
 
 @pytest.fixture(scope="session")
-def model() -> TinyModel:
+def model() -> Model:
     return tiny_model()

@@ -151,7 +151,7 @@ def _facts(model: Model, defence: Defence, guard: dict | None, suite: Suite, pla
         "guard_sha256": guard and guard["sha256"],
         **wrappers.settings(defence.wrapper, plan.wording),
     }
-    return settings, provenance.collect(model.folder, weights, plan.data, suite.files, guard)
+    return settings, provenance.collect(model, weights, plan.data, suite.files, guard)
 
 
 def _scores(plan: DefencePlan, answers: list[Answer]) -> list[AnswerLikelihood] | None:
