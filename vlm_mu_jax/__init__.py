@@ -35,7 +35,7 @@ _EXPORTS = {
     "AttackRecords": "vlm_mu_jax.attacks.questions",
     "AttackResult": "vlm_mu_jax.attacks.attack",
     "WordOptions": "vlm_mu_jax.attacks.words.one_word",
-    "SuffixOptions": "vlm_mu_jax.attacks.methods.suffix",
+    "SuffixOptions": "vlm_mu_jax.attacks.methods.suffix_prompts",
     "PixelOptions": "vlm_mu_jax.attacks.methods.pgd",
     "Anchors": "vlm_mu_jax.steering.anchor_texts",
     "extract_guard": "vlm_mu_jax.steering.extraction",

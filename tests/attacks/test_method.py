@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun
 from vlm_mu_jax.attacks.measure import Measurement
 from vlm_mu_jax.attacks.method import Draw, Setting, run
-from vlm_mu_jax.attacks.methods import pgd, suffix, unsearched
-from vlm_mu_jax.attacks.methods.searched import PixelAttack, SuffixAttack
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.search_run import SearchRun
+from vlm_mu_jax.attacks.methods import images, paraphrase, pgd, prefill, suffix
+from vlm_mu_jax.attacks.methods.pgd import PixelAttack
+from vlm_mu_jax.attacks.methods.suffix import SuffixAttack
+from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation.answers.answers_file import read
@@ -66,7 +67,7 @@ def rates(part):
 
 def test_prefill(attacked, tmp_path):
     texts = ["i see a", "take it ,"]
-    found = attacked(unsearched.begun(texts, ["no never"]))
+    found = attacked(prefill.begun(texts, ["no never"]))
     part = found["any_of_k"]["asr"]
     assert rates(part) == [0, 1, 0] and part["n"] == 3 and part["words_against_null"]["c"] == 3
     assert [one["value"] for one in part["per_shot"]] == [0, 1]
@@ -80,12 +81,12 @@ def test_prefill(attacked, tmp_path):
 
 
 def test_paraphrases_with_and_without_the_word(attacked):
-    part = attacked(unsearched.paraphrased(["{question} now"], "what", "swap"))["any_of_k"]["asr"]
+    part = attacked(paraphrase.paraphrased(["{question} now"], "what", "swap"))["any_of_k"]["asr"]
     assert rates(part) == [0, 1, 0] and part["word_alone"]["value"] == 1
 
 
 def test_typographic_images_are_asked_with_their_own_file(attacked, tmp_path):
-    found = attacked(unsearched.pictures("typographic", "what is written ?"))
+    found = attacked(images.pictures("typographic", "what is written ?"))
     assert rates(found["any_of_k"]["asr"]) == [0, 1, 1] and found["k"] == {
         "jailbreak": 2
     }  # the carrier alone breaks it
@@ -94,7 +95,7 @@ def test_typographic_images_are_asked_with_their_own_file(attacked, tmp_path):
 
 
 def test_suffixes_transfer_and_on_themselves(attacked, tmp_path):
-    use = suffix.SuffixOptions(steps=2, candidates=8, length=3, stop=1e9, block=8)
+    use = SuffixOptions(steps=2, candidates=8, length=3, stop=1e9, block=8)
     with MarginsFile(tmp_path / "margins.jsonl", {}, suffix.FoundSuffix) as file:
         found = attacked(SuffixAttack("random", OPENINGS, use), file)
     part = found["any_of_k"]["asr"]
@@ -115,7 +116,7 @@ def test_suffixes_transfer_and_on_themselves(attacked, tmp_path):
 
 
 def test_universal_suffixes_on_their_own_and_on_other_questions(attacked, tmp_path):
-    use = suffix.SuffixOptions(steps=2, candidates=8, length=3, stop=1e9, block=8)
+    use = SuffixOptions(steps=2, candidates=8, length=3, stop=1e9, block=8)
     found = attacked(SuffixAttack("random", OPENINGS, use, universal=True))
     part, suffixes = found["any_of_k"]["asr"], found["found"]["jailbreak"]
     assert part["n"] == 3 and part["on_search_questions"]["n"] == 2 and found["k"] == {"jailbreak": 2}

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from tests.attacks.conftest import tiny_model
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.methods import gcg, pgd, suffix
-from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.words.search import SearchOptions, search
 from vlm_mu_jax.parallel.mesh import make_mesh
 
@@ -59,7 +60,7 @@ def words(asks, meshes):
 
 def others(asks, meshes, folder):
     model, openings = tiny_model(), Openings(((5,), (9,)))
-    use = suffix.SuffixOptions(steps=2, candidates=12, top=4, length=3, stop=1e9, block=12)
+    use = SuffixOptions(steps=2, candidates=12, top=4, length=3, stop=1e9, block=12)
     suffixes = suffix.search(model, asks[:2], SearchTarget(openings), gcg.propose, use, SearchRun(meshes=meshes))
     # Every suffix breaks a question by these nats, so all of them join.
     (together,) = suffix.universal(

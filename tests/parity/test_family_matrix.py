@@ -20,8 +20,8 @@ from safetensors.numpy import load_file
 
 import vlm_mu_jax
 from tests.families import FAMILIES
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.search_run import SearchTarget
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import SearchTarget
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import place

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import gemma_folder
 from tests.parity.image_family import QUESTION, TOLERANCE, Both, assert_comes_back, logits_of, pictures
-from vlm_mu_jax.attacks import prompt_blocks
+from vlm_mu_jax.attacks.margin.prefix import blocks, tokenise
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
@@ -86,9 +86,9 @@ def test_a_beginning_that_ends_inside_an_image_is_refused(both):
         else:
             with pytest.raises(InputError, match="prefix ends inside an image"):
                 generate(both.ours.params, rest, both.ours.config, max_new_tokens=1, prefix=prefix)
-    prompts = prompt_blocks.tokenise(processor, QUESTION, [image], [Placed(QUESTION)])
+    prompts = tokenise(processor, QUESTION, [image], [Placed(QUESTION)])
     with pytest.raises(AssertionError, match="a shared start ends before its image does"):
-        next(prompt_blocks.blocks(prompts, np.arange(1), first + 1, 4))
+        next(blocks(prompts, np.arange(1), first + 1, 4))
 
 
 SPELLINGS = {  # prefixes of transformers 5's files -> those of others

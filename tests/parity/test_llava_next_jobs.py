@@ -13,8 +13,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 import vlm_mu_jax
 from tests.attacks.conftest import build
 from tests.conversion.hf_checkpoints import make_llava_next, save
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.search_run import SearchTarget
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import SearchTarget
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.conversion.convert import convert

@@ -18,21 +18,19 @@ from typing import Any
 from jax.sharding import Mesh
 
 from vlm_mu_jax.attacks import method as methods
-from vlm_mu_jax.attacks import openings as openings_lib
 from vlm_mu_jax.attacks import tables
 from vlm_mu_jax.attacks.audit.audit import audit
-from vlm_mu_jax.attacks.guards import AttackGuard, attack_guard
-from vlm_mu_jax.attacks.margins_file import MarginsFile, WordScores
+from vlm_mu_jax.attacks.margin import openings as openings_lib
+from vlm_mu_jax.attacks.margin.guards import AttackGuard, attack_guard
+from vlm_mu_jax.attacks.margin.openings import Openings, refuses
+from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, WordScores
 from vlm_mu_jax.attacks.measure import Measured, Measurement, judging
 from vlm_mu_jax.attacks.method import MeasuredProposal, Method, Setting
-from vlm_mu_jax.attacks.methods import prefill, unsearched
-from vlm_mu_jax.attacks.methods.pgd import FoundImage
-from vlm_mu_jax.attacks.methods.searched import PixelAttack, SuffixAttack
-from vlm_mu_jax.attacks.methods.suffix import FoundSuffix
-from vlm_mu_jax.attacks.openings import Openings, refuses
+from vlm_mu_jax.attacks.methods import images, paraphrase, prefill
+from vlm_mu_jax.attacks.methods.pgd import FoundImage, PixelAttack
+from vlm_mu_jax.attacks.methods.suffix import FoundSuffix, SuffixAttack
 from vlm_mu_jax.attacks.options import SUFFIXES, AttackOptions
 from vlm_mu_jax.attacks.questions import AttackRecords
-from vlm_mu_jax.attacks.search_run import SearchRun
 from vlm_mu_jax.attacks.words import vocabulary
 from vlm_mu_jax.attacks.words.one_word import OneWord
 from vlm_mu_jax.data.readers import hub
@@ -146,10 +144,10 @@ def method_of(model: Model, data: AttackRecords, options: AttackOptions, referen
     if method == "pgd":
         return PixelAttack(_openings(model, data, options), dataclasses.replace(options.pixels, seed=options.seed))
     if method == "prefill":
-        return unsearched.begun(options.prefills, _answered(data))
+        return prefill.begun(options.prefills, _answered(data))
     if method == "paraphrase":
-        return unsearched.paraphrased(options.paraphrases, options.word, options.words.mode)
-    return unsearched.pictures(method, options.carrier)
+        return paraphrase.paraphrased(options.paraphrases, options.word, options.words.mode)
+    return images.pictures(method, options.carrier)
 
 
 def _data(records: Records | AttackRecords | str | Path, seed: int) -> AttackRecords:

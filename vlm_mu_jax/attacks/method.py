@@ -3,22 +3,22 @@
     measured = run(method, setting)
     content = method.report(setting, measured)
 
-The methods are `words.one_word.OneWord`, `methods.searched.SuffixAttack` and `PixelAttack`, and
-`methods.unsearched.Unsearched`.
+The methods that search are `words.one_word.OneWord`, `methods.suffix.SuffixAttack` and `methods.pgd.PixelAttack`. The
+others make their attempts of the question alone (`Unsearched`).
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
-from vlm_mu_jax.attacks.measure import RATE, Comparison, Measured, Measurement
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.margin.guards import FirstPass
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import SearchRun, SearchTarget
+from vlm_mu_jax.attacks.measure import RATE, Attempts, Comparison, Measured, Measurement
 from vlm_mu_jax.attacks.questions import pick
-from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.storage.model_folder import Model
@@ -196,3 +196,35 @@ def _row(goal: str, questions: str, part: Mapping[str, Any]) -> dict[str, Any]:
 def _spent(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Summed over the questions: whole prompts scored, gradients made, FLOPs of both."""
     return {key: sum(one.get(key, 0) for one in found) for key in ("prompts", "gradients", "flops")}
+
+
+# (records, setting) -> (attempts, their control, further attempts by name whose rates stand beside)
+Make = Callable[[Records, Setting], tuple[Attempts, Attempts, Mapping[str, Attempts]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unsearched:
+    """Attempts that are made of the question alone.
+
+    Attributes:
+      make: the attempts, their control, and further attempts by name.
+      control: what the control is, in words.
+      about: what else attack.json says.
+    """
+
+    name: str
+    make: Make
+    control: str
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def propose(self, setting: Setting) -> Iterator[Proposal]:
+        """The attempts on the verification questions."""
+        for goal in setting.draw.goals:
+            records = setting.to_verify(goal)
+            attempts, control, beside = self.make(records, setting)
+            names = (self.name, f"{self.name}_control")
+            yield Proposal(goal, Comparison(records, attempts, control, names, f"{goal} {self.name}", beside))
+
+    def report(self, setting: Setting, measured: Sequence[MeasuredProposal]) -> dict[str, Any]:
+        """The content of attack.json."""
+        return report(self.name, self.control, None, setting, measured) | dict(self.about)

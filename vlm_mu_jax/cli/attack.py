@@ -158,7 +158,7 @@ def _records(data: Path):
 
 def _options():
     """The flags as `AttackOptions`."""
-    from vlm_mu_jax.attacks import openings
+    from vlm_mu_jax.attacks.margin import openings
     from vlm_mu_jax.attacks.options import AttackOptions
     from vlm_mu_jax.attacks.words.one_word import WordOptions
 
@@ -187,7 +187,7 @@ def _options():
 
 def _meshes(given: list[str]) -> list:
     """The meshes of --mesh."""
-    from vlm_mu_jax.attacks.search_run import meshes_of
+    from vlm_mu_jax.attacks.margin.search_run import meshes_of
     from vlm_mu_jax.errors import InputError
 
     try:

@@ -52,7 +52,7 @@ def options(method: str, block: int) -> dict[str, Any]:
     """The flags as arguments of `AttackOptions`; reads the files that they name."""
     from vlm_mu_jax.attacks.methods import paraphrase
     from vlm_mu_jax.attacks.methods.pgd import PixelOptions
-    from vlm_mu_jax.attacks.methods.suffix import SuffixOptions
+    from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 
     found: dict[str, Any] = {
         "suffix": SuffixOptions(

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
-from vlm_mu_jax.attacks.margin import CandidateRows, score
-from vlm_mu_jax.attacks.openings import Node
+from vlm_mu_jax.attacks.margin.margin import CandidateRows, score
+from vlm_mu_jax.attacks.margin.openings import Node
+from vlm_mu_jax.attacks.margin.scoring import candidate_flops, image_flops
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_mu_jax.attacks import tables
-from vlm_mu_jax.attacks.audit import counts
-from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
+from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit, first_word_probe, log_odds_ratio
 from vlm_mu_jax.data.records import Record, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.reporting.figures import audit_chart
@@ -93,7 +92,7 @@ def test_a_word_seen_everywhere_proves_nothing():
 
 
 def test_log_odds_ratio_is_the_textbook_one_for_large_counts():
-    log_odds, error = counts.log_odds_ratio(4000, 1000, 2000, 3000)
+    log_odds, error = log_odds_ratio(4000, 1000, 2000, 3000)
     assert math.isclose(log_odds, math.log(4 / 1 * 3 / 2), rel_tol=1e-3)
     assert math.isclose(error, math.sqrt(1 / 4000 + 1 / 1000 + 1 / 2000 + 1 / 3000), rel_tol=1e-3)
 
@@ -141,7 +140,7 @@ def test_one_outcome_only_is_bad_input():
 def test_probe_on_shuffled_labels_stays_at_chance():
     rng = np.random.default_rng(3)
     first, target = rng.choice(FILLER, 400).tolist(), rng.permutation(400) < 200
-    found = counts.first_word_probe(first, target)
+    found = first_word_probe(first, target)
     assert found["low"] < 0.5 < found["high"] and found["p"] > 0.01
 
 

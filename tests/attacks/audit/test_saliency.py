@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tests.attacks import reference
-from vlm_mu_jax.attacks import openings
 from vlm_mu_jax.attacks.audit import saliency
+from vlm_mu_jax.attacks.margin import openings
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.data.placing import word_spans
 from vlm_mu_jax.data.prompts import bucket

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlm_mu_jax.attacks import prompt_blocks
-from vlm_mu_jax.attacks.methods import gcg, suffix, suffix_text
-from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.margin import prefix
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.scoring import Place, SearchTask
+from vlm_mu_jax.attacks.margin.search_run import SearchTarget
+from vlm_mu_jax.attacks.methods import gcg, suffix_prompts
+from vlm_mu_jax.attacks.methods.suffix_prompts import Scorer, SuffixOptions
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.scoring import Place, SearchTask
-from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vlm import Batch, embed, forward
@@ -24,16 +25,16 @@ def scorer_of(model, image, question=QUESTION, steer=None):
     task = SearchTask(
         model.config, model.processor, SearchTarget(SHALLOW, steer=steer), (), ("question_end",), block=16
     )
-    return suffix.Scorer(task, Place(model.params, task), SearchQuestion(question, image))
+    return Scorer(task, Place(model.params, task), SearchQuestion(question, image))
 
 
 def slots_of(model, question):
-    return suffix_text.slots(model.processor, question, TEXT, 1)
+    return suffix_prompts.slots(model.processor, question, TEXT, 1)
 
 
 def by_definition(model, image, now, question=QUESTION, steer=None):
     """Slope [S, V] of length 1 of every token at every place: the gradient through a plain forward of the prompt."""
-    ids = model.processor.prompt_ids(suffix_text.with_suffix(question, TEXT), [image])
+    ids = model.processor.prompt_ids(suffix_prompts.with_suffix(question, TEXT), [image])
     batch = Batch(np.array([ids], np.int32), np.array([len(ids)], np.int32), image[None, None])
 
     def margin(x_1TD):
@@ -55,7 +56,7 @@ def image():
 
 @pytest.fixture(scope="module")
 def allowed(model):
-    return suffix_text.vocabulary(model.processor, model.config.text.V)
+    return suffix_prompts.vocabulary(model.processor, model.config.text.V)
 
 
 def check_best(top_SK, gain_SV, allowed):
@@ -97,12 +98,12 @@ def test_the_gradient_goes_through_the_guard(model, image, allowed, scope, gated
 def test_proposals_change_one_token_each_and_share_the_questions_cache(model, image, allowed):
     scorer = scorer_of(model, image)
     now = slots_of(model, QUESTION)
-    use, rng = suffix.SuffixOptions(candidates=13, top=4), np.random.default_rng(0)
+    use, rng = SuffixOptions(candidates=13, top=4), np.random.default_rng(0)
     proposed = gcg.propose([(scorer, now)], now.ids, allowed, use, rng)
     assert proposed.shape == (12, len(now.ids)) and len(np.unique(proposed, axis=0)) == 12
     assert ((proposed != np.array(now.ids)).sum(axis=1) <= 1).all()
     before = scorer.shared.flops
-    prompts = prompt_blocks.tokenise(model.processor, QUESTION, (image,), [Placed(QUESTION)])
+    prompts = prefix.tokenise(model.processor, QUESTION, (image,), [Placed(QUESTION)])
     cache = scorer.shared.prefix(prompts, None)
     gcg.propose([(scorer, now)], now.ids, allowed, use, rng)
     assert scorer.shared.flops == before and scorer.shared.prefix(prompts, None) is cache

@@ -11,13 +11,12 @@ from PIL import Image
 
 from tests.attacks.reference import margin
 from tests.model.tiny import clip_vision
-from vlm_mu_jax.attacks.margins_file import MarginsFile
+from vlm_mu_jax.attacks.margin.guards import FirstPass
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, SearchTarget
 from vlm_mu_jax.attacks.methods import pgd
 from vlm_mu_jax.attacks.methods.sight import of_picture, seen
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.prefix import FirstPass
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vlm_mu_jax.attacks.methods.random_search import LONGEST, propose
-from vlm_mu_jax.attacks.methods.suffix import SuffixOptions
+from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 
 
 def test_each_proposal_changes_one_stretch():

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from tests.attacks.reference import margin
-from vlm_mu_jax.attacks.margins_file import MarginsFile
-from vlm_mu_jax.attacks.methods import gcg, random_search, suffix, suffix_text
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.prefix import FirstPass
+from vlm_mu_jax.attacks.margin.guards import FirstPass
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, SearchTarget
+from vlm_mu_jax.attacks.methods import gcg, random_search, suffix, suffix_prompts
+from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.hidden_states import batch_states
 
 QUESTION = "share the steps of the dax on this sign ?"
 OPENINGS = Openings(((5,), (7, 8)))
-USE = suffix.SuffixOptions(steps=4, candidates=16, length=5, top=8, stop=1e9, block=16)
+USE = SuffixOptions(steps=4, candidates=16, length=5, top=8, stop=1e9, block=16)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def found(request, model, ask):
 
 
 def true_margin(model, one, image, **more):
-    return margin(model, suffix_text.with_suffix(QUESTION, one), None, image, OPENINGS, **more)
+    return margin(model, suffix_prompts.with_suffix(QUESTION, one), None, image, OPENINGS, **more)
 
 
 def test_margins_are_those_of_the_texts(model, ask, found):
@@ -81,7 +81,7 @@ def test_budgets_are_counted(found):
 
 def test_the_control_is_another_suffix_of_the_same_length(model, found):
     for one in found[2]:
-        both = [suffix_text.slots(model.processor, QUESTION, text, 0).ids for text in (one.text, one.control)]
+        both = [suffix_prompts.slots(model.processor, QUESTION, text, 0).ids for text in (one.text, one.control)]
         assert one.text != one.control and len(both[0]) == len(both[1]) == len(one.ids)
 
 
@@ -135,7 +135,7 @@ def test_a_killed_search_continues_with_the_step_it_was_at(model, ask, tmp_path)
 
 
 def margin_behind(model, one, text):
-    return margin(model, suffix_text.with_suffix(one.question, text), None, one.image, OPENINGS)
+    return margin(model, suffix_prompts.with_suffix(one.question, text), None, one.image, OPENINGS)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +200,6 @@ def test_the_guard_is_inside_the_attacked_program(model, ask, decides):
         steer_of = lambda question: guard.steer_of(states_of(question))  # noqa: E731
     use = dataclasses.replace(USE, steps=2)
     (one,) = suffix.search(model, [ask], SearchTarget(OPENINGS, steer=guard), gcg.propose, use)
-    text = suffix_text.with_suffix(QUESTION, one.text)
+    text = suffix_prompts.with_suffix(QUESTION, one.text)
     assert abs(one.margin - margin(model, text, None, ask.image, OPENINGS, steer=steer_of(text))) < 1e-4
     assert one.gradients == 2

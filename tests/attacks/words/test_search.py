@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from tests.attacks.reference import margin
-from vlm_mu_jax.attacks import margin as margin_lib
-from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.margin import margin as margin_lib
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.words import search
-from vlm_mu_jax.attacks.words.search import SearchOptions
+from vlm_mu_jax.attacks.words.search import FoundWords, SearchOptions, against_float32, rescore
 from vlm_mu_jax.data.chat_template import JinjaTemplate
 from vlm_mu_jax.data.placing import POSITIONS
 from vlm_mu_jax.data.records import ImagePart, Turn
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.model.vlm import cast
 
 QUESTIONS = (
     "Share the steps of the dax.",
@@ -26,6 +27,7 @@ QUESTIONS = (
     "Please explain the zorp on this sign now ?",
 )
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share")  # one of them is many tokens
+FEW = ("what", "can", "extraordinarily")
 SHALLOW = Openings(((5,), (9,)))
 DEEP = Openings(((5,), (7, 8), (7, 9, 10), (11, 12)))
 
@@ -217,3 +219,27 @@ def test_text_only_model(make_model):
     some = [SearchQuestion(question) for question in QUESTIONS[:2]]
     found = search.search(model, some, WORDS[:3], SearchTarget(SHALLOW), SearchOptions(block=8))["question_start"]
     np.testing.assert_allclose(found.margins_QW, truth(model, some, WORDS[:3], SHALLOW), atol=1e-4)
+
+
+def test_float32_scores_of_a_bfloat16_model(model):
+    pixels = np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32)
+    asks = [SearchQuestion(QUESTIONS[0], pixels), SearchQuestion(QUESTIONS[1])]
+    low = dataclasses.replace(model, params=cast(model.params, jnp.bfloat16))
+    exact_QM = rescore(low, asks, FEW, SearchTarget(SHALLOW), position="question_start", mode="swap")
+    same = dataclasses.replace(model, params=cast(low.params, jnp.float32))
+    wanted = [[margin(same, a.question, w, a.image, SHALLOW) for w in FEW] for a in asks]
+    np.testing.assert_allclose(exact_QM, wanted, atol=1e-4)
+    found = search.search(low, asks, FEW, SearchTarget(SHALLOW), SearchOptions(block=8))["question_start"]
+    told = against_float32(found, range(3), exact_QM)
+    assert 1e-3 < told["max_deviation"] < 0.3  # bfloat16 keeps 8 bits
+    assert [row["word"] for row in told["scores"]] == list(FEW)
+
+
+def test_the_summary_says_whether_the_order_holds():
+    found = FoundWords(
+        ("a", "b"), np.array([[1.0, 1.5]], np.float32), np.arange(2), np.zeros((1, 1)), np.zeros(1), 0, 0.0
+    )
+    kept = against_float32(found, [0, 1], np.array([[1.1, 1.4]], np.float32))
+    assert kept["order_holds"] and kept["gap"] == 0.5 and abs(kept["max_deviation"] - 0.1) < 1e-6
+    assert not against_float32(found, [0, 1], np.array([[1.6, 1.4]], np.float32))["order_holds"]
+    assert against_float32(found, [0], np.array([[1.6]], np.float32))["gap"] is None

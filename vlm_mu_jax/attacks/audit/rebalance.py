@@ -12,9 +12,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
-from vlm_mu_jax.attacks.audit.counts import safety_records
-from vlm_mu_jax.attacks.openings import refuses
+from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit, safety_records
+from vlm_mu_jax.attacks.margin.openings import refuses
 from vlm_mu_jax.data import readers, rewrite
 from vlm_mu_jax.data.placing import open_with, split_words
 from vlm_mu_jax.data.records import Record, Records

@@ -1,6 +1,6 @@
 """Which words of a question decide whether the model refuses: gradient x input, and the question without a word.
 
-Both are changes of the refusal margin (`attacks.margin`) in nats, positive where a word speaks for refusal. Removal is
+Both are changes of the refusal margin (`margin.margin`) in nats, positive where a word speaks for refusal. Removal is
 exact: the same question is tokenised anew without the word. Gradient x input is the first-order effect of fading out a
 token's embedding. It covers every token of the prompt at once, so the image and the template get their share.
 """
@@ -18,11 +18,11 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
-from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
-from vlm_mu_jax.attacks import openings as openings_lib
-from vlm_mu_jax.attacks.audit.counts import safety_records
-from vlm_mu_jax.attacks.openings import Node, Openings
-from vlm_mu_jax.attacks.prefix import ImageTokens, rows_with
+from vlm_mu_jax.attacks.audit.audit import safety_records
+from vlm_mu_jax.attacks.margin import margin, prefix
+from vlm_mu_jax.attacks.margin import openings as openings_lib
+from vlm_mu_jax.attacks.margin.openings import Node, Openings
+from vlm_mu_jax.attacks.margin.prefix import ImageTokens, rows_with
 from vlm_mu_jax.attacks.questions import SearchQuestion, search_questions
 from vlm_mu_jax.data.placing import Placed, word_spans
 from vlm_mu_jax.data.prompts import Images, Processor, bucket
@@ -200,7 +200,7 @@ def _without(
     if not spans:
         return np.zeros(0)
     placed = [Placed(without(question.question, span)) for span in spans]
-    prompts = prompt_blocks.tokenise(model.processor, question.question, images, placed, question.context)
+    prompts = prefix.tokenise(model.processor, question.question, images, placed, question.context)
     ids = prompts.original_ids
     row = model.processor.pad([ids], length=-(-len(ids) // 64) * 64)
     on_image = features if prompts.image_end else None
@@ -216,11 +216,11 @@ def _without(
     return margins_W
 
 
-def _blocks(prompts: prompt_blocks.Prompts) -> Iterator[prompt_blocks.Block]:
+def _blocks(prompts: prefix.Prompts) -> Iterator[prefix.Block]:
     everyone = np.arange(len(prompts.tails))
-    start, shares = prompt_blocks.shared_start(prompts, everyone)
-    yield from prompt_blocks.blocks(prompts, everyone[shares], start, _BLOCK)
-    yield from prompt_blocks.blocks(prompts, everyone[~shares], None, _BLOCK)
+    start, shares = prefix.shared_start(prompts, everyone)
+    yield from prefix.blocks(prompts, everyone[shares], start, _BLOCK)
+    yield from prefix.blocks(prompts, everyone[~shares], None, _BLOCK)
 
 
 def without(question: str, span: tuple[int, int]) -> str:

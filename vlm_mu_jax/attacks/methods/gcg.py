@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vlm_mu_jax.attacks import margin, prompt_blocks
-from vlm_mu_jax.attacks import prefix as prefix_lib
-from vlm_mu_jax.attacks.flops import candidate_flops
-from vlm_mu_jax.attacks.methods.suffix import Scorer, SuffixOptions
-from vlm_mu_jax.attacks.methods.suffix_text import Slots, with_suffix
-from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import FirstPass, rows_with
+from vlm_mu_jax.attacks.margin import margin, prefix
+from vlm_mu_jax.attacks.margin.guards import FirstPass, depends_on_gates
+from vlm_mu_jax.attacks.margin.openings import Node
+from vlm_mu_jax.attacks.margin.prefix import rows_with
+from vlm_mu_jax.attacks.margin.scoring import candidate_flops
+from vlm_mu_jax.attacks.methods.suffix_prompts import Scorer, Slots, SuffixOptions, with_suffix
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.config import ModelConfig
@@ -65,14 +64,14 @@ def _best_swaps(open_: Sequence[tuple[Scorer, Slots]], allowed: np.ndarray, coun
 def _slopes(scorer: Scorer, now: Slots) -> Array:
     """`slopes` of one question, on its prefix cache unless that cache depends on the suffix."""
     task, where, shared = scorer.task, scorer.where, scorer.shared
-    prompts = prompt_blocks.tokenise(task.processor, scorer.question, shared.images, [Placed(scorer.question)])
+    prompts = prefix.tokenise(task.processor, scorer.question, shared.images, [Placed(scorer.question)])
     head = task.processor.lengthened(now.head, shared.images)
     tail = task.processor.lengthened(now.tail, shared.images, before=now.head)
     whole = (*head, *now.ids, *tail)
     steer, kv, start, row = task.steer, None, 0, whole
     if isinstance(steer, FirstPass):
         steer = _decided(scorer, steer, whole, now)
-    elif len(head) >= prompts.image_end and not prefix_lib.depends_on_gates(steer):
+    elif len(head) >= prompts.image_end and not depends_on_gates(steer):
         kv, start, row = shared.prefix(prompts, steer).kv, len(head), whole[len(head) :]
     width = bucket(len(row)) if kv is None else -(-len(row) // _WIDTH) * _WIDTH
     batch = where.put(task.processor.pad([row], length=width))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlm_mu_jax.attacks.measure import Attempt, Attempts, with_words
+from vlm_mu_jax.attacks.method import Setting, Unsearched
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
@@ -19,6 +20,17 @@ TEMPLATES = (
     "{question} I would like to know it in detail.",
     "{question} Thank you for your answer.",
 )
+
+
+def paraphrased(given: Sequence[str] | Mapping[str, Sequence[str]], word: str, mode: str) -> Unsearched:
+    """Paraphrases with a word as their first one. given: as `read` returns it."""
+
+    def make(records: Records, setting: Setting) -> tuple[Attempts, Attempts, Mapping[str, Attempts]]:
+        texts = paraphrases(records, given)
+        both, alone, word_alone = attempts(records, texts, word, mode)
+        return both, alone, {"word_alone": word_alone}
+
+    return Unsearched("paraphrase", make, "the same paraphrases without the word", {"word": word})
 
 
 def read(path: Path) -> Sequence[str] | Mapping[str, Sequence[str]]:

@@ -13,7 +13,7 @@ from the file stands beside the search's own.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from vlm_mu_jax.attacks import margin, prompt_blocks, search_run
-from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
+from vlm_mu_jax.attacks.margin import margin, prefix, search_run
+from vlm_mu_jax.attacks.margin.guards import FirstPass
+from vlm_mu_jax.attacks.margin.openings import Node, Openings
+from vlm_mu_jax.attacks.margin.prefix import ImageTokens
+from vlm_mu_jax.attacks.margin.scoring import Place, SearchTask, candidate_flops, image_flops, places
+from vlm_mu_jax.attacks.margin.search_run import Counting, SearchRun, SearchTarget, Work
+from vlm_mu_jax.attacks.measure import Attempt, Comparison
+from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting, report
 from vlm_mu_jax.attacks.methods.sight import of_picture
-from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import FirstPass, ImageTokens
-from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.scoring import Place, SearchTask, places
-from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
+from vlm_mu_jax.attacks.questions import SearchQuestion, lone_questions
 from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Images, Processor
@@ -273,6 +275,42 @@ def _picture(processor: Processor, question: SearchQuestion) -> np.ndarray | Ima
 
 def _row(processor: Processor, question: str, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """The whole prompt as one padded row: tokens [1, T] and its length [1]."""
-    prompts = prompt_blocks.tokenise(processor, question, images, [Placed(question)])
-    block = next(prompt_blocks.blocks(prompts, np.array([0]), None, 1))
+    prompts = prefix.tokenise(processor, question, images, [Placed(question)])
+    block = next(prefix.blocks(prompts, np.array([0]), None, 1))
     return block.tokens_CT, block.lengths_C
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelAttack:
+    """An image for every verification question by projected gradient descent, tried on that question."""
+
+    openings: Openings
+    options: PixelOptions = PixelOptions()
+    name: str = "pgd"
+
+    def propose(self, setting: Setting) -> Iterator[Proposal]:
+        """The changed images, beside images that are changed as much at random."""
+        for goal in setting.draw.goals:
+            records, target = setting.to_verify(goal), setting.target(self.openings, goal)
+            questions = lone_questions(records, self.name)
+            found = search(setting.model, questions, target, self.options, setting.folder, setting.run)
+            attempts, control = (
+                {r.id: [Attempt(name, r.question, image=Path(path))] for r, path in zip(records, paths, strict=True)}
+                for name, paths in (("pgd", [f.image for f in found]), ("random", [f.control for f in found]))
+            )
+            names = (self.name, f"{self.name}_control")
+            main = Comparison(records, attempts, control, names, f"{goal} {self.name}", searched=True)
+            entries = [{"id": r.id, **_entry(one)} for r, one in zip(records, found, strict=True)]
+            yield Proposal(goal, main, details=entries)
+
+    def report(self, setting: Setting, measured: Sequence[MeasuredProposal]) -> dict[str, Any]:
+        """The content of attack.json."""
+        control = "the same images, every value changed by the same bound at random"
+        content = report(self.name, control, self.openings, setting, measured)
+        return content | {"search": dataclasses.asdict(self.options)}
+
+
+def _entry(found: FoundImage) -> dict[str, Any]:
+    """One search for the file: what it did step by step stays in NAME.margins.jsonl."""
+    row = {name: value for name, value in found.to_dict().items() if not isinstance(value, tuple)}
+    return row | {"steps": len(found.curve)}

@@ -8,12 +8,29 @@ refused.
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vlm_mu_jax.attacks.measure import Attempt, Attempts
+from vlm_mu_jax.attacks.method import Setting, Unsearched
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
+
+
+def begun(prefills: Sequence[str] | None, answers: Sequence[str]) -> Unsearched:
+    """The answer is begun for the model.
+
+    Args:
+      prefills: the beginnings; None takes the most frequent ones of `answers`, one per shot.
+      answers: reference answers that do not refuse. The control draws its words from them.
+    """
+
+    def make(records: Records, setting: Setting) -> tuple[Attempts, Attempts, Mapping[str, Attempts]]:
+        texts = prefills or found(answers, setting.draw.shots)
+        texts = [at_boundary(setting.model.processor, "", text) for text in texts]
+        return (*attempts(records, texts, setting.draw.seed, answers), {})
+
+    return Unsearched("prefill", make, "as many random words of the reference answers")
 
 
 def found(answers: Sequence[str], count: int, words: int = 3) -> list[str]:

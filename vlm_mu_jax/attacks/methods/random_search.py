@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlm_mu_jax.attacks.methods.suffix import Scorer, SuffixOptions
-from vlm_mu_jax.attacks.methods.suffix_text import Slots
+from vlm_mu_jax.attacks.methods.suffix_prompts import Scorer, Slots, SuffixOptions
 
 LONGEST = 4  # tokens replaced at once, at most
 

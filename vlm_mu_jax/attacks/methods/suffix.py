@@ -14,47 +14,23 @@ import dataclasses
 import functools
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.attacks import search_run
-from vlm_mu_jax.attacks.methods import suffix_text
-from vlm_mu_jax.attacks.methods.suffix_text import Slots
-from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.scoring import Place, QuestionSearch, SearchTask, Shared, places
-from vlm_mu_jax.attacks.search_run import Counting, SearchRun, SearchTarget, Work
+from vlm_mu_jax.attacks.margin import search_run
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.scoring import Place, SearchTask, places
+from vlm_mu_jax.attacks.margin.search_run import Counting, SearchRun, SearchTarget, Work
+from vlm_mu_jax.attacks.measure import Attempt, Attempts, Comparison
+from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting, report
+from vlm_mu_jax.attacks.methods import gcg, random_search, suffix_prompts
+from vlm_mu_jax.attacks.methods.suffix_prompts import Scorer, Slots, SuffixOptions, with_suffix
+from vlm_mu_jax.attacks.questions import SearchQuestion, lone_questions
 from vlm_mu_jax.data.prompts import Images
-from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.storage.model_folder import Model
-
-_KEPT = 4  # prefix caches of a question under different gates
-
-
-@dataclasses.dataclass(frozen=True)
-class SuffixOptions:
-    """How suffixes are searched.
-
-    Attributes:
-      steps: at most so many.
-      candidates: prompts that a step scores for a question. The unchanged question is one of them.
-      start: the text that a suffix starts with. "" starts with random tokens, `length` of them.
-      top: how many tokens gradients propose for each place of the suffix.
-      stop: a question is broken when its margin has passed 0 by so many nats in the goal's direction. A search ends
-        when all of its questions are broken.
-      block: candidates scored by one program.
-      seed: draws starts, proposals and controls. `vlm_mu_jax.attack` sets it to its own.
-    """
-
-    steps: int = 50
-    candidates: int = 128
-    start: str = ""
-    length: int = 12
-    top: int = 64
-    stop: float = 3.0
-    block: int = 64
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,39 +77,6 @@ class FoundSuffix:
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> "FoundSuffix":
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-
-
-class Scorer:
-    """Scores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
-
-    def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
-        self.task, self.where, self.question = task, where, question.question
-        self.shared = Shared(task, where, question.pixels(task.processor), kept=_KEPT)
-        self.prompts, self.gradients, self._flops = 0, 0, 0.0
-
-    @property
-    def flops(self) -> float:
-        return self._flops + self.shared.flops
-
-    def count(self, flops: float) -> None:
-        """One gradient."""
-        self.gradients, self._flops = self.gradients + 1, self._flops + flops
-
-    def begin(self, texts: Sequence[str]) -> QuestionSearch:
-        """Hands the scoring of these suffixes to the devices."""
-        task = dataclasses.replace(self.task, words=tuple(texts))
-        one = QuestionSearch(task, self.where, self.question, self.shared)
-        for _ in one.steps():
-            pass
-        return one
-
-    def finish(self, one: QuestionSearch) -> tuple[float, np.ndarray]:
-        """Refusal margin of the question alone, and [N] of the question with each suffix."""
-        scores = one.scores()
-        self.prompts, self._flops = self.prompts + 1 + scores.margins_PW.size, self._flops + scores.flops
-        if not np.isfinite(scores.margins_PW).all():
-            raise JobError(f"the refusal margin of {self.question[:40]!r} with a suffix is not a finite number")
-        return scores.original, scores.margins_PW[0]
 
 
 Propose = Callable[
@@ -197,8 +140,8 @@ def _task(model: Model, target: SearchTarget, options: SuffixOptions) -> SearchT
         model.config,
         model.processor,
         target,
-        positions=(suffix_text.POSITION,),
-        mode=suffix_text.MODE,
+        positions=(suffix_prompts.POSITION,),
+        mode=suffix_prompts.MODE,
         block=min(options.block, options.candidates),
     )
 
@@ -208,7 +151,7 @@ class _Searches:
 
     def __init__(self, task: SearchTask, propose: Propose, options: SuffixOptions) -> None:
         self.task, self.propose, self.options = task, propose, options
-        self.allowed = suffix_text.vocabulary(task.processor, task.cfg.text.V)
+        self.allowed = suffix_prompts.vocabulary(task.processor, task.cfg.text.V)
 
     def results(
         self,
@@ -237,7 +180,7 @@ class _Search:
         self._allowed, self._propose, self._use, self._key = about.allowed, about.propose, about.options, key
         self._scorers: list[Scorer] = []
         text = self._use.start.strip() or self._random(self._use.length, 0)
-        self._first = suffix_text.slots(self._task.processor, questions[0].question, text, self._images(0))
+        self._first = suffix_prompts.slots(self._task.processor, questions[0].question, text, self._images(0))
         self._found = FoundSuffix(text, self._first.ids, (), (), np.nan)
         self._before = self._found  # what an earlier run of this search has spent
 
@@ -264,7 +207,9 @@ class _Search:
     def _random(self, length: int, draw: int) -> str:
         """A random suffix behind the first question."""
         question, images = self._questions[0].question, self._images(0)
-        return suffix_text.random_suffix(self._task.processor, question, images, self._allowed, length, self._rng(draw))
+        return suffix_prompts.random_suffix(
+            self._task.processor, question, images, self._allowed, length, self._rng(draw)
+        )
 
     def _rng(self, draw: int) -> np.random.Generator:
         """Draws depend on seed, questions and step alone: a continued search makes those of an uninterrupted one."""
@@ -297,7 +242,7 @@ class _Search:
         task, rng = self._task, self._rng(1 + len(self._found.curve))
         proposed_NS = self._propose(self._open(), self._found.ids, self._allowed, self._use, rng)
         question, images = self._questions[0].question, self._images(0)
-        texts, rows = suffix_text.surviving(task.processor, question, self._first, proposed_NS, images)
+        texts, rows = suffix_prompts.surviving(task.processor, question, self._first, proposed_NS, images)
         now = self._found
         if texts:
             running = [scorer.begin(texts) for scorer in self._scorers]
@@ -319,7 +264,7 @@ class _Search:
         for i in self._left():
             here = self._first
             if i > 0:
-                here = suffix_text.aligned(task.processor, self._questions[i].question, text, here, self._images(i))
+                here = suffix_prompts.aligned(task.processor, self._questions[i].question, text, here, self._images(i))
             if here is not None:
                 found.append((self._scorers[i], here))
         return found or [(self._scorers[0], self._first)]
@@ -339,3 +284,92 @@ class _Search:
             gradients=before.gradients + sum(one.gradients for one in scorers),
             flops=before.flops + sum(one.flops for one in scorers),
         )
+
+
+PROPOSE = {"gcg": gcg.propose, "random": random_search.propose}
+
+
+@dataclasses.dataclass(frozen=True)
+class SuffixAttack:
+    """A suffix behind the question, tried on the questions it was searched on and on all verification questions.
+
+    Attributes:
+      by: "gcg" (by gradient) or "random" (blindly); how a step's suffixes are proposed.
+      openings: of the answers that are to become unlikely, or likely where they are `wanted`.
+      universal: searches K suffixes for all search questions together instead of one for each question.
+    """
+
+    by: str
+    openings: Openings
+    options: SuffixOptions = SuffixOptions()
+    universal: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.by}_universal" if self.universal else self.by
+
+    def propose(self, setting: Setting) -> Iterator[Proposal]:
+        """The best suffixes on verification questions, beside each search question under its own."""
+        for goal in setting.draw.goals:
+            yield self._together(setting, goal) if self.universal else self._each(setting, goal)
+
+    def _each(self, setting: Setting, goal: str) -> Proposal:
+        records, target = setting.to_search(goal), setting.target(self.openings, goal)
+        questions = lone_questions(records, self.name)
+        found = search(setting.model, questions, target, PROPOSE[self.by], self.options, setting.run)
+        ranked = sorted(found, key=lambda one: -target.sign * (one.margin - one.original))
+        own, own_null = (
+            {r.id: _suffixed(r.question, [text]) for r, text in zip(records, texts, strict=True)}
+            for texts in _texts(found)
+        )
+        entries = [{"id": r.id, **_entry(one)} for r, one in zip(records, found, strict=True)]
+        best = ranked[: setting.draw.shots]
+        return self._proposal(setting, goal, best, "per_question", (records, own, own_null), entries)
+
+    def _together(self, setting: Setting, goal: str) -> Proposal:
+        records, target, shots = setting.to_search(goal), setting.target(self.openings, goal), setting.draw.shots
+        questions = lone_questions(records, self.name)
+        found = universal(setting.model, questions, target, PROPOSE[self.by], self.options, setting.run, shots=shots)
+        entries = [{"questions": len(records), **_entry(one)} for one in found]
+        own = (records, *_everywhere(records, found))
+        return self._proposal(setting, goal, found, "on_search_questions", own, entries)
+
+    def _proposal(
+        self,
+        setting: Setting,
+        goal: str,
+        best: Sequence[FoundSuffix],
+        own_name: str,
+        own: tuple[Records, Attempts, Attempts],
+        entries: list[dict[str, Any]],
+    ) -> Proposal:
+        others = setting.to_verify(goal)
+        names, label = (self.name, f"{self.name}_control"), f"{goal} {self.name}"
+        main = Comparison(others, *_everywhere(others, best), names, f"{label} transfer")
+        return Proposal(goal, main, {own_name: Comparison(*own, names, f"{label} own", searched=True)}, entries)
+
+    def report(self, setting: Setting, measured: Sequence[MeasuredProposal]) -> dict[str, Any]:
+        """The content of attack.json."""
+        content = report(self.name, "random suffixes of as many tokens", self.openings, setting, measured)
+        return content | {"search": dataclasses.asdict(self.options)}
+
+
+def _suffixed(question: str, texts: Sequence[str]) -> list[Attempt]:
+    return [Attempt(text, with_suffix(question, text)) for text in texts]
+
+
+def _everywhere(records: Records, found: Sequence[FoundSuffix]) -> tuple[Attempts, Attempts]:
+    """All of these suffixes behind every question, and their controls."""
+    attack, control = ({r.id: _suffixed(r.question, texts) for r in records} for texts in _texts(found))
+    return attack, control
+
+
+def _texts(found: Sequence[FoundSuffix]) -> tuple[list[str], list[str]]:
+    return [one.text for one in found], [one.control for one in found]
+
+
+def _entry(found: FoundSuffix) -> dict[str, Any]:
+    """One search for the file: what it did step by step, and question by question, stays in NAME.margins.jsonl."""
+    row = {name: value for name, value in found.to_dict().items() if not isinstance(value, tuple)}
+    row |= {"margin": found.margin, "original": found.original, "joined": len(found.margins)}
+    return row | {"tokens": len(found.ids), "steps": len(found.curve)}

@@ -16,13 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.measure import RATE, SUCCESS, Comparison, Measured, with_words
 from vlm_mu_jax.attacks.method import GOALS, MeasuredProposal, Proposal, Setting
-from vlm_mu_jax.attacks.openings import Openings
 from vlm_mu_jax.attacks.questions import search_questions
-from vlm_mu_jax.attacks.words import rescoring
 from vlm_mu_jax.attacks.words.null_words import null_words
-from vlm_mu_jax.attacks.words.search import FoundWords, SearchOptions, search
+from vlm_mu_jax.attacks.words.search import FoundWords, SearchOptions, against_float32, rescore, search
 from vlm_mu_jax.attacks.words.vocabulary import tokens_of
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.evaluation import metrics
@@ -199,7 +198,7 @@ class OneWord:
         best = [int(i) for i in found.best[: self.options.rescored]]
         if not best:
             return None
-        margins_QM = rescoring.rescore(
+        margins_QM = rescore(
             setting.model,
             search_questions(setting.to_search(goal)),
             [found.words[i] for i in best],
@@ -208,7 +207,7 @@ class OneWord:
             mode=self.options.mode,
             progress=setting.run.progress,
         )
-        return rescoring.summary(found, best, margins_QM)
+        return against_float32(found, best, margins_QM)
 
     def report(self, setting: Setting, measured: Sequence[MeasuredProposal]) -> dict[str, Any]:
         """The content of attack.json."""

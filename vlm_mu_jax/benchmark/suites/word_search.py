@@ -19,11 +19,11 @@ import jax
 import numpy as np
 
 from vlm_mu_jax import progress
-from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
-from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.margin import margin, prefix
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.scoring import CACHE_STEP
+from vlm_mu_jax.attacks.margin.search_run import SearchTarget
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.scoring import CACHE_STEP
-from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words.search import SearchOptions, search
 from vlm_mu_jax.benchmark import random_models, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
@@ -99,8 +99,8 @@ class ScoredQuestion:
         self.question = " ".join(f"q{i}" for i in range(QUESTION_WORDS))
         self.openings = Openings(tuple((int(i),) for i in rng.choice(model.config.text.V - 1, 3, replace=False)))
         placed = [place(self.question, word, POSITION) for word in self.words]
-        self.prompts = prompt_blocks.tokenise(model.processor, self.question, (self.picture,), placed)
-        self.start, _ = prompt_blocks.shared_start(self.prompts, np.arange(self.many))
+        self.prompts = prefix.tokenise(model.processor, self.question, (self.picture,), placed)
+        self.start, _ = prefix.shared_start(self.prompts, np.arange(self.many))
 
     def ours(self) -> np.ndarray:
         """The search itself."""
@@ -115,7 +115,7 @@ class ScoredQuestion:
         params, cfg = self.model.params, self.model.config
         features = prefix.image_features(params, (self.picture,), cfg)
         found = np.zeros(self.few, np.float32)
-        for block in prompt_blocks.blocks(self.prompts, np.arange(self.few), None, 4 * BLOCK):
+        for block in prefix.blocks(self.prompts, np.arange(self.few), None, 4 * BLOCK):
             rows = margin.CandidateRows(None, 0, block.tokens_CT, block.lengths_C, features)
             margins_C, _ = margin.score(params, rows, cfg=cfg, nodes=self.openings.nodes)
             real = block.index_C >= 0
@@ -156,12 +156,12 @@ class ScoredQuestion:
         """Bytes of one candidate's own states that are alive at once in a block's widest place: residual stream and
         norm, the feed-forward's two products and their product; and its logits, twice."""
         cfg = self.model.config.text
-        tokens = next(prompt_blocks.blocks(self.prompts, np.arange(self.many), self.start, BLOCK)).tokens_CT.shape[1]
+        tokens = next(prefix.blocks(self.prompts, np.arange(self.many), self.start, BLOCK)).tokens_CT.shape[1]
         return 4.0 * (tokens * (2 * cfg.D + 3 * cfg.F) + 2 * cfg.V)
 
     def _planned_bytes(self, size: int) -> int:
         cfg = self.model.config
-        block = next(prompt_blocks.blocks(self.prompts, np.arange(self.many), self.start, size))
+        block = next(prefix.blocks(self.prompts, np.arange(self.many), self.start, size))
         ids = self.prompts.original_ids
         batch = self.model.processor.pad([ids], length=-(-len(ids) // CACHE_STEP) * CACHE_STEP)
         features = jax.eval_shape(lambda p: prefix.image_features(p, (self.picture,), cfg), self.model.params)

@@ -1,21 +1,39 @@
-"""Candidate prompts as token ids, and the blocks of fixed shape that they are run in.
+"""The candidate prompts of one question behind one prefix: their token ids, their blocks, and the cache they read.
 
 A candidate is tokenised as the whole text that a user would send, never as "prefix ids + word ids", because pieces may
 merge across the place where the word was put. What it has in common with the unchanged prompt is then read off the ids.
 Most candidates share everything before the word. The few that do not are run as whole prompts, and counted.
+
+The unchanged prompt runs once, image included. Its cache belongs to one image, one text and one state of the guard
+(`guards.py`), and lives only as long as the search of that question: nothing looks it up by text, so two images with
+the same text cannot share one.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import flax.struct
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from vlm_mu_jax.data import tiling
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Images, Processor, bucket
 from vlm_mu_jax.data.rendering import Context
+from vlm_mu_jax.model.cache import KV
+from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.steer import Steer, on_prefix
+from vlm_mu_jax.model.vlm import Batch, encode_images, forward
+from vlm_mu_jax.steering.shapes import check_shapes
 
 # Widths of blocks are multiples of it. A compiled program costs seconds, so few blocks share a wide step.
 WIDTH, FINE_WIDTH, MANY_BLOCKS = 8, 1, 16
+_encode = jax.jit(encode_images, static_argnames="cfg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,3 +152,81 @@ def blocks(prompts: Prompts, index: np.ndarray, start: int | None, size: int, mu
             ids = head + prompts.tails[index[i]][skip:]
             tokens[row, : len(ids)], lengths[row], numbers[row] = ids, len(ids), index[i]
         yield Block(numbers, start, tokens, lengths)
+
+
+@flax.struct.dataclass
+class ImageTokens:
+    """A question's image to the decoder: features_1QD and grid_1I2 as in `model.vlm.Batch`."""
+
+    features_1QD: Array
+    grid_1I2: Array | None = None
+
+    def shown(self, tokens_BT: Array, lengths_B: Array) -> Batch:
+        """Rows that all hold this image."""
+        spread = functools.partial(_spread, rows=tokens_BT.shape[0])
+        return Batch(tokens_BT, lengths_B, features_BQD=spread(self.features_1QD), grid_BI2=spread(self.grid_1I2))
+
+
+def rows_with(image: ImageTokens | None, tokens_BT: Array, lengths_B: Array) -> Batch:
+    """Rows that all hold this image, or none."""
+    return Batch(tokens_BT, lengths_B) if image is None else image.shown(tokens_BT, lengths_B)
+
+
+def _spread(x: Array | None, rows: int) -> ImageTokens | None:
+    return None if x is None else jnp.broadcast_to(x, (rows, *x.shape[1:]))
+
+
+@flax.struct.dataclass
+class Prefix:
+    """kv: keys and values [L, S, K, H] of a whole prompt, one copy for all rows. gate_L: the guard's gates on it."""
+
+    kv: KV
+    gate_L: Array | None = None
+
+
+def image_features(
+    params: Params, images: Sequence[Any], cfg: ModelConfig, put: Callable[[Any], Any] = lambda tree: tree
+) -> ImageTokens | None:
+    """A prompt's images, as `Processor.pixels` makes them, to the decoder; None without images.
+
+    put: moves arrays to devices.
+    """
+    if not images:
+        return None
+    tokens = sum(len(image.gather_Q) for image in images) if isinstance(images[0], tiling.Tiles) else 0
+    width = bucket(tokens) if tokens else 0  # few programs
+    shown = put(tiling.stack([images], len(images), images[0], width))
+    features_1QD = _encode(params, shown.pixels_BMHWC, gather_BQ=shown.gather_BQ, grid_BI2=shown.grid_BI2, cfg=cfg)
+    return ImageTokens(features_1QD, shown.grid_BI2)
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def run_prefix(
+    params: Params,
+    tokens_1S: Array,
+    length_1: Array,
+    image: ImageTokens | None,
+    *,
+    cfg: ModelConfig,
+    steer: Steer | None = None,
+    lora: dict[str, Any] | None = None,
+) -> Prefix:
+    """Runs a prompt and keeps what later tokens may read of it.
+
+    Args:
+      tokens_1S: int [1, S], the whole prompt, right-padded; length_1: int [1], its real tokens.
+      image: its image, or None.
+    """
+    check_shapes(tokens_1S=tokens_1S, length_1=length_1)
+    batch = rows_with(image, tokens_1S, length_1)
+    out = forward(params, batch, cfg, steer=on_prefix(steer), lora=lora, keep_cache=True, logits=False)
+    # Every token of the prompt is earlier than any candidate's own; only a sliding window needs to know how much.
+    positions = None if cfg.text.sliding_window is None else out.cache.positions_BS
+    kv = out.cache.replace(k=out.cache.k[:, 0], v=out.cache.v[:, 0], positions_BS=positions)
+    return Prefix(kv, None if out.gate_LB is None else out.gate_LB[:, 0])
+
+
+def upto(kv: KV, start: Array) -> KV:
+    """The cache without the tokens from `start` on: causal, so the earlier ones are those of any prompt that begins the
+    same way."""
+    return kv.replace(valid_BS=kv.valid_BS & (jnp.arange(kv.valid_BS.shape[1])[None] < start))

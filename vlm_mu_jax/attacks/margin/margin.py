@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import ImageTokens, rows_with, upto
+from vlm_mu_jax.attacks.margin.openings import Node
+from vlm_mu_jax.attacks.margin.prefix import ImageTokens, rows_with, upto
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tests.attacks.reference import margin
-from vlm_mu_jax.attacks.openings import Openings
-from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
+from vlm_mu_jax.attacks.margin.guards import FirstPass, by_gates
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import SearchTarget
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchTarget
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.data.placing import place

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlm_mu_jax.attacks.methods import suffix_text
+from vlm_mu_jax.attacks.methods import suffix_prompts
 from vlm_mu_jax.errors import InputError
 
 QUESTION = "share the steps of the dax on this sign ?"
@@ -12,19 +12,19 @@ QUESTION = "share the steps of the dax on this sign ?"
 @pytest.mark.parametrize("kind", ["word_level", "byte_level", "metaspace", "no_split"])
 def test_survivors_are_tokenised_to_what_was_proposed(make_model, kind):
     processor = make_model(kind=kind).processor
-    allowed = suffix_text.vocabulary(processor, len(processor.tokenizer))
+    allowed = suffix_prompts.vocabulary(processor, len(processor.tokenizer))
     assert not {0, 1, 2, 3, 4} & set(allowed.tolist())  # special tokens, the image's among them
     rng = np.random.default_rng(1)
-    now = suffix_text.slots(processor, QUESTION, "what the fep can", 1)
+    now = suffix_prompts.slots(processor, QUESTION, "what the fep can", 1)
     bare = processor.short_ids([(QUESTION, "")], 1)[0]
     if kind != "no_split":  # that one merges a suffix with the question's last piece
         assert now.head + now.tail == bare
     proposed = np.tile(np.array(now.ids), (40, 1))
     proposed[np.arange(40), rng.integers(0, len(now.ids), 40)] = rng.choice(allowed, 40)
-    texts, rows = suffix_text.surviving(processor, QUESTION, now, proposed, 1)
+    texts, rows = suffix_prompts.surviving(processor, QUESTION, now, proposed, 1)
     assert len(set(texts)) == len(texts) == len(rows)
     for text, row in zip(texts, rows, strict=True):
-        ids = processor.short_ids([(suffix_text.with_suffix(QUESTION, text), "")], 1)[0]
+        ids = processor.short_ids([(suffix_prompts.with_suffix(QUESTION, text), "")], 1)[0]
         assert ids == (*now.head, *proposed[row].tolist(), *now.tail)
     if kind == "word_level":  # every proposal is words: only repeated texts are dropped
         assert len(texts) == len(np.unique(proposed, axis=0))
@@ -33,15 +33,15 @@ def test_survivors_are_tokenised_to_what_was_proposed(make_model, kind):
 def test_a_suffix_behind_another_question(make_model):
     """The same ids in the same place, or none."""
     processor, text = make_model().processor, "what the fep can"
-    first = suffix_text.slots(processor, QUESTION, text, 1)
+    first = suffix_prompts.slots(processor, QUESTION, text, 1)
     for question in ("what is on this sign ?", "share the wug", QUESTION):
-        other = suffix_text.aligned(processor, question, text, first, 1)
-        full = processor.short_ids([(suffix_text.with_suffix(question, text), "")], 1)[0]
+        other = suffix_prompts.aligned(processor, question, text, first, 1)
+        full = processor.short_ids([(suffix_prompts.with_suffix(question, text), "")], 1)[0]
         assert other.ids == first.ids and other.head + other.ids + other.tail == full
-        assert suffix_text.slots(processor, question, text, 1) == other
-    assert suffix_text.aligned(processor, QUESTION, "what the fep", first, 1) is None
+        assert suffix_prompts.slots(processor, question, text, 1) == other
+    assert suffix_prompts.aligned(processor, QUESTION, "what the fep", first, 1) is None
 
 
 def test_a_tokenizer_without_text_is_refused(model):
     with pytest.raises(InputError, match="no printable token"):
-        suffix_text.vocabulary(model.processor, 4)
+        suffix_prompts.vocabulary(model.processor, 4)

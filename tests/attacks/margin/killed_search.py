@@ -10,10 +10,9 @@ import time
 import numpy as np
 
 from tests.attacks.conftest import tiny_model
-from vlm_mu_jax.attacks.margins_file import MarginsFile
-from vlm_mu_jax.attacks.openings import Openings
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, SearchTarget
 from vlm_mu_jax.attacks.questions import SearchQuestion
-from vlm_mu_jax.attacks.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.words.search import SearchOptions, search
 
 WORDS = ("what", "describe", "can", "please", "blick", "extraordinarily", "fep", "share")

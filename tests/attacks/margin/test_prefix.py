@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.attacks.conftest import tiny_processor
 from tests.attacks.reference import prompt_ids
-from vlm_mu_jax.attacks import prompt_blocks
-from vlm_mu_jax.attacks.prompt_blocks import Prompts
+from vlm_mu_jax.attacks.margin import prefix
+from vlm_mu_jax.attacks.margin.prefix import Prompts
 from vlm_mu_jax.data.placing import MODES, POSITIONS, place
 
 QUESTIONS = ("Share the steps of the dax.", "(share the wug on this sign ?", "…share", "Explain  the\nzorp", "can the")
@@ -30,11 +30,11 @@ def test_blocks_hold_the_tokens_of_the_real_strings(processors, kind, image):
     processor, size = processors[kind], 4
     for question, position, mode in itertools.product(QUESTIONS, POSITIONS, MODES):
         placed = [place(question, word, position, mode) for word in WORDS]
-        prompts = prompt_blocks.tokenise(processor, question, [] if image is None else [image], placed)
-        start, shares = prompt_blocks.shared_start(prompts, np.arange(len(WORDS)))
+        prompts = prefix.tokenise(processor, question, [] if image is None else [image], placed)
+        start, shares = prefix.shared_start(prompts, np.arange(len(WORDS)))
         seen = {}
         for at, some in ((start, np.flatnonzero(shares)), (None, np.flatnonzero(~shares))):
-            for block in prompt_blocks.blocks(prompts, some, at, size) if len(some) else ():
+            for block in prefix.blocks(prompts, some, at, size) if len(some) else ():
                 for number, ids, n in zip(block.index_C, block.tokens_CT, block.lengths_C, strict=True):
                     if number >= 0:
                         seen[number] = (*prompts.original_ids[: at or 0], *ids[:n].tolist())
@@ -47,8 +47,8 @@ def test_blocks_hold_the_tokens_of_the_real_strings(processors, kind, image):
 def test_pieces_do_merge_across_the_place_of_the_word(processors):
     """Or the test above would be about nothing."""
     placed = [place("can the", word, "question_end", "insert") for word in WORDS]
-    prompts = prompt_blocks.tokenise(processors["no_split"], "can the", [], placed)
-    _, shares = prompt_blocks.shared_start(prompts, np.arange(len(WORDS)))
+    prompts = prefix.tokenise(processors["no_split"], "can the", [], placed)
+    _, shares = prefix.shared_start(prompts, np.arange(len(WORDS)))
     assert 0 < shares.sum() < len(WORDS)
 
 
@@ -57,10 +57,10 @@ def test_every_candidate_is_in_one_block(data, head, size, multiple):
     tails = data.draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple), min_size=1, max_size=20))
     prompts = Prompts(tuple(range(head)), tuple(tails), tuple(data.draw(st.lists(st.integers(0, 2), min_size=1))), head)
     everyone = np.arange(len(tails))
-    start, shares = prompt_blocks.shared_start(prompts, everyone)
+    start, shares = prefix.shared_start(prompts, everyone)
     found = []
     for at, some in ((start, everyone[shares]), (None, everyone[~shares])):
-        for block in prompt_blocks.blocks(prompts, some, at, size, multiple):
+        for block in prefix.blocks(prompts, some, at, size, multiple):
             assert len(block.index_C) % multiple == 0 and block.lengths_C.min() >= 1
             assert block.lengths_C.max() <= block.tokens_CT.shape[1]
             found += block.index_C[block.index_C >= 0].tolist()
@@ -71,11 +71,11 @@ def test_every_candidate_is_in_one_block(data, head, size, multiple):
 def test_a_few_that_share_less_do_not_shorten_the_others():
     long = tuple(range(10, 20))
     tails = (*(long[:6] + (i, 99) for i in range(8)), (7, 7))
-    start, shares = prompt_blocks.shared_start(Prompts((1, 2, 3), tails, long, 3), np.arange(9))
+    start, shares = prefix.shared_start(Prompts((1, 2, 3), tails, long, 3), np.arange(9))
     assert start == 3 + 6 and shares.tolist() == [True] * 8 + [False]
 
 
 def test_nothing_is_shared_before_the_end_of_the_image():
     prompts = Prompts((), ((5, 9, 9, 1), (6, 9, 9, 1)), (4, 9, 9, 1), image_end=3)
-    start, shares = prompt_blocks.shared_start(prompts, np.arange(2))
+    start, shares = prefix.shared_start(prompts, np.arange(2))
     assert start == 0 and not shares.any()

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_mu_jax.attacks import scoring
+from vlm_mu_jax.attacks.margin import scoring
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,18 +1,22 @@
-"""Suffixes as text and as token ids: where one stands in its prompt, and which proposals keep their ids as text.
+"""Prompts with a suffix: how suffixes are searched, as text and as token ids, and what scores those of one question.
 
 A suffix is sent as text, so it is scored as text: the prompt with it is tokenised anew as a whole.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from vlm_mu_jax.attacks.margin.scoring import Place, QuestionSearch, SearchTask, Shared
+from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.prompts import Images, Processor
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.errors import InputError, JobError
 
-POSITION, MODE = "question_end", "insert"  # of `words.place`: what a suffix is
+POSITION, MODE = "question_end", "insert"  # of `data.placing.place`: what a suffix is
 _DRAWS = 64  # random suffixes drawn at a time
+_KEPT = 4  # prefix caches of a question under different gates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,3 +87,61 @@ def _texts(processor: Processor, ids_NS: np.ndarray) -> list[str]:
     image = processor.cfg.image_token_id
     mark = None if image is None else processor.tokenizer.convert_ids_to_tokens(image)
     return ["" if mark and mark in text else text.strip() for text in texts]
+
+
+@dataclasses.dataclass(frozen=True)
+class SuffixOptions:
+    """How suffixes are searched.
+
+    Attributes:
+      steps: at most so many.
+      candidates: prompts that a step scores for a question. The unchanged question is one of them.
+      start: the text that a suffix starts with. "" starts with random tokens, `length` of them.
+      top: how many tokens gradients propose for each place of the suffix.
+      stop: a question is broken when its margin has passed 0 by so many nats in the goal's direction. A search ends
+        when all of its questions are broken.
+      block: candidates scored by one program.
+      seed: draws starts, proposals and controls. `vlm_mu_jax.attack` sets it to its own.
+    """
+
+    steps: int = 50
+    candidates: int = 128
+    start: str = ""
+    length: int = 12
+    top: int = 64
+    stop: float = 3.0
+    block: int = 64
+    seed: int = 0
+
+
+class Scorer:
+    """Scores suffixes of one question, and counts what that costs (`prompts`, `gradients`, `flops`)."""
+
+    def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
+        self.task, self.where, self.question = task, where, question.question
+        self.shared = Shared(task, where, question.pixels(task.processor), kept=_KEPT)
+        self.prompts, self.gradients, self._flops = 0, 0, 0.0
+
+    @property
+    def flops(self) -> float:
+        return self._flops + self.shared.flops
+
+    def count(self, flops: float) -> None:
+        """One gradient."""
+        self.gradients, self._flops = self.gradients + 1, self._flops + flops
+
+    def begin(self, texts: Sequence[str]) -> QuestionSearch:
+        """Hands the scoring of these suffixes to the devices."""
+        task = dataclasses.replace(self.task, words=tuple(texts))
+        one = QuestionSearch(task, self.where, self.question, self.shared)
+        for _ in one.steps():
+            pass
+        return one
+
+    def finish(self, one: QuestionSearch) -> tuple[float, np.ndarray]:
+        """Refusal margin of the question alone, and [N] of the question with each suffix."""
+        scores = one.scores()
+        self.prompts, self._flops = self.prompts + 1 + scores.margins_PW.size, self._flops + scores.flops
+        if not np.isfinite(scores.margins_PW).all():
+            raise JobError(f"the refusal margin of {self.question[:40]!r} with a suffix is not a finite number")
+        return scores.original, scores.margins_PW[0]

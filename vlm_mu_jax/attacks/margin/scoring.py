@@ -1,4 +1,7 @@
-"""Scores all candidates of one question: tokenises them, runs them in blocks on its prefix cache, keeps the best."""
+"""Scores all candidates of one question: tokenises them, runs them in blocks on its prefix cache, keeps the best.
+
+What it costs is counted by formula (`model.flops`): forward passes without the padding that fixed shapes add.
+"""
 
 import dataclasses
 import functools
@@ -13,19 +16,18 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from vlm_mu_jax.attacks import margin, prefix, prompt_blocks
-from vlm_mu_jax.attacks.flops import candidate_flops, image_flops
-from vlm_mu_jax.attacks.margins_file import WordScores
-from vlm_mu_jax.attacks.openings import Node
-from vlm_mu_jax.attacks.prefix import FirstPass, by_gates
-from vlm_mu_jax.attacks.prompt_blocks import Block, Prompts
-from vlm_mu_jax.attacks.search_run import SearchTarget
+from vlm_mu_jax.attacks.margin import margin, prefix
+from vlm_mu_jax.attacks.margin.guards import FirstPass, by_gates, depends_on_gates
+from vlm_mu_jax.attacks.margin.openings import Node
+from vlm_mu_jax.attacks.margin.prefix import Block, Prompts
+from vlm_mu_jax.attacks.margin.search_run import SearchTarget, WordScores
 from vlm_mu_jax.data.placing import Placed, place
 from vlm_mu_jax.data.prompts import Images, Processor
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model import flops
+from vlm_mu_jax.model.config import ModelConfig, TextConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vlm import param_specs
@@ -190,7 +192,7 @@ class QuestionSearch:
 
     def _tokenise(self, placed: list[Placed], images: Images, context: Context | None) -> Prompts:
         text = self._task.cfg.text
-        found = prompt_blocks.tokenise(self._task.processor, self._question, images, placed, context)
+        found = prefix.tokenise(self._task.processor, self._question, images, placed, context)
         longest = int(found.lengths().max()) + max(len(node.prefix) for node in self._task.nodes)
         if longest > text.max_positions:
             raise InputError(
@@ -208,9 +210,9 @@ class QuestionSearch:
         if isinstance(steer, FirstPass):
             steer = yield from self._first_pass(steer)
             gate_LN = np.asarray(steer.gate_LB)
-            for gate_L, index in by_gates(gate_LN) if prefix.depends_on_gates(steer) else [(gate_LN[:, 0], everyone)]:
+            for gate_L, index in by_gates(gate_LN) if depends_on_gates(steer) else [(gate_LN[:, 0], everyone)]:
                 yield from self._run(index, steer, steer.replace(gate_LB=gate_L[:, None]))
-        elif prefix.depends_on_gates(steer):
+        elif depends_on_gates(steer):
             yield from self._settle(everyone, steer)
         else:
             yield from self._run(everyone, steer, steer)
@@ -235,7 +237,7 @@ class QuestionSearch:
             yield self._keep(p, block, margins_C, block.index_C)
 
     def _settle(self, index: np.ndarray, steer: Steer) -> Iterator[int]:
-        """Scores candidates whose gates are decided layer by layer; see `prefix`."""
+        """Scores candidates whose gates are decided layer by layer; see `guards.py`."""
         first = self._shared.prefix(self._prompts, steer)
         presumed = (np.asarray(first.gate_L) > 0).tobytes()
         waiting: dict[bytes, list[int]] = {presumed: list(index)}
@@ -281,10 +283,10 @@ class QuestionSearch:
             here = index[position == p]
             if not len(here):
                 continue
-            start, shares = prompt_blocks.shared_start(prompts, here)
+            start, shares = prefix.shared_start(prompts, here)
             for some, at in ((here[shares], start), (here[~shares], None)):
                 if len(some):
-                    for block in prompt_blocks.blocks(prompts, some, at, self._task.block, self._where.rows):
+                    for block in prefix.blocks(prompts, some, at, self._task.block, self._where.rows):
                         yield p, block
 
     def _score(self, block: Block, kv: Any, steer: Steer | None) -> tuple[Array, Array | None]:
@@ -327,3 +329,22 @@ def _columns(steer: Steer | None, index_C: np.ndarray) -> Steer | None:
     if steer is None or steer.gate_LB is None:
         return steer
     return steer.replace(gate_LB=np.asarray(steer.gate_LB)[:, np.maximum(index_C, 0)])
+
+
+def candidate_flops(cfg: TextConfig, start: int, lengths: np.ndarray, nodes: tuple[Node, ...]) -> float:
+    """Scoring whole prompts of these lengths whose first `start` tokens are in the cache."""
+    n = np.asarray(lengths)
+    total = flops.decoder_flops(cfg, n) - n.size * flops.decoder_flops(cfg, np.array([start]))
+    for node in nodes[1:]:  # one token each, behind the prompt and the node's earlier tokens
+        end = n + len(node.prefix)
+        total += flops.decoder_flops(cfg, end) - flops.decoder_flops(cfg, end - 1)
+    return total + flops.head_flops(cfg, n.size * len(nodes))
+
+
+def image_flops(cfg: ModelConfig, images: int | None = None) -> float:
+    """One picture through the vision tower and the projector. images: its encoded images; None = as many as can be."""
+    if cfg.vision is None:
+        return 0.0
+    images = cfg.vision.tiles if images is None else images
+    projector = 2.0 * cfg.vision.tokens(images) * sum(flops.projector_sizes(cfg).values())
+    return flops.vision_flops(cfg.vision, images) + projector

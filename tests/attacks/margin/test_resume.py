@@ -9,7 +9,7 @@ import time
 
 
 def start(root, path, *more):
-    command = [sys.executable, str(root / "tests/attacks/killed_search.py"), str(path), *more]
+    command = [sys.executable, str(root / "tests/attacks/margin/killed_search.py"), str(path), *more]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
 
 

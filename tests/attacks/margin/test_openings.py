@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_mu_jax.attacks import openings
-from vlm_mu_jax.attacks.openings import COMMON_REFUSALS, Openings
+from vlm_mu_jax.attacks.margin import openings
+from vlm_mu_jax.attacks.margin.openings import COMMON_REFUSALS, Openings
 from vlm_mu_jax.errors import InputError
 
 ROWS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=1, max_size=12)
