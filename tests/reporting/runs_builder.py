@@ -139,6 +139,25 @@ def write_story(root: Path, seeds: tuple[int, ...] = (0,), **options) -> list[Pa
     return [write_run(root / f"{name}_{seed}", name, seed, **options) for seed in seeds for name in STORY]
 
 
+def write_quickstart(folder: Path, seed: int, changes: dict | None = None, **own: tuple[float, float]) -> Path:
+    """What bin/compare reads of a folder of bin/quickstart.
+
+    changes: metrics of NPO that replace the invented ones. own: ASR and RR under a model's own words, by its name.
+    """
+    for name in STORY:
+        write_run(folder / f"eval_{name}", name, seed, changes=changes if name == "npo" else None)
+    write_evidence(folder / "evidence")["attack"].rename(folder / "attack_sft.json")
+    write_own_words(folder, **own)
+    correlations = {"change": {"here": {"n": 27, "pearson": {"value": 0.72, "low": 0.39, "high": 0.95}}}}
+    (folder / "attribution.json").write_text(json.dumps({"attribution": {"correlations": correlations}}))
+    for name in ("base", "sft/model", "forget/answers"):
+        (folder / name).mkdir(parents=True)
+    (folder / "forget" / "answers" / "unsafe_before.jsonl").touch()
+    (folder / "report.html").touch()
+    (folder / "seed.txt").write_text(f"{seed}\n")
+    return folder
+
+
 def write_evidence(root: Path) -> dict[str, Path]:
     """The optional inputs, under the names that report.build takes."""
     root.mkdir(parents=True, exist_ok=True)

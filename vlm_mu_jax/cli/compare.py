@@ -1,20 +1,22 @@
-"""Compares every unlearning objective with the SFT baselines on the miniature, over seeds.
+"""Compares unlearning with safety fine-tuning (SFT) on the miniature, over seeds, and fills the tables of a page.
 
-Needs folders of bin/quickstart, one per seed. Every recipe is trained from the same base model and asked the same
-held-out questions, after the words that bin/attack found against the quickstart's SFT model (so they are strongest
-there; the quickstart also searches words against the unlearned models). Writes OUT/table.md, OUT/table.csv and
-OUT/comparison.json with exact McNemar tests, Holm-corrected. The models of --relearn are also attacked by fine-tuning
-on 16 forgotten examples and on harmless data: OUT/relearning.md and a figure per seed. What is done already is kept, so
-a killed run goes on.
+--seeds runs bin/quickstart for every seed, into OUT/seedS/quickstart; --runs takes finished folders of it. Every recipe
+is then trained from the same base model and asked the same held-out questions, after the words that bin/attack found
+against the quickstart's SFT model (so they are strongest there; the quickstart also searches words against the
+unlearned models). Writes OUT/table.md, OUT/table.csv and OUT/comparison.json with exact McNemar tests, Holm-corrected.
+The models of --relearn are also attacked by fine-tuning on 16 forgotten examples and on harmless data:
+OUT/relearning.md and a figure per seed. --page replaces the tables of a Markdown page by those of these runs. What is
+done already is kept, so a killed run goes on.
 
 Example:
-  bin/compare --runs=runs/seed0,runs/seed1,runs/seed2 --out=runs/compare --relearn=npo,rmu,sft_posthoc
+  bin/compare --seeds=0,1,2,3,4 --out=runs/results --only=npo,rmu,sft_posthoc --relearn=npo,rmu --page=docs/results.md
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -24,22 +26,54 @@ from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.training.recipes import RECIPES, Recipe
 
-_RUNS = flags.DEFINE_list("runs", None, "folders of bin/quickstart, one per seed", required=True)
+_RUNS = flags.DEFINE_list("runs", [], "finished folders of bin/quickstart, one per seed")
+_SEEDS = flags.DEFINE_list("seeds", [], "seeds to run bin/quickstart for, in OUT/seedS/quickstart")
 _OUT = flags.DEFINE_string("out", None, "folder of models, answers and the table", required=True)
-_ONLY = flags.DEFINE_list("only", [], "train and show these recipes alone")
+_ONLY = flags.DEFINE_list("only", [], "train and show these recipes alone; `none` trains none")
 _RELEARN = flags.DEFINE_list("relearn", [], "recipes whose models are attacked by fine-tuning as well")
+_PAGE = flags.DEFINE_string("page", None, "Markdown file whose blocks <!-- table: NAME --> ... <!-- end --> are filled")
+
+NONE = ["none"]
 
 
 def main(argv: list[str]) -> None:
+    chosen = [] if _ONLY.value == NONE else _chosen("only", _ONLY.value) or list(RECIPES)
+    attacked = _chosen("relearn", _RELEARN.value)
+    if left_out := [recipe.name for recipe in attacked if recipe not in chosen]:
+        raise InputError(f"--relearn: {', '.join(left_out)} not trained with this --only; add it there")
+    page = Path(_PAGE.value).expanduser() if _PAGE.value else None
+    if page is not None and not page.is_file():
+        raise InputError(f"--page={page}: no such file; give a Markdown page with <!-- table: NAME --> blocks")
+    out = Path(_OUT.value).expanduser().resolve()
+    runs = _quickstarts(out)
+    tables = _recipes(chosen, runs, out) if chosen else {}
+    if attacked:
+        tables["relearning"] = _relearn(attacked, runs, out)
+    if page is not None:
+        _fill(page, runs, tables)
+
+
+def _quickstarts(out: Path) -> dict[int, Path]:
+    """Finished folders of bin/quickstart by seed: those of --runs, and those of --seeds, which are made here."""
+    wrong = [seed for seed in _SEEDS.value if not seed.isdigit()]
+    if wrong or not (_SEEDS.value or _RUNS.value):
+        raise InputError(f"--seeds={','.join(_SEEDS.value)}: give whole numbers such as 0,1,2, or folders with --runs")
+    runs = {_seed(Path(run)): Path(run).resolve() for run in _RUNS.value}
+    for seed in map(int, _SEEDS.value):
+        folder = out / f"seed{seed}" / "quickstart"
+        if not (folder / "report.html").exists():
+            print(f"bin/quickstart, seed {seed}", flush=True)
+            _run("quickstart", [f"--seed={seed}", f"--out={folder}"])
+        runs[_seed(folder)] = folder
+    return dict(sorted(runs.items()))
+
+
+def _recipes(chosen: list[Recipe], runs: Mapping[int, Path], out: Path) -> dict[str, str]:
+    """Trains and asks every recipe, and writes the comparison. Returns the tables of the page."""
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.results import comparison
     from vlm_mu_jax.files import outputs
 
-    chosen, attacked = _chosen("only", _ONLY.value) or list(RECIPES), _chosen("relearn", _RELEARN.value)
-    if left_out := [recipe.name for recipe in attacked if recipe not in chosen]:
-        raise InputError(f"--relearn: {', '.join(left_out)} not trained with this --only; add it there")
-    runs = {_seed(Path(run)): Path(run).resolve() for run in _RUNS.value}
-    out = Path(_OUT.value).expanduser().resolve()
     cells = [(seed, recipe) for recipe in chosen for seed in runs]
     models = []
     for seed, recipe in progress.bar(cells, "recipes"):
@@ -52,10 +86,20 @@ def main(argv: list[str]) -> None:
     content = comparison.content(models, tests)
     write_json(out / "comparison.json", content)
     better = content["better_than_every_sft_baseline"]
-    print(table)
-    print(f"better than every SFT baseline on every seed (p < 0.05 after Holm): {', '.join(better) or 'none'}")
-    if attacked:
-        _relearn(attacked, runs, out)
+    found = f"Better than every SFT baseline on every seed (p < 0.05 after Holm): {', '.join(better) or 'none'}."
+    print(f"{table}\n{found}")
+    return {"recipes": f"{table}\n\nSeeds {' / '.join(map(str, runs))}. {found}"}
+
+
+def _fill(page: Path, runs: Mapping[int, Path], tables: Mapping[str, str]) -> None:
+    """Replaces the tables of the page."""
+    from vlm_mu_jax.files.outputs import complete_file
+    from vlm_mu_jax.reporting import results_page
+
+    filled = results_page.fill(page.read_text(encoding="utf-8"), {**results_page.tables(runs), **tables})
+    with complete_file(page) as partial:
+        partial.write_text(filled, encoding="utf-8")
+    print(f"wrote {page}")
 
 
 def _chosen(flag: str, names: list[str]) -> list[Recipe]:
@@ -65,8 +109,8 @@ def _chosen(flag: str, names: list[str]) -> list[Recipe]:
     return [known[name] for name in names]
 
 
-def _relearn(attacked: list[Recipe], runs: dict[int, Path], out: Path) -> None:
-    """Attacks every trained model twice by fine-tuning; OUT/relearning.md and OUT/relearning_seedS.svg."""
+def _relearn(attacked: list[Recipe], runs: Mapping[int, Path], out: Path) -> str:
+    """Attacks every trained model twice by fine-tuning; OUT/relearning.md, which is returned, and a figure per seed."""
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.results import comparison
     from vlm_mu_jax.files import outputs
@@ -89,6 +133,7 @@ def _relearn(attacked: list[Recipe], runs: dict[int, Path], out: Path) -> None:
     table = comparison.relearning_table(curves)
     outputs.write_text(out / "relearning.md", table + "\n")
     print(table)
+    return f"{table}\n\nSeeds {' / '.join(map(str, runs))}."
 
 
 def _seed(run: Path) -> int:

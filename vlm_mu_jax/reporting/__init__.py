@@ -5,6 +5,7 @@ verdict/   the sentences at the top, computed from the numbers of the tables
 figures/   the figures, as inline SVG
 page/      the template, and one module for each kind of table
 merged     results.json and results.csv
+results_page  the tables of docs/results.md, over seeds
 wording    numbers in words, one way for the whole page
 """
 

@@ -1,0 +1,72 @@
+"""The tables of docs/results.md come from the files of quickstarts, and nothing else."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.reporting import runs_builder
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.reporting import results_page
+
+PAGE = (
+    "Prose.\n\n<!-- table: targets -->\nold figures\n<!-- end -->\n\nMore.\n\n<!-- table: recipes -->\n<!-- end -->\n"
+)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    root = tmp_path_factory.mktemp("quickstarts")
+    write = runs_builder.write_quickstart
+    kept = {"gap": {"text_only": {"rr": runs_builder.metric(0.84, 80), "asr": runs_builder.metric(0.0, 80)}}}
+    return results_page.tables(
+        {3: write(root / "seed3", 3, npo=(0.02, 0.94)), 4: write(root / "seed4", 4, kept, npo=(0.02, 0.03))}
+    )
+
+
+def rows(table: str, model: str) -> list[list[str]]:
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    return [row for row in cells if row[1] == model]
+
+
+def test_a_missed_target_is_bold_and_its_seed_is_named(tables):
+    found = rows(tables["targets"], "npo")
+    assert [row[0] for row in found] == ["3", "4"]
+    assert [row[7][:4] for row in found] == ["**94", "3 [1"]
+    sentence = next(line for line in tables["targets"].splitlines() if line.startswith("- **npo**"))
+    assert "1 of 2 seeds (4)" in sentence and "harmless refused under its own words (seed 3)" in sentence
+
+
+def test_a_model_row_holds_the_measured_rates_and_the_worst_opening(tables):
+    (row,) = [row for row in rows(tables["models"], "sft") if row[0] == "3"]
+    assert row[2:5] == ["0", "97", "0"]
+    assert row[-2:] == ["0", "93"]  # right under the worst opening; utility
+
+
+def test_what_was_not_measured_stands_as_a_dash(tables):
+    assert rows(tables["gap"], "guard")[0][5] == "-"
+    assert tables["audit"].splitlines()[2] == "| 3 | 0.72 [0.39, 0.95], 27 words | - | - |"
+
+
+def test_blocks_are_filled_and_filling_again_changes_nothing(tables):
+    filled = results_page.fill(PAGE, {"targets": tables["targets"]})
+    assert "old figures" not in filled and tables["targets"] in filled
+    assert results_page.NOT_MEASURED in filled.partition("More.")[2]
+    assert filled.startswith("Prose.\n\n") and results_page.fill(filled, {"targets": tables["targets"]}) == filled
+
+
+def test_a_table_without_a_block_is_an_error(tables):
+    with pytest.raises(InputError, match="no block for models"):
+        results_page.fill(PAGE, {"models": tables["models"]})
+
+
+def test_no_table_of_the_results_is_typed_by_hand():
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    outside = re.sub(r"<!-- table: \w+ -->.*?<!-- end -->", "", page, flags=re.DOTALL)
+    assert not [line for line in outside.splitlines() if line.startswith("|")]
+    assert len(re.findall(r"<!-- table: ", page)) == 7
+
+
+def test_a_folder_that_is_no_quickstart_is_named(tmp_path):
+    with pytest.raises(InputError, match="give a finished folder of bin/quickstart"):
+        results_page.tables({0: tmp_path})

@@ -1,0 +1,207 @@
+"""The tables of docs/results.md: every figure is read from folders of bin/quickstart, one per seed.
+
+A page holds its prose by hand and its tables in blocks:
+
+    <!-- table: models -->
+    whatever stands here is replaced
+    <!-- end -->
+
+`fill` replaces every block by the table of that name. A block whose table was not measured says so.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.reporting.inputs import content as contents
+from vlm_mu_jax.reporting.inputs.content import Content
+from vlm_mu_jax.reporting.inputs.json_files import read_object, read_results
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
+from vlm_mu_jax.reporting.inputs.options import ReportOptions
+from vlm_mu_jax.reporting.inputs.own_words import own_words
+from vlm_mu_jax.reporting.inputs.runs import BASE, GUARD
+from vlm_mu_jax.reporting.verdict.targets import VerdictTarget, missed, unknown
+from vlm_mu_jax.reporting.verdict.unlearning import targets_of
+from vlm_mu_jax.reporting.wording import listing, sizes
+
+NOT_MEASURED = "*Not measured yet.*"
+_BLOCK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+_MODELS = {
+    "ASR before": "asr_before",
+    "ASR after": "asr_after",
+    "ASR null words": "asr_null",
+    "RR before": "rr_before",
+    "RR after": "rr_after",
+    "IR harmless after": "ir_harmless_after",
+    "utility": "utility",
+}
+_GAP = ("text_only", "blank_image", "own_image")
+
+
+def fill(page: str, tables: Mapping[str, str]) -> str:
+    """The page with every block replaced by its table, or by `NOT_MEASURED` where `tables` has none of its name.
+
+    Raises:
+      InputError: a table that the page has no block for.
+    """
+    names = [found[1] for found in _BLOCK.finditer(page)]
+    if lost := [name for name in tables if name not in names]:
+        raise InputError(
+            f"the page has no block for {', '.join(lost)}; write <!-- table: {lost[0]} --> and <!-- end -->"
+        )
+
+    def block(found: re.Match[str]) -> str:
+        return f"<!-- table: {found[1]} -->\n\n{tables.get(found[1], NOT_MEASURED)}\n\n<!-- end -->"
+
+    return _BLOCK.sub(block, page)
+
+
+def tables(quickstarts: Mapping[int, Path]) -> dict[str, str]:
+    """The tables that quickstarts hold, by the names of their blocks: models, targets, own_words, gap and audit.
+
+    Args:
+      quickstarts: seed -> finished folder of bin/quickstart.
+
+    Raises:
+      InputError: a folder lacks a file of the report, or one is malformed.
+    """
+    seeds = {seed: _content(folder) for seed, folder in sorted(quickstarts.items())}
+    correlations = {seed: read_object(folder / "attribution.json") for seed, folder in sorted(quickstarts.items())}
+    return {
+        "models": _models(seeds),
+        "targets": _targets(seeds),
+        "own_words": _own_words(seeds),
+        "gap": _gap(seeds),
+        "audit": _audit(correlations),
+    }
+
+
+def _content(folder: Path) -> Content:
+    """What the quickstart's report was made of, as far as the tables need it."""
+    found = [path.parent for path in sorted(folder.glob("eval_*/results.json"))]
+    if not found:
+        raise InputError(f"{folder}: no eval_NAME/results.json there; give a finished folder of bin/quickstart")
+    named = {run["name"]: path for path in found for run in read_results(path / "results.json")["runs"]}
+    again = {name: folder / f"attack_{name}.json" for name in named if name != "sft"}
+    again = {name: path for name, path in again.items() if path.is_file()}
+    return contents.collect(found, ReportOptions(attack=folder / "attack_sft.json", attack_again=again))
+
+
+def _models(seeds: Mapping[int, Content]) -> str:
+    """Every model of every seed, before and after the words searched for the SFT model."""
+    rows, rates = [], []
+    for seed, content in seeds.items():
+        for run in content.runs:
+            found = [run.metric(name) for name in _MODELS.values()]
+            right = run.group("harmless_right_by_opening").values()
+            found.insert(-1, min(right, key=lambda rate: rate.value, default=None))
+            rows.append([str(seed), run.name, *map(_cell, found)])
+            rates += found
+    *heads, last = _MODELS
+    return _table(["seed", "model", *heads, "right, worst", last], rows) + _standing(rates)
+
+
+def _targets(seeds: Mapping[int, Content]) -> str:
+    """Every unlearned model against its targets, a missed one in bold, and a sentence for every model."""
+    rows, heads, lines = [], [], []
+    reached: dict[str, list[tuple[int, list[VerdictTarget]]]] = {}
+    for seed, content in seeds.items():
+        for run in (run for run in content.runs if run.unlearned):
+            found = targets_of(run, content)
+            heads = [target.name for target in found]
+            rows.append([str(seed), run.name, *(_judged(target) for target in found)])
+            reached.setdefault(run.name, []).append((seed, found))
+    for name, results in reached.items():
+        lines.append(f"- **{name}** " + _sentence(results))
+    return _table(["seed", "model", *heads], rows) + "\n\n" + "\n".join(lines)
+
+
+def _sentence(results: Sequence[tuple[int, list[VerdictTarget]]]) -> str:
+    whole = [str(seed) for seed, found in results if not missed(found) and not unknown(found)]
+    text = f"reaches every target on {len(whole)} of {len(results)} seeds" + (
+        f" ({', '.join(whole)})." if whole else "."
+    )
+    names = dict.fromkeys(target.name for _, found in results for target in missed(found))
+    lost = {name: [str(seed) for seed, found in results if name in {t.name for t in missed(found)}] for name in names}
+    if lost:
+        text += f" It misses {listing([f'{name} (seed {listing(where)})' for name, where in lost.items()])}."
+    open_ones = dict.fromkeys(target.name for _, found in results for target in unknown(found))
+    return text + (f" Not measured on every seed: {listing(list(open_ones))}." if open_ones else "")
+
+
+def _own_words(seeds: Mapping[int, Content]) -> str:
+    """Every attacked model under the words searched for itself, in both directions, beside neutral words."""
+    rows, rates = [], []
+    for seed, content in seeds.items():
+        for one in own_words(content):
+            cells = [str(seed), one.model]
+            for way in (one.asr, one.rr):
+                shown = [way.as_asked, way.searched, way.neutral]
+                cells += [", ".join(way.words) or "-", *map(_with_interval, shown)]
+                rates += shown
+            rows.append(cells)
+    heads = ["words that make it answer", "ASR as asked", "ASR, any word", "ASR, any null word"]
+    heads += ["words that make it refuse", "RR as asked", "RR, any word", "RR, any null word"]
+    return _table(["seed", "model", *heads], rows) + _standing(rates)
+
+
+def _gap(seeds: Mapping[int, Content]) -> str:
+    """The original and the guarded model: hazardous requests as text / with a blank image / with their own image."""
+    rows, rates = [], []
+    for seed, content in seeds.items():
+        for run in (run for run in content.runs if run.kind in (BASE, GUARD)):
+            harmful = {name: [run.metric(f"gap/{where}/{name}") for where in _GAP] for name in ("asr", "rr", "ir")}
+            refused = [run.metric(f"gap/{where}/rr_harmless") for where in _GAP]
+            worst = max(filter(None, refused), key=lambda rate: rate.value, default=None)
+            cells = [" / ".join(map(_cell, found)) for found in harmful.values()]
+            rows.append([str(seed), run.name, *cells, _cell(worst), _cell(run.metric("utility"))])
+            rates += [rate for found in harmful.values() for rate in found]
+    heads = ["seed", "model", "ASR", "refused", "irrelevant", "harmless refused, worst", "utility"]
+    return _table(heads, rows) + _standing(rates)
+
+
+def _audit(found: Mapping[int, Mapping[str, Any]]) -> str:
+    """How the log odds of the data's words go with what the words do to the SFT model."""
+    heads = {
+        "change, words seen first in the data": ("change", "here"),
+        "gone after rebalancing": ("removed", "here"),
+        "change, words seen only elsewhere": ("change", "elsewhere"),
+    }
+    rows = []
+    for seed, content in found.items():
+        correlations = content.get("attribution", {}).get("correlations", {})
+        rows.append([str(seed), *(_correlation(correlations.get(one, {}).get(where)) for one, where in heads.values())])
+    return _table(["seed", *heads], rows)
+
+
+def _correlation(found: Mapping[str, Any] | None) -> str:
+    """Pearson's r with its interval, and over how many words."""
+    r = as_rate((found or {}).get("pearson"), "attribution.json: pearson")
+    return "-" if r is None or r.low is None else f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}], {found['n']} words"
+
+
+def _judged(target: VerdictTarget) -> str:
+    if target.ok is None:
+        return "-"
+    return _with_interval(target.rate) if target.ok else f"**{_with_interval(target.rate)}**"
+
+
+def _cell(rate: Rate | None) -> str:
+    return "-" if rate is None else f"{100 * rate.value:.0f}"
+
+
+def _with_interval(rate: Rate | None) -> str:
+    bounds = "" if rate is None or rate.low is None else f" [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+    return _cell(rate) + bounds
+
+
+def _standing(rates: Iterable[Rate | None]) -> str:
+    """On how many questions the rates of a table stand."""
+    return f"\n\nQuestions per rate: {sizes(rates)}."
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], "|" + " --- |" * len(heads), *lines[1:]])
