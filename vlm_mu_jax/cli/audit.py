@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import command, mesh_flag
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.files.paths import resolved
@@ -78,6 +78,7 @@ _SALIENCY = flags.DEFINE_integer(
     lower_bound=1,
 )
 _SALIENCY_CHART = flags.DEFINE_string("saliency_chart", None, "draw the first questions of --saliency into this file")
+flags.adopt_module_key_flags(mesh_flag)
 
 
 def main(argv: list[str]) -> None:
@@ -178,7 +179,8 @@ def _saliency(records, checkpoint: str, count: int, seed: int) -> dict:
     from vlm_mu_jax.storage import model_folder
 
     command.enable_compilation_cache()
-    model = model_folder.load(checkpoint)
+    with mesh_flag.placed(rows=1, new_tokens=0):
+        model = model_folder.load(checkpoint)
     found = record_saliency(model, records, count, seed=seed, progress=progress.bar)
     return found | {"model": resolved(checkpoint).name}
 

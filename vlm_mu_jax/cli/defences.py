@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags
+from vlm_mu_jax.cli import command, judge_flags, mesh_flag
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions
 
 flags.adopt_module_key_flags(judge_flags)
+flags.adopt_module_key_flags(mesh_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
 _DATA = flags.DEFINE_string(
     "data",
@@ -87,17 +88,18 @@ def main(argv: list[str]) -> None:
     options, words = _options(), _words_of(_WORDS.value, _DEFENCES.value)
     model_folder.find(_CHECKPOINT.value)  # told before anything is made
     command.enable_compilation_cache(_WORKDIR.value)
-    found = compare_defences(
-        models,
-        _DATA.value,
-        _DEFENCES.value,
-        options,
-        judge=judge_flags.options(),
-        attack_words=words,
-        workdir=_WORKDIR.value,
-        say=lambda line: print(line, flush=True),
-        progress=progress.bar,
-    )
+    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+        found = compare_defences(
+            models,
+            _DATA.value,
+            _DEFENCES.value,
+            options,
+            judge=judge_flags.options(),
+            attack_words=words,
+            workdir=_WORKDIR.value,
+            say=lambda line: print(line, flush=True),
+            progress=progress.bar,
+        )
     write_json(Path(_WORKDIR.value) / "defences.json", found.to_dict())
     table = found.table()
     outputs.write_text(Path(_WORKDIR.value) / "defences.md", table + "\n")

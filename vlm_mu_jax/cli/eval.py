@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, eval_list, judge_flags, quantize_flag
+from vlm_mu_jax.cli import command, eval_list, judge_flags, mesh_flag, quantize_flag
 
 if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.evaluate import EvaluateOptions
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 flags.adopt_module_key_flags(eval_list)
 flags.adopt_module_key_flags(judge_flags)
 flags.adopt_module_key_flags(quantize_flag)
+flags.adopt_module_key_flags(mesh_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=eval_list.needs_run())
 _DATA = flags.DEFINE_string(
     "data",
@@ -91,17 +92,18 @@ def main(argv: list[str]) -> None:
     command.enable_compilation_cache(_WORKDIR.value)
     for note in suite.notes:
         print(note)
-    found = evaluate(
-        None if _REJUDGE.value else folder,
-        suite,
-        options,
-        judge=judge_flags.options(),
-        guard=_GUARD.value,
-        baseline=_BASELINE.value,
-        calibrate=judge_flags.CALIBRATE.value or (),
-        workdir=_WORKDIR.value,
-        progress=progress.bar,
-    ).to_dict()
+    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+        found = evaluate(
+            None if _REJUDGE.value else folder,
+            suite,
+            options,
+            judge=judge_flags.options(),
+            guard=_GUARD.value,
+            baseline=_BASELINE.value,
+            calibrate=judge_flags.CALIBRATE.value or (),
+            workdir=_WORKDIR.value,
+            progress=progress.bar,
+        ).to_dict()
     table.print_results(found)
     advice = sample_size.advice(found["runs"][0], found["comparisons"], judge_flags.DETECT.value)
     if advice:

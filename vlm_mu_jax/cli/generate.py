@@ -22,7 +22,7 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import chat_loop, command, quantize_flag
+from vlm_mu_jax.cli import chat_loop, command, mesh_flag, quantize_flag
 
 flags.adopt_module_key_flags(quantize_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -45,6 +45,7 @@ _TOP_P = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the sampling")
 _GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: steer the model with it")
+flags.adopt_module_key_flags(mesh_flag)
 
 
 def main(argv: list[str]) -> None:
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> None:
     _check_flags()
     command.enable_compilation_cache()
     history = questions.read_conversation(_HISTORY.value) if _HISTORY.value else None
-    model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
+    with mesh_flag.placed(_BATCH.value if _DATA.value else 1, _TOKENS.value):
+        model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
     if _DATA.value:
         _answer_all(model)
         return

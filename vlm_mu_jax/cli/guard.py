@@ -31,6 +31,7 @@ from vlm_mu_jax.cli import (
     guard_extract,
     guard_flags,
     guard_select,
+    mesh_flag,
 )
 from vlm_mu_jax.errors import InputError
 
@@ -42,7 +43,7 @@ ACTIONS = {
     "bake": guard_bake,
     "export": guard_export,
 }
-for _module in (guard_flags, *ACTIONS.values()):
+for _module in (guard_flags, mesh_flag, *ACTIONS.values()):
     flags.adopt_module_key_flags(_module)
 
 
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> None:
             raise InputError(f"bin/guard {argv[1]} needs --{flag.name}; see bin/guard --help")
     run = action.prepare()  # tells everything that is wrong before the model is loaded, which may take minutes
     command.enable_compilation_cache()
-    run(model_folder.load(guard_flags.CHECKPOINT.value))
+    with mesh_flag.placed(guard_flags.BATCH.value, guard_flags.TOKENS.value):
+        run(model_folder.load(guard_flags.CHECKPOINT.value))
 
 
 if __name__ == "__main__":

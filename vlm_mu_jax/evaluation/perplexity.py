@@ -23,6 +23,7 @@ from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import Batch, forward, logits_of
 from vlm_mu_jax.objectives.logprobs import answer_nll
+from vlm_mu_jax.parallel.activations import OnMesh, even_rows
 from vlm_mu_jax.progress import Progress
 
 _RESAMPLES = 2000
@@ -43,7 +44,7 @@ class Perplexity:
     """
 
     def __init__(self, model, batch_size: int = 16):
-        self._model, self._batch_size = model, batch_size
+        self._model, self._batch_size = model, even_rows(model.params, batch_size)
         self.name = str(model.folder)
 
     def __call__(
@@ -82,6 +83,7 @@ class Perplexity:
         return [AnswerLikelihood(float(nll_B[i]), int(count_B[i])) for i in range(len(examples))]
 
 
+@OnMesh
 @functools.partial(jax.jit, static_argnames="cfg")
 def _nll(params, batch: Batch, mask_BT: jax.Array, cfg) -> tuple[jax.Array, jax.Array]:
     hidden_BTD = forward(params, batch, cfg, logits=False).hidden_BTD

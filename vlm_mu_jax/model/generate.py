@@ -22,6 +22,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import LATE, Steer, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, Output, forward, logits_of
+from vlm_mu_jax.parallel.activations import OnMesh
 
 # Prompts of this many tokens or more run the last block for their last token alone. That saves time in every run and
 # costs compile time, so that it does not pay for short prompts.
@@ -130,7 +131,7 @@ def _generate(
 
 
 # The one compiled program behind `generate`, for callers that lower it or count how often it is compiled.
-generate_program = jax.jit(_generate, static_argnames=("cfg", "max_new_tokens", "temperature", "top_p"))
+generate_program = OnMesh(jax.jit(_generate, static_argnames=("cfg", "max_new_tokens", "temperature", "top_p")))
 
 
 def _checked(batch: Batch, cfg: ModelConfig, max_new_tokens: int, seeds_B: Array | None) -> int:
@@ -262,8 +263,8 @@ def _advance(
     return jax.lax.platform_dependent(state, cpu=loop_apart, default=loop)
 
 
-_begin_jit = jax.jit(_begin, static_argnames=("cfg", "max_new_tokens"))
-_advance_jit = jax.jit(_advance, static_argnames=("cfg", "temperature", "top_p"), donate_argnames="state")
+_begin_jit = OnMesh(jax.jit(_begin, static_argnames=("cfg", "max_new_tokens")))
+_advance_jit = OnMesh(jax.jit(_advance, static_argnames=("cfg", "temperature", "top_p"), donate_argnames="state"))
 
 
 def _step(

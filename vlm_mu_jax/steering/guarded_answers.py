@@ -13,6 +13,7 @@ from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.steer import Steer, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward
+from vlm_mu_jax.parallel.activations import OnMesh, even_rows
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.hidden_states import images_of_one, prompt_batches
@@ -61,7 +62,7 @@ def answer(
     Raises:
       InputError: an image for a model without vision.
     """
-    steps = -(-len(questions) // min(batch_size, len(questions)))
+    steps = -(-len(questions) // even_rows(model.params, min(batch_size, len(questions))))
     batches: Iterable = _steered(model, questions, images, guard, batch_size)
     answers: list[GuardedAnswer] = []
     for batch, real, steer in progress(batches, label, steps) if progress else batches:
@@ -120,12 +121,14 @@ def divergence(base_NV: np.ndarray, guarded_NV: np.ndarray) -> float:
     return float((np.exp(base_NV) * (base_NV - guarded_NV)).sum(-1).mean())
 
 
+@OnMesh
 @functools.partial(jax.jit, static_argnames="cfg")
 def _first_token(params, batch: Batch, cfg, steer: Steer | None) -> jax.Array:
     logits_B1V = forward(params, batch, cfg, steer=steer, last_only=True).logits_BTV
     return jax.nn.log_softmax(logits_B1V[:, 0].astype(jnp.float32))
 
 
+@OnMesh
 @functools.partial(jax.jit, static_argnames="cfg")
 def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.Array:
     """Mean negative log-likelihood of each row's answer after its prompt, [B]."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import Batch, forward
+from vlm_mu_jax.parallel.activations import OnMesh, even_rows
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -29,7 +30,8 @@ def prompt_batches(
     Args:
       images: per question what `Processor.pixels` makes of its image, a list of several, or None. None: no question
         has an image.
-      size: rows of a batch. The last batch is filled up with copies of its last row.
+      size: rows of a batch, rounded up to what the model's mesh splits evenly. The last batch is filled up with copies
+        of its last row.
       at: the prompts end with this token; -1 is the whole prompt. A token's state does not depend on later tokens, so
         any position of a prompt is the last one of a shorter prompt.
 
@@ -48,7 +50,7 @@ def prompt_batches(
         raise InputError(f"position {at} is outside a prompt; give -1 (the last token) to -{min(map(len, rows))}")
     rows = [ids[: len(ids) + 1 + at] for ids in rows]
     width = -(-max(map(len, rows)) // 8) * 8
-    size = min(size, len(rows))
+    size = even_rows(model.params, min(size, len(rows)))
     for start in range(0, len(rows), size):
         chosen = [min(start + k, len(rows) - 1) for k in range(size)]
         pixels = [shown[k] for k in chosen]
@@ -76,7 +78,7 @@ def last_token_states(
 
     Args, Raises: as `prompt_batches`.
     """
-    steps = -(-len(questions) // min(batch_size, len(questions)))
+    steps = -(-len(questions) // even_rows(model.params, min(batch_size, len(questions))))
     batches: Iterable = prompt_batches(model, questions, images, batch_size, at)
     batches = progress(batches, label, steps) if progress else batches
     return np.concatenate([batch_states(model, batch)[:, :real] for batch, real in batches], axis=1)
@@ -87,6 +89,7 @@ def batch_states(model: Model, batch: Batch) -> np.ndarray:
     return np.asarray(_taps(model.params, batch, model.config))
 
 
+@OnMesh
 @functools.partial(jax.jit, static_argnames="cfg")
 def _taps(params, batch: Batch, cfg) -> jax.Array:
     return forward(params, batch, cfg, tap="last", logits=False).taps

@@ -10,6 +10,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 import shutil
@@ -27,9 +28,10 @@ from vlm_mu_jax.model import config as config_lib
 from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
+from vlm_mu_jax.model.memory import generation_bytes
 from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.model.quantize import quantize as quantize_params
-from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.parallel import distributed, placement
 from vlm_mu_jax.storage import generation, stored_params
 from vlm_mu_jax.storage.identity import weights_hash
 
@@ -95,15 +97,16 @@ def load(
 
     Args:
       folder: a model folder, or a workdir that holds one in `model/`.
-      mesh: where the parameters go; None = the first device.
+      mesh: where the parameters go. None = as `parallel.placement.placed` says; outside of it, the first device.
       with_processor: False skips the tokenizer and image settings (a checkpoint may have none).
       quantize: the weights are those that storage in few bits would leave: "int8", "int4", "nf4", or one of them with
         its scales, as in "int4:32"; see `model.quantize`.
 
     Raises:
-      InputError: no such model, weights of another model, unreadable files, no such quantisation.
+      InputError: no such model, weights of another model, unreadable files, no such quantisation, or a model that does
+        not fit.
     """
-    folder, scheme = find(folder), None if quantize is None else Scheme.parse(quantize)
+    name, folder, scheme = str(folder), find(folder), None if quantize is None else Scheme.parse(quantize)
     cfg = read_config(folder)
     settings = read_settings(folder)
     processor = None
@@ -112,6 +115,8 @@ def load(
 
         processor = Processor.from_folder(folder, cfg, settings["template"], settings.get("system"))
         cfg = processor.cfg  # its image plan follows the image processor's config
+    if mesh is None and (placing := placement.current()) is not None:
+        mesh = placing.mesh(name, functools.partial(generation_bytes, cfg, settings["dtype"]))
     params = stored_params.load(folder / PARAMS, vlm.param_specs(cfg), mesh)
     model = Model(params, cfg, processor, folder)
     return model if scheme is None else quantized(model, scheme)

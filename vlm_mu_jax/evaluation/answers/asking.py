@@ -17,6 +17,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, AnswersFile, AnswersInMemory
 from vlm_mu_jax.evaluation.answers.batches import SharedBatch, plan_batches, plan_shared, split_shared
 from vlm_mu_jax.evaluation.questions.question import BLANK, Question
+from vlm_mu_jax.parallel.activations import even_rows
 from vlm_mu_jax.parallel.distributed import to_host
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
@@ -52,7 +53,8 @@ class _Prompt:
 class AnswerOptions:
     """How questions are answered.
 
-    batch_size: rows of every generated batch. The last batch is filled up, so that its shape needs no new program.
+    batch_size: rows of every generated batch, rounded up to what the model's mesh splits evenly. The last batch is
+      filled up, so that its shape needs no new program.
     max_new_tokens: bound on the length of an answer.
     steer: the guard's `Steer`, or None. A guard that decides anew for every batch is a function
       (questions, images, contexts) -> `Steer`; it gets the batch's rows in order, those that fill it up included.
@@ -98,6 +100,7 @@ def answer_questions(
     """
     if any(question.own_history for question in questions):
         return _turn_by_turn(model, questions, path, options, label)
+    options = dataclasses.replace(options, batch_size=even_rows(model.params, options.batch_size))
     prompts = [_prompt(model, question, options.max_new_tokens) for question in questions]
     with AnswersFile(path) if path is not None else AnswersInMemory() as kept:
         if only_these:

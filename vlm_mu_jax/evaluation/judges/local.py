@@ -22,6 +22,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.vlm import Batch, forward, logits_of
+from vlm_mu_jax.parallel.activations import OnMesh, even_rows
 from vlm_mu_jax.storage import model_folder
 
 _LEADS = ("", " ", "\n\n")  # what may stand between the prompt and the answer word
@@ -36,7 +37,7 @@ class LocalModel:
         self.name = Path(folder).resolve().name
         self.identity = _identity(self._model.folder)
         self.sees_images = self._model.config.vision is not None
-        self._batch_size = batch_size
+        self._batch_size = even_rows(self._model.params, batch_size)
         self._tokens = 0
         tokenizer = self._model.processor.tokenizer
         self._special = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
@@ -159,6 +160,7 @@ def spellings(tokenizer: Any, words: tuple[str, str]) -> tuple[tuple[tuple[int, 
     return tuple(map(tuple, kept))
 
 
+@OnMesh
 @functools.partial(jax.jit, static_argnames=("cfg", "texts"))
 def continuations(params: Params, batch: Batch, cfg: ModelConfig, texts: tuple[tuple[int, ...], ...]) -> Array:
     """log P(text | prompt) of C short texts after each of B prompts, float32 [B, C]; the prompts run once."""

@@ -1,0 +1,97 @@
+"""Started by test_placement.py with eight fake CPU devices; prints what models say on meshes of several sizes, as JSON.
+
+python commands_on_devices.py CHECKPOINT DATA MESH...   (a mesh as data,fsdp,tensor)
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+import vlm_mu_jax
+from vlm_mu_jax.evaluation.answers.one_answer import SamplingOptions, stream_answer
+from vlm_mu_jax.evaluation.evaluate import EvaluateOptions, evaluate
+from vlm_mu_jax.evaluation.judges.local import LocalModel
+from vlm_mu_jax.evaluation.judges.rubrics import JudgePrompt
+from vlm_mu_jax.evaluation.perplexity import Perplexity
+from vlm_mu_jax.model.generate import generate_program
+from vlm_mu_jax.model.memory import generation_bytes, weight_bytes
+from vlm_mu_jax.parallel.activations import mesh_of
+from vlm_mu_jax.parallel.placement import Placement, parse, placed
+from vlm_mu_jax.planning.hlo import Module
+from vlm_mu_jax.steering import guarded_answers
+from vlm_mu_jax.steering.anchor_texts import Anchors
+from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
+
+TOKENS = 6
+HARMFUL = tuple(f"share dax{x} ." for x in "abcde")
+HARMLESS = tuple(f"what is wug{x} ?" for x in "abcde")
+ANCHORS = Anchors(HARMFUL, HARMLESS, "0" * 64)
+QUESTIONS = ["what is wug ?", "share the dax .", "what is red ?"]
+
+
+def main(checkpoint: str, data: str, *meshes: str) -> None:
+    print(json.dumps({mesh: said(checkpoint, data, mesh) for mesh in meshes}))
+
+
+def said(checkpoint: str, data: str, sizes: str) -> dict:
+    lines = []
+    with placed(Placement(parse(sizes.split(",")), rows=4, new_tokens=TOKENS, tell=lines.append)):
+        model = vlm_mu_jax.load(checkpoint)
+        judge = LocalModel(checkpoint, batch_size=3)
+    before = generate_program._cache_size()
+    found = evaluate(model, data, EvaluateOptions(sets=SETS, batch_size=3, max_new_tokens=TOKENS), judge="refusal")
+    programs = generate_program._cache_size() - before
+    guard = extract_guard(model, ANCHORS, ExtractOptions(layers="all", batch_size=4))
+    pictures = [model.processor.blank_pixels()] * len(QUESTIONS)
+    guarded = guarded_answers.answer(model, QUESTIONS, pictures, guard=guard, max_new_tokens=TOKENS)
+    first_NV = guarded_answers.first_token_logprobs(model, QUESTIONS, pictures, guard=guard)
+    likely = Perplexity(model, 4)(QUESTIONS, ["red", "a then b", "a"])
+    prompts = [JudgePrompt(form="chat", text=text, question=text, answer="", image=None) for text in QUESTIONS]
+    *_, streamed = stream_answer(model, QUESTIONS[0], (), SamplingOptions(TOKENS))
+    return {
+        "line": lines[0],
+        "answers": {name: [one.answer for one in some] for name, some in found.answers.items()},
+        "programs": programs,
+        "directions": np.asarray(guard.directions.basis_LMD).ravel().tolist(),
+        "guarded": [one.text for one in guarded],
+        "first": first_NV.ravel().tolist(),
+        "nll": [one.nll for one in likely],
+        "judged": [reply.text for _, reply in sorted(judge.ask(prompts, None, 4))],
+        "streamed": streamed.token_ids,
+        "decode": decode(model),
+    }
+
+
+SETS = ("unsafe_before", "harmless_before", "utility")
+
+
+def decode(model) -> dict:
+    """Of the compiled program that answers four questions: bytes per device, and what is gathered."""
+    mesh, rows, blank = mesh_of(model.params), 4, model.processor.blank_pixels()
+    batch = model.processor.pad([model.processor.prompt_ids(QUESTIONS[0], [blank])] * rows, [[blank]] * rows)
+    program = generate_program.lower(model.params, batch, model.config, max_new_tokens=TOKENS).compile()
+    memory = program.memory_analysis()
+    stated = {"arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes}
+    if mesh is None:
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
+    module = Module(program.as_text())
+    gathered = [
+        list(shape.dims)
+        for body in module.computations.values()
+        for one in body.values()
+        if one.opcode.startswith("all-gather")
+        for shape in one.shapes
+    ]
+    return stated | {
+        "inputs": sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(batch)),
+        "weights": weight_bytes(model.config, mesh, "float32"),
+        "estimate": generation_bytes(model.config, "float32", mesh, rows, TOKENS),
+        "gathered": gathered,
+        "vocabulary": model.config.text.V,
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

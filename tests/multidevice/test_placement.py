@@ -1,0 +1,52 @@
+"""Commands give the same answers on 1, 2, 4 and 8 devices, with rows and weights spread over them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 (fixtures)
+from tests.multidevice.start import environment
+
+ONE = "1,1,1"
+MESHES = ["2,1,1", "1,2,2", "2,2,2"]
+
+
+@pytest.fixture(scope="module")
+def said(root, checkpoint, data_dir):  # noqa: F811
+    """What the commands gave, by mesh. All in one process of eight devices."""
+    command = [sys.executable, str(root / "tests/multidevice/commands_on_devices.py"), str(checkpoint), str(data_dir)]
+    done = subprocess.run([*command, ONE, *MESHES], env=environment(8), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_answers_and_directions_do_not_depend_on_the_mesh(said, mesh):
+    one, many = said[ONE], said[mesh]
+    for name in ("answers", "guarded", "judged", "streamed"):
+        assert many[name] == one[name], name
+    for name, close in (("directions", 1e-5), ("first", 1e-4), ("nll", 1e-4)):
+        np.testing.assert_allclose(many[name], one[name], atol=close, err_msg=name)
+    assert len({text for some in one["answers"].values() for text in some}) > 5
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_batches_after_the_first_compile_nothing(said, mesh):
+    assert said[mesh]["programs"] == said[ONE]["programs"] == 3
+
+
+@pytest.mark.parametrize("mesh", [ONE, *MESHES])
+def test_a_device_holds_its_share_of_the_weights_and_of_the_vocabulary_product(said, mesh):
+    decode = said[mesh]["decode"]
+    assert decode["weights"] <= decode["arguments"] <= decode["weights"] + decode["inputs"]
+    assert decode["arguments"] + decode["temporary"] <= decode["estimate"]
+    if mesh == "1,2,2":
+        assert decode["weights"] < 0.3 * said[ONE]["decode"]["weights"]
+    assert not [shape for shape in decode["gathered"] if shape[-1] == decode["vocabulary"]]  # logits: [rows, V]
+
+
+def test_the_placement_is_said_in_one_line(said):
+    assert "4 of 8 devices, data 1 x fsdp 2 x tensor 2; about" in said["1,2,2"]["line"]

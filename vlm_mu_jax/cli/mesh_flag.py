@@ -1,0 +1,33 @@
+"""The flag of every command that holds a model: how it lies on the devices; see docs/scaling.md."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from absl import flags
+
+_MESH = flags.DEFINE_list(
+    "mesh",
+    None,
+    "data,fsdp,tensor: copies of the weights that share the rows, shards of rows and weights, and split layers; -1: all"
+    " devices that are left (default: all devices, with the weights split only as far as they must be to fit)",
+)
+
+
+@contextlib.contextmanager
+def placed(rows: int, new_tokens: int) -> Iterator[None]:
+    """Every model that is loaded inside lies on the devices that --mesh names, or on those that fit.
+
+    Args:
+      rows: prompts that run at a time.
+      new_tokens: most tokens that are generated.
+    """
+    from vlm_mu_jax.parallel import placement
+
+    sizes = placement.parse(_MESH.value) if _MESH.value else None
+    with placement.placed(placement.Placement(sizes, rows, new_tokens, _tell)):
+        yield
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
