@@ -124,7 +124,8 @@ def main(argv: list[str]) -> None:
     meshes = _meshes(_MESH.value or ["1" if options.method == "pgd" else "-1", "1", "1"])
     mesh = meshes[0] if meshes else None
     folder = model_folder.find(_CHECKPOINT.value)
-    records = _records(data)  # a bad file is told before the model is loaded
+    records = _records(data)  # a bad file or name is told before the model is loaded
+    _check_names(options)
     model = model_folder.load(folder, mesh=mesh, quantize=quantize_flag.QUANTIZE.value)
     found = attack(
         model,
@@ -139,6 +140,22 @@ def main(argv: list[str]) -> None:
         progress=progress.bar,
     )
     print(found.table())
+
+
+def _check_names(options) -> None:
+    """Raises InputError for a guard, a reference model, positions or candidate words that are not there."""
+    from vlm_mu_jax.attacks.words import vocabulary
+    from vlm_mu_jax.data import placing
+    from vlm_mu_jax.steering import guard_folder
+    from vlm_mu_jax.storage import model_folder
+
+    guard_folder.check(_GUARD.value)
+    if _REFERENCE.value:
+        model_folder.find(_REFERENCE.value)
+    if options.method == "one_word" and _WORDS.value not in (vocabulary.PIECES, "audit"):
+        vocabulary.candidate_words(_WORDS.value, None)
+    for position in options.words.positions:
+        placing.place("", "", position, options.words.mode)
 
 
 def _records(data: Path):

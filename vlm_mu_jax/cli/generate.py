@@ -53,16 +53,21 @@ def main(argv: list[str]) -> None:
     import json
 
     import vlm_mu_jax
-    from vlm_mu_jax.data import questions
+    from vlm_mu_jax.data import images, questions
     from vlm_mu_jax.evaluation.answers import chat, one_answer
+    from vlm_mu_jax.steering import guard_folder
 
     _check_flags()
     command.enable_compilation_cache()
     history = questions.read_conversation(_HISTORY.value) if _HISTORY.value else None
-    with mesh_flag.placed(_BATCH.value if _DATA.value else 1, _TOKENS.value):
+    asked = _asked() if _DATA.value else None
+    guard_folder.check(_GUARD.value)
+    for image in _IMAGE.value:
+        images.size_of(image)
+    with mesh_flag.placed(_BATCH.value if _DATA.value else 1, _TOKENS.value):  # when all else has been read
         model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
-    if _DATA.value:
-        _answer_all(model)
+    if asked is not None:
+        _answer_all(model, asked)
         return
     options = one_answer.SamplingOptions(
         max_new_tokens=_TOKENS.value,
@@ -114,18 +119,24 @@ def _check_flags() -> None:
         raise InputError("--data needs --out, the answers file to write")
 
 
-def _answer_all(model) -> None:
-    from vlm_mu_jax import progress
+def _asked():
+    """The records of --data that are asked."""
     from vlm_mu_jax.data import questions
+    from vlm_mu_jax.evaluation.answers.record_answers import asked_of
+
+    records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
+    return asked_of(records, _KINDS.value)
+
+
+def _answer_all(model, asked) -> None:
+    from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
     from vlm_mu_jax.evaluation.answers.record_answers import answer_file
 
-    columns = questions.parse_columns(_COLUMNS.value)
     answers = answer_file(
         model,
-        questions.read(_DATA.value, _KIND.value, columns),
+        asked,
         _OUT.value,
-        kinds=_KINDS.value,
         guard=_GUARD.value,
         options=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar),
     )

@@ -19,10 +19,12 @@ NEEDS = (guard_flags.DATA, guard_flags.GUARD)
 def prepare() -> Callable[[Any], None]:
     """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.evaluation.guards.apply_guard import ApplyOptions
+    from vlm_mu_jax.steering import guard_folder
     from vlm_mu_jax.steering.guard import load_guard
 
     outputs.check_writable(guard_flags.OUT.value)
     folder = guard_flags.GUARD.value
+    guard_folder.check(folder)
     give_guard = functools.partial(load_guard, folder, allow_other_model=guard_flags.ALLOW.value)
     options = ApplyOptions(
         images=_IMAGE.value,

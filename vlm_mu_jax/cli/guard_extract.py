@@ -122,10 +122,12 @@ def extraction(anchors_file: str | Path, options: Any) -> Callable[[Any], Any]:
 
 def guard_or_extraction() -> Callable[[Any], Any]:
     """What gives the guard of a model: that of --guard, or one from --anchors or the data folder's anchors.json."""
+    from vlm_mu_jax.steering import guard_folder
     from vlm_mu_jax.steering.guard import load_guard
 
     options = extract_options()
     if guard_flags.GUARD.value:
+        guard_folder.check(guard_flags.GUARD.value)
         return functools.partial(load_guard, guard_flags.GUARD.value, allow_other_model=guard_flags.ALLOW.value)
     anchors = Path(guard_flags.ANCHORS.value or guard_flags.data_folder() / "anchors.json")
     if not anchors.is_file():

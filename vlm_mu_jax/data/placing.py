@@ -6,7 +6,7 @@ The attack puts candidate words into questions this way, the evaluation the word
 import dataclasses
 import re
 
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.errors import InputError, nearest
 
 MODES = ("swap", "insert")
 POSITIONS = ("question_start", "question_end", "after_image", "response_prefix")
@@ -47,7 +47,7 @@ def place(question: str, word: str, position: str = "question_start", mode: str 
       InputError: an unknown position or mode.
     """
     if position not in POSITIONS:
-        raise InputError(f"--positions={position}: there is no such position; use some of {', '.join(POSITIONS)}")
+        raise InputError(f"--positions={position}: there is no such position; {nearest(position, POSITIONS)}")
     if mode not in MODES:
         raise InputError(f"--mode={mode}: there is no such mode; use one of {', '.join(MODES)}")
     if position == "question_end":

@@ -31,6 +31,7 @@ from vlm_mu_jax.evaluation.results.summary import Answered, Evaluation, RunName,
 from vlm_mu_jax.evaluation.utility import mmvet
 from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.steering.guard import Guard, open_guard
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
@@ -124,6 +125,7 @@ def evaluate(
     before = None if baseline is None else baseline_answers(baseline, asked)
     labelled = calibration.read(calibrate) if isinstance(calibrate, str | Path) else list(calibrate)
     wrappers.check(options.defence)
+    guard_folder.check(None if isinstance(guard, Guard) else guard)
     judges = choose(judge, asked.folder or options.data_root, workdir)
     if model is None:
         made = _stored(asked, workdir)

@@ -12,8 +12,9 @@ from vlm_mu_jax.serving.app import ServerLimits, make_app
 from vlm_mu_jax.serving.engine import Answering, Engine, MadeToken, sizes
 from vlm_mu_jax.serving.engine_thread import EngineThread
 from vlm_mu_jax.serving.prompt_runs import ServedPrompt
+from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.steering.guard import load_guard
-from vlm_mu_jax.storage.model_folder import load
+from vlm_mu_jax.storage.model_folder import find, load
 
 STOP_SECONDS = 5  # that open requests get to end when the server stops
 
@@ -87,19 +88,22 @@ def open_engines(
     """The engines of a server's models; see `serve`."""
     folders = _named(checkpoints, "--checkpoint")
     guarded = [_guarded(one, list(folders)) for one in guards]
+    for folder in folders.values():
+        find(folder)
+    guard_folder.check(*(folder for _, folder in guarded))  # what is missing is told before anything is loaded
     settings = {"rows": options.rows, "waiting": options.waiting, "context": options.context}
     engines: dict[str, Engine] = {}
     for name, folder in folders.items():
         say(f"{name}: loading {folder}")
         model = load(folder)
         engines[name] = Engine(name, model, **settings)
-        for own, guard_folder in guarded:
+        for own, given in guarded:
             if own != name:
                 continue
-            guard = load_guard(guard_folder, model, options.allow_other_model)
-            full = f"{name}+{_folder_name(guard_folder)}"
+            guard = load_guard(given, model, options.allow_other_model)
+            full = f"{name}+{_folder_name(given)}"
             if full in engines:
-                raise InputError(f"two guards of {name} are called {_folder_name(guard_folder)}; rename one's folder")
+                raise InputError(f"two guards of {name} are called {_folder_name(given)}; rename one's folder")
             engines[full] = Engine(full, model, guard, **settings)
     return list(engines.values())
 

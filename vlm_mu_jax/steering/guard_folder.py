@@ -68,6 +68,17 @@ def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, meta
 
 
+def check(*folders: str | Path | None) -> None:
+    """Reads guard folders, so that a bad one is told before a model is loaded for it. None is no guard.
+
+    Raises:
+      InputError: as `read` does.
+    """
+    for folder in folders:
+        if folder is not None:
+            read(folder)
+
+
 def validation_ids(folder: str | Path) -> set[str]:
     """Ids of the requests that the guard's selection has seen. Empty for a guard that was not selected."""
     return set(read(folder)[1].get("selection", {}).get("validation_ids", ()))

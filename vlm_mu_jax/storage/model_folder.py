@@ -108,15 +108,12 @@ def load(
     """
     name, folder, scheme = str(folder), find(folder), None if quantize is None else Scheme.parse(quantize)
     cfg = read_config(folder)
-    settings = read_settings(folder)
     processor = None
     if with_processor:
-        from vlm_mu_jax.data.prompts import Processor  # brings in transformers
-
-        processor = Processor.from_folder(folder, cfg, settings["template"], settings.get("system"))
-        cfg = processor.cfg  # its image plan follows the image processor's config
+        processor = read_processor(folder)
+        cfg = processor.cfg
     if mesh is None and (placing := placement.current()) is not None:
-        mesh = placing.mesh(name, functools.partial(generation_bytes, cfg, settings["dtype"]))
+        mesh = placing.mesh(name, functools.partial(generation_bytes, cfg, read_settings(folder)["dtype"]))
     params = stored_params.load(folder / PARAMS, vlm.param_specs(cfg), mesh)
     model = Model(params, cfg, processor, folder)
     return model if scheme is None else quantized(model, scheme)
@@ -127,6 +124,18 @@ def quantized(model: Model, scheme: Scheme) -> Model:
     sha256 = model.stored_sha256 or weights_hash(model.params)
     params = quantize_params(model.params, scheme)
     return dataclasses.replace(model, params=params, quantized=str(scheme), stored_sha256=sha256)
+
+
+def read_processor(folder: Path) -> "Processor":
+    """The tokenizer, chat template and image settings. Its `cfg` is the model's, with the image plan that they ask for.
+
+    Raises:
+      InputError: a file is missing or not usable.
+    """
+    from vlm_mu_jax.data.prompts import Processor  # brings in transformers
+
+    settings = read_settings(folder)
+    return Processor.from_folder(folder, read_config(folder), settings["template"], settings.get("system"))
 
 
 def opened(model: Model | str | Path) -> Model:

@@ -9,11 +9,13 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from vlm_mu_jax.data import chat_template
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import distributed
@@ -107,8 +109,14 @@ def train(
     observers = dataclasses.replace(
         observers, progress=progress or observers.progress, goodput=goodput, label=settings["objective"]["name"]
     )
-    spec, mesh, model = _opened(settings)
-    sources = read_sources(settings, spec.objective, model.processor)
+    if not settings["model"]["init"]:
+        raise InputError("config.model.init is not set; give the model folder to start from")
+    folder = model_folder.find(settings["model"]["init"])
+    processor = _processor(folder, settings)
+    spec, mesh = _planned(settings, processor.cfg)
+    sources = read_sources(settings, spec.objective, processor)  # what is wrong with data is told before weights load
+    model = model_folder.load(folder, mesh, with_processor=False)
+    model = dataclasses.replace(model, config=processor.cfg, processor=processor)
     start = weights_hash(model.params)
     about = {name: settings[name] for name in ("seed", "objective", "robust", "steps")}
     provenance = provenance_of(settings["objective"]["name"], about, sources.manifest, start)
@@ -145,30 +153,27 @@ def settings_of(
     return settings_lib.checked(settings_lib.changed(config, changes or {}))
 
 
-def _opened(settings: Mapping[str, Any]) -> tuple[TrainingSpec, Any, model_folder.Model]:
-    """What the run computes, its mesh and the start model on it."""
+def _planned(settings: Mapping[str, Any], cfg: ModelConfig) -> tuple[TrainingSpec, Mesh]:
+    """What the run computes with a model of this config, and its mesh."""
     objective = make_objective(**settings["objective"])
     optim, selection = OptimConfig(**settings["optim"]), Selection.of(**settings["train"])
     robust = Robust(**settings["robust"])
-    if not settings["model"]["init"]:
-        raise InputError("config.model.init is not set; give the model folder to start from")
     mesh = make_mesh(**settings["mesh"])
-    model = model_folder.load(settings["model"]["init"], mesh)
-    cfg = settings_lib.model_config(model.config, settings["model"], mesh.devices.flat[0].platform)
+    cfg = settings_lib.model_config(cfg, settings["model"], mesh.devices.flat[0].platform)
     spec = TrainingSpec(
         cfg, objective, optim, settings["steps"], selection, settings["accumulate"], robust, settings["seed"]
     )
-    return spec, mesh, dataclasses.replace(model, processor=_processor(model, settings))
+    return spec, mesh
 
 
-def _processor(model: model_folder.Model, settings: Mapping[str, Any]) -> Processor:
+def _processor(folder: Path, settings: Mapping[str, Any]) -> Processor:
     """The model's processor with the template that the settings ask for."""
-    template = settings["model"]["template"]
-    if template is None or template == model.processor.template:
-        return model.processor
+    processor, template = model_folder.read_processor(folder), settings["model"]["template"]
+    if template is None or template == processor.template:
+        return processor
     if template == chat_template.OWN:
-        template = chat_template.of_folder(model.folder) or template
-    return model.processor.with_template(template)
+        template = chat_template.of_folder(folder) or template
+    return processor.with_template(template)
 
 
 @contextmanager

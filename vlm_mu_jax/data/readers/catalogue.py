@@ -12,7 +12,7 @@ from pathlib import Path
 from vlm_mu_jax.data.readers import dialogue_sets, newer_sets, safety_sets, unlearning_sets, utility_sets
 from vlm_mu_jax.data.readers.dataset import DataSet
 from vlm_mu_jax.data.records import Records
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.errors import InputError, nearest
 
 _ALL = (*safety_sets.SETS, *newer_sets.SETS, *dialogue_sets.SETS, *utility_sets.SETS, *unlearning_sets.SETS)
 
@@ -48,7 +48,7 @@ def get(name: str, task: str | None = None) -> DataSet:
     """The set of that name (and task). Raises InputError for a name that is none."""
     known = {key: one for key, one in all_sets().items() if task in (None, one.task)}
     if name not in known:
-        raise InputError(f"there is no {task or 'data'} set {name!r}; choose from {', '.join(known)}")
+        raise InputError(f"there is no {task or 'data'} set {name!r}; {nearest(name, known)}")
     return known[name]
 
 

@@ -50,12 +50,7 @@ def answer_file(
       InputError: a kind does not exist or is not there, or `out` holds answers made otherwise.
     """
     records = data if isinstance(data, Records) else question_files.read(data)
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise InputError(f"--kinds: {', '.join(unknown)} is none of {', '.join(KINDS)}")
-    asked = records.of_kind(*(kinds or KINDS))
-    if not len(asked):
-        raise InputError(f"--data={records.source}: holds no record of --kinds={','.join(kinds)}")
+    asked = asked_of(records, kinds)
     settings = {
         "checkpoint": str(model.folder),
         "weights_sha256": weights_hash(model.params),
@@ -63,6 +58,17 @@ def answer_file(
     }
     steer, _ = open_guard(model, guard)
     return answer_records(model, asked, out, settings, dataclasses.replace(options, steer=steer))
+
+
+def asked_of(records: Records, kinds: Sequence[str]) -> Records:
+    """The records of these kinds; () asks all. Raises InputError when a kind does not exist or has no record."""
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise InputError(f"--kinds: {', '.join(unknown)} is none of {', '.join(KINDS)}")
+    asked = records.of_kind(*(kinds or KINDS))
+    if not len(asked):
+        raise InputError(f"--data={records.source}: holds no record of --kinds={','.join(kinds)}")
+    return asked
 
 
 def answer_records(

@@ -22,6 +22,7 @@ from vlm_mu_jax.evaluation.perplexity import Perplexity
 from vlm_mu_jax.evaluation.questions import suite as suites
 from vlm_mu_jax.evaluation.questions.suite import AttackWords, Suite
 from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -131,6 +132,7 @@ def compare_defences(
     guards = {defence.name: _guard(models, defence) for defence in chosen}
     for folder in filter(None, (models.checkpoint, models.unlearned, models.perplexity)):
         model_folder.find(folder)
+    guard_folder.check(*guards.values())
     tell = say or (lambda _: None)
     questions = _questions(models, Path(data), chosen, guards, options, attack_words or {}, tell)
     judges = choose(judge, data, workdir)

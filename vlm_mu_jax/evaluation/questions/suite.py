@@ -14,7 +14,7 @@ from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Record, Records
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.errors import InputError, nearest
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
 from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import BLANK, Question
@@ -148,8 +148,8 @@ def only(questions: Suite, names: Sequence[str]) -> Suite:
     """The named sets alone. Raises InputError for a name that is none of them."""
     unknown = [name for name in names if name not in questions.sets]
     if unknown:
-        known = ", ".join(questions.sets)
-        raise InputError(f"--sets: {', '.join(unknown)} not among the sets here; use some of {known}")
+        near = nearest(unknown[0], questions.sets)
+        raise InputError(f"--sets: {', '.join(unknown)} not among the sets here; {near}")
     return dataclasses.replace(questions, sets={name: questions.sets[name] for name in names})
 
 
