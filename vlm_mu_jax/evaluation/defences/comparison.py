@@ -132,7 +132,7 @@ def compare_defences(
     guards = {defence.name: _guard(models, defence) for defence in chosen}
     for folder in filter(None, (models.checkpoint, models.unlearned, models.perplexity)):
         model_folder.find(folder)
-    guard_folder.check(*guards.values())
+    guard_folder.check(models.guard, models.unlearned_guard)
     tell = say or (lambda _: None)
     questions = _questions(models, Path(data), chosen, guards, options, attack_words or {}, tell)
     judges = choose(judge, data, workdir)
