@@ -19,10 +19,11 @@ def run_command(
     """`bin/NAME FLAGS...` in `cwd`; its exit code, stdout and stderr.
 
     Args:
+      name: of a command, or the full name of another module that is run in its place.
       env: further environment variables; None takes one away. Of those that JAX reads while it is imported only
         JAX_COMPILATION_CACHE_DIR may be among them.
     """
-    module, flags = f"vlm_mu_jax.cli.{name}", [str(flag) for flag in flags]
+    module, flags = name if "." in name else f"vlm_mu_jax.cli.{name}", [str(flag) for flag in flags]
     changed = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     environment = {key: value for key, value in changed.items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:

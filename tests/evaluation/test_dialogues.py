@@ -74,6 +74,18 @@ def test_every_question_is_asked_behind_the_models_own_answers(model, records, t
         evaluate(model, silent, dataclasses.replace(OPTIONS, history="data"), judge=Planted())
 
 
+def test_a_dialogue_that_grows_too_long_stops_there_and_the_others_go_on(model, records, capsys):
+    turns = (*records[0].turns[:2], Turn("user", ("so " * 300,)), Turn("assistant", ("no",)), Turn("user", ("why",)))
+    some = dataclasses.replace(records, items=(Record("long", turns=turns, kind="unsafe"), *records[:2]))
+    found = evaluate(model, some, OPTIONS, judge=Planted())
+    left_out = [(a.id, a.condition.turn) for a in found.answers["dialogues_before"] if a.left_out]
+    assert left_out == [("long", 2), ("long", 3)] and found.unjudged == {"errors": 0, "abstained": 0, "too_long": 2}
+    spoken = found.metrics["dialogues"]
+    assert [spoken["asr_by_turn"][turn]["n"] for turn in "123"] == [2, 1, 1] and spoken["asr"]["n"] == 1
+    table.print_results(found.to_dict())
+    assert "too long for the model: 2 questions" in capsys.readouterr().out
+
+
 def test_rates_by_turn_count_the_dialogues_that_have_the_turn():
     book = {"a": Record("a", None, "q", "", "unsafe"), "b": Record("b", None, "q", "", "unsafe")}
     some = [

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlm_mu_jax.data.records import ImagePart, Record, Turn
+from vlm_mu_jax.data.rendering import contexts_of
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import perplexity
 from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity, summary
@@ -15,16 +17,27 @@ QUESTIONS = ["what is a dax ?", "share the way of wug .", "is it ?", "what ?"]
 ANSWERS = ["a then b .", "i am sorry", "yes", ""]
 
 
-def test_a_score_is_that_of_a_plain_forward_pass_in_any_batch(model):
-    found = Perplexity(model, batch_size=3)(QUESTIONS, ANSWERS)
-    ids = [*model.processor.prompt_ids(QUESTIONS[0], 0), *model.processor.tokenizer(" " + ANSWERS[0])["input_ids"][1:]]
-    start = len(model.processor.prompt_ids(QUESTIONS[0], 0))
+def plain(model, prompt):
+    """The score of the first answer behind these ids, by one forward pass."""
+    ids = [*prompt, *model.processor.tokenizer(" " + ANSWERS[0])["input_ids"][1:]]
     params = jax.tree.map(jnp.asarray, model.params)
     logits = forward(params, Batch(jnp.array([ids]), jnp.array([len(ids)])), model.config).logits_BTV[0]
     logprobs = np.asarray(jax.nn.log_softmax(logits))
-    expected = -sum(logprobs[t - 1, ids[t]] for t in range(start, len(ids)))
-    assert found[0].tokens == len(ids) - start
-    assert found[0].nll == pytest.approx(expected, rel=1e-5)
+    expected = -sum(logprobs[t - 1, ids[t]] for t in range(len(prompt), len(ids)))
+    return AnswerLikelihood(pytest.approx(expected, rel=1e-5), len(ids) - len(prompt))
+
+
+def test_an_answer_is_scored_behind_the_words_of_its_conversation(model):
+    said = [Turn("user", (ImagePart("a.png"), "see ?")), Turn("assistant", ("yes",)), Turn("user", (QUESTIONS[0],))]
+    (context,) = contexts_of([Record("r", turns=said, kind="safe", at=1)])
+    words = [Turn("user", ("see ?",)), *said[1:]]
+    found = Perplexity(model, batch_size=1)(QUESTIONS[:1], ANSWERS[:1], contexts=[context])
+    assert found == [plain(model, model.processor.conversation_ids(words))]
+
+
+def test_a_score_is_that_of_a_plain_forward_pass_in_any_batch(model):
+    found = Perplexity(model, batch_size=3)(QUESTIONS, ANSWERS)
+    assert found[0] == plain(model, model.processor.prompt_ids(QUESTIONS[0], 0))
     assert found[3] == AnswerLikelihood(0.0, 0)
     assert [s.nll for s in Perplexity(model, batch_size=2)(QUESTIONS[::-1], ANSWERS[::-1])] == pytest.approx(
         [s.nll for s in found[::-1]], rel=1e-5

@@ -82,6 +82,21 @@ def test_single_anchors_of_any_number(model, tmp_path):
         extract_guard(model, anchors, TEXT_ONLY)
 
 
+def test_requests_are_anchors_behind_their_earlier_turns(model, tmp_path):
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    nouns = ("dax", "wug", "fep")
+    rows = [{"messages": [*talk, {"role": "user", "content": f"hurt a {n}"}], "kind": "unsafe"} for n in nouns]
+    rows += [{"question": f"feed a {noun}"} for noun in nouns[:2]]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    anchors = load_anchors(tmp_path / "a.jsonl")
+    assert anchors.harmful == ("hurt a dax", "hurt a wug", "hurt a fep") and len(anchors.harmless) == 2
+    assert [context is None for context in anchors.contexts] == [False] * 3 + [True] * 2 and not anchors.paired
+    means = extract_guard(model, anchors, ExtractOptions(estimator="means")).scores
+    alone = dataclasses.replace(anchors, contexts=())
+    without = extract_guard(model, alone, ExtractOptions(estimator="means")).scores
+    assert (means.harmful_LN != without.harmful_LN).all()
+
+
 @pytest.mark.parametrize(
     "rows, said",
     [

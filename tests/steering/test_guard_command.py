@@ -173,7 +173,7 @@ def test_bake_writes_a_checkpoint_or_says_why_not(world):
         (("apply", "--checkpoint=model", "--data=.", "--out=x"), "--guard"),
         (("select", "--checkpoint=model", "--data=.", "--out=x", "--judge=harm"), "--judge_checkpoint"),
         (("melt", "--checkpoint=model", "--out=x"), "extract, select, apply, diagnose, bake, export"),
-        (("extract", "--checkpoint=model", "--anchors=text_harm.json", "--out=x"), "6 of 6 rows"),
+        (("extract", "--checkpoint=model", "--anchors=test.json", "--out=x"), "holds 0 harmful and 1 harmless"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(world, arguments, said):

@@ -1,6 +1,7 @@
 """bin/train end to end on a tiny LLaVA with a real tokenizer: files in, a usable model folder out."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -112,6 +113,39 @@ def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_
         assert ("preferred" in data) == (name == "dpo") and data.get("preferred", data["forget"])["rows"] == 5
     else:
         assert data["train"]["rows"] == 18
+
+
+def test_a_killed_run_on_a_long_file_goes_on_at_the_same_row(root, tmp_path):
+    """kill -9 in the middle: the steps behind the last checkpoint run again, on the rows that they had."""
+    talk = [{"from": "human", "value": "what colour"}, {"from": "gpt", "value": "red"}]
+    rows = [{"conversations": [*talk, {**talk[0], "value": "what " * i}, talk[1]]} for i in range(1, 31)]
+    (root / "data" / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = (
+        "--config=configs/miniature_sft.py:diverse",
+        f"--config.model.init={root / 'model'}",
+        f"--config.data.root={root / 'data'}",
+        "--config.data.safety=",
+        "--config.data.general=many.jsonl",
+        "--config.steps=6",
+        "--config.batch_size=3",
+        "--config.checkpoint_every=2",
+    )
+
+    def run(workdir, **env):
+        return run_command("tests.training.killed_training", *flags, f"--workdir={tmp_path / workdir}", env=env)
+
+    def losses(workdir):
+        lines = (tmp_path / workdir / "metrics.jsonl").read_text().splitlines()
+        return [(one["step"], one["loss"]) for one in map(json.loads, lines)]
+
+    whole = run("whole")
+    assert whole.returncode == 0, whole.stderr
+    assert run("work", KILL_AT="5").returncode == -signal.SIGKILL and losses("work") == losses("whole")[:4]
+    assert not (tmp_path / "work" / "model").exists()
+    assert run("work").returncode == 0
+    assert losses("work") == losses("whole") and len({loss for _, loss in losses("whole")}) == 6
+    counts = [json.loads((tmp_path / name / "data.json").read_text())["train"] for name in ("whole", "work")]
+    assert counts[0]["tokenised"] == "when a step reads them" and counts[0]["rows"] == counts[1]["rows"] == 30
 
 
 def test_a_second_command_on_one_workdir_is_refused_and_changes_nothing(root, tmp_path):

@@ -140,7 +140,10 @@ def _answer_all(model, asked) -> None:
         guard=_GUARD.value,
         options=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar),
     )
-    print(f"{len(answers)} answers in {_OUT.value}")
+    too_long = sum(bool(answer.left_out) for answer in answers)
+    print(f"{len(answers) - too_long} answers in {_OUT.value}")
+    if too_long:
+        print(f"{too_long} questions are too long for the model and were not asked; their lines say so")
 
 
 if __name__ == "__main__":

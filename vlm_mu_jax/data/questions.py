@@ -10,7 +10,6 @@ from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.readers import shapes
 from vlm_mu_jax.data.readers.rows import BadRows, RowReader
 from vlm_mu_jax.data.records import KINDS, Record, Records
-from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 
 # What --columns can rename: the usual columns of question and instruction files.
@@ -90,21 +89,6 @@ def _parsed(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def lone(records: Records) -> Records:
-    """The records as they are, each one question behind its images, however many.
-
-    Raises BadRows, naming them, where some have earlier turns, a system text or words before an image.
-    """
-    others = [one for one in enumerate(records, start=1) if len(one[1].turns) > 2 or Context.of(one[1]) is not None]
-    if others:
-        problems = [
-            (number, f"(id {r.id!r}) is more than one question behind its images, which is asked here")
-            for number, r in others
-        ]
-        raise BadRows(records.source, len(records), problems)
-    return records
 
 
 def single(records: Records) -> Records:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vlm_mu_jax.data import answer_spans, chat_template
@@ -43,10 +43,10 @@ class Context:
         """The conversation that ends with `question`."""
         return (*self.before, self.own.with_text(question))
 
-    def without_images(self) -> "Context":
-        """The same conversation in words alone."""
+    def without_images(self, in_front: int = 0) -> "Context":
+        """The same conversation in words alone, but for `in_front` images in front of the question."""
         before = tuple(dataclasses.replace(turn, parts=(turn.text,)) for turn in self.before)
-        return Context(before, dataclasses.replace(self.own, parts=(self.own.text,)), self.system)
+        return Context(before, asked(self.own.text, in_front), self.system)
 
 
 class Renderer:
@@ -190,6 +190,16 @@ class Renderer:
         messages = self.messages([*turns, Turn("assistant", (answer_start,))], system)
         spoken = self.spoken(messages)
         return spoken.text[: spoken.spans[-1][1]]
+
+
+def contexts_of(records: Iterable[Record], in_front: int | None = None) -> list[Context | None]:
+    """What stands around each record's question.
+
+    in_front: so many images stand in front of each question, and no others in its conversation. None: the record's own
+    images, where they stand.
+    """
+    found = [Context.of(record) for record in records]
+    return found if in_front is None else [one and one.without_images(in_front) for one in found]
 
 
 def asked(question: str, number: int) -> Turn:

@@ -160,7 +160,10 @@ def _labelled(
 ) -> list[Answer]:
     labels = [dict(answer.labels) for answer in answers]
     for name, judge in judges.items():
-        rows = [i for i, a in enumerate(answers) if again or isinstance(judge, BatchJudge) or name not in a.labels]
+        asked = [i for i, a in enumerate(answers) if not a.left_out]
+        rows = [i for i in asked if again or isinstance(judge, BatchJudge) or name not in answers[i].labels]
+        for i in set(range(len(answers))) - set(asked):
+            labels[i][name] = Label(None, error=answers[i].left_out).to_dict()
         cases = [_case(answers[i], records, images or {}) for i in rows]
         for i, label in zip(rows, judge_many(judge, cases, progress), strict=True):
             labels[i][name] = label.to_dict()

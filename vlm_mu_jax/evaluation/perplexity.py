@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import Batch, forward, logits_of
 from vlm_mu_jax.objectives.logprobs import answer_nll
@@ -48,15 +49,25 @@ class Perplexity:
         self.name = str(model.folder)
 
     def __call__(
-        self, questions: Sequence[str], answers: Sequence[str], progress: Progress | None = None
+        self,
+        questions: Sequence[str],
+        answers: Sequence[str],
+        progress: Progress | None = None,
+        contexts: Sequence[Context | None] | None = None,
     ) -> list[AnswerLikelihood]:
         """The likelihood of each answer after its question. An empty answer has 0 tokens.
+
+        contexts: the conversation around every question, whose earlier turns are read too; None where it stands alone.
 
         Raises:
           InputError: a question and its answer are longer than the model's positions.
         """
         processor, limit = self._model.processor, self._model.config.text.max_positions
-        examples = [processor.example(q, a, 0, ended=False) for q, a in zip(questions, answers, strict=True)]
+        words = [context and context.without_images() for context in contexts or [None] * len(questions)]
+        examples = [
+            processor.example(question, answer, 0, ended=False, context=context)
+            for question, answer, context in zip(questions, answers, words, strict=True)
+        ]
         for example, question in zip(examples, questions, strict=True):
             if len(example.ids) > limit:
                 raise InputError(

@@ -14,10 +14,12 @@ Source: VLM-Guard (arXiv 2502.10486), Figures 1 and 2; layer, token and fit set 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.data.rendering import contexts_of
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.auroc import auroc_per_layer
@@ -45,16 +47,22 @@ def condition_states(
 ) -> dict[str, np.ndarray]:
     """States [L, N, D] by condition.
 
-    A model without vision has the condition "text" alone. "own" is there when every request has an image.
+    A model without vision has the condition "text" alone. "own" is there when every request has an image. A request in
+    a conversation is the question it is `at`, behind the earlier turns: in words alone but for "own", with the blank
+    image in front of the question.
     """
     images: dict[str, list | None] = {"text": None}
     if model.config.vision is not None:
         images["blank"] = [blank_HWC] * len(requests)
-        if all(request.image is not None for request in requests):
-            images["own"] = [
-                [model.processor.pixels(path) for path in requests.image_paths(request)] for request in requests
-            ]
+        if all(request.images for request in requests):
+            images["own"] = pixels_of(model, requests)
     return _states(model, requests, images, batch_size, progress)
+
+
+def pixels_of(model: Model, records: Records) -> list[list]:
+    """What the processor makes of all images of every record, in order."""
+    read, together = model.processor.pixels, model.processor.together
+    return [[read(image) for image in together(records.image_paths(record))] for record in records]
 
 
 def blank_states(
@@ -76,12 +84,12 @@ def _states(
     model: Model, requests: Records, images: Mapping[str, list | None], batch_size: int, progress: Progress | None
 ) -> dict[str, np.ndarray]:
     questions = [request.question for request in requests]
-    return {
-        name: last_token_states(
-            model, questions, pixels, batch_size=batch_size, progress=progress, label=f"states, {name}"
-        )
-        for name, pixels in images.items()
-    }
+    how: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    found = {}
+    for name, pixels in images.items():
+        contexts = contexts_of(requests, None if name == "own" else int(pixels is not None))
+        found[name] = last_token_states(model, questions, pixels, **how, label=f"states, {name}", contexts=contexts)
+    return found
 
 
 def diagnose(states: States, requests: Records, directions: Directions, layer: int) -> dict:

@@ -117,7 +117,7 @@ def extract_guard(
         guard = vlm_mu_jax.extract_guard(model, "anchors.json", vlm_mu_jax.ExtractOptions(rank=2))
         guard.save("runs/guard")
 
-    The anchors are run as text, through the model's conversation template.
+    The anchors are run as text, through the model's conversation template, behind the turns before them.
 
     Args:
       model: what `vlm_mu_jax.load` returns.
@@ -193,13 +193,15 @@ def _read_states(
     model: Model, anchors: Anchors, estimator: str, options: ExtractOptions, progress: Progress | None
 ) -> _AnchorStates:
     questions = [*anchors.harmful, *anchors.harmless, *options.benign]
+    contexts = [*anchors.contexts, *[None] * (len(questions) - len(anchors.contexts))]
     blanks = None
     if options.blank is not None and model.config.vision is not None:
         blanks = [model.processor.blank_pixels(options.blank)] * len(questions)
 
     def read(of: Model, label: str, images: list | None = None, at: int = -1) -> np.ndarray:
-        size = options.batch_size
-        return last_token_states(of, questions, images, batch_size=size, progress=progress, label=label, at=at)
+        around = [context and context.without_images(int(images is not None)) for context in contexts]
+        how: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress, "label": label}
+        return last_token_states(of, questions, images, at=at, contexts=around, **how)
 
     text_LND = read(model, "anchors, text only")
     blank_LND = None if blanks is None else read(model, "anchors, blank image", blanks)

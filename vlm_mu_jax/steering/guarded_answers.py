@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.model.generate import can_share, generate
 from vlm_mu_jax.model.steer import Steer, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward
@@ -41,6 +42,7 @@ def answer(
     questions: Sequence[str],
     images: Sequence[Any] | None = None,
     *,
+    contexts: Sequence[Context | None] | None = None,
     guard: Guard | None = None,
     max_new_tokens: int = 64,
     batch_size: int = 16,
@@ -55,6 +57,7 @@ def answer(
 
     Args:
       images: pixels HWC, a list of several, or None, per question. None: no question has an image.
+      contexts: the conversation around every question, or None where it stands alone. None: all stand alone.
       guard: steers the answers. None: the model as it is.
       max_new_tokens: longest answer, in tokens.
       batch_size: prompts run at a time.
@@ -63,7 +66,7 @@ def answer(
       InputError: an image for a model without vision.
     """
     steps = -(-len(questions) // even_rows(model.params, min(batch_size, len(questions))))
-    batches: Iterable = _steered(model, questions, images, guard, batch_size)
+    batches: Iterable = _steered(model, questions, images, contexts, guard, batch_size)
     answers: list[GuardedAnswer] = []
     for batch, real, steer in progress(batches, label, steps) if progress else batches:
         prefix, batch = _begun(batch, model.config) if can_share(model.config, steer) else (None, batch)
@@ -77,12 +80,13 @@ def first_token_logprobs(
     questions: Sequence[str],
     images: Sequence[Any] | None = None,
     *,
+    contexts: Sequence[Context | None] | None = None,
     guard: Guard | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
     """Log-probabilities of the first token of every answer, float [N, V]. Arguments as in `answer`."""
     found = []
-    for batch, real, steer in _steered(model, questions, images, guard, batch_size):
+    for batch, real, steer in _steered(model, questions, images, contexts, guard, batch_size):
         found.append(np.asarray(_first_token(model.params, batch, model.config, steer))[:real])
     return np.concatenate(found)
 
@@ -93,6 +97,7 @@ def answer_nll(
     answers: Sequence[str],
     images: Sequence[Any] | None = None,
     *,
+    contexts: Sequence[Context | None] | None = None,
     guard: Guard | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
@@ -101,10 +106,14 @@ def answer_nll(
     The guard steers as in generation: the prompt first, then the answer with the gates that the prompt has decided. The
     other arguments are those of `answer`.
     """
-    examples = [model.processor.example(q, a, images=0) for q, a in zip(questions, answers, strict=True)]
+    words = [context and context.without_images() for context in contexts or [None] * len(questions)]
+    examples = [
+        model.processor.example(question, given, images=0, context=context)
+        for question, given, context in zip(questions, answers, words, strict=True)
+    ]
     rows = [list(one.ids[one.answer_start :]) for one in examples]
     width, found = bucket(max(map(len, rows))), []
-    for batch, real, steer in _steered(model, questions, images, guard, batch_size):
+    for batch, real, steer in _steered(model, questions, images, contexts, guard, batch_size):
         done = sum(map(len, found))
         some = [rows[min(done + k, len(rows) - 1)] for k in range(len(batch.lengths_B))]
         continued = model.processor.pad(some, length=width)
@@ -148,16 +157,23 @@ def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.
 
 
 def _steered(
-    model: Model, questions: Sequence[str], images: Sequence[Any] | None, guard: Guard | None, batch_size: int
+    model: Model,
+    questions: Sequence[str],
+    images: Sequence[Any] | None,
+    contexts: Sequence[Context | None] | None,
+    guard: Guard | None,
+    batch_size: int,
 ) -> Iterator[tuple[Batch, int, Steer | None]]:
     """Yields (batch, how many of its rows are real, what steers it)."""
     images = [None] * len(questions) if images is None else list(images)
+    contexts = [None] * len(questions) if contexts is None else list(contexts)
     steer_of, done = None if guard is None else guard.steer(model), 0
-    for batch, real in prompt_batches(model, questions, images, batch_size):
+    for batch, real in prompt_batches(model, questions, images, batch_size, contexts=contexts):
         steer = steer_of
         if callable(steer_of):
             rows = [min(done + k, len(questions) - 1) for k in range(len(batch.lengths_B))]
-            steer = steer_of([questions[k] for k in rows], [images_of_one(images[k]) for k in rows])
+            shown = [images_of_one(images[k]) for k in rows]
+            steer = steer_of([questions[k] for k in rows], shown, [contexts[k] for k in rows])
         done += real
         yield batch, real, steer
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.parallel.activations import OnMesh, even_rows
@@ -23,7 +24,12 @@ POSITION = "last_prompt_token"
 
 
 def prompt_batches(
-    model: Model, questions: Sequence[str], images: Sequence[Any] | None, size: int, at: int = -1
+    model: Model,
+    questions: Sequence[str],
+    images: Sequence[Any] | None,
+    size: int,
+    at: int = -1,
+    contexts: Sequence[Context | None] | None = None,
 ) -> Iterator[tuple[Batch, int]]:
     """Prompts in batches of one shape, so that one compiled program serves them all.
 
@@ -34,6 +40,7 @@ def prompt_batches(
         of its last row.
       at: the prompts end with this token; -1 is the whole prompt. A token's state does not depend on later tokens, so
         any position of a prompt is the last one of a shorter prompt.
+      contexts: the conversation around every question, or None where it stands alone. None: all stand alone.
 
     Yields:
       (batch, how many of its rows are real).
@@ -41,11 +48,11 @@ def prompt_batches(
     Raises:
       InputError: images for a model without vision, or a prompt without a token `at`.
     """
-    images = [None] * len(questions) if images is None else list(images)
-    if any(image is not None for image in images) and model.config.vision is None:
+    shown = [images_of_one(image) for image in images or [None] * len(questions)]
+    if any(shown) and model.config.vision is None:
         raise InputError(f"{model.folder} is a text-only model; it cannot be asked about images")
-    shown = [images_of_one(image) for image in images]
-    rows = [model.processor.prompt_ids(q, one) for q, one in zip(questions, shown, strict=True)]
+    contexts = [None] * len(questions) if contexts is None else contexts
+    rows = [model.processor.prompt_ids(*prompt) for prompt in zip(questions, shown, contexts, strict=True)]
     if not -min(map(len, rows)) <= at <= -1:
         raise InputError(f"position {at} is outside a prompt; give -1 (the last token) to -{min(map(len, rows))}")
     rows = [ids[: len(ids) + 1 + at] for ids in rows]
@@ -71,6 +78,7 @@ def last_token_states(
     progress: Progress | None = None,
     label: str = "reading states",
     at: int = -1,
+    contexts: Sequence[Context | None] | None = None,
 ) -> np.ndarray:
     """States of the last prompt token, or of token `at`, after every block: float32 [L, N, D] on the host.
 
@@ -79,7 +87,7 @@ def last_token_states(
     Args, Raises: as `prompt_batches`.
     """
     steps = -(-len(questions) // even_rows(model.params, min(batch_size, len(questions))))
-    batches: Iterable = prompt_batches(model, questions, images, batch_size, at)
+    batches: Iterable = prompt_batches(model, questions, images, batch_size, at, contexts)
     batches = progress(batches, label, steps) if progress else batches
     return np.concatenate([batch_states(model, batch)[:, :real] for batch, real in batches], axis=1)
 

@@ -6,7 +6,10 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file, asking
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
+from vlm_mu_jax.evaluation.judges import KeywordJudge
+from vlm_mu_jax.evaluation.judging import judge_answers
 from vlm_mu_jax.evaluation.questions.question import Question
+from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.model import generate as generate_lib
 
 
@@ -141,6 +144,21 @@ def test_progress_counts_batches(model, data_dir, tmp_path, quick):
         model, questions(data_dir), tmp_path / "a.jsonl", AnswerOptions(2, 4, progress=progress), label="some"
     )
     assert seen and set(seen) == {("some", len(seen))}
+
+
+def test_a_question_that_is_too_long_is_left_out_by_name_and_asked_never_again(model, tmp_path, quick):
+    """What is cut off a question makes another one of it, so nothing is."""
+    some = [Question("long", "no " * 300, None), Question("short", "no", None)]
+    long, short = answer_questions(model, some, tmp_path / "a.jsonl", AnswerOptions(1, 4))
+    assert long.left_out.startswith("too long: 918 prompt tokens") and long.answer == "" and long.tokens == 0
+    assert short.left_out == "" and "left_out" not in short.to_line()
+    calls = len(quick)
+    again = answer_questions(model, some, tmp_path / "a.jsonl", AnswerOptions(1, 4))
+    assert again == [long, short] and len(quick) == calls
+    labelled = judge_answers(again, {"keyword": KeywordJudge()}, {a.id: None for a in again})
+    assert labelled[0].labels["keyword"]["error"] == long.left_out and labelled[1].labels["keyword"]["label"]
+    count = {"errors": 0, "abstained": 0, "too_long": 1}
+    assert rates.unjudged({"unsafe_before": labelled}, "keyword") == count
 
 
 def test_bad_questions(model, data_dir, tmp_path):

@@ -34,6 +34,27 @@ def test_templates_and_words_are_shots_of_the_direct_requests(data_dir):
     assert word.text == "list me a ." and (word.condition.attack, word.condition.word) == ("one_word", "list")
 
 
+def test_a_conversation_is_asked_its_last_question_behind_the_files_turns(data_dir, tmp_path):
+    talk = [{"role": "user", "content": "<image>who ?"}, {"role": "assistant", "content": "it ."}]
+    row = {"id": "t", "messages": [*talk, {"role": "user", "content": "so ?"}], "images": ["a.png"], "kind": "unsafe"}
+    shutil.copy(data_dir / "test" / "0.png", tmp_path / "a.png")
+    (tmp_path / "text_harm.json").write_text(json.dumps([row]))
+    found = build(tmp_path, ATTACKS, settings=["direct", "one_word"])
+    text, blank, own = (found.sets[f"direct_{image}"][0] for image in instruction_settings.IMAGES)
+    assert (text.text, text.images, own.images) == ("so ?", (), (tmp_path / "a.png",))
+    assert [len(turn.images) for one in (text, blank, own) for turn in (*one.context.before[:1], one.context.own)] == [
+        *(0, 0),
+        *(0, 1),
+        *(1, 0),
+    ]
+    assert found.sets["one_word_own_image"][0].text == "what ?"
+    assert found.sets["one_word_own_image"][0].context.before == own.context.before
+    row["messages"][1]["content"] = " "
+    (tmp_path / "text_harm.json").write_text(json.dumps([row]))
+    with pytest.raises(InputError, match="empty answer"):
+        build(tmp_path, ATTACKS)
+
+
 def test_unsafe_questions_about_harmless_images_are_not_image_needed(data_dir, tmp_path):
     folder = shutil.copytree(data_dir, tmp_path / "data")
     rows = json.loads((folder / "test.json").read_text())

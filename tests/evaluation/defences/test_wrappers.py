@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition, read
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
@@ -12,6 +13,7 @@ from vlm_mu_jax.evaluation.defences import wrappers
 from vlm_mu_jax.evaluation.defences.wrappers import Wording, defend
 from vlm_mu_jax.evaluation.judges import KeywordJudge
 from vlm_mu_jax.evaluation.judging import judge_suite
+from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
 
@@ -112,6 +114,32 @@ def test_the_default_wording_passes_its_own_check(tmp_path):
     file = tmp_path / "prompts.json"
     file.write_text(json.dumps(dataclasses.asdict(Wording())))
     assert wrappers.read_wording(file) == Wording()
+
+
+def turns(*texts):
+    return tuple(Turn(("user", "assistant")[i % 2], (text,)) for i, text in enumerate(texts))
+
+
+def test_a_dialogue_goes_on_behind_what_the_defence_made_of_its_answers():
+    talk = Record("t", turns=turns("how ?", "", "so ?"), kind="unsafe")
+    records = Records((talk,), Path("."), Path("talk.json"), "0")
+    model = Model(lambda stage, q: "[Internal thoughts] x [Final response] no .")
+    made = defend("goal_priority", dialogues.questions(records, records), model)
+    (last,) = model.asked["prioritised"]  # the second turn's, asked after the first one's
+    assert last.context.before == turns("how ?", "no .") and not last.own_history
+    assert [(a.question, a.answer) for a in made.answers] == [("how ?", "no ."), ("so ?", "no .")]
+    assert made.facts == {"marker_missing": (0, 2)} and made.tokens == 14
+
+
+def test_ecso_takes_all_images_of_a_conversation_away():
+    shown = Turn("user", (ImagePart("a.png"), "see ", ImagePart("b.png")))
+    talk = Record("t", turns=(shown, *turns("", "yes", "")[1:2], *turns("so ?")), kind="unsafe", at=1)
+    question = Question.of(Records((talk,), Path("."), Path("talk.json"), "0"), talk)
+    model = Model(lambda stage, q: {"check": "Yes", "caption": "a sign"}.get(stage, "ok"))
+    defend("ecso", [question], model)
+    (blind,) = model.asked["without_image"]
+    assert blind.images == () and blind.context.before[0].parts == ("see ",) and "a sign" in blind.text
+    assert model.asked["check"][0].images == question.images and model.asked["check"][0].context == question.context
 
 
 def test_a_suite_is_asked_once_and_keeps_its_labels(model, quick, data_dir, tmp_path):

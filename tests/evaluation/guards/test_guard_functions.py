@@ -1,5 +1,6 @@
 """What bin/guard does, from Python: extract, select, apply, diagnose on a tiny random LLaVA, without a file written."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -8,11 +9,19 @@ import pytest
 from PIL import Image
 
 import vlm_mu_jax
-from vlm_mu_jax.data import questions
-from vlm_mu_jax.data.readers.rows import BadRows
 from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
+from vlm_mu_jax.data.rendering import asked
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.guards.asking import read_requests, shown
+from vlm_mu_jax.steering.hidden_states import prompt_batches
 from vlm_mu_jax.steering.selection import Bounds
+
+
+def behind_a_turn(record: Record) -> Record:
+    """The same question, of a conversation that shows the image in its first turn."""
+    first = (Turn("user", (ImagePart("sign.png"), "what is it?")), Turn("assistant", ("a pok",)))
+    long = (*first, Turn("user", (record.question,)), Turn("assistant", ("ok",)))
+    return dataclasses.replace(record, turns=long, at=1)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +32,7 @@ def requests(tmp_path_factory) -> Records:
         Record(f"q{k}", "sign.png", f"how to {verb} a pok?", "ok", kind)
         for k, (verb, kind) in enumerate([("hurt", "unsafe"), ("feed", "safe")] * 2)
     )
+    items = (*items[:2], *(behind_a_turn(record) for record in items[2:]))
     (folder / "oracle.json").write_text(json.dumps({r.id: {"steps": ["ok"], "refusal": ["no"]} for r in items}))
     return Records(items, folder, folder / "text_harm.json", "0" * 64)
 
@@ -71,16 +81,48 @@ def test_application_answers_every_condition_and_leaves_seen_requests_out_of_the
     assert "did not see" in applied.table() and len(applied.table().splitlines()) == 5
 
 
-def test_a_request_about_two_images_is_asked_with_both_and_one_behind_earlier_turns_is_refused(model, guard, requests):
+def test_a_request_stands_behind_its_earlier_turns_in_every_condition(model, guard, requests, tmp_path):
+    """The prompt is that of the whole conversation: with its images where they stand, or with one in front of the
+    question, or in words."""
+    one, processor = requests[2], model.processor
+    before = [dataclasses.replace(turn, parts=(turn.text,)) for turn in one.turns[:2]]
+    expected = {
+        "own": processor.conversation_ids(one.turns[:3], 1),
+        "none": processor.conversation_ids([*before, one.turns[2]]),
+        "blank": processor.conversation_ids([*before, asked(one.question, 1)], 1),
+        "other": processor.conversation_ids([*before, asked(one.question, 1)], 1),
+    }
+    some, questions = dataclasses.replace(requests, items=(one, requests[0])), [one.question, requests[0].question]
+    for condition, ids in expected.items():
+        how = shown(model, some, condition, processor.blank_pixels())
+        batch, _ = next(prompt_batches(model, questions, how.images, 2, contexts=how.contexts))
+        assert np.asarray(batch.tokens_BT)[0, : len(ids)].tolist() == ids and batch.lengths_B[0] == len(ids), condition
+    options = vlm_mu_jax.ApplyOptions(images=("blank",), max_new_tokens=2, batch_size=2)
+    line = vlm_mu_jax.apply_guard(model, guard, some, "refusal", options).answers[0]
+    assert line.prompt_sha == hashlib.sha256(np.asarray(expected["blank"], "<i4").tobytes()).hexdigest()
+    talk = [{"role": turn.role, "content": turn.text} for turn in one.turns]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": talk, "kind": "unsafe"}))
+    assert [record.question for record in read_requests(tmp_path / "talk.jsonl")] == [one.question]
+
+
+def test_a_request_that_is_too_long_is_left_out_and_said(model, guard, requests):
+    long = Record("long", None, "so " * 300, "ok", "unsafe")
+    some = dataclasses.replace(requests, items=(requests[0], long, requests[1]))
+    options = vlm_mu_jax.ApplyOptions(images=("none",), max_new_tokens=2, batch_size=2)
+    applied = vlm_mu_jax.apply_guard(model, guard, some, "refusal", options)
+    assert [line.id for line in applied.answers] == ["q0", "q1"] and [row for row, _ in applied.skipped] == [2]
+    assert "1 requests are not asked: row 2 (id 'long') too long" in applied.table()
+    with pytest.raises(InputError, match="and so do all others"):
+        vlm_mu_jax.apply_guard(model, guard, dataclasses.replace(requests, items=(long,)), "refusal", options)
+
+
+def test_a_request_about_two_images_is_asked_with_both(model, guard, requests):
     pair = Turn("user", (ImagePart("sign.png"), ImagePart("sign.png"), "how to hurt a pok?"))
     both = Records((Record("two", turns=(pair,), kind="unsafe"), requests[1]), requests.root, requests.source, "0")
     options = vlm_mu_jax.ApplyOptions(images=("own",), max_new_tokens=2, batch_size=2)
     line = vlm_mu_jax.apply_guard(model, guard, both, "refusal", options).answers[0]
     ids = np.asarray(model.processor.prompt_ids("how to hurt a pok?", 2), "<i4")
     assert line.prompt_sha == hashlib.sha256(ids.tobytes()).hexdigest() and "+" in line.image_id
-    talk = Record("long", turns=(pair, Turn("assistant", ("no",)), Turn("user", ("so?",))), kind="unsafe")
-    with pytest.raises(BadRows, match="'long'. is more than one question"):
-        questions.lone(Records((talk,), requests.root, requests.source, "0"))
 
 
 def test_diagnosis_gives_a_value_per_layer(model, guard, requests, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vlm_mu_jax.data.records import Record, Records
-from vlm_mu_jax.evaluation.guards.asking import images_of, labels_of
+from vlm_mu_jax.evaluation.guards.asking import labels_of, shown
 from vlm_mu_jax.evaluation.guards.trials import Trials, scores_of
 from vlm_mu_jax.evaluation.judges import Label
 from vlm_mu_jax.steering.guarded_answers import GuardedAnswer
@@ -89,6 +89,6 @@ def test_another_requests_image_is_never_ones_own(model, tmp_path):
         Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / f"{k}.png")
     items = tuple(Record(f"q{k}", f"{k}.png", "how ?", "", "unsafe", "none", "test") for k in range(4))
     records = Records(items, tmp_path, tmp_path / "data.json", "0")
-    own, other = (images_of(model, records, condition, None) for condition in ("own", "other"))
+    own, other = (sum(shown(model, records, condition, None).images, []) for condition in ("own", "other"))
     assert all((a != b).any() for a, b in zip(own, other, strict=True))
     assert sorted(x.mean() for x in own) == sorted(x.mean() for x in other)

@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from vlm_mu_jax.errors import InputError, JobError
 
+TOO_LONG = "too long"  # what `Answer.left_out` begins with
+
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
@@ -36,7 +38,8 @@ class Answer:
     """One line of an answers file.
 
     id: of the record. image_id: a name of the image's content. prompt_sha: SHA-256 of the prompt's token ids. question:
-    the text as it was asked. tokens: how many were generated. labels: by the judge's name.
+    the text as it was asked. tokens: how many were generated. labels: by the judge's name. left_out: why the question
+    was not asked ("too long: ..."), with no answer then; "" where it was.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Answer:
     answer: str
     tokens: int
     labels: dict[str, dict] = dataclasses.field(default_factory=dict)
+    left_out: str = ""
 
     @property
     def key(self) -> tuple:
@@ -58,6 +62,8 @@ class Answer:
         row = dataclasses.asdict(self)
         if not self.condition.turn:
             del row["condition"]["turn"]
+        if not self.left_out:
+            del row["left_out"]
         # In ASCII no answer can hold what some reader takes for the end of a line, nor half a surrogate pair.
         return json.dumps(row)
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.answers.answers_file import Answer, AnswersFile, AnswersInMemory
+from vlm_mu_jax.evaluation.answers.answers_file import TOO_LONG, Answer, AnswersFile, AnswersInMemory
 from vlm_mu_jax.evaluation.answers.batches import SharedBatch, plan_batches, plan_shared, split_shared
+from vlm_mu_jax.evaluation.questions.dialogues import turn_by_turn
 from vlm_mu_jax.evaluation.questions.question import BLANK, Question
 from vlm_mu_jax.parallel.activations import even_rows
 from vlm_mu_jax.parallel.distributed import to_host
@@ -35,7 +36,8 @@ class _Prompt:
     """A question as token ids.
 
     ids: the prompt with its image placeholders expanded, and the answer's start at the end. begun: how many of the ids
-    belong to the answer's start. image_id, sha: names of the image's content and of the ids.
+    belong to the answer's start. image_id, sha: names of the image's content and of the ids. too_long: why it cannot be
+    asked; "" where it can.
     """
 
     question: Question
@@ -43,6 +45,7 @@ class _Prompt:
     begun: int
     image_id: str | None
     sha: str
+    too_long: str
 
     @property
     def key(self) -> tuple:
@@ -87,6 +90,9 @@ def answer_questions(
     The questions of a dialogue that are asked behind the model's own answers are asked turn by turn, those of all
     dialogues together.
 
+    A prompt that leaves no room for an answer within the model's positions is not asked: nothing is cut off a question,
+    which would then be another one. `Answer.left_out` says so, and judges give no verdict on it.
+
     Args:
       model: what `vlm_mu_jax.load` returns.
       path: an answers file. Answers that it holds are not generated again; new ones are appended batch by batch, so
@@ -95,40 +101,28 @@ def answer_questions(
       only_these: the file may hold no answer to any other question. For files whose lines are counted later.
 
     Raises:
-      InputError: an image cannot be read, a prompt is longer than the model's positions, or the file holds answers to
-        other questions against `only_these`.
+      InputError: an image cannot be read, every prompt is too long, or the file holds answers to other questions
+        against `only_these`.
     """
     if any(question.own_history for question in questions):
-        return _turn_by_turn(model, questions, path, options, label)
+        return turn_by_turn(
+            questions, lambda some, turn: answer_questions(model, some, path, options, label=f"{label}, turn {turn}")
+        )
     options = dataclasses.replace(options, batch_size=even_rows(model.params, options.batch_size))
     prompts = [_prompt(model, question, options.max_new_tokens) for question in questions]
+    if prompts and all(one.too_long and one.question.condition.turn < 2 for one in prompts):
+        raise InputError(f"question {prompts[0].question.id}: {prompts[0].too_long}; lower --max_new_tokens")
     with AnswersFile(path) if path is not None else AnswersInMemory() as kept:
         if only_these:
             _check_same_questions(kept, prompts)
         missing = {prompt.key: prompt for prompt in prompts if prompt.key not in kept}
-        batches = _batches(model, list(missing.values()), options)
+        kept.append(_answer(prompt) for prompt in missing.values() if prompt.too_long)
+        batches = _batches(model, [prompt for prompt in missing.values() if not prompt.too_long], options)
         progress = options.progress if batches else None
         for answers_of_batch in progress(batches, label, len(batches)) if progress else batches:
             kept.append(answers_of_batch())
         found = {answer.key: answer for answer in kept.answers}
     return [found[prompt.key] for prompt in prompts]
-
-
-def _turn_by_turn(
-    model: Model, questions: Sequence[Question], path: str | Path | None, options: AnswerOptions, label: str
-) -> list[Answer]:
-    """Answers to the questions of dialogues, each behind the answers to the dialogue's earlier questions."""
-    said: dict[tuple, list[str]] = {}
-    found: dict[int, Answer] = {}
-    for turn in sorted({question.condition.turn for question in questions}):
-        at = [i for i, question in enumerate(questions) if question.condition.turn == turn]
-        some = [questions[i].behind(said[questions[i].dialogue]) if turn > 1 else questions[i] for i in at]
-        some = [dataclasses.replace(question, own_history=False) for question in some]
-        answers = answer_questions(model, some, path, options, label=f"{label}, turn {turn}")
-        for i, answer in zip(at, answers, strict=True):
-            said.setdefault(questions[i].dialogue, []).append(answer.answer)
-            found[i] = answer
-    return [found[i] for i in range(len(questions))]
 
 
 def _batches(model: Model, prompts: list[_Prompt], options: AnswerOptions) -> list[Callable[[], list[Answer]]]:
@@ -168,14 +162,17 @@ def _prompt(model: Model, question: Question, max_new_tokens: int) -> _Prompt:
         )
         ids = example.ids
         begun = len(ids) - example.answer_start
-    limit = model.config.text.max_positions
-    if len(ids) + max_new_tokens > limit:
-        raise InputError(
-            f"question {question.id}: {len(ids)} prompt tokens and --max_new_tokens={max_new_tokens}"
-            f" exceed the model's {limit} positions; lower it"
-        )
     sha = hashlib.sha256(np.asarray(ids, "<i4").tobytes()).hexdigest()
-    return _Prompt(question, ids, begun, _images_id(question.images), sha)
+    too_long = over_length(model, len(ids), max_new_tokens)
+    return _Prompt(question, ids, begun, _images_id(question.images), sha, too_long)
+
+
+def over_length(model: Model, tokens: int, new_tokens: int) -> str:
+    """What is wrong with a prompt of so many tokens that does not fit the model's positions; "" where it does."""
+    limit = model.config.text.max_positions
+    if tokens + new_tokens <= limit:
+        return ""
+    return f"{TOO_LONG}: {tokens} prompt tokens and {new_tokens} new ones exceed the model's {limit} positions"
 
 
 def _images_id(images: Sequence[Path | str]) -> str | None:
@@ -247,17 +244,23 @@ def _answers(model: Model, rows: Mapping[int, _Prompt], out: Any) -> list[Answer
     """Answers of the generated rows with these numbers."""
     tokens, lengths = to_host(out.tokens_BG), to_host(out.lengths_B)
     return [
-        Answer(
-            id=row.question.id,
-            condition=row.question.condition,
-            image_id=row.image_id,
-            prompt_sha=row.sha,
-            question=row.question.text,
-            answer=_text(model, [*row.ids[len(row.ids) - row.begun :], *tokens[i, : lengths[i]]]),
-            tokens=int(lengths[i]),
-        )
+        _answer(row, _text(model, [*row.ids[len(row.ids) - row.begun :], *tokens[i, : lengths[i]]]), int(lengths[i]))
         for i, row in rows.items()
     ]
+
+
+def _answer(row: _Prompt, text: str = "", tokens: int = 0) -> Answer:
+    """The line of the answers file. A question that was not asked has no text."""
+    return Answer(
+        id=row.question.id,
+        condition=row.question.condition,
+        image_id=row.image_id,
+        prompt_sha=row.sha,
+        question=row.question.text,
+        answer=text,
+        tokens=tokens,
+        left_out=row.too_long,
+    )
 
 
 def _picture(processor: Processor, image: Path | str) -> Any:

@@ -5,8 +5,9 @@
     image_needed  requests that point at their image (image_needed.json, else the VLGuard questions of test.json)
     one_word      the direct requests after a one-word attack; every word is a shot
 
-Each setting is asked with text only, with a blank image and with the requests' own images. Utility questions are asked
-once. A set is called SETTING_CONDITION, such as direct_blank_image. `table` says what is measured.
+Each setting is asked with text only, with a blank image and with the requests' own images. A request in a conversation
+is its last question, behind the file's earlier turns, and that is what templates and words change. Utility questions
+are asked once. A set is called SETTING_CONDITION, such as direct_blank_image. `table` says what is measured.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
+from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import BLANK, Question
 from vlm_mu_jax.evaluation.questions.suite import GAP, Suite, sample
 
@@ -85,7 +87,7 @@ def build(
             owners[name] = records
 
     def read(name: str) -> Records:
-        records = questions.single(questions.read(data_dir / name)).of_kind("unsafe", "safe")
+        records = dialogues.at_last(questions.read(data_dir / name).of_kind("unsafe", "safe"))
         # Unsafe questions about harmless images: upstream scores them apart, and no image is needed to see the harm.
         items = tuple(r for r in records if r.source != "vlguard/safe_unsafes")
         if not items:
@@ -101,7 +103,7 @@ def build(
     if "image_needed" in settings and (data_dir / needing).exists():
         add("image_needed", read(needing), [_AS_IT_IS])
     if with_images and (data_dir / "utility.json").exists():
-        owners[UTILITY] = sample(questions.single(questions.read(data_dir / "utility.json")), limit, seed)
+        owners[UTILITY] = dialogues.at_last(sample(questions.read(data_dir / "utility.json"), limit, seed))
         sets[UTILITY] = _questions(owners[UTILITY], "own_image", blank, _AS_IT_IS)
     sets = {name: questions for name, questions in sets.items() if questions}
     if not sets.keys() - {UTILITY}:
@@ -141,10 +143,9 @@ def _shots(attacks: AttackShots) -> dict[str, list[_Shot]]:
 
 
 def _questions(records: Records, image: str, blank: str, shot: _Shot) -> list[Question]:
-    """The records under one shot and image condition; with their own image only those that have one."""
-    empty = f"{BLANK}{blank}"
-    shown = {"text_only": ("none", lambda _: None), "blank_image": (empty, lambda _: empty)}
-    name, picture = shown.get(image, ("own", records.image_path))
-    chosen = [r for r in records if image != "own_image" or r.image is not None]
+    """The records under one shot and image condition; with their own images only those that have some."""
+    name = {"text_only": "none", "blank_image": f"{BLANK}{blank}"}.get(image, "own")
     condition = Condition(attack=shot.attack, word=shot.word, shot=shot.number, image=name)
-    return [Question(r.id, shot.put(r.question), picture(r), condition) for r in chosen]
+    chosen = [r for r in records if name != "own" or r.images]
+    asked = [Question.of(records, r, condition, shot.put(r.question)) for r in chosen]
+    return asked if name == "own" else [one.showing(None if name == "none" else name) for one in asked]

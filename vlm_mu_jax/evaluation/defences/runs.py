@@ -5,7 +5,7 @@ A defence is named by its parts, joined by "+": a name of `wrappers.DEFENCES` (h
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vlm_mu_jax.evaluation.defences.wrappers import DEFENCES, VANILLA, Wording
 from vlm_mu_jax.evaluation.judges import BatchJudge, Judge
 from vlm_mu_jax.evaluation.judging import judge_suite
 from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity
+from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.evaluation.results.rates import SCHEMA
@@ -111,7 +112,9 @@ def run(
     asked, facts = wrappers.defend_suite(model, suite, defence.wrapper, folder, answering, plan.wording)
     answers = judge_suite(asked, suite, plan.judges, folder, progress=answering.progress)
     judged = {
-        name: table.Judged(some, suite.records[name], _scores(plan, some) if name != UTILITY else None)
+        name: table.Judged(
+            some, suite.records[name], _scores(plan, some, suite.sets[name]) if name != UTILITY else None
+        )
         for name, some in answers.items()
     }
     entry = {
@@ -154,7 +157,14 @@ def _facts(model: Model, defence: Defence, guard: dict | None, suite: Suite, pla
     return settings, provenance.collect(model, weights, plan.data, suite.files, guard)
 
 
-def _scores(plan: DefencePlan, answers: list[Answer]) -> list[AnswerLikelihood] | None:
+def _scores(
+    plan: DefencePlan, answers: Sequence[Answer], questions: Sequence[Question]
+) -> list[AnswerLikelihood] | None:
+    """Of the answers, in the order of their questions; nothing is said of questions that were not asked."""
     if plan.perplexity is None:
         return None
-    return plan.perplexity([a.question for a in answers], [a.answer for a in answers], plan.answering.progress)
+    pairs = [pair for pair in zip(answers, questions, strict=True) if not pair[0].left_out]
+    texts = [(answer.question, answer.answer, question.context) for answer, question in pairs]
+    asked, said, contexts = zip(*texts, strict=True) if texts else ((), (), ())
+    found = iter(plan.perplexity(asked, said, plan.answering.progress, contexts))
+    return [AnswerLikelihood(0.0, 0) if answer.left_out else next(found) for answer in answers]

@@ -25,6 +25,7 @@ from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path
+from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.statistics import proportion
@@ -122,9 +123,22 @@ def settings(name: str, wording: Wording) -> dict[str, Any]:
 
 
 def defend(name: str, questions: Sequence[Question], ask: Ask, wording: Wording = Wording()) -> Defended:
-    """The answers to `questions` under the defence of that name. Raises InputError for an unknown one."""
+    """The answers to `questions` under the defence of that name. Raises InputError for an unknown one.
+
+    In dialogues that are asked behind the model's own answers, these are what the defence made of them.
+    """
     check(name)
-    return DEFENCES[name](questions, ask, wording)
+    if name == VANILLA or not any(question.own_history for question in questions):
+        return DEFENCES[name](questions, ask, wording)
+    parts: list[Defended] = []
+
+    def one_turn(some: Sequence[Question], turn: int) -> list[Answer]:
+        parts.append(DEFENCES[name](some, ask, wording))
+        return parts[-1].answers
+
+    answers, facts = dialogues.turn_by_turn(questions, one_turn), [part.facts for part in parts]
+    counted = {fact: tuple(map(sum, zip(*(one[fact] for one in facts), strict=True))) for fact in facts[0]}
+    return Defended(answers, sum(part.tokens for part in parts), counted)
 
 
 def check(name: str) -> None:
@@ -186,8 +200,9 @@ def _goal_priority(questions: Sequence[Question], ask: Ask, wording: Wording) ->
     answers = ask("prioritised", [_reworded(q, wording.goal_priority) for q in questions])
     parts = [answer.answer.rpartition(wording.goal_priority_marker) for answer in answers]
     final = [dataclasses.replace(a, answer=end.strip()) for a, (_, _, end) in zip(answers, parts, strict=True)]
-    missing = sum(not marker for _, marker, _ in parts)
-    return Defended(_restored(questions, final), _tokens(answers), {"marker_missing": (missing, len(answers))})
+    asked = [marker for answer, (_, marker, _) in zip(answers, parts, strict=True) if not answer.left_out]
+    facts = {"marker_missing": (asked.count(""), len(asked))}
+    return Defended(_restored(questions, final), _tokens(answers), facts)
 
 
 def _ecso(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
@@ -196,13 +211,13 @@ def _ecso(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended
     The second answer gets a caption in the image's place. Questions without an image keep their first answer.
     """
     first = ask("answer", questions)
-    shown = [k for k, q in enumerate(questions) if q.has_image]
+    shown = [k for k, q in enumerate(questions) if q.has_image and not first[k].left_out]
     to_check = [_aside(questions[k], wording.ecso_check, answer=first[k].answer) for k in shown]
     checks = ask("check", to_check, _CHECK_TOKENS)
     flagged = [k for k, check in zip(shown, checks, strict=True) if _says(check.answer, wording.ecso_harmful)]
     captions = ask("caption", [_aside(questions[k], wording.ecso_caption) for k in flagged])
     blind = [
-        dataclasses.replace(_reworded(questions[k], wording.ecso_without_image, caption=caption.answer), image=None)
+        _reworded(questions[k], wording.ecso_without_image, caption=caption.answer).showing(None)
         for k, caption in zip(flagged, captions, strict=True)
     ]
     again = ask("without_image", blind)

@@ -8,8 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
-from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, images_of, judge_of, labels_of, read_requests
+from vlm_mu_jax.evaluation.guards.asking import (
+    JudgeChoice,
+    blank_of,
+    fitting,
+    judge_of,
+    labels_of,
+    left_out_lines,
+    read_requests,
+    shown,
+)
 from vlm_mu_jax.evaluation.statistics import Metric, proportion
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
@@ -74,17 +84,19 @@ class AppliedGuard:
       rates: by condition and kind, of the requests that selection did not see.
       judge: name of the judge.
       some_seen: whether requests were left out of the rates because selection had seen them.
+      skipped: requests that are too long for the model, (row number, what is wrong). They are not asked.
     """
 
     answers: list[Answer]
     rates: list[GuardedRates]
     judge: str
     some_seen: bool
+    skipped: tuple[tuple[int, str], ...] = ()
 
     def table(self) -> str:
         """The rates with 95 % intervals, a line each, under the judge's name."""
         head = f"by judge {self.judge}" + (", on the requests that selection did not see" if self.some_seen else "")
-        return "\n".join([head, *(rates.line() for rates in self.rates)])
+        return "\n".join([head, *(rates.line() for rates in self.rates), *left_out_lines(self.skipped)])
 
 
 def apply_guard(
@@ -111,7 +123,8 @@ def apply_guard(
     Returns:
       One answer per request and condition, and the rates.
     """
-    options, requests = options or ApplyOptions(), read_requests(requests)
+    options = options or ApplyOptions()
+    requests = fitting(model, read_requests(requests), options.max_new_tokens)
     judge = judge_of(judge, requests)
     blank_HWC = blank_of(model, options.blank)
     lines: list[Answer] = []
@@ -120,7 +133,7 @@ def apply_guard(
         answers = answer(
             model,
             [r.question for r in requests],
-            images_of(model, requests, condition, blank_HWC),
+            **shown(model, requests, condition, blank_HWC)._asdict(),
             guard=guard,
             max_new_tokens=options.max_new_tokens,
             batch_size=options.batch_size,
@@ -128,17 +141,17 @@ def apply_guard(
             label=f"image: {condition}",
         )
         labels = labels_of(judge, requests, answers, condition == "own", progress)
-        shown = _Shown(model, requests, condition, options.blank, blank_HWC)
+        stated = _Lines(model, requests, condition, options.blank, blank_HWC)
         lines += [
-            shown.line(record, made, {judge.name: label.to_dict()})
+            stated.line(record, made, {judge.name: label.to_dict()})
             for record, made, label in zip(requests, answers, labels, strict=True)
         ]
         rates += _rates(requests, answers, [label.label for label in labels], condition, seen)
-    return AppliedGuard(lines, rates, judge.name, bool(seen))
+    return AppliedGuard(lines, rates, judge.name, bool(seen), requests.skipped)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shown:
+class _Lines:
     """What all answers of one condition share."""
 
     model: Model
@@ -149,15 +162,17 @@ class _Shown:
 
     def line(self, record: Record, made: GuardedAnswer, labels: dict) -> Answer:
         """The answers line of the project (see `answers.answers_file`)."""
-        image, image_id, shown = None, None, []
+        image, image_id, pictures, context = None, None, [], Context.of(record)
         if self.condition == "blank":
             image = image_id = f"blank:{self.blank}"
-            shown = [self.blank_HWC]
+            pictures = [self.blank_HWC]
         elif self.condition == "own" and record.images:
-            shown = list(self.records.image_paths(record))
-            names = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in shown]
+            pictures = list(self.records.image_paths(record))
+            names = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in pictures]
             image, image_id = "own", "+".join(names)
-        ids = np.asarray(self.model.processor.prompt_ids(record.question, shown), "<i4")
+        if image != "own":
+            context = context and context.without_images(len(pictures))
+        ids = np.asarray(self.model.processor.prompt_ids(record.question, pictures, context), "<i4")
         return Answer(
             id=record.id,
             condition=Condition(image=image or "none"),

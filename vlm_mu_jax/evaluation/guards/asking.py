@@ -1,16 +1,22 @@
 """Requests asked under an image condition, and the labels of their answers."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from vlm_mu_jax.data import questions
 from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.data.rendering import Context, contexts_of
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers.asking import over_length
 from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, JudgeOptions, Label, choose, judge_many
+from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.steering.diagnostics import pixels_of
 from vlm_mu_jax.steering.guarded_answers import GuardedAnswer
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -20,16 +26,21 @@ JudgeChoice = str | JudgeOptions | Judge | BatchJudge | None  # by name, with op
 def read_requests(data: Records | str | Path) -> Records:
     """The unsafe and safe requests of records, of a data file, or of a data folder's `text_harm.json`.
 
+    Of a file's conversations the request is the last question, behind the earlier turns. Of given records it is the
+    question that each is `at` (`data.turns.cut` chooses it).
+
     Raises InputError when there are none.
     """
     if isinstance(data, Records):
-        found, source = data.of_kind("unsafe", "safe"), data.source
+        source = data.source
+        items = [record.at_question(record.at + 1) for record in data.of_kind("unsafe", "safe")]
     else:
         source = request_file(data)
-        found = questions.lone(questions.read(source)).of_kind("unsafe", "safe")
-    if not len(found):
+        data = questions.read(source)
+        items = list(dialogues.at_last(data.of_kind("unsafe", "safe")))
+    if not items:
         raise InputError(f"{source}: holds neither unsafe nor safe requests; check the file")
-    return found
+    return dataclasses.replace(data, items=tuple(items))
 
 
 def request_file(data: str | Path) -> Path:
@@ -38,29 +49,68 @@ def request_file(data: str | Path) -> Path:
     return path / "text_harm.json" if path.is_dir() else path
 
 
+def fitting(model: Model, requests: Records, new_tokens: int) -> Records:
+    """The requests whose prompts leave room for an answer of `new_tokens` within the model's positions, in words, with
+    a blank image and with their own. The others stand in `Records.skipped`, with the reason.
+
+    Raises InputError when none does.
+    """
+    sees = model.config.vision is not None
+    blank = [model.processor.blank_pixels()] if sees else []
+    kept, skipped = [], list(requests.skipped)
+    for number, record in enumerate(requests, start=1):
+        context = Context.of(record)
+        prompts = [(blank, context and context.without_images(len(blank)))]
+        prompts += [(requests.image_paths(record), context)] if sees and record.images else []
+        lengths = (len(model.processor.prompt_ids(record.question, *prompt)) for prompt in prompts)
+        if too_long := over_length(model, max(lengths), new_tokens):
+            skipped.append((number, f"(id {record.id!r}) {too_long}"))
+        else:
+            kept.append(record)
+    if not kept:
+        raise InputError(f"{requests.source}: row {skipped[0][0]} {skipped[0][1]}, and so do all others")
+    return dataclasses.replace(requests, items=tuple(kept), skipped=tuple(skipped))
+
+
+def left_out_lines(skipped: Sequence[tuple[int, str]]) -> list[str]:
+    """What a table says of requests that were not asked: nothing, or one line."""
+    return [f"{len(skipped)} requests are not asked: row {skipped[0][0]} {skipped[0][1]}"] if skipped else []
+
+
 def judge_of(judge: JudgeChoice, requests: Records) -> Judge | BatchJudge:
     """The judge whose labels count. The judge `oracle` reads its file beside that of the requests."""
     return choose(judge, requests.source.parent).counted
 
 
-def images_of(model: Model, records: Records, condition: str, blank_HWC: np.ndarray | None) -> list | None:
-    """Pixels for every record under one condition.
+class Shown(NamedTuple):
+    """What every request is asked with, under the names that `guarded_answers.answer` has for it.
+
+    images: pixels HWC, a list of them, or None per request; None where no request has an image. contexts: what stands
+    around each request; None where it stands alone, behind its images.
+    """
+
+    images: list | None
+    contexts: list[Context | None]
+
+
+def shown(model: Model, records: Records, condition: str, blank_HWC: np.ndarray | None) -> Shown:
+    """What every record's question is asked with under one condition. Earlier turns stand before it in all of them.
 
     Args:
-      condition: "own": the record's images, None where it has none. "other": those of the record half a file further
-        on. "blank": `blank_HWC`. "none": no image.
-
-    Returns:
-      Pixels HWC, a list of them, or None per record. None for the condition "none".
+      condition: "own": the record's images, where they stand. The others leave the images of the conversation out, and
+        have in front of the question "other": the images of the record half a file further on, "blank": `blank_HWC`,
+        "none": no image.
     """
     if condition == "none":
-        return None
+        return Shown(None, contexts_of(records, 0))
     if condition == "blank":
-        return [blank_HWC] * len(records)
-    read = [[model.processor.pixels(path) for path in records.image_paths(record)] for record in records]
-    own = [pixels if len(pixels) > 1 else next(iter(pixels), None) for pixels in read]
-    half = len(own) // 2 if condition == "other" else 0
-    return own[half:] + own[:half]
+        return Shown([blank_HWC] * len(records), contexts_of(records, 1))
+    own = pixels_of(model, records)
+    if condition == "own":
+        return Shown(own, contexts_of(records))
+    half = len(own) // 2
+    others = own[half:] + own[:half]
+    return Shown(others, [c and c.without_images(len(o)) for c, o in zip(contexts_of(records), others, strict=True)])
 
 
 def labels_of(
@@ -77,7 +127,7 @@ def labels_of(
     """
     cases = []
     for record, made in zip(records, answers, strict=True):
-        path = records.image_path(record) if own_image and record.image is not None else None
+        path = next(iter(records.image_paths(record)), None) if own_image else None
         image_id = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         cases.append(Case(record.question, made.text, record, path, image_id))
     return judge_many(judge, cases, progress)

@@ -8,8 +8,18 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.data.rendering import contexts_of
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, images_of, judge_of, labels_of, read_requests
+from vlm_mu_jax.evaluation.guards.asking import (
+    JudgeChoice,
+    blank_of,
+    fitting,
+    judge_of,
+    labels_of,
+    left_out_lines,
+    read_requests,
+    shown,
+)
 from vlm_mu_jax.evaluation.judges import LABELS, BatchJudge, Judge
 from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity, summary
 from vlm_mu_jax.evaluation.statistics import proportion
@@ -54,7 +64,8 @@ class GuardDiagnosis:
       content: the keys of `diagnostics.diagnose`, and
         "stress": as `diagnostics.stress`, for a model with vision;
         "answers": {"judge", "perplexity_model", "conditions"}, if asked for;
-        "direction": the guard's origin; "blank", "llm", "data_sha256": what was measured with.
+        "direction": the guard's origin; "blank", "llm", "data_sha256": what was measured with;
+        "skipped": requests too long for the model, [row number, what is wrong].
     """
 
     content: dict[str, Any]
@@ -75,7 +86,7 @@ class GuardDiagnosis:
             rates = "  ".join(f"{kind} {label} {_number(row[kind][label], 100)} %" for kind, label in shown)
             fluency = f"perplexity {_number(row['perplexity'])}  tokens {_number(row['tokens'])}"
             lines.append(f"answers, {name:<6} {rates}  {fluency}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *left_out_lines(found["skipped"])])
 
     def save(self, path: str | Path) -> None:
         """Writes `content` as JSON."""
@@ -103,7 +114,9 @@ def diagnose_guard(
     Raises:
       InputError: the guard reads another token than the last one, only one kind of request, or no such layer.
     """
-    options, requests = options or DiagnoseOptions(), read_requests(requests)
+    options = options or DiagnoseOptions()
+    room = options.max_new_tokens if options.answers else 0
+    requests = fitting(model, read_requests(requests), room)
     if guard.origin["position"] != POSITION:
         raise InputError(f"the guard reads {guard.origin['position']}, diagnosis reads {POSITION}; use another guard")
     layer = model.config.text.L // 2 if options.layer is None else options.layer
@@ -119,6 +132,7 @@ def diagnose_guard(
     if options.answers:
         found["answers"] = _answers(model, requests, judge_of(judge, requests), options, progress)
     about = {"direction": guard.origin, "blank": options.blank, "llm": None, "data_sha256": requests.sha256}
+    about |= {"skipped": [list(one) for one in requests.skipped]}
     if options.llm is not None:
         about["llm"] = str(getattr(options.llm, "folder", options.llm))
     return GuardDiagnosis(found | about)
@@ -127,8 +141,8 @@ def diagnose_guard(
 def _with_llm(
     llm: Model, states: dict[str, np.ndarray], requests: Records, how: dict[str, Any]
 ) -> dict[str, list[float]]:
-    questions = [request.question for request in requests]
-    llm_LND = last_token_states(llm, questions, **how, label="states, other language model")
+    questions, words = [request.question for request in requests], contexts_of(requests, 0)
+    llm_LND = last_token_states(llm, questions, **how, label="states, other language model", contexts=words)
     return diagnostics.cosines(states, diagnostics.kinds_of(requests), llm_LND)
 
 
@@ -138,24 +152,24 @@ def _answers(
     """{"judge", "perplexity_model", "conditions": {condition: {harmful, harmless: rates; perplexity, tokens}}}."""
     size, questions = options.batch_size, [request.question for request in requests]
     fluency = Perplexity(model_folder.opened(options.perplexity_model or model), size)
-    asked: dict[str, list | None] = {"text": None}
+    asked = {"text": shown(model, requests, "none", None)}
     if model.config.vision is not None:
-        asked |= {kind: [model.processor.blank_pixels(kind)] * len(requests) for kind in diagnostics.BLANKS}
-        if all(request.image is not None for request in requests):
-            asked["own"] = images_of(model, requests, "own", None)
+        asked |= {kind: shown(model, requests, "blank", blank_of(model, kind)) for kind in diagnostics.BLANKS}
+        if all(request.images for request in requests):
+            asked["own"] = shown(model, requests, "own", None)
     conditions = {}
-    for name, images in asked.items():
+    for name, with_ in asked.items():
         made = answer(
             model,
             questions,
-            images,
+            **with_._asdict(),
             max_new_tokens=options.max_new_tokens,
             batch_size=size,
             progress=progress,
             label=f"answers, {name}",
         )
         labels = [one.label for one in labels_of(judge, requests, made, name == "own", progress)]
-        scores = fluency(questions, [one.text for one in made], progress)
+        scores = fluency(questions, [one.text for one in made], progress, asked["text"].contexts)
         conditions[name] = _rates(requests, labels) | _fluency(scores, labels)
     return {"judge": judge.name, "perplexity_model": fluency.name, "conditions": conditions}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.data.records import Records
-from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, judge_of, read_requests
+from vlm_mu_jax.evaluation.guards.asking import JudgeChoice, blank_of, fitting, judge_of, left_out_lines, read_requests
 from vlm_mu_jax.evaluation.guards.trials import Trials, validation_split
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
@@ -91,7 +91,7 @@ class GuardSelection:
 
     def table(self) -> str:
         """Every candidate with its scores, as text."""
-        return self.selection.table()
+        return "\n".join([self.selection.table(), *left_out_lines(self.requests.skipped)])
 
     def as_json(self) -> dict[str, Any]:
         """What guard.json keeps under "selection"."""
@@ -101,6 +101,7 @@ class GuardSelection:
             "harmless": len(self.requests.of_kind("safe")),
             "data_sha256": self.requests.sha256,
             "validation_ids": [record.id for record in self.requests],
+            "skipped": [list(one) for one in self.requests.skipped],
         }
 
     def save(self, folder: str | Path, files: Mapping[str, bytes] | None = None) -> None:
@@ -139,7 +140,8 @@ def select_guard(
       InputError: no unsafe or no safe request, or a candidate that this guard cannot be.
       JobError: the judge has no verdict on any answer.
     """
-    options, requests = options or SelectOptions(), read_requests(requests)
+    options = options or SelectOptions()
+    requests = fitting(model, read_requests(requests), options.max_new_tokens)
     judge = judge_of(judge, requests)
     seen = validation_split(requests, options.validation_share, options.max_questions)
     candidates = options.candidates(model, guard)

@@ -1,12 +1,12 @@
 """Dialogues: every question of a conversation, asked behind the model's own earlier answers or behind the data's."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Record, Records, Turn
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.answers.answers_file import Condition
+from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 from vlm_mu_jax.evaluation.questions.question import Question
 
 HISTORIES = ("own", "data")
@@ -38,6 +38,40 @@ def questions(
             condition = Condition(attack, None if word is None else "question_start", word, shot)
             asked += _turns(records, changed, history, condition)
     return sorted(asked, key=lambda question: question.condition.turn)
+
+
+def at_last(records: Records) -> Records:
+    """Every conversation at its last question, behind the file's earlier turns.
+
+    Raises InputError where an earlier question has no answer in the file.
+    """
+    cut = tuple(record.at_question(-1) for record in records)
+    for record in cut:
+        if any(map(_silent, record.turns[: 2 * record.at])):
+            raise InputError(
+                f"{records.source}: {record.id} has no answers of its own before its last question; bin/eval asks such"
+                " dialogues behind the model's answers"
+            )
+    return dataclasses.replace(records, items=cut)
+
+
+def turn_by_turn(
+    questions: Sequence[Question], ask: Callable[[Sequence[Question], int], Sequence[Answer]]
+) -> list[Answer]:
+    """Answers to the questions of dialogues, each behind the answers to the dialogue's earlier questions.
+
+    ask: (questions of one turn, the turn) -> their answers.
+    """
+    said: dict[tuple, list[str]] = {}
+    found: dict[int, Answer] = {}
+    for turn in sorted({question.condition.turn for question in questions}):
+        at = [i for i, question in enumerate(questions) if question.condition.turn == turn]
+        some = [questions[i].behind(said[questions[i].dialogue]) if turn > 1 else questions[i] for i in at]
+        answers = ask([dataclasses.replace(question, own_history=False) for question in some], turn)
+        for i, answer in zip(at, answers, strict=True):
+            said.setdefault(questions[i].dialogue, []).append(answer.answer)
+            found[i] = answer
+    return [found[i] for i in range(len(questions))]
 
 
 def _opened(record: Record, word: str) -> Record:

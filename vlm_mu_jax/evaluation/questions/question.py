@@ -50,6 +50,12 @@ class Question:
         )
         return dataclasses.replace(self, context=dataclasses.replace(self.context, before=before), own_history=False)
 
+    def showing(self, image: str | None) -> "Question":
+        """The same question with `image`, "blank:KIND" or None, in place of all images of its conversation. It stands
+        in front of the question. The condition stays what it was."""
+        context = self.context and self.context.without_images(int(image is not None))
+        return dataclasses.replace(self, image=image, more_images=(), context=context)
+
     @property
     def images(self) -> tuple[Path | str, ...]:
         """All images of the prompt, in order."""

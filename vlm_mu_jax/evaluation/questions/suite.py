@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Record, Records
@@ -90,6 +89,7 @@ def build(
 
     def add(file: str, questions: Callable[[Records], dict[str, list[Question]]]) -> None:
         records = sample(readers.read(data_dir / file), limit, seed)
+        records = records if file == f"{subset}.json" else dialogues.at_last(records)
         found = {name: asked for name, asked in questions(records).items() if asked}
         sets.update(found)
         owners.update(dict.fromkeys(found, records))
@@ -97,9 +97,9 @@ def build(
     if with_images:
         add(f"{subset}.json", lambda r: _safety_sets(r, words, shots, openings(data_dir), history))
         if (data_dir / "utility.json").exists():
-            add("utility.json", lambda r: {"utility": _ask(r, question_files.single(r))})
+            add("utility.json", lambda r: {"utility": _ask(r, r)})
     if (data_dir / "text_harm.json").exists():
-        add("text_harm.json", lambda r: _gap_sets(question_files.single(r), blank, with_images))
+        add("text_harm.json", lambda r: _gap_sets(r, blank, with_images))
     if not sets:
         raise InputError(f"--data={data_dir}: holds no question that this model can be asked; check {subset}.json")
     records = {name: {r.id: r for r in owner} for name, owner in owners.items()}
@@ -243,16 +243,16 @@ def _dialogue_sets(
 
 
 def _gap_sets(requests: Records, blank: str, with_images: bool) -> dict[str, list[Question]]:
-    """The same requests with text only, with a blank image, and with their own image (those that have one)."""
-    text_only = [Question(r.id, r.question, None, Condition(image="none")) for r in requests]
+    """The same requests with text only, with a blank image, and with their own images (those that have some)."""
+
+    def ask(image: str | None) -> list[Question]:
+        condition = Condition(image=image or "none")
+        return [Question.of(requests, record, condition).showing(image) for record in requests]
+
     if not with_images:
-        return {"gap_text_only": text_only}
-    empty = f"{BLANK}{blank}"
-    return {
-        "gap_text_only": text_only,
-        "gap_blank_image": [Question(r.id, r.question, empty, Condition(image=empty)) for r in requests],
-        "gap_own_image": _ask(requests, [r for r in requests if r.image is not None]),
-    }
+        return {"gap_text_only": ask(None)}
+    own = _ask(requests, [record for record in requests if record.images])
+    return {"gap_text_only": ask(None), "gap_blank_image": ask(f"{BLANK}{blank}"), "gap_own_image": own}
 
 
 def _ask(owner: Records, chosen: Iterable[Record]) -> list[Question]:

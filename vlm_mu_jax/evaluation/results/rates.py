@@ -79,17 +79,24 @@ def compute(sets: Sets, records: Books, judge: str, exact: bool, max_new_tokens:
             name.removeprefix(public_sets.PREFIX): public_sets.compute(name, sets[name], records[name], judge)
             for name in public
         }
-    written = [a.answer for name, answers in sets.items() if name != "utility" for a in answers]
+    written = [a.answer for name, answers in sets.items() if name != "utility" for a in answers if not a.left_out]
     if written:
         found["degenerate"], found["degenerate_by_kind"] = m.degenerate(written)
-    found["truncated"] = m.truncated([a for answers in sets.values() for a in answers], max_new_tokens)
+    found["truncated"] = m.truncated(
+        [a for answers in sets.values() for a in answers if not a.left_out], max_new_tokens
+    )
     return _plain(found)
 
 
 def unjudged(sets: Sets, judge: str) -> dict[str, int]:
-    """How many answers have no verdict: {"errors", "abstained"}. Utility answers are not judged."""
+    """How many answers have no verdict: {"errors", "abstained"}, and "too_long" where questions were not asked.
+
+    Utility answers are not judged. A utility question that is too long for the model counts as answered wrong.
+    """
     labels = _judged_labels(sets, judge)
-    return {"errors": sum(v["error"] is not None for v in labels), "abstained": sum(bool(v["abstain"]) for v in labels)}
+    errors, abstained = sum(v["error"] is not None for v in labels), sum(bool(v["abstain"]) for v in labels)
+    too_long = sum(bool(answer.left_out) for answers in sets.values() for answer in answers)
+    return {"errors": errors, "abstained": abstained} | ({"too_long": too_long} if too_long else {})
 
 
 def common_error(sets: Sets, judge: str) -> str | None:
@@ -101,7 +108,7 @@ def common_error(sets: Sets, judge: str) -> str | None:
 def _judged_labels(sets: Sets, judge: str) -> list[Mapping[str, Any]]:
     """The judge's labels of all answers that it judges: those to utility questions are read by scorers instead."""
     judged = [answers for name, answers in sets.items() if name != "utility" and not public_sets.is_utility(name)]
-    return [a.labels[judge] for answers in judged for a in answers]
+    return [a.labels[judge] for answers in judged for a in answers if not a.left_out]
 
 
 def null_control(sets: Sets, judge: str) -> dict[str, Any] | None:

@@ -34,7 +34,8 @@ class Evaluation:
       judge: the name of the judge whose labels count.
       metrics: by name, at any depth; a metric is {"value", "n", "k", "low", "high"} with fractions in 0..1 and the 95 %
         interval. See `metric`.
-      unjudged: answers without a verdict, {"errors", "abstained"}. They left the denominators.
+      unjudged: answers without a verdict, {"errors", "abstained"}, and "too_long" where questions were longer than the
+        model's positions. They left the denominators.
       judge_error: what most of these errors said. judge_cost: what a judging model used.
       null_control: the attack's words against as many neutral words. dialogue_tests: the same by turn of dialogues.
       comparisons: exact McNemar tests against the baseline.

@@ -48,6 +48,8 @@ def verdict_lines(run: Mapping[str, Any]) -> Iterator[str]:
     lost = run["unjudged"]
     line = f"judge: {run['judge']}; answers without a verdict: {lost['errors']} errors, {lost['abstained']} abstained"
     yield line + (f"; most errors: {run['judge_error']}" if run.get("judge_error") else "")
+    if lost.get("too_long"):
+        yield f"not asked, because they are too long for the model: {lost['too_long']} questions; no rate counts them"
     if run["judge"] in SEE_REFUSALS_ONLY:
         yield (
             f"{run['judge']} sees refusals alone: ASR counts every answer that is no refusal, a wrong or harmless one"

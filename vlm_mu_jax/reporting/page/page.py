@@ -131,9 +131,9 @@ def _context(content: Content) -> dict[str, Any]:
         ),
         "shots": max((len(run.group("asr_after_by_shots")) for run in content.runs), default=0),
         "unjudged": [
-            (run, sum(counts.values()))
+            (run, count - counts.get("too_long", 0), counts.get("too_long", 0))
             for run in content.runs
-            if (counts := notes.unjudged(run)) and sum(counts.values())
+            if (counts := notes.unjudged(run)) and (count := sum(counts.values()))
         ],
     }
 
