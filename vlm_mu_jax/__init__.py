@@ -56,6 +56,8 @@ _EXPORTS = {
     "evaluate": "vlm_mu_jax.evaluation.evaluate",
     "EvaluateOptions": "vlm_mu_jax.evaluation.evaluate",
     "Evaluation": "vlm_mu_jax.evaluation.results.summary",
+    "depth": "vlm_mu_jax.evaluation.depth",
+    "Depth": "vlm_mu_jax.evaluation.depth",
     "judge": "vlm_mu_jax.evaluation.judging",
     "JudgeOptions": "vlm_mu_jax.evaluation.judges",
     "compare_defences": "vlm_mu_jax.evaluation.defences.comparison",

@@ -221,7 +221,7 @@ def _pca_points(states: States, requests: Records, layer: int) -> dict:
 def _separation(states_LND: np.ndarray, harmful_N: np.ndarray, directions: Directions) -> dict:
     """AUROCs, class means and rates of the text gate in one condition."""
     scores_LN = directions.scores(states_LND)
-    held_LN = _held_out_scores(states_LND, harmful_N)
+    held_LN = held_out_scores(states_LND, harmful_N)
     given, refit = (auroc_per_layer(s[:, harmful_N], s[:, ~harmful_N]) for s in (scores_LN, held_LN))
     tpr_L, fpr_L = rates(scores_LN[:, harmful_N], scores_LN[:, ~harmful_N], directions.midpoint_L())
     return {
@@ -234,8 +234,8 @@ def _separation(states_LND: np.ndarray, harmful_N: np.ndarray, directions: Direc
     }
 
 
-def _held_out_scores(states_LND: np.ndarray, harmful_N: np.ndarray) -> np.ndarray:
-    """Score [L, N] of every request on the difference of means of the other folds. 0 is midway between their means.
+def folds(harmful_N: np.ndarray) -> np.ndarray:
+    """The fold of every request, int [N].
 
     A fold is a block of neighbours of each kind. The variants of one request usually stand together in a file, and a
     direction that has seen a request's twin has seen the request.
@@ -244,6 +244,12 @@ def _held_out_scores(states_LND: np.ndarray, harmful_N: np.ndarray) -> np.ndarra
     for kind_N in (harmful_N, ~harmful_N):
         at = np.flatnonzero(kind_N)
         fold_N[at] = np.arange(len(at)) * min(_FOLDS, len(at)) // len(at)
+    return fold_N
+
+
+def held_out_scores(states_LND: np.ndarray, harmful_N: np.ndarray) -> np.ndarray:
+    """Score [L, N] of every request on the difference of means of the other `folds`; 0 is midway between the means."""
+    fold_N = folds(harmful_N)
     scores_LN = np.zeros(states_LND.shape[:2])
     for fold in range(_FOLDS):
         held_N = fold_N == fold
