@@ -44,7 +44,7 @@ def test_the_lens_of_the_last_layer_is_the_model_itself(model, records):
         example = model.processor.example(record.question, record.answer, [], ended=False)
         params = jax.tree.map(jnp.asarray, model.params)
         logits_TV = forward(params, model.processor.pad([example.ids]), model.config).logits_BTV[0]
-        guessed = np.asarray(logits_TV).argmax(-1)[example.answer_start - 1 : -1]
+        guessed = np.asarray(logits_TV).argmax(-1)[example.answer_start - 1 : len(example.ids) - 1]
         right[record.kind] += (guessed == example.ids[example.answer_start :]).tolist()
     for side, kind in (("harmful", "unsafe"), ("harmless", "safe")):
         assert found[side][-1]["value"] == np.mean(right[kind])
