@@ -7,13 +7,21 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.command import ROOT
 from tests.serving.running import post
+from vlm_mu_jax.conversion.convert import ConvertOptions, convert
+from vlm_mu_jax.conversion.exporter import export
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers.one_answer import answer
 from vlm_mu_jax.serving import serve as module
+from vlm_mu_jax.serving.engine import Answering
+from vlm_mu_jax.serving.prompt_runs import ServedPrompt
 from vlm_mu_jax.serving.serve import ServeOptions, open_engines, serve
+from vlm_mu_jax.storage.model_folder import load
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +32,25 @@ def guards(split_guard, tmp_path_factory):
     return folder
 
 
-def names(checkpoints, guards=()):
+@pytest.fixture(scope="module")
+def adapter(home, tmp_path_factory):
+    """The folder of a LoRA adapter of the tiny model, whose answers differ from the model's."""
+    folder = tmp_path_factory.mktemp("lora") / "adapter"
+    folder.mkdir()
+    rng, D = np.random.default_rng(0), home.config.text.D
+    pair = {"A": rng.normal(size=(2, D)), "B": rng.normal(size=(home.config.text.V, 2))}
+    names = {f"base_model.model.lm_head.lora_{half}.weight": np.float32(value) for half, value in pair.items()}
+    save_file(names, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    return folder
+
+
+def names(checkpoints, guards=(), adapters=()):
     said = []
-    engines = open_engines(list(map(str, checkpoints)), list(map(str, guards)), ServeOptions(rows=1), said.append)
-    assert len(said) == len(checkpoints)
+    given = (list(map(str, paths)) for paths in (checkpoints, guards, adapters))
+    checkpoints, guards, adapters = given
+    engines = open_engines(checkpoints, guards, ServeOptions(rows=1), said.append, adapters)
+    assert len(said) == len(checkpoints) + len(adapters)
     return [(engine.name, engine.guard is not None) for engine in engines]
 
 
@@ -44,6 +67,34 @@ def test_models_are_called_as_their_folders_or_as_told_and_guards_after_both(hom
         names([home.folder, home.folder])
     with pytest.raises(InputError, match="two guards"):
         names([f"a={home.folder}"], [guards, guards])
+
+
+def test_an_adapter_is_a_further_model_and_says_whose_it_is_among_several(home, adapter):
+    one, two = [f"a={home.folder}"], [f"a={home.folder}", f"b={home.folder}"]
+    assert names(one, (), [f"npo={adapter}"]) == [("a", False), ("npo", False)]
+    assert names(two, (), [f"a+npo={adapter}"]) == [("a", False), ("a+npo", False), ("b", False)]
+    with pytest.raises(InputError, match="whose adapter is it.*--adapter=MODEL.NAME=.*of a, b"):
+        names(two, (), [f"npo={adapter}"])
+    with pytest.raises(InputError, match="called 'a' already"):
+        names(one, (), [f"a={adapter}"])
+    with pytest.raises(InputError, match="no LoRA adapter"):
+        names(one, (), [home.folder])
+
+
+def test_an_adapter_answers_as_the_model_that_it_is_merged_into(home, adapter, tmp_path):
+    model = load(home.folder)
+    folder = tmp_path / "merged"
+    export(home.folder, tmp_path / "hf")
+    convert(tmp_path / "hf", folder, ConvertOptions(lora=adapter))
+    wanted = answer(load(folder), "feed it", max_new_tokens=4).token_ids
+    assert wanted != answer(model, "feed it", max_new_tokens=4).token_ids, "the adapter must do something"
+    engine = open_engines([f"a={home.folder}"], [], ServeOptions(rows=1), print, [f"npo={adapter}"])[1]
+    made = []
+    ids = tuple(engine.model.processor.prompt_ids("feed it", 0))
+    engine.submit([Answering(ServedPrompt(ids, text_ids=ids), 4, made.append)])
+    while engine.turn():
+        pass
+    assert [token.id for token in made] == wanted
 
 
 def test_what_cannot_be_served_is_said_before_a_model_is_loaded(home, tmp_path, monkeypatch):

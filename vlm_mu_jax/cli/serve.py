@@ -5,12 +5,14 @@ Endpoints: /v1/chat/completions (texts and images, streams, log-probabilities, s
 answer is that of bin/generate, whatever else is in the batch.
 
 Several models are served at once, each by its name: --checkpoint may be given again, and each --guard adds its model
-with the guard, as NAME+GUARD. The server listens on this machine alone unless --host says otherwise.
+with the guard, as NAME+GUARD. Each --adapter adds the model with a LoRA adapter merged in. The server listens on this
+machine alone unless --host says otherwise.
 
 Needs the extra `serve`: pip install vlm_mu_jax[serve].
 
 Example:
   bin/serve --checkpoint=base=runs/base --checkpoint=runs/npo --guard=base=runs/guard
+  bin/serve --checkpoint=base=runs/base --adapter=npo=runs/npo_lora/adapter
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{"model": "npo", "messages": [{"role": "user", "content": "What is a ring?"}]}'
 """
@@ -23,6 +25,11 @@ _CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint", None, "model folder, or NAME=FOLDER; may be given several times", required=True
 )
 _GUARD = flags.DEFINE_multi_string("guard", [], "guard folder, or MODEL=FOLDER; may be given several times")
+_ADAPTER = flags.DEFINE_multi_string(
+    "adapter",
+    [],
+    "PEFT LoRA adapter, or NAME=FOLDER: a further model; MODEL+NAME=FOLDER where there are several models",
+)
 _OTHER = flags.DEFINE_bool("allow_other_model", False, "accept a guard of other weights or another template")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; 0.0.0.0 for the whole network")
 _PORT = flags.DEFINE_integer("port", 8000, "port to listen on; 0 takes a free one", lower_bound=0, upper_bound=65535)
@@ -63,7 +70,7 @@ def main(argv: list[str]) -> None:
         key_file=_KEYS.value,
         limits=ServerLimits(_BODY.value * 1_000_000, _OPEN.value, pictures),
     )
-    serving.serve(_CHECKPOINT.value, _GUARD.value, options, say=lambda line: print(line, flush=True))
+    serving.serve(_CHECKPOINT.value, _GUARD.value, options, lambda line: print(line, flush=True), _ADAPTER.value)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import dataclasses
 import queue
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from vlm_mu_jax.conversion import adapted as adapted_models
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.serving.app import ServerLimits, make_app
@@ -14,7 +15,7 @@ from vlm_mu_jax.serving.engine_thread import EngineThread
 from vlm_mu_jax.serving.prompt_runs import ServedPrompt
 from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.steering.guard import load_guard
-from vlm_mu_jax.storage.model_folder import find, load
+from vlm_mu_jax.storage.model_folder import Model, find, load
 
 STOP_SECONDS = 5  # that open requests get to end when the server stops
 
@@ -47,6 +48,7 @@ def serve(
     guards: Sequence[str] = (),
     options: ServeOptions = ServeOptions(),
     say: Callable[[str], None] = print,
+    adapters: Sequence[str] = (),
 ) -> None:
     """Serves models until the process is told to stop.
 
@@ -55,6 +57,8 @@ def serve(
       guards: guard folders, "FOLDER" or "MODEL=FOLDER". Each adds the model "MODEL+GUARD", with the guard's folder as
         its name. Without MODEL the guard is the only checkpoint's.
       say: told what happens until the server listens.
+      adapters: folders of PEFT LoRA adapters, "FOLDER" or "NAME=FOLDER". Each adds the model NAME, the only checkpoint
+        with the adapter merged in. With several checkpoints NAME is "MODEL+ADAPTER", and says whose adapter it is.
 
     Raises:
       InputError: a folder that holds no model or guard, two models of one name, or an address that cannot be used.
@@ -63,7 +67,7 @@ def serve(
 
     keys = _keys(options.key_file)
     listening = _listen(options.host, options.port)
-    engines = open_engines(checkpoints, guards, options, say)
+    engines = open_engines(checkpoints, guards, options, say, adapters)
     thread = EngineThread(engines)
     thread.start()
     for engine in engines:
@@ -83,19 +87,24 @@ def serve(
 
 
 def open_engines(
-    checkpoints: Sequence[str], guards: Sequence[str], options: ServeOptions, say: Callable[[str], None] = print
+    checkpoints: Sequence[str],
+    guards: Sequence[str],
+    options: ServeOptions,
+    say: Callable[[str], None] = print,
+    adapters: Sequence[str] = (),
 ) -> list[Engine]:
     """The engines of a server's models; see `serve`."""
     folders = _named(checkpoints, "--checkpoint")
-    guarded = [_guarded(one, list(folders)) for one in guards]
+    adapted = _adapted(adapters, list(folders))
+    guarded = [_guarded(one, [*folders, *adapted]) for one in guards]
     for folder in folders.values():
         find(folder)
+    for _, folder in adapted.values():
+        adapted_models.check(folder)
     guard_folder.check(*(folder for _, folder in guarded))  # what is missing is told before anything is loaded
     settings = {"rows": options.rows, "waiting": options.waiting, "context": options.context}
     engines: dict[str, Engine] = {}
-    for name, folder in folders.items():
-        say(f"{name}: loading {folder}")
-        model = load(folder)
+    for name, model in _models(folders, adapted, say):
         engines[name] = Engine(name, model, **settings)
         for own, given in guarded:
             if own != name:
@@ -106,6 +115,20 @@ def open_engines(
                 raise InputError(f"two guards of {name} are called {_folder_name(given)}; rename one's folder")
             engines[full] = Engine(full, model, guard, **settings)
     return list(engines.values())
+
+
+def _models(
+    folders: Mapping[str, str], adapted: Mapping[str, tuple[str, str]], say: Callable[[str], None]
+) -> Iterator[tuple[str, Model]]:
+    """Names and models: every checkpoint, and behind it those with its adapters."""
+    for name, folder in folders.items():
+        say(f"{name}: loading {folder}")
+        model = load(folder)
+        yield name, model
+        for own, (base, adapter) in adapted.items():
+            if base == name:
+                say(f"{own}: merging {adapter} into {name}")
+                yield own, adapted_models.with_adapter(model, adapter)
 
 
 def warm_up(engine: Engine, thread: EngineThread, rows: int) -> None:
@@ -138,6 +161,20 @@ def _named(given: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
+def _adapted(given: Sequence[str], models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Name -> (model, folder) of every `--adapter`."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, folder in _named(given, "--adapter").items():
+        base = models[0] if len(models) == 1 else name.rpartition("+")[0]
+        if base not in models:
+            whose = f"--adapter=MODEL+NAME={folder}, of {', '.join(models)}"
+            raise InputError(f"--adapter={folder}: whose adapter is it? write {whose}")
+        if name in models:
+            raise InputError(f"--adapter={folder}: a model is called {name!r} already; write --adapter=NAME={folder}")
+        found[name] = base, folder
+    return found
+
+
 def _guarded(given: str, models: Sequence[str]) -> tuple[str, str]:
     """(model, folder) of one `--guard`."""
     name, separator, folder = given.partition("=")
@@ -150,7 +187,7 @@ def _guarded(given: str, models: Sequence[str]) -> tuple[str, str]:
 
 def _folder_name(folder: str) -> str:
     path = resolved(folder)
-    return path.parent.name if path.name == "model" else path.name
+    return path.parent.name if path.name in ("model", "adapter") else path.name
 
 
 def _keys(path: str | None) -> list[str]:
