@@ -1,7 +1,8 @@
 """Report: one self-contained HTML page from the runs of bin/eval, with verdict, tables, figures and answers.
 
 Name one or more run folders; the order of models within a kind is kept. Beside the page stand results.json (all runs
-merged) and results.csv; with --figures=DIR every figure is also a file. Every other input is optional; a part without
+merged) and results.csv; with --figures=DIR every figure is also a file. --inspect_log, --lmms_eval and --parquet write
+answers and rates for other programs. Every other input is optional; a part without
 input is left out with a note. Text and images are only in the page for the synthetic miniature, or with --show_text.
 docs/report.md says how to read the page.
 
@@ -36,6 +37,12 @@ _SHOW_TEXT = flags.DEFINE_bool(
 )
 _FIGURES = flags.DEFINE_string("figures", None, "folder to write every figure to as well, as SVG and PNG")
 
+_EXPORTS = {
+    "inspect_log": flags.DEFINE_string("inspect_log", None, "folder to write every run to as a log of inspect-ai"),
+    "lmms_eval": flags.DEFINE_string("lmms_eval", None, "folder to write every run to as lmms-eval's results, samples"),
+    "parquet": flags.DEFINE_string("parquet", None, "folder to write answers.parquet and results.parquet to"),
+}
+
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.reporting import report
@@ -59,6 +66,7 @@ def _options():
         images=_path(_IMAGES.value),
         show_text=_SHOW_TEXT.value,
         figures=_path(_FIGURES.value),
+        **{name: _path(flag.value) for name, flag in _EXPORTS.items()},
         **{name: _paths(flag.value) for name, flag in _EVIDENCE.items()},
     )
 

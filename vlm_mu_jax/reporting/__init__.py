@@ -3,6 +3,7 @@
 inputs/    what a report reads
 verdict/   the sentences at the top, computed from the numbers of the tables
 figures/   the figures, as inline SVG
+exports/   answers and rates in the files of other programs
 page/      the template, and one module for each kind of table
 merged     results.json and results.csv
 results_page  the tables of docs/results.md, over seeds
@@ -10,13 +11,16 @@ wording    numbers in words, one way for the whole page
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.reporting.inputs.options import ReportOptions
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.reporting.inputs.content import Content
 
 RESULTS, TABLE = "results.json", "results.csv"
 ANSWERS = "answers"  # what the folder of a run holds, and no other
@@ -30,10 +34,11 @@ class ReportFiles:
     table: Path
     results: Path | None
     figures: tuple[Path, ...]
+    exports: tuple[Path, ...] = ()
 
     @property
     def all(self) -> list[Path]:
-        return [self.page, self.table, *filter(None, [self.results]), *self.figures]
+        return [self.page, self.table, *filter(None, [self.results]), *self.figures, *self.exports]
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,28 @@ def report(
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     inside = out is not None and _check_place(Path(out), folders)
     collected = content.collect(folders, options)
-    if options.figures:
-        _make_folder(options.figures)
+    for name, folder in options.folders.items():
+        _make_folder(name, folder)
     drawn = catalogue.draw(collected)
     made = Report(page.render(collected, drawn=drawn), merged.results(collected), merged.table(collected), None)
     pictures: list[Path] = []
     if options.figures:
         pictures = [path for drawing in drawn.all for path in canvas.save(drawing, options.figures)]
-    return made if out is None else _write(made, Path(out), inside, tuple(pictures))
+    exports = tuple(_exported(collected, options))
+    return made if out is None else _write(made, Path(out), inside, tuple(pictures), exports)
+
+
+def _exported(collected: "Content", options: ReportOptions) -> Iterator[Path]:
+    """Writes answers and rates for other programs. Yields the files."""
+    from vlm_mu_jax.reporting.exports import inspect_log, lmms_eval, parquet
+
+    for folder, export in (
+        (options.inspect_log, inspect_log),
+        (options.lmms_eval, lmms_eval),
+        (options.parquet, parquet),
+    ):
+        if folder is not None:
+            yield from export.write(collected, folder)
 
 
 def _check_place(out: Path, folders: list[Path]) -> bool:
@@ -110,12 +129,12 @@ def _check_place(out: Path, folders: list[Path]) -> bool:
     return inside
 
 
-def _write(made: Report, out: Path, inside: bool, pictures: tuple[Path, ...]) -> Report:
+def _write(made: Report, out: Path, inside: bool, pictures: tuple[Path, ...], exports: tuple[Path, ...]) -> Report:
     """Writes the page and its numbers. The report of a single run may lie in the run's own folder, which keeps its
     results.json."""
     from vlm_mu_jax.reporting import merged
 
-    files = ReportFiles(out, out.parent / TABLE, None if inside else out.parent / RESULTS, pictures)
+    files = ReportFiles(out, out.parent / TABLE, None if inside else out.parent / RESULTS, pictures, exports)
     merged.write(files.page, made.html)
     merged.write(files.table, made.table)
     if files.results:
@@ -123,9 +142,9 @@ def _write(made: Report, out: Path, inside: bool, pictures: tuple[Path, ...]) ->
     return Report(made.html, made.results, made.table, files)
 
 
-def _make_folder(folder: Path) -> None:
-    """Before the work and not after it: a bad --figures."""
+def _make_folder(option: str, folder: Path) -> None:
+    """Before the work and not after it: a folder that cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--figures={folder}: cannot be made ({error.strerror}); give another folder") from None
+        raise InputError(f"--{option}={folder}: cannot be made ({error.strerror}); give another folder") from None

@@ -115,7 +115,7 @@ def fit(
         if workdir is not None:
             store_constants(prepared.constants, workdir)
         history = EvaluationHistory(evaluation, workdir, prepared.done)
-        with Recorder(workdir, prepared.done, goodput, observers.log) as recorder:
+        with Recorder(workdir, prepared.done, goodput, observers.log, storage.tracker) as recorder:
             loop = _Loop(prepared, storage, observers, checkpoints, history, recorder, goodput, prepared.rates())
             trained, step = loop.run()
         with goodput.phase("checkpoint"):

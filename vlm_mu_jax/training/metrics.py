@@ -1,4 +1,4 @@
-"""Metrics of a run: fetched from the device every few steps, checked to be finite, written to JSONL and TensorBoard."""
+"""Metrics of a run: fetched from the device every few steps, checked to be finite, written to JSONL and a tracker."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from vlm_mu_jax.errors import JobError
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.parallel import distributed
-from vlm_mu_jax.training import flops
+from vlm_mu_jax.training import flops, trackers
 from vlm_mu_jax.training.goodput import Goodput
 
 EVERY = 10  # steps between fetches
@@ -33,26 +33,27 @@ class Recorder:
       mfu                 model FLOPs utilisation, on a chip whose peak is known, see training/flops.py
     """
 
-    def __init__(self, workdir: Path | None, start: int, goodput: Goodput, log: Log | None = None) -> None:
+    def __init__(
+        self, workdir: Path | None, start: int, goodput: Goodput, log: Log | None = None, tracker: str = "tensorboard"
+    ) -> None:
         """
         Args:
-          workdir: where `metrics.jsonl` and TensorBoard events go; None for nowhere.
+          workdir: where `metrics.jsonl` and the tracker's files go; None for nowhere.
           start: updates done before.
           goodput: the clock of the run's phases.
           log: called with the newest row at every fetch.
+          tracker: see `trackers`.
         """
         self._devices: list[jax.Device] = []
         self._pending: list[tuple[int, dict[str, Any], dict[str, float]]] = []
         self._history: dict[str, list[float]] = {}
         self._goodput, self._log, self._clock = goodput, log, 0.0
-        self._file = self._events = None
+        self._file = self._tracker = None
         if workdir is not None and distributed.first():
-            from tensorboardX import SummaryWriter
-
             file = workdir / "metrics.jsonl"
             _forget_after(file, start)
             self._file = file.open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(workdir), purge_step=start + 1)
+            self._tracker = trackers.opened(tracker, workdir, start)
 
     def start(self, devices: list[jax.Device]) -> None:
         """Where the coming updates run. Time spent before the first one is not theirs."""
@@ -84,10 +85,9 @@ class Recorder:
         return {name: np.array(values) for name, values in self._history.items()}
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
-        """Results of an evaluation, as TensorBoard events."""
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(f"evaluation/{name}", value, step)
+        """Results of an evaluation, for the tracker."""
+        if self._tracker is not None:
+            self._tracker.add(step, {f"evaluation/{name}": value for name, value in values.items()})
 
     def _fetch(self, some: list[tuple[int, dict[str, Any], dict[str, float]]]) -> None:
         if not some:
@@ -120,12 +120,10 @@ class Recorder:
     def _write(self, row: dict[str, float]) -> None:
         for name, value in row.items():
             self._history.setdefault(name, []).append(value)
-        if self._file is None or self._events is None:
+        if self._file is None or self._tracker is None:
             return
         self._file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(f"train/{name}", value, int(row["step"]))
+        self._tracker.add(int(row["step"]), {f"train/{name}": value for name, value in row.items() if name != "step"})
 
     def __enter__(self) -> "Recorder":
         return self
@@ -133,9 +131,9 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None and self._events is not None:
+        if self._file is not None and self._tracker is not None:
             self._file.close()
-            self._events.close()
+            self._tracker.close()
 
 
 def _check_finite(row: dict[str, float]) -> None:

@@ -37,6 +37,7 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
     c.accumulate = 1  # micro-batches per step
     c.checkpoint_every = 0  # updates between checkpoints; 0 = at the end
     c.keep = 2  # newest checkpoints that stay
+    c.log = "tensorboard"  # tensorboard, wandb or trackio: what shows the metrics, offline; see training/trackers.py
     c.model = _dict(
         init="",  # model folder to start from
         like="",  # a name of model/families/published.py, whose sizes bin/plan takes while init is no folder yet

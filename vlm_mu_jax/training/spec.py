@@ -99,11 +99,12 @@ class RunStorage:
     """Where a run is kept.
 
     Attributes:
-      workdir: gets metrics, TensorBoard events and checkpoints. A run found there goes on. None keeps nothing.
+      workdir: gets metrics and checkpoints. A run found there goes on. None keeps nothing.
       checkpoint_every: updates between checkpoints; 0 saves only at the end.
       keep: how many of the newest checkpoints stay.
       reference_cache: folder of the reference log-probabilities and image features; the workdir by default.
       weights: hash of the start weights (`storage.identity.weights_hash`), where the caller knows it already.
+      tracker: what shows the metrics, of `trackers.PACKAGES`.
     """
 
     workdir: Path | None = None
@@ -111,6 +112,7 @@ class RunStorage:
     keep: int = 2
     reference_cache: Path | None = None
     weights: str | None = None
+    tracker: str = "tensorboard"
 
     @property
     def cache(self) -> Path | None:

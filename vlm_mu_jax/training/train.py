@@ -24,6 +24,7 @@ from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.training import settings as settings_lib
+from vlm_mu_jax.training import trackers
 from vlm_mu_jax.training.config_files import load_config
 from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions, evaluation_of
 from vlm_mu_jax.training.export import export, owned, provenance_of, write_files
@@ -111,6 +112,7 @@ def train(
     )
     if not settings["model"]["init"]:
         raise InputError("config.model.init is not set; give the model folder to start from")
+    trackers.check(settings["log"])
     folder = model_folder.find(settings["model"]["init"])
     processor = _processor(folder, settings)
     spec, mesh = _planned(settings, processor.cfg)
@@ -126,6 +128,7 @@ def train(
         settings["keep"],
         None if reference_cache is None else Path(reference_cache),
         start,
+        settings["log"],
     )
     with owned(workdir):
         write_files(workdir, config=settings, data=sources.manifest, provenance=provenance)

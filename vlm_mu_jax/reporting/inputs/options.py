@@ -24,6 +24,9 @@ class ReportOptions:
       images: the folder of the data; small copies of its images stand beside the answers.
       show_text: puts text and images of real data into the page. Those of the miniature always are.
       figures: a folder that every figure is written to as well, as SVG and as PNG.
+      inspect_log: a folder that every run is written to as a log of inspect-ai.
+      lmms_eval: a folder that every run is written to as the results and samples of lmms-eval.
+      parquet: a folder for answers.parquet and results.parquet.
     """
 
     attack: Path | None = None
@@ -40,3 +43,12 @@ class ReportOptions:
     images: Path | None = None
     show_text: bool = False
     figures: Path | None = None
+    inspect_log: Path | None = None
+    lmms_eval: Path | None = None
+    parquet: Path | None = None
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders that are written to beside the page, by their option."""
+        names = ("figures", "inspect_log", "lmms_eval", "parquet")
+        return {name: folder for name in names if (folder := getattr(self, name)) is not None}
