@@ -40,10 +40,7 @@ LIBRARIES = (
 
 def serve() -> None:
     """Reads one JSON request a line: {module, argv, cwd, env, stdout, stderr, timeout}; answers with the exit code."""
-    for name in (*LIBRARIES, *product()):
-        importlib.import_module(name)
-    gc.freeze()  # what is shared with every child stays shared
-    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # no backend has been started here
+    warm()
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
@@ -51,6 +48,14 @@ def serve() -> None:
             return run(request)
         status = os.waitpid(child, 0)[1]
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def warm() -> None:
+    """Imports what every command of this process will share."""
+    for name in (*LIBRARIES, *product()):
+        importlib.import_module(name)
+    gc.freeze()  # what is shared with every child stays shared
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # no backend has been started here
 
 
 def product() -> Iterator[str]:

@@ -168,9 +168,10 @@ def _draw(name: str, what, path: str | None) -> None:
 def _attribution(result: dict, files: list[str | None], seed: int) -> dict:
     """The audit joined with one or two files of bin/attack."""
     from vlm_mu_jax.attacks.audit.attribution import attribute
-    from vlm_mu_jax.reporting.inputs.json_files import read_object
+    from vlm_mu_jax.formats.attack import AttackFile
+    from vlm_mu_jax.formats.reading import read_file
 
-    return attribute(result, *(read_object(file) for file in files if file), seed=seed)
+    return attribute(result, *(read_file(file, AttackFile) for file in files if file), seed=seed)
 
 
 def _saliency(records, checkpoint: str, count: int, seed: int) -> dict:

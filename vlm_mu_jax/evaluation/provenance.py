@@ -1,11 +1,12 @@
 """What a result was made from: weights, data, code, packages, device."""
 
-import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.storage.model_folder import Model, package_versions
 
 
@@ -41,8 +42,8 @@ def collect(
 
 def _source(checkpoint: Path) -> Any:
     try:
-        return json.loads((checkpoint / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(checkpoint / "provenance.json")
+    except InputError:
         return None
 
 

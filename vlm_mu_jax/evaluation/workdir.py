@@ -3,14 +3,13 @@
 `config.json` (settings), `provenance.json`, `answers/SET.jsonl` and `results.json`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.suite_answers import ANSWERS
-from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.json_file import read_json, write_json
 
 # What an answer depends on besides its own prompt and image: a workdir holds answers of one such setting only.
 _FIXED = {
@@ -29,7 +28,7 @@ def open_workdir(workdir: str | Path, settings: Mapping[str, Any], provenance: M
     """
     path = Path(workdir) / "config.json"
     if path.exists() and any((Path(workdir) / ANSWERS).glob("*.jsonl")):
-        old = read_object(path)
+        old = read_json(path)
         for name, word in _FIXED.items():
             if old.get(name) != settings.get(name):
                 raise InputError(f"--workdir={workdir}: its answers were made with another {word}; use another folder")
@@ -39,22 +38,9 @@ def open_workdir(workdir: str | Path, settings: Mapping[str, Any], provenance: M
 
 def read_workdir(workdir: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings and provenance that `open_workdir` wrote. InputError when the folder has none."""
-    return read_object(Path(workdir) / "config.json"), read_object(Path(workdir) / "provenance.json")
+    return read_json(Path(workdir) / "config.json"), read_json(Path(workdir) / "provenance.json")
 
 
 def write_results(workdir: str | Path, content: Mapping[str, Any]) -> None:
     """Writes `results.json`."""
     write_json(Path(workdir) / "results.json", content)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object that an evaluation wrote. InputError when it is missing or anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a folder that bin/eval wrote") from None
-    except ValueError as error:
-        raise InputError(f"{path}: broken JSON ({error}); run bin/eval again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object; give a folder that bin/eval wrote")
-    return content

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
+from vlm_mu_jax.files.json_file import parse_json
 
 FORMAT = 1
 ARRAYS, META = "guard.safetensors", "guard.json"
@@ -57,11 +58,11 @@ def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and JSON of a guard folder. Raises InputError on anything missing, truncated or of another format."""
     folder = Path(folder)
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = parse_json((folder / META).read_text(encoding="utf-8"))
         arrays = load_file(folder / ARRAYS)
     except OSError as error:
         raise InputError(f"{folder} is not a guard ({error}); make one with bin/guard extract") from None
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"{folder} is damaged ({error}); make it again with bin/guard extract") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError(f"{folder}/{META} is not of format {FORMAT}; make the guard again with this version")

@@ -1,7 +1,6 @@
 """A training run from a config: a workdir with the trained model folder comes out. What `bin/train` does."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from jax.sharding import Mesh
 from vlm_mu_jax.data import chat_template
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.json_file import read_value, write_json
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
@@ -187,5 +186,5 @@ def _recorded(goodput: Goodput, workdir: Path) -> Iterator[None]:
     finally:
         if distributed.first():
             file = workdir / "goodput.json"
-            before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+            before = read_value(file) if file.is_file() else []
             write_json(file, [*before, goodput.result()])

@@ -67,11 +67,11 @@ def test_only_judged_by_the_oracle_counts_as_the_miniature(tmp_path):
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("{", "not readable as JSON"),
-        ("[]", "expected a JSON object"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "not a JSON object"),
         ('{"schema": 7, "runs": []}', "schema is 7"),
-        ('{"schema": 1}', "'runs' must be a list"),
-        ('{"schema": 1, "runs": [{"name": "a"}]}', "'metrics'"),
+        ('{"schema": 1}', "missing required field `runs`"),
+        ('{"schema": 1, "runs": [{"name": "a"}]}', r"runs\[0\]: .*`metrics`"),
         (
             '{"schema": 1, "runs": [{"name": "a", "metrics": {"asr_after": {"value": "much"}}}]}',
             "'value' is not a number",
@@ -85,7 +85,7 @@ def test_a_bad_results_file_is_named(tmp_path, text, says):
 
 
 def test_a_missing_folder_a_bad_answers_line_and_missing_inputs_are_named(tmp_path, story):
-    with pytest.raises(InputError, match="nowhere.*no such file"):
+    with pytest.raises(InputError, match="nowhere.*missing"):
         content.collect([tmp_path / "nowhere"])
     with pytest.raises(InputError, match="no run given"):
         content.collect([])
@@ -97,6 +97,6 @@ def test_a_missing_folder_a_bad_answers_line_and_missing_inputs_are_named(tmp_pa
     with pytest.raises(InputError, match="bin/convert_hf"):
         content.collect(story[0], ReportOptions(export=tmp_path))
     folder = runs_builder.write_run(tmp_path / "r", "base")
-    (folder / "answers" / "unsafe_after.jsonl").write_text(json.dumps({"id": "a"}) + "\nnot json\n")
+    (folder / "answers" / "unsafe_after.jsonl").write_text(json.dumps({"id": "a", "answer": "b"}) + "\nnot json\n")
     with pytest.raises(InputError, match="unsafe_after.jsonl:2"):
         content.collect([folder])

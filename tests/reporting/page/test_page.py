@@ -199,7 +199,7 @@ def test_hostile_text_stays_text(tmp_path):
         json.dumps({"jailbreak": [{"word": evil, "score": 1.0, "asr": 0.5}], "claim": evil, "positions": [evil]})
     )
     audit = tmp_path / "audit.json"
-    audit.write_text(json.dumps({"rows": [{"word": evil, "position": "first", "log_odds": 1.0, "safe": evil}]}))
+    audit.write_text(json.dumps({"rows": [{"word": evil, "position": "first", "log_odds": 1.0, "note": evil}]}))
     guard = tmp_path / "guard.json"
     points = [{"x": 0.0, "y": 1.0, "kind": "harmful", "condition": evil}]
     guard.write_text(json.dumps({"pca": {"layer": 1, "points": points}, "auroc": {evil: [0.5]}}))

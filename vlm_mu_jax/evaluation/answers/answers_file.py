@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.json_file import parse_json
 
 TOO_LONG = "too long"  # what `Answer.left_out` begins with
 
@@ -203,9 +206,8 @@ def _parse(path: Path, whole: bytes) -> list[Answer]:
     answers, seen = [], set()
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
-            row = json.loads(line)
-            answer = Answer(**{**row, "condition": Condition(**row["condition"])})
-        except (ValueError, TypeError, KeyError) as error:
+            answer = msgspec.convert(parse_json(line.decode()), Answer)
+        except (ValueError, RecursionError, msgspec.ValidationError) as error:
             raise InputError(
                 f"{path}: line {number} is no answer ({error}); delete the file to generate it again"
             ) from None

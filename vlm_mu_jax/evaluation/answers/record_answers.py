@@ -5,7 +5,6 @@ model or other settings is refused, so that no answers file mixes two models.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
-from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.steering.guard import open_guard
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
@@ -100,12 +99,7 @@ def questions(records: Records) -> list[Question]:
 def read_provenance(out: str | Path) -> dict[str, Any] | None:
     """What stands beside an answers file; None when nothing does. InputError when it is damaged."""
     path = provenance_path(out)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); delete it and the answers beside it") from None
+    return read_json(path) if path.exists() else None
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:

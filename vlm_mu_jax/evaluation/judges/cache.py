@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import parse_json
 
 
 def content_key(*parts: Any) -> str:
@@ -33,9 +34,9 @@ class JudgeCache:
         whole = raw[: raw.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line.decode())
                 self._replies[row["key"]] = row["reply"]
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 raise InputError(f"{path}: line {number} is no kept reply; delete the file to ask again") from None
         if len(whole) < len(raw):
             os.truncate(path, len(whole))

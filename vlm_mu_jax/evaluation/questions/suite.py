@@ -5,7 +5,6 @@ Files of the data folder, each used when it is there: `test.json` (VLGuard), `ut
 """
 
 import dataclasses
-import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,9 @@ from vlm_mu_jax.errors import InputError, nearest
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
 from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import BLANK, Question
+from vlm_mu_jax.files.json_file import read_value
+from vlm_mu_jax.formats.attack import AttackFile
+from vlm_mu_jax.formats.reading import read_file
 
 GAP = ("text_only", "blank_image", "own_image")
 _START = "question_start"
@@ -156,17 +158,9 @@ def only(questions: Suite, names: Sequence[str]) -> Suite:
 def read_attack_words(path: str | Path) -> AttackWords:
     """The file of `bin/attack`: {"jailbreak": [{"word"}...], "over_refuse": [...], "null": [...]}, best word first."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"--attack_words={path}: cannot be read ({error.strerror}); make one with bin/attack"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"--attack_words={path}: broken JSON ({error}); make it again with bin/attack") from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"--attack_words={path}: expected an object with jailbreak and over_refuse; make one with bin/attack"
-        )
+        content = read_file(path, AttackFile)
+    except InputError as error:
+        raise InputError(f"--attack_words: {error}; make one with bin/attack") from None
     found = AttackWords(
         **{name: _words(path, name, content.get(name) or []) for name in ("jailbreak", "over_refuse", "null")}
     )
@@ -182,10 +176,7 @@ def openings(data_dir: str | Path) -> tuple[str, ...]:
     path = Path(data_dir) / "openings.json"
     if not path.exists():
         return ()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); write a list of words") from None
+    content = read_value(path)
     return _words(path, "openings", content.get("openings", []) if isinstance(content, dict) else content)
 
 

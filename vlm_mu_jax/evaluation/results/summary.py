@@ -13,7 +13,8 @@ from vlm_mu_jax.evaluation.judging import judge_answers
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.results import rates
 from vlm_mu_jax.evaluation.statistics import Metric
-from vlm_mu_jax.evaluation.workdir import read_object
+from vlm_mu_jax.formats.reading import read_file
+from vlm_mu_jax.formats.results import ResultsFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +165,9 @@ def against(ours: Evaluation, name: str, baseline: SuiteAnswers, judge: Judge | 
 
 def _read_baseline(folder: Path, suite: Suite) -> tuple[str, SuiteAnswers]:
     """(the baseline's name, its answers to the sets of this suite)."""
-    stored = read_object(folder / "results.json")
-    try:
-        name = stored["runs"][0]["name"]
-    except (KeyError, IndexError, TypeError):
-        raise InputError(f"{folder / 'results.json'}: names no run; make it with bin/eval") from None
-    return name, {set_name: answers_file.read(answers_path(folder, set_name)) for set_name in suite.records}
+    stored = read_file(folder / "results.json", ResultsFile)
+    if not stored["runs"]:
+        raise InputError(f"{folder / 'results.json'}: names no run; make it with bin/eval")
+    return stored["runs"][0]["name"], {
+        set_name: answers_file.read(answers_path(folder, set_name)) for set_name in suite.records
+    }

@@ -51,7 +51,7 @@ def _rows(file: Mapping[str, Any], goal: str) -> list[tuple[str, dict[str, Rate 
     """(label, the three rates) of each set of questions of one file."""
     found = []
     for row in file.get("rows") or []:
-        if isinstance(row, Mapping) and row.get("goal") == goal:
+        if row.get("goal") == goal:
             words = (
                 file.get("model"),
                 file.get("method"),

@@ -33,7 +33,7 @@ _NAMES = {
 
 def defences(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
     """Harmful answers per defence and image condition, a panel per instruction setting, and over-refusal beside it."""
-    rows = [row for file in files for row in file.get("rows") or [] if isinstance(row.get("metrics"), dict)]
+    rows = [row for file in files for row in file.get("rows") or [] if row.get("metrics")]
     found = [(str(row.get("name")), row["metrics"].get("settings") or {}) for row in rows]
     settings = list(dict.fromkeys(setting for _, own in found for setting in own))
     if not settings:
@@ -64,13 +64,13 @@ def defences(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
 def directions(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
     """Per layer: a direction fitted anew in each condition, its cosine with the text's, and the blank images' kinds."""
     guard = files[0]
-    stress = {kind: row.get("auroc") for kind, row in (guard.get("stress") or {}).items() if isinstance(row, dict)}
+    stress = {kind: row.get("auroc") for kind, row in (guard.get("stress") or {}).items()}
     shown = [
         ("Separation, fitted anew (AUROC)", guard.get("auroc_refit"), 0.5),
         ("Cosine with the text's direction", guard.get("cosine"), 0.0),
         ("Separation by kind of blank (AUROC)", stress, 0.5),
     ]
-    shown = [(title, curves, level) for title, curves, level in shown if isinstance(curves, dict) and curves]
+    shown = [(title, curves, level) for title, curves, level in shown if curves]
     if not shown:
         return None
     with style():

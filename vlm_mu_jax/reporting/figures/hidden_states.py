@@ -13,7 +13,6 @@ from vlm_mu_jax.reporting.figures.canvas import (
     whisker,
 )
 from vlm_mu_jax.reporting.figures.models import short
-from vlm_mu_jax.reporting.inputs.metrics import number
 
 _CONDITIONS = {
     "text": "text only",
@@ -26,11 +25,8 @@ _CONDITIONS = {
 
 
 def pca_points(guard: dict[str, Any]) -> list[dict[str, Any]]:
-    pca = guard.get("pca")
-    points = pca.get("points") if isinstance(pca, dict) else None
-    return [
-        p for p in points or [] if isinstance(p, dict) and number(p, "x") is not None and number(p, "y") is not None
-    ]
+    points = (guard.get("pca") or {}).get("points") or []
+    return [p for p in points if p.get("x") is not None and p.get("y") is not None]
 
 
 def hidden_states(guard: dict[str, Any]) -> Drawing | None:
@@ -64,11 +60,10 @@ def hidden_states(guard: dict[str, Any]) -> Drawing | None:
 
 def separation(guard: dict[str, Any]) -> Drawing | None:
     """How well the text-only safety direction tells harmful from harmless, per layer and input condition (AUROC)."""
-    curves = guard.get("auroc")
-    curves = {k: v for k, v in curves.items() if isinstance(v, list) and v} if isinstance(curves, dict) else {}
+    curves = {condition: values for condition, values in (guard.get("auroc") or {}).items() if values}
     if not curves:
         return None
-    bands = guard.get("auroc_interval") if isinstance(guard.get("auroc_interval"), dict) else {}
+    bands = guard.get("auroc_interval") or {}
     with style():
         figure, (axis,) = panels(1, 2.7)
         looks = (("accent", "o"), ("asr", "s"), ("rr", "D"))

@@ -14,7 +14,6 @@ from vlm_mu_jax.reporting.figures.canvas import (
     whisker,
 )
 from vlm_mu_jax.reporting.figures.models import short
-from vlm_mu_jax.reporting.inputs.metrics import number
 
 _PANELS = (
     ("change", "refusal margin of {model} with the word,\nminus as asked [nats]"),
@@ -32,7 +31,7 @@ def attribution(audits: list[dict[str, Any]]) -> Drawing | None:
     A second panel shows how much of that rebalanced training takes away (see `attacks.attribution`). Of several audits,
     the first that holds an attribution is drawn.
     """
-    found = next((a["attribution"] for a in audits if isinstance(a.get("attribution"), dict)), None)
+    found = next((a["attribution"] for a in audits if a.get("attribution")), None)
     if not found or not _points(found, "change"):
         return None
     shown = [(name, label.format(model=_model(found, i))) for i, (name, label) in enumerate(_PANELS)]
@@ -54,13 +53,13 @@ def attribution(audits: list[dict[str, Any]]) -> Drawing | None:
 def _model(found: dict[str, Any], place: int) -> str:
     """The name of the attacked model, or of the second one."""
     names = found.get("models")
-    name = names[place] if isinstance(names, list) and len(names) > place else None
-    return short(name, 30) if isinstance(name, str) else _UNNAMED[place]
+    name = names[place] if names and len(names) > place else None
+    return short(name, 30) if name else _UNNAMED[place]
 
 
 def _points(found: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    points = [p for p in found.get("points") or [] if isinstance(p, dict) and isinstance(p.get("word"), str)]
-    return [p for p in points if number(p, "score") is not None and number(p, name) is not None]
+    points = found.get("points") or []
+    return [p for p in points if p.get("score") is not None and p.get(name) is not None]
 
 
 def _scatter(axis: Any, points: list[dict[str, Any]], name: str) -> None:
@@ -72,7 +71,7 @@ def _scatter(axis: Any, points: list[dict[str, Any]], name: str) -> None:
     xs, ys = [p["score"] for p in elsewhere], [p[name] for p in elsewhere]
     axis.scatter(xs, ys, label="words seen elsewhere in a question", **look)
     for p in here:
-        whisker(axis, number(p, "low"), number(p, "high"), p[name], "accent", width=1.0)
+        whisker(axis, p.get("low"), p.get("high"), p[name], "accent", width=1.0)
     look = {"s": 34, "color": color("accent"), "edgecolors": color("card"), "linewidths": 0.8, "zorder": 4}
     axis.scatter([p["score"] for p in here], [p[name] for p in here], label="words seen at this place", **look)
     named = _apart(sorted(here, key=lambda p: -abs(p["score"])), name)
@@ -105,10 +104,9 @@ def _apart(points: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 def _heading(correlations: Any) -> str:
     """Both correlations of the words at the place, with their intervals; of the others where there are no such."""
-    found = correlations if isinstance(correlations, dict) else {}
     lines = []
     for key, text in (("here", "at this place"), ("elsewhere", "elsewhere")):
-        if isinstance(one := found.get(key), dict):
+        if one := (correlations or {}).get(key):
             lines.append(f"{one['n']} words {text}: r {_interval(one['pearson'])},  ρ {_interval(one['spearman'])}")
     return "\n".join(lines)
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from vlm_mu_jax.reporting.figures.canvas import Drawing, color, panels, percent_axis, style, to_svg, whisker
 from vlm_mu_jax.reporting.figures.models import short
-from vlm_mu_jax.reporting.inputs.metrics import number
 from vlm_mu_jax.reporting.inputs.word_rows import audit_rows, search_rows
 
 _WORDS_SHOWN = 8  # on each side of a chart; the tables below it hold more
@@ -21,7 +20,7 @@ def word_audit(audit: dict[str, Any]) -> Drawing | None:
         figure, (axis,) = panels(1, 0.85 + 0.25 * len(rows))
         axis.axvline(0, color=color("line"), linewidth=1.2)
         for y, row in enumerate(rows):
-            low, high = number(row, "low"), number(row, "high")
+            low, high = row.get("low"), row.get("high")
             sure = low is not None and high is not None and (low > 0 or high < 0)
             role = "null" if not sure else "rr" if row["log_odds"] > 0 else "asr"
             whisker(axis, low, high, y, role, width=1.6)

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.formats.attack import AttackFile
+from vlm_mu_jax.formats.audit import AuditFile
+from vlm_mu_jax.formats.guards import DiagnosticsFile
+from vlm_mu_jax.formats.reading import read_file, read_lines
+from vlm_mu_jax.formats.training import StepLine
 from vlm_mu_jax.reporting.inputs import pictures
 from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
-from vlm_mu_jax.reporting.inputs.json_files import read_lines, read_object, read_rows
 from vlm_mu_jax.reporting.inputs.options import ReportOptions
 from vlm_mu_jax.reporting.inputs.runs import ModelRun, read_runs
 
@@ -69,14 +74,14 @@ def collect(workdirs: list[Path], options: ReportOptions | None = None) -> Conte
         runs=runs,
         comparisons=comparisons,
         provenance=provenance,
-        attack=read_object(options.attack) if options.attack else None,
-        attack_again={name: read_object(path) for name, path in options.attack_again.items()},
-        audit=read_object(options.audit) if options.audit else None,
-        guard=read_object(options.guard_diagnostics) if options.guard_diagnostics else None,
+        attack=read_file(options.attack, AttackFile) if options.attack else None,
+        attack_again={name: read_file(path, AttackFile) for name, path in options.attack_again.items()},
+        audit=read_file(options.audit, AuditFile) if options.audit else None,
+        guard=read_file(options.guard_diagnostics, DiagnosticsFile) if options.guard_diagnostics else None,
         training=dict(_training(Path(path)) for path in options.training),
         export=_export(Path(options.export)) if options.export else None,
         evidence={
-            name: [read_rows(path, evidence.rows) for path in getattr(options, name)]
+            name: [read_file(path, evidence.kind) for path in getattr(options, name)]
             for name, evidence in EVIDENCE.items()
         },
         show_text=options.show_text,
@@ -92,7 +97,7 @@ def _training(path: Path) -> tuple[str, list[dict[str, Any]]]:
     file = path / "metrics.jsonl" if path.is_dir() else path
     if not file.exists():
         raise InputError(f"{file}: no such file; give a folder that bin/train wrote")
-    return file.parent.name, read_lines(file)
+    return file.parent.name, read_lines(file, StepLine)
 
 
 def _export(folder: Path) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def _export(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json there; give the folder that bin/convert_hf --export wrote")
     files = [{"name": path.name, "bytes": path.stat().st_size} for path in sorted(folder.iterdir()) if path.is_file()]
-    config = read_object(folder / "config.json")
+    config = read_json(folder / "config.json")
     return {
         "folder": folder.name,
         "files": files,

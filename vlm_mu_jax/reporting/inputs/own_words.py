@@ -54,10 +54,7 @@ _GOALS = {"asr": "jailbreak", "rr": "over_refuse"}
 
 
 def _direction(model: str, attack: Mapping[str, Any], rate: str, goal: str) -> Direction:
-    any_of = attack.get("any_of_k")
-    rates = any_of.get(rate) if isinstance(any_of, Mapping) else None
-    rates = rates if isinstance(rates, Mapping) else {}
+    rates = (attack.get("any_of_k") or {}).get(rate, {})
     shown = (rates.get(name) for name in ("original", "any_of_k", "any_of_k_null"))
-    rows = [row for row in attack.get(goal) or [] if isinstance(row, Mapping) and isinstance(row.get("word"), str)]
-    words = tuple(row["word"] for row in rows)
+    words = tuple(row["word"] for row in attack.get(goal) or [])
     return Direction(words, *(as_rate(one, f"attack of {model}") if one is not None else None for one in shown))

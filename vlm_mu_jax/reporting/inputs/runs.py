@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.reporting.inputs.json_files import read_lines, read_object, read_results
+from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.formats.answers import AnswerLine
+from vlm_mu_jax.formats.reading import read_file, read_lines
+from vlm_mu_jax.formats.results import ResultsFile
 from vlm_mu_jax.reporting.inputs.metrics import Rate, flatten_metrics
 
 BASE, SFT, GUARD = "base", "sft", "guard"
@@ -51,7 +54,7 @@ def read_runs(folders: list[Path]) -> tuple[list[ModelRun], list[dict[str, Any]]
     comparisons: list[dict[str, Any]] = []
     provenance: list[tuple[ModelRun, dict[str, Any]]] = []
     for folder in folders:
-        results = read_results(folder / "results.json")
+        results = read_file(folder / "results.json", ResultsFile)
         found = [_run(entry, folder) for entry in results["runs"]]
         _attach_answers(found, folder, results)
         runs += found
@@ -65,8 +68,7 @@ def read_runs(folders: list[Path]) -> tuple[list[ModelRun], list[dict[str, Any]]
 def _run(entry: dict[str, Any], folder: Path) -> ModelRun:
     metrics = flatten_metrics(entry["metrics"], f"{folder / 'results.json'}: run {entry['name']!r}")
     kind = str(entry.get("kind") or "other").lower()
-    seed = entry.get("seed")
-    return ModelRun(entry["name"], kind, seed if isinstance(seed, int) else None, metrics, entry, folder)
+    return ModelRun(entry["name"], kind, entry.get("seed"), metrics, entry, folder)
 
 
 def _attach_answers(runs: list[ModelRun], folder: Path, results: dict[str, Any]) -> None:
@@ -75,7 +77,7 @@ def _attach_answers(runs: list[ModelRun], folder: Path, results: dict[str, Any])
         files = sorted((folder / "answers").glob("*.jsonl"))
         if len(runs) > 1:
             files = [path for path in files if path.stem.startswith(run.name)]
-        run.answers = [{**row, "set": _set_of(path, run)} for path in files for row in read_lines(path)]
+        run.answers = [{**row, "set": _set_of(path, run)} for path in files for row in read_lines(path, AnswerLine)]
         declared = run.raw.get("miniature", (results.get("provenance") or {}).get("miniature"))
         # Only the miniature ships an exact oracle: its labels mark data whose text is nonsense words, safe to show.
         judged = any("oracle" in (row.get("labels") or {}) for row in run.answers)
@@ -85,7 +87,7 @@ def _attach_answers(runs: list[ModelRun], folder: Path, results: dict[str, Any])
 def _comparisons(results: dict[str, Any], runs: list[ModelRun]) -> list[dict[str, Any]]:
     """The paired tests of a folder, with the seed of the run they are about: names repeat over seeds."""
     seeds = {run.name: run.seed for run in runs if run.seed is not None}
-    rows = [row for row in results.get("comparisons") or [] if isinstance(row, dict)]
+    rows = results.get("comparisons") or []
     return [{**({"seed": seeds[row["run"]]} if row.get("run") in seeds else {}), **row} for row in rows]
 
 
@@ -97,7 +99,7 @@ def _set_of(path: Path, run: ModelRun) -> str:
 def _provenance(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     facts = dict(results.get("provenance") or {})
     path = folder / "provenance.json"
-    return {**(read_object(path) if path.exists() else {}), **facts}
+    return {**(read_json(path) if path.exists() else {}), **facts}
 
 
 def _label(runs: list[ModelRun]) -> None:

@@ -2,37 +2,27 @@
 
 from typing import Any
 
-from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate, number
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
 
 
 def audit_rows(audit: dict[str, Any], position: str = "first") -> list[dict[str, Any]]:
     """The usable word rows of one position, from the word that goes most with refusal to the one that goes least."""
-    rows = [row for row in audit.get("rows") or [] if isinstance(row, dict) and row.get("position") == position]
-    rows = [row for row in rows if isinstance(row.get("word"), str) and number(row, "log_odds") is not None]
-    return sorted(rows, key=lambda row: -row["log_odds"])
+    rows = [row for row in audit.get("rows") or [] if row.get("position") == position]
+    return sorted((row for row in rows if row.get("log_odds") is not None), key=lambda row: -row["log_odds"])
 
 
 def search_rows(attack: dict[str, Any], name: str) -> list[tuple[str, float | None, Rate | None, dict[str, Any]]]:
     """Rows of one list of attack.json as (word, score, success or refusal rate, raw row), in the search's order."""
     rows = []
     for row in attack.get(name) or []:
-        if not isinstance(row, dict) or not isinstance(row.get("word"), str):
-            continue
         rate = next((row[key] for key in ("asr", "rr", "rate") if row.get(key) is not None), None)
-        if isinstance(rate, int | float) and not isinstance(rate, bool):
+        if isinstance(rate, int | float):
             rate = {"value": rate, **{key: row.get(key) for key in ("n", "low", "high")}}
-        rows.append(
-            (row["word"], number(row, "score"), as_rate(rate, "attack.json") if isinstance(rate, dict) else None, row)
-        )
+        rows.append((row["word"], row.get("score"), as_rate(rate, "attack.json"), row))
     return rows
 
 
 def shortlist(attack: dict[str, Any], goal: str) -> list[tuple[str, float | None, Rate | None, dict[str, Any]]]:
     """All words that were tried with real answers on the search questions, in the form of `search_rows`."""
-    part = attack.get("search")
-    part = part.get(goal) if isinstance(part, dict) else None
-    rows = (part.get("shortlist") or []) if isinstance(part, dict) else []
-    rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("word"), str)]
-    return [
-        (row["word"], number(row, "score"), as_rate(row.get("success_on_search"), "attack.json"), row) for row in rows
-    ]
+    rows = (attack.get("search") or {}).get(goal, {}).get("shortlist") or []
+    return [(row["word"], row.get("score"), as_rate(row.get("success_on_search"), "attack.json"), row) for row in rows]

@@ -133,6 +133,6 @@ def _set_name(answer: dict[str, Any]) -> str:
 
 def _label(answer: dict[str, Any], judge: str | None) -> str:
     verdict = (answer.get("labels") or {}).get(judge)
-    if not isinstance(verdict, dict) or answer.get("set") == "utility":  # compared with a reference, not judged
+    if not verdict or answer.get("set") == "utility":  # compared with a reference, not judged
         return "not judged"
     return str(verdict.get("label") or ("error" if verdict.get("error") else "abstained"))

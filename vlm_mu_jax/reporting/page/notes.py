@@ -63,5 +63,4 @@ def samples(runs: list[ModelRun]) -> str:
 
 def unjudged(run: ModelRun) -> dict[str, int]:
     """How many answers the judge gave no verdict on, by reason."""
-    counts = run.raw.get("unjudged")
-    return {k: v for k, v in counts.items() if isinstance(v, int)} if isinstance(counts, dict) else {}
+    return run.raw.get("unjudged") or {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlm_mu_jax.reporting import wording
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate, number
+from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
 from vlm_mu_jax.reporting.page.browser import ABSENT, CONCEALED, SHOWN
 
 METHODS = (("removal", "Taking the word out"), ("gradient_x_input", "Gradient × input"))
@@ -59,19 +59,18 @@ def saliencies(content: Content) -> list[Saliency]:
 
 def _saliency(audit: Mapping[str, Any], show_text: bool) -> Saliency | None:
     found = audit.get("saliency")
-    if not isinstance(found, dict):
+    if not found:
         return None
-    asked = [row for row in found.get("questions") or [] if isinstance(row, dict) and _words(row)]
+    asked = [row for row in found.get("questions") or [] if _words(row)]
     if not asked:
         return None
-    data = audit.get("data")
-    invented = isinstance(data, dict) and data.get("miniature") is True
+    invented = (audit.get("data") or {}).get("miniature") is True
     state = SHOWN if invented else CONCEALED if show_text else ABSENT
     return Saliency(
         model=str(found.get("model") or ""),
         text=state,
         first=[(title.lower(), wording.stated(metric)) for name, title in METHODS if (metric := _first(found, name))],
-        chance=wording.percent(number(found, "chance")),
+        chance=wording.percent(found.get("chance")),
         openings=_openings(found) if state != ABSENT else [],
         questions=[_question(row, state != ABSENT) for row in asked[:_MOST]],
         total=len(asked),
@@ -79,20 +78,17 @@ def _saliency(audit: Mapping[str, Any], show_text: bool) -> Saliency | None:
 
 
 def _first(found: Mapping[str, Any], method: str) -> Rate | None:
-    part = found.get(method)
-    return as_rate(part.get("opening_first"), f"saliency: {method}") if isinstance(part, dict) else None
+    return as_rate((found.get(method) or {}).get("opening_first"), f"saliency: {method}")
 
 
 def _words(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The words of a question that have both effects."""
-    given = row.get("words")
-    rows = [word for word in given if isinstance(word, dict)] if isinstance(given, list) else []
-    return [word for word in rows if all(number(word, method) is not None for method, _ in METHODS)]
+    return [word for word in row.get("words") or [] if all(word.get(method) is not None for method, _ in METHODS)]
 
 
 def _question(row: Mapping[str, Any], readable: bool) -> MarkedQuestion:
     kind = str(row.get("kind") or "")
-    margin = number(row, "margin")
+    margin = row.get("margin")
     return MarkedQuestion(
         name=str(row.get("id") or ""),
         kind=_KINDS.get(kind, kind),
@@ -103,7 +99,7 @@ def _question(row: Mapping[str, Any], readable: bool) -> MarkedQuestion:
 
 def _strip(rows: list[Mapping[str, Any]], method: str, readable: bool) -> list[Word]:
     """Words that may not be shown are their number in the question."""
-    effects = [number(row, method) or 0.0 for row in rows]
+    effects = [row.get(method) or 0.0 for row in rows]
     largest = max(map(abs, effects)) or 1.0
     return [
         Word(
@@ -118,13 +114,10 @@ def _strip(rows: list[Mapping[str, Any]], method: str, readable: bool) -> list[W
 
 def _openings(found: Mapping[str, Any]) -> list[tuple[str, int, str, str]]:
     """Opening words with the mean effect by both methods, the most frequent first."""
-    by_method = [(found.get(method) or {}).get("by_opening") for method, _ in METHODS]
-    if not all(isinstance(part, dict) for part in by_method):
-        return []
+    first, second = ((found.get(method) or {}).get("by_opening") or {} for method, _ in METHODS)
     rows = []
-    for word, first in by_method[0].items():
-        second = by_method[1].get(word)
-        effects = [number(part, "effect") if isinstance(part, dict) else None for part in (first, second)]
+    for word, one in first.items():
+        effects = [part.get("effect") for part in (one, second.get(word, {}))]
         if None not in effects:
-            rows.append((str(word), int(number(first, "n") or 0), *(f"{effect:+.1f}" for effect in effects)))
+            rows.append((word, one.get("n") or 0, *(f"{effect:+.1f}" for effect in effects)))
     return rows

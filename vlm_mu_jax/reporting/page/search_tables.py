@@ -3,7 +3,7 @@
 from typing import Any
 
 from vlm_mu_jax.reporting import wording
-from vlm_mu_jax.reporting.inputs.metrics import as_rate, number
+from vlm_mu_jax.reporting.inputs.metrics import as_rate
 from vlm_mu_jax.reporting.inputs.word_rows import audit_rows, search_rows, shortlist
 
 
@@ -13,9 +13,9 @@ def audit_table(audit: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 def probe(audit: dict[str, Any]) -> dict[str, Any]:
     """How well the first word alone predicts the outcome, against the larger class: for the note below the chart."""
-    found = audit.get("probe") if isinstance(audit.get("probe"), dict) else {}
-    majority = number(found, "majority")
-    if majority is None or number(found, "accuracy") is None:
+    found = audit.get("probe") or {}
+    majority = found.get("majority")
+    if majority is None or found.get("accuracy") is None:
         return {"probe": None, "majority": None}
     probe = as_rate({**found, "value": found["accuracy"]}, "audit: probe")
     return {"probe": probe, "majority": wording.percent(majority)}
@@ -26,7 +26,7 @@ def search_tables(attack: dict[str, Any] | None) -> list[tuple[str, list[tuple]]
         return []
     names = (("jailbreak", "Makes it answer", "answered"), ("over_refuse", "Makes it refuse", "refused"))
     null = search_rows(attack, "null")
-    searched = attack.get("n_search") if isinstance(attack.get("n_search"), dict) else {}
+    searched = attack.get("n_search") or {}
     tables = [(title, search_rows(attack, name)) for name, title, _ in names]
     for name, _, rate in names:
         rows = [row for row in null if row[3].get("goal", "jailbreak") == name]

@@ -1,0 +1,188 @@
+"""Every file that a command reads, mutated, and what the command makes of it.
+
+    .venv/bin/python -m tests.campaigns.hostile --cases=10000 --out=/tmp/hostile
+    .venv/bin/python -m tests.campaigns.hostile --only=report --seed=7 --cases=50 --out=/tmp/hostile
+
+Makes one tiny world (a LLaVA, its converted folder, data, answers, a guard, results), then draws cases: one target, one
+of its files, one mutation (tests/campaigns/mutations.py). A case fails when the command
+
+- ends with another code than 0 or 2 (1 is for faults of the machine or of our own), or by a signal,
+- prints a traceback,
+- ends with 2 and says more than MOST_LINES lines, or leaves an output under its final name (files of answers grow
+  line by line and are gone on with, so they may stay),
+- takes more than SECONDS or more than MEMORY.
+
+The input of every failure is kept in OUT/failures, and the same seed draws the same cases. The short form is in
+tests/campaigns/test_campaigns.py; docs/reliability.md has the figures of the long one.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests import command_server
+from tests.campaigns import forks
+from tests.campaigns.mutations import mutated
+from tests.campaigns.world import write_world
+
+SECONDS, MEMORY, MOST_LINES = 60, 2 * 2**30, 3
+OUT = "OUT"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One command and the files that it reads.
+
+    Attributes:
+      name: of the target, as figures count it.
+      command: the words after `bin/`; OUT stands for its output.
+      files: relative to the world; each is mutated in turn.
+    """
+
+    name: str
+    command: str
+    files: tuple[str, ...]
+
+
+_HF = ("config", "tokenizer", "tokenizer_config", "preprocessor_config", "processor_config", "generation_config")
+_STORY = "report base_0 sft_0 npo_0 --out=OUT.html --attack=evidence/attack.json --audit=evidence/audit.json"
+_STORY += " --guard_diagnostics=evidence/guard_diagnostics.json --training=evidence/train_npo"
+_STORY += " --attack_again=npo=evidence/attack_npo.json"
+_EVIDENCE = ("attack", "audit", "guard_diagnostics", "attack_npo")
+TARGETS = (
+    Target("convert", "convert_hf --source=hf --out=OUT", tuple(f"hf/{name}.json" for name in _HF)),
+    Target("template", "convert_hf --source=hf --out=OUT", ("hf/chat_template.jinja",)),
+    Target("weights", "convert_hf --source=hf --out=OUT", ("hf/model.safetensors",)),
+    Target("gguf", "convert_hf --source=tiny.gguf --out=OUT", ("tiny.gguf",)),
+    Target("export", "convert_hf --export --source=ours --out=OUT", ("ours/config.json", "ours/provenance.json")),
+    Target("audit", "audit --data=data/train.json --out=OUT.json", ("data/train.json",)),
+    Target("check", "curate --check=data/train.json", ("data/train.json",)),
+    Target("check_turns", "curate --check=turns.jsonl", ("turns.jsonl",)),
+    Target("check_table", "curate --check=questions.csv", ("questions.csv",)),
+    Target("judge", "judge --answers=answers.jsonl --out=OUT.json", ("answers.jsonl",)),
+    Target("judge_table", "judge --answers=answers.csv --out=OUT.json", ("answers.csv",)),
+    Target("report", _STORY, tuple(f"evidence/{name}.json" for name in _EVIDENCE)),
+    Target("report_runs", _STORY, ("base_0/results.json", "sft_0/results.json", "evidence/train_npo/metrics.jsonl")),
+    Target("report_answers", _STORY, ("sft_0/answers/unsafe_before.jsonl",)),
+    Target(
+        "generate",
+        "generate --checkpoint=ours --data=data/text_harm.json --max_new_tokens=1 --out=OUT.jsonl",
+        ("data/text_harm.json", "data/train/0.png", "ours/tokenizer_config.json", "ours/vlm_mu_jax.json"),
+    ),
+    Target(
+        "guard",
+        "guard apply --checkpoint=ours --guard=guard --data=data/text_harm.json --max_new_tokens=1 --out=OUT.jsonl",
+        ("guard/guard.json", "guard/guard.safetensors"),
+    ),
+)
+
+
+@dataclasses.dataclass
+class Case:
+    target: Target
+    file: str
+    content: bytes
+    code: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+    said: str = ""
+    left: tuple[str, ...] = ()
+
+    def faults(self) -> list[str]:
+        """Why this case fails; none when all held."""
+        lines = [line for line in self.said.splitlines() if line.strip()]
+        found = {
+            f"exit code {self.code}": self.code not in (0, 2),
+            "a traceback": "Traceback (most recent call last)" in self.said,
+            f"{len(lines)} lines": self.code == 2 and len(lines) > MOST_LINES,
+            f"left {', '.join(self.left)}": self.code != 0 and bool(self.left),
+            f"{self.seconds:.0f} s": self.seconds > SECONDS,
+            f"{self.memory / 2**30:.1f} GiB": self.memory > MEMORY,
+        }
+        return [why for why, holds in found.items() if holds]
+
+
+def drawn(targets: Sequence[Target], world: Path, count: int, seed: int) -> list[Case]:
+    """`count` cases; those that the mutation left as they were are drawn again."""
+    rng, cases = random.Random(seed), []
+    while len(cases) < count:
+        target = targets[len(cases) % len(targets)]
+        file = rng.choice([name for name in target.files if (world / name).is_file()])
+        before = (world / file).read_bytes()
+        content = mutated(file, before, rng)
+        if content != before:
+            cases.append(Case(target, file, content))
+    return cases
+
+
+def tried(case: Case, world: Path, place: Path) -> Case:
+    """Runs the case in a copy of the world (hard links, but for the mutated file), which is deleted behind it."""
+    shutil.copytree(world, place, copy_function=os.link)
+    (place / case.file).unlink()
+    (place / case.file).write_bytes(case.content)
+    begin, child = time.monotonic(), forks.start(case.target.command, place, SECONDS + 30)
+    _, status, used = os.wait4(child, 0)
+    case.seconds, case.memory = time.monotonic() - begin, used.ru_maxrss * 1024
+    case.code = os.waitstatus_to_exitcode(status)
+    case.said = (place.parent / "stderr").read_text(encoding="utf-8", errors="replace")
+    case.left = tuple(
+        sorted(path.name for path in place.iterdir() if path.name.startswith(OUT) and ".jsonl" not in path.name)
+    )
+    shutil.rmtree(place)
+    return case
+
+
+def campaign(out: Path, cases: int, seed: int, only: str = "", show: bool = False) -> list[Case]:
+    """Draws and tries the cases; returns those that failed. Figures go to OUT/figures.json."""
+    targets = [target for target in TARGETS if only in target.name]
+    world = write_world(out / "world")
+    command_server.warm()
+    failed, codes = [], collections.defaultdict(collections.Counter)
+    slowest, largest = 0.0, 0
+    for number, case in enumerate(drawn(targets, world, cases, seed)):
+        tried(case, world, out / "case")
+        codes[case.target.name][case.code] += 1
+        slowest, largest = max(slowest, case.seconds), max(largest, case.memory)
+        if faults := case.faults():
+            failed.append(case)
+            _keep(case, out / "failures" / f"{seed}_{number}", faults)
+            if show:
+                print(f"{seed}_{number} {case.target.name} {case.file}: {'; '.join(faults)}", flush=True)
+    counted = {name: dict(sorted(found.items())) for name, found in codes.items()}
+    figures = {"seed": seed, "cases": cases, "failed": len(failed), "exit_codes": counted}
+    figures |= {"slowest_seconds": round(slowest, 1), "largest_GiB": round(largest / 2**30, 2)}
+    (out / "figures.json").write_text(json.dumps(figures, indent=1))
+    return failed
+
+
+def _keep(case: Case, folder: Path, faults: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / Path(case.file).name).write_bytes(case.content)
+    about = {"command": case.target.command, "file": case.file, "faults": faults, "said": case.said[-4000:]}
+    (folder / "case.json").write_text(json.dumps(about, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="targets whose name holds this")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    failed = campaign(given.out, given.cases, given.seed, given.only, show=True)
+    print((given.out / "figures.json").read_text())
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""kill -9 at random moments of every command that takes long: the resumed result equals the uninterrupted one.
+
+    .venv/bin/python -m tests.campaigns.kills --kills=200 --out=/tmp/kills
+
+Each job runs once without interruption. Then it is started again in a fresh copy of the world, killed after a time
+drawn evenly from the length of an uninterrupted run, started again, perhaps killed again (half of the times), and at
+last left alone. A trial fails when
+
+- a file that a reader would take for complete differs from the uninterrupted one, right after a kill or at the end,
+- an answer is lost or doubled,
+- the last run ends with another code than 0.
+
+docs/reliability.md has the figures.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests import command_server
+from tests.campaigns import forks
+from tests.campaigns.world import write_world
+
+VOLATILE = (
+    "seconds",
+    "time",
+    "date",
+    "created",
+    "rate",
+    "started",
+    "version",
+    "packages",
+    "compile",
+    "path",
+    "workdir",
+)
+PARTIAL = (".jsonl",)  # files that grow line by line; what stands in them is complete lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """command: the words after `bin/`, with OUT for its output. results: what it leaves, relative to the world."""
+
+    name: str
+    command: str
+    results: tuple[str, ...]
+
+
+_ASKED = "--max_new_tokens=3 --batch_size=2"
+JOBS = (
+    Job("convert", "convert_hf --source=hf --out=OUT", ("OUT",)),
+    Job("export", "convert_hf --export --source=ours --out=OUT", ("OUT",)),
+    Job(
+        "train",
+        "train --config=tiny_config.py --workdir=OUT",
+        ("OUT/metrics.jsonl", "OUT/model"),
+    ),
+    Job("generate", f"generate --checkpoint=ours --data=data/train.json --out=OUT.jsonl {_ASKED}", ("OUT.jsonl",)),
+    Job(
+        "eval",
+        f"eval --checkpoint=ours --data=data --workdir=OUT {_ASKED}",
+        ("OUT/results.json", "OUT/answers"),
+    ),
+    Job(
+        "attack",
+        "attack --checkpoint=ours --data=data --words=list.txt --goals=jailbreak --shortlist=2 --shots=1"
+        f" --search_questions=2 --verify_questions=2 --out=OUT.json {_ASKED}",
+        ("OUT.json",),
+    ),
+    Job(
+        "relearn",
+        "relearn --checkpoint=ours --data=data --forget=2 --forget_answers=data/forget.jsonl --steps=2 --every=1"
+        " --workdir=OUT --max_new_tokens=3 --batch_size=2 --eval_batch_size=2 --max_questions=2",
+        ("OUT/relearn.json",),
+    ),
+    Job(
+        "guard select",
+        "guard select --checkpoint=ours --guard=guard --data=data/text_harm.json --validation_share=1 --out=OUT"
+        f" --operators=add,amplify --strengths=1,2 {_ASKED}",
+        ("OUT/guard.json", "OUT/guard.safetensors"),
+    ),
+    Job(
+        "curate",
+        "curate --safety=data/train.json --candidates=data/forget.jsonl --judge=refusal --out=OUT",
+        ("OUT",),
+    ),
+)
+
+
+@dataclasses.dataclass
+class Trial:
+    job: str
+    kills: list[float]
+    faults: list[str]
+
+
+def contents(place: Path, results: tuple[str, ...]) -> dict[str, object]:
+    """Every file of the results that has its final name -> its content without what differs between two runs."""
+    found = {}
+    for name in results:
+        path = place / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and not any(part.startswith(".") or "tmp" in part for part in file.parts[-3:]):
+                found[str(file.relative_to(place))] = _content(file)
+    return found
+
+
+def _content(file: Path) -> object:
+    if file.suffix == ".json":
+        return _steady(json.loads(file.read_text()))
+    if file.suffix == ".jsonl":
+        lines = file.read_text().split("\n")
+        return [json.dumps(_steady(json.loads(line)), sort_keys=True) for line in lines[:-1]]
+    return file.read_bytes() if file.suffix not in (".svg", ".png", ".md") else None
+
+
+def _steady(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: _steady(v) for k, v in value.items() if not any(word in k.lower() for word in VOLATILE)}
+    return [_steady(v) for v in value] if isinstance(value, list) else value
+
+
+def run_whole(job: Job, world: Path, place: Path) -> tuple[dict[str, object], float]:
+    """(the contents of an uninterrupted run, its seconds)."""
+    _fresh(world, place)
+    begin = time.monotonic()
+    code = os.waitstatus_to_exitcode(os.waitpid(forks.start(job.command, place), 0)[1])
+    said = (place.parent / "stderr").read_text()
+    assert code == 0, f"{job.name} does not run: {said[-2000:]}"
+    return contents(place, job.results), time.monotonic() - begin
+
+
+def trial(job: Job, world: Path, place: Path, whole: dict[str, object], seconds: float, rng: random.Random) -> Trial:
+    """One start, one or more kills, and the run that is left alone."""
+    _fresh(world, place)
+    done = Trial(job.name, [], [])
+    while not done.kills or rng.random() < 0.5:
+        child = forks.start(job.command, place)
+        after = rng.uniform(0, seconds)
+        if _killed(child, after):
+            done.kills.append(round(after, 3))
+            done.faults += _compared(contents(place, job.results), whole, complete=False)
+        elif not done.kills:  # it was faster than the first run: draw an earlier moment
+            _fresh(world, place)
+            seconds *= 0.8
+        else:
+            break
+    code = os.waitstatus_to_exitcode(os.waitpid(forks.start(job.command, place), 0)[1])
+    if code != 0:
+        done.faults.append(f"exit code {code}: {(place.parent / 'stderr').read_text()[-500:]}")
+    done.faults += _compared(contents(place, job.results), whole, complete=True)
+    return done
+
+
+def _killed(child: int, after: float) -> bool:
+    until = time.monotonic() + after
+    while time.monotonic() < until:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def _compared(found: dict[str, object], whole: dict[str, object], complete: bool) -> list[str]:
+    """What differs. Before the end files may be missing, and files of lines may be shorter."""
+    faults = [f"{name} is missing" for name in whole if complete and name not in found]
+    for name, value in found.items():
+        want = whole.get(name)
+        if name not in whole:
+            faults += [f"{name} should not be there"] if complete else []
+        elif not complete and name.endswith(PARTIAL):
+            faults += [f"{name}: lines that the whole run has not"] if value != want[: len(value)] else []
+        elif value != want:
+            faults.append(f"{name} differs")
+    return faults
+
+
+def _fresh(world: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(world, place)
+
+
+def campaign(out: Path, kills: int, seed: int, only: str = "", show: bool = False) -> list[Trial]:
+    """Kills until `kills` processes have been killed; returns the trials that failed. Figures: OUT/figures.json."""
+    world = write_world(out / "world")
+    command_server.warm()
+    jobs = [job for job in JOBS if only in job.name]
+    whole = {job.name: run_whole(job, world, out / "place") for job in jobs}
+    rng, trials, count = random.Random(seed), [], collections.Counter()
+    while sum(count.values()) < kills:
+        for job in jobs:
+            made = trial(job, world, out / "place", *whole[job.name], rng)
+            trials.append(made)
+            count[job.name] += len(made.kills)
+            if show:
+                print(f"{job.name}: killed after {made.kills} s: {'; '.join(made.faults) or 'equal'}", flush=True)
+    failed = [made for made in trials if made.faults]
+    figures = {
+        "seed": seed,
+        "kills": dict(count),
+        "trials": len(trials),
+        "failed": [dataclasses.asdict(t) for t in failed],
+    }
+    (out / "figures.json").write_text(json.dumps(figures, indent=1))
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="jobs whose name holds this")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    failed = campaign(given.out, given.kills, given.seed, given.only, show=True)
+    print((given.out / "figures.json").read_text())
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
