@@ -71,7 +71,7 @@ JOBS = (
     ),
     Job(
         "attack",
-        "attack --checkpoint=ours --data=data --words=list.txt --goals=jailbreak --shortlist=2 --shots=1"
+        "attack --checkpoint=ours --data=data --words=list.txt --goal=jailbreak --shortlist=2 --shots=1"
         f" --search_questions=2 --verify_questions=2 --out=OUT.json {_ASKED}",
         ("OUT.json",),
     ),

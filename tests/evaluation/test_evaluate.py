@@ -109,9 +109,9 @@ def test_a_guard_that_no_folder_identifies_keeps_no_answers(model, quick, data_d
     ("change", "said"),
     [
         ({"judge": "oracl"}, "choose from"),
-        ({"baseline": "nowhere"}, "cannot be read"),
+        ({"baseline": "nowhere"}, "results.json: missing"),
         ({"calibrate": "nowhere.csv"}, "cannot be read"),
-        ({"attack_words": "nowhere.json"}, "cannot be read"),
+        ({"attack_words": "nowhere.json"}, "nowhere.json: missing"),
         ({"options": EvaluateOptions(sets=("unsafe",))}, "not among the sets"),
         ({"options": EvaluateOptions(utility=("pope_random",))}, "need --data_root"),
         ({"options": EvaluateOptions(defence="hope")}, "no such defence"),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Required, TypedDict
 
-from vlm_mu_jax.formats.measures import Band, Curve, PairedTest, says
+from vlm_mu_jax.formats.measures import Band, Curve, ComparisonRow, says
 
 
 class StatePoint(TypedDict, total=False):
@@ -51,4 +51,4 @@ class DefencesFile(TypedDict, total=False):
 
     schema: Annotated[int, says("version of the format")]
     rows: Required[Annotated[list[DefenceRow], says("one a defence")]]
-    comparisons: Annotated[list[PairedTest] | None, says("paired tests against the model without a defence")]
+    comparisons: Annotated[list[ComparisonRow] | None, says("paired tests against the model without a defence")]

@@ -31,7 +31,7 @@ Measured = Annotated[RateFields | float | None, says("a rate, or a bare number")
 Metrics = Mapping[str, Any]
 
 
-class PairedTest(TypedDict, total=False):
+class ComparisonRow(TypedDict, total=False):
     """An exact McNemar test of two runs on the same questions."""
 
     run: Annotated[str, says("the run tested")]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Required, TypedDict
 
-from vlm_mu_jax.formats.measures import Metrics, PairedTest, says
+from vlm_mu_jax.formats.measures import Metrics, ComparisonRow, says
 
 
 class RunEntry(TypedDict, total=False):
@@ -23,5 +23,5 @@ class ResultsFile(TypedDict, total=False):
 
     schema: Required[Annotated[int, says("version of the format")]]
     runs: Required[Annotated[list[RunEntry], says("one entry a model")]]
-    comparisons: Annotated[list[PairedTest] | None, says("paired tests against --baseline")]
+    comparisons: Annotated[list[ComparisonRow] | None, says("paired tests against --baseline")]
     provenance: Annotated[dict[str, Any] | None, says("checkpoint, data, versions and device")]

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.formats.audit import AuditFile
+from vlm_mu_jax.formats.reading import read_file
+from vlm_mu_jax.formats.results import ResultsFile
 from vlm_mu_jax.reporting.inputs import content as contents
 from vlm_mu_jax.reporting.inputs.content import Content
-from vlm_mu_jax.reporting.inputs.json_files import read_object, read_results
 from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
 from vlm_mu_jax.reporting.inputs.options import ReportOptions
 from vlm_mu_jax.reporting.inputs.own_words import own_words
@@ -68,7 +70,9 @@ def tables(quickstarts: Mapping[int, Path]) -> dict[str, str]:
       InputError: a folder lacks a file of the report, or one is malformed.
     """
     seeds = {seed: _content(folder) for seed, folder in sorted(quickstarts.items())}
-    correlations = {seed: read_object(folder / "attribution.json") for seed, folder in sorted(quickstarts.items())}
+    correlations = {
+        seed: read_file(folder / "attribution.json", AuditFile) for seed, folder in sorted(quickstarts.items())
+    }
     return {
         "models": _models(seeds),
         "targets": _targets(seeds),
@@ -83,7 +87,7 @@ def _content(folder: Path) -> Content:
     found = [path.parent for path in sorted(folder.glob("eval_*/results.json"))]
     if not found:
         raise InputError(f"{folder}: no eval_NAME/results.json there; give a finished folder of bin/quickstart")
-    named = {run["name"]: path for path in found for run in read_results(path / "results.json")["runs"]}
+    named = {run["name"]: path for path in found for run in read_file(path / "results.json", ResultsFile)["runs"]}
     again = {name: folder / f"attack_{name}.json" for name in named if name != "sft"}
     again = {name: path for name, path in again.items() if path.is_file()}
     return contents.collect(found, ReportOptions(attack=folder / "attack_sft.json", attack_again=again))

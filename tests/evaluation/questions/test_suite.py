@@ -89,11 +89,11 @@ def test_unsafe_questions_about_harmless_images_stay_apart(data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ("{", "broken JSON"),
-        ("[]", "expected an object"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "not a JSON object"),
         ("{}", "holds neither"),
-        ('{"jailbreak": [{"w": 1}]}', "list of words"),
-        ('{"jailbreak": "what"}', "list of words"),
+        ('{"jailbreak": [{"w": 1}]}', "missing required field `word`"),
+        ('{"jailbreak": "what"}', "jailbreak: expected `array"),
     ],
 )
 def test_bad_attack_words(tmp_path, content, what):

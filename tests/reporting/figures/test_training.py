@@ -70,5 +70,5 @@ def test_another_file_is_named(story, tmp_path):
         story[0], ReportOptions(sweep=[tmp_path / "sweep.json"], relearning=[tmp_path / "curve.json"])
     )
     assert found.files("sweep") == [SWEEP] and found.files("relearning") == [CURVE]
-    with pytest.raises(InputError, match="'curve' must be a list"):
+    with pytest.raises(InputError, match="missing required field `curve`"):
         content.collect(story[0], ReportOptions(relearning=[tmp_path / "sweep.json"]))

@@ -70,6 +70,6 @@ def test_text_of_real_data_is_only_there_when_asked_for(run, tmp_path):
 
 
 def test_an_audit_without_saliency_has_no_part_on_the_page(run, tmp_path):
-    for broken in ({}, {"saliency": []}, {"saliency": {"questions": [{"words": [{"word": "a"}]}]}}):
+    for broken in ({}, {"saliency": {}}, {"saliency": {"questions": [{"words": [{"word": "a"}]}]}}):
         (tmp_path / "audit.json").write_text(json.dumps(broken))
         assert saliency.saliencies(content.collect([run], ReportOptions(audit=tmp_path / "audit.json"))) == []
