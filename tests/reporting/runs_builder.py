@@ -148,7 +148,15 @@ def write_quickstart(folder: Path, seed: int, changes: dict | None = None, **own
         write_run(folder / f"eval_{name}", name, seed, changes=changes if name == "npo" else None)
     write_evidence(folder / "evidence")["attack"].rename(folder / "attack_sft.json")
     write_own_words(folder, **own)
-    correlations = {"change": {"here": {"n": 27, "pearson": {"value": 0.72, "low": 0.39, "high": 0.95}}}}
+    correlations = {
+        "change": {
+            "here": {
+                "n": 27,
+                "pearson": {"value": 0.72, "low": 0.39, "high": 0.95},
+                "spearman": {"value": 0.72, "low": 0.39, "high": 0.95},
+            }
+        }
+    }
     (folder / "attribution.json").write_text(json.dumps({"attribution": {"correlations": correlations}}))
     for name in ("base", "sft/model", "forget/answers"):
         (folder / name).mkdir(parents=True)

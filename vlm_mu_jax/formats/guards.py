@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Required, TypedDict
 
-from vlm_mu_jax.formats.measures import Band, Curve, ComparisonRow, says
+from vlm_mu_jax.formats.measures import Band, ComparisonRow, Curve, says
 
 
 class StatePoint(TypedDict, total=False):

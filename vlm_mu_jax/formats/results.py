@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Required, TypedDict
 
-from vlm_mu_jax.formats.measures import Metrics, ComparisonRow, says
+from vlm_mu_jax.formats.measures import ComparisonRow, Metrics, says
 
 
 class RunEntry(TypedDict, total=False):
