@@ -96,9 +96,13 @@ def test_the_turn_that_is_attacked_stands_behind_the_earlier_ones(model, records
         vlm_mu_jax.attack(model, records, dataclasses.replace(SMALL, turn="third"), judge=PlantedJudge())
     with pytest.raises(InputError, match="no conversation has a question 5"):
         vlm_mu_jax.attack(model, records, dataclasses.replace(SMALL, turn="5"), judge=PlantedJudge())
-    with pytest.raises(InputError, match="--method=gcg takes one question"):
-        last = dataclasses.replace(options, method="gcg", turn="last")
-        vlm_mu_jax.attack(model, AttackRecords(long, long), last, judge=PlantedJudge())
+    for method in ("blank", "random"):
+        last = dataclasses.replace(options, method=method, turn="last", verify_questions=1)
+        found = vlm_mu_jax.attack(model, AttackRecords(long, long), last, judge=PlantedJudge())
+        own, *changed = [a.image_id.split("+") for a in found.answers]
+        assert all(first == own[0] and (second == own[1]) == (method == "random") for first, second in changed)
+    with pytest.raises(InputError, match="--image is for methods that change an image"):
+        dataclasses.replace(options, image=1)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("one_word", "pgd", "noise")])

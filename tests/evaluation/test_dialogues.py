@@ -13,6 +13,7 @@ from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.evaluate import EvaluateOptions, evaluate
 from vlm_mu_jax.evaluation.judges.label import Label
 from vlm_mu_jax.evaluation.metrics import Outcome
+from vlm_mu_jax.evaluation.questions import dialogues, suite
 from vlm_mu_jax.evaluation.questions.safety_index import safety_index
 from vlm_mu_jax.evaluation.questions.suite import AttackWords
 from vlm_mu_jax.evaluation.results import dialogue_rates, table
@@ -72,6 +73,22 @@ def test_every_question_is_asked_behind_the_models_own_answers(model, records, t
     )
     with pytest.raises(InputError, match="no answers of its own before question 2; use --history=own"):
         evaluate(model, silent, dataclasses.replace(OPTIONS, history="data"), judge=Planted())
+
+
+def test_a_word_opens_the_question_it_was_searched_in(model, records, tmp_path, capsys):
+    (tmp_path / "attack.json").write_text('{"jailbreak": [{"word": "what"}], "turn": "2"}')
+    some, options = dataclasses.replace(records, items=records[:1].items), dataclasses.replace(OPTIONS, history="data")
+    found = evaluate(model, some, options, judge=Planted(), attack_words=tmp_path / "attack.json")
+    assert [a.question for a in found.answers["dialogues_after"]] == ["share it", "what", "why"]
+    assert found.to_dict()["runs"][0]["attack_turn"] == "2"
+    table.print_results(found.to_dict())
+    assert "in question 2" in capsys.readouterr().out
+    words = suite.read_attack_words(tmp_path / "attack.json")
+    last = dialogues.questions(records, records[:2], "data", "one_word", words.jailbreak, "last")
+    assert [q.text for q in last if q.condition.turn == (3 if q.id == "u" else 2)] == ["what", "what"]
+    assert {q.id for q in dialogues.questions(records, records[:2], "data", "one_word", ("what",), "3")} == {"u"}
+    with pytest.raises(InputError, match="--turn=second"):
+        evaluate(model, some, dataclasses.replace(options, turn="second"), attack_words=words)
 
 
 def test_a_dialogue_that_grows_too_long_stops_there_and_the_others_go_on(model, records, capsys):

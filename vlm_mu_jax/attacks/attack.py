@@ -142,12 +142,12 @@ def method_of(model: Model, data: AttackRecords, options: AttackOptions, referen
         use = dataclasses.replace(options.suffix, seed=options.seed)
         return SuffixAttack(method, _openings(model, data, options), use, options.universal)
     if method == "pgd":
-        return PixelAttack(_openings(model, data, options), dataclasses.replace(options.pixels, seed=options.seed))
+        return PixelAttack(_openings(model, data, options), options.of_pixels)
     if method == "prefill":
         return prefill.begun(options.prefills, _answered(data))
     if method == "paraphrase":
         return paraphrase.paraphrased(options.paraphrases, options.word, options.words.mode)
-    return images.pictures(method, options.carrier)
+    return images.pictures(method, options.carrier, options.image)
 
 
 def _data(records: Records | AttackRecords | str | Path, seed: int) -> AttackRecords:

@@ -41,7 +41,8 @@ class Attempt:
       name: what is new in it, as answers files call it.
       question: the question as it is asked.
       answer_start: what the answer already starts with.
-      image: the file that the question is asked with; None is the record's own.
+      image: the file that the question is asked with; None is the record's own. place: which of the record's images it
+        stands for, counted from 0.
       position: where a word was put.
     """
 
@@ -50,6 +51,7 @@ class Attempt:
     answer_start: str = ""
     image: Path | None = None
     position: str | None = None
+    place: int = 0
 
 
 Attempts = Mapping[
@@ -227,7 +229,8 @@ def _question(records: Records, record: Record, attempt: Attempt | None, shot: i
         return Question.of(records, record, Condition("none", None, None, shot, image))
     if attempt.image is not None:
         condition = Condition(attack, attempt.position, attempt.name, shot, "attack")
-        return Question(record.id, attempt.question, attempt.image, condition, attempt.answer_start)
+        own = Question.of(records, record, condition, attempt.question, attempt.answer_start)
+        return own.exchanged(attempt.place, attempt.image)
     condition = Condition(attack, attempt.position, attempt.name, shot, image)
     return Question.of(records, record, condition, attempt.question, attempt.answer_start)
 

@@ -14,6 +14,7 @@ from vlm_mu_jax.errors import InputError
 
 SUFFIXES = ("gcg", "random")
 SEARCHES = (*SUFFIXES, "pgd")  # these follow the refusal margin, as the one-word attack does
+IMAGES = ("pgd", "blank", "noise", "typographic")  # these change an image
 METHODS = ("one_word", *SEARCHES, "prefill", "paraphrase", "blank", "noise", "typographic")
 
 
@@ -41,6 +42,8 @@ class AttackOptions:
       words: the one-word attack.
       suffix: gcg and random. universal: K suffixes, each for all search questions together.
       pixels: pgd.
+      image: pgd, blank, noise and typographic. Which image is changed of those that the prompt shows, earlier turns
+        included, counted from 1. None is the last one.
       prefills: prefill, beginnings of answers. None takes the most frequent ones of the reference answers.
       paraphrases: paraphrase, templates with {question} in them, or texts by record id. word: what is put in.
       carrier: typographic, the prompt beside the image with the question.
@@ -64,6 +67,7 @@ class AttackOptions:
     suffix: SuffixOptions = SuffixOptions()
     universal: bool = False
     pixels: PixelOptions = PixelOptions()
+    image: int | None = None
     prefills: Sequence[str] | None = None
     paraphrases: Sequence[str] | Mapping[str, Sequence[str]] = TEMPLATES
     word: str | None = None
@@ -87,12 +91,21 @@ class AttackOptions:
             raise InputError(
                 f"--targets is for searches, not --method={method}; use it with one of {', '.join(SEARCHES)}"
             )
+        if self.image is not None and method not in IMAGES:
+            raise InputError(
+                f"--image is for methods that change an image, not --method={method}; use it with {', '.join(IMAGES)}"
+            )
         if method == "paraphrase" and not self.word:
             raise InputError("--method=paraphrase needs --word=WORD, for example one that the word search found")
 
     @property
     def draw(self) -> Draw:
         return Draw(self.goals, self.shots, self.search_questions, self.verify_questions, self.seed)
+
+    @property
+    def of_pixels(self) -> PixelOptions:
+        """`pixels` with the attack's own seed and image."""
+        return dataclasses.replace(self.pixels, seed=self.seed, image=self.image)
 
     @property
     def searches(self) -> bool:
@@ -104,9 +117,9 @@ class AttackOptions:
         if self.method in SUFFIXES:
             return dataclasses.asdict(dataclasses.replace(self.suffix, seed=self.seed))
         if self.method == "pgd":
-            return dataclasses.asdict(dataclasses.replace(self.pixels, seed=self.seed))
+            return dataclasses.asdict(self.of_pixels)
         if self.method == "prefill":
             return {"prefills": self.prefills}
         if self.method == "paraphrase":
             return {"paraphrases": self.paraphrases, "word": self.word}
-        return {"carrier": self.carrier} if self.method == "typographic" else {}
+        return {"image": self.image} | ({"carrier": self.carrier} if self.method == "typographic" else {})

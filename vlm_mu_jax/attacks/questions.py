@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,8 @@ class SearchQuestion:
 
     def pixels(self, processor: Processor) -> tuple[np.ndarray | Tiles, ...]:
         """The pixels of its images, as `Processor.pixels` makes them."""
-        return tuple(processor.pixels(one) if isinstance(one, Path) else one for one in self.images)
+        pairs = zip(self.images, processor.together(self.images), strict=True)
+        return tuple(processor.pixels(shown) if isinstance(one, Path) else one for one, shown in pairs)
 
 
 def goal_kind(records: Records, goal: str) -> Records:
@@ -105,17 +107,14 @@ def _search_question(records: Records, record: Record) -> SearchQuestion:
     return SearchQuestion(record.question, first, tuple(more), Context.of(record))
 
 
-def lone_questions(records: Records, method: str) -> list[SearchQuestion]:
-    """As `search_questions`. Raises InputError where some stand in a conversation or have several images, which the
-    method cannot change."""
-    found = search_questions(records)
-    others = sum(one.context is not None or len(one.images) > 1 for one in found)
-    if others:
-        raise InputError(
-            f"--method={method} takes one question about at most one image; {others} of {len(found)} have earlier"
-            " turns, a system text or several images; use --method=one_word, prefill or paraphrase"
-        )
-    return found
+def image_to_change(images: Sequence[Any], number: int | None) -> int:
+    """The index of the image that an attack changes among those of a prompt.
+
+    number: from 1; None is the last one. Raises InputError where there is none.
+    """
+    if number is not None and not 1 <= number <= len(images):
+        raise InputError(f"--image={number}: a question has {len(images)} images; choose another")
+    return len(images) - 1 if number is None else number - 1
 
 
 @dataclasses.dataclass(frozen=True)

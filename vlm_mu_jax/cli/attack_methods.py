@@ -33,6 +33,13 @@ _UNIVERSAL = flags.DEFINE_boolean(
 )
 _EPSILON = flags.DEFINE_integer("epsilon", 8, "pgd: largest change of a pixel value, in grey levels of 255", 1, 255)
 _PIXEL_STEP = flags.DEFINE_integer("pixel_step", 1, "pgd: change in one step, in grey levels of 255", 1, 255)
+_IMAGE = flags.DEFINE_integer(
+    "image",
+    None,
+    "pgd, blank, noise, typographic: which image of the conversation up to the question is changed, from 1 (default:"
+    " the last)",
+    lower_bound=1,
+)
 _PREFILLS = flags.DEFINE_string(
     "prefills", None, "prefill: file of answer beginnings, one a line (default: the most frequent ones of train.json)"
 )
@@ -59,6 +66,7 @@ def options(method: str, block: int) -> dict[str, Any]:
             _STEPS.value, _CANDIDATES.value, _SUFFIX.value, _LENGTH.value, _TOP.value, _STOP.value, block
         ),
         "pixels": PixelOptions(_EPSILON.value, _PIXEL_STEP.value, _STEPS.value, _STOP.value),
+        "image": _IMAGE.value,
         "universal": _UNIVERSAL.value,
         "targets": _TARGETS.value,
         "word": _WORD.value,

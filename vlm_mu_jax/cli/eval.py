@@ -72,6 +72,12 @@ _HISTORY = flags.DEFINE_enum(
     ["own", "data"],
     "of dialogues, whose earlier answers stand before a question: the model's own, or those of the data",
 )
+_TURN = flags.DEFINE_string(
+    "turn",
+    None,
+    "of dialogues, the question that a word of --attack_words opens: first, last, or its number from 1 (default: the"
+    " one that the words were searched in)",
+)
 _SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_before,utility; all of them without it")
 
 
@@ -133,6 +139,7 @@ def _options() -> "EvaluateOptions":
         question_kind=_QUESTION_KIND.value,
         columns=parse_columns(_COLUMNS.value),
         history=_HISTORY.value,
+        turn=_TURN.value,
         quantize=quantize_flag.QUANTIZE.value,
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,

@@ -57,6 +57,8 @@ class EvaluateOptions:
       columns: of a data file, our name of a column -> the file's, such as {"question": "Goal"}.
       history: of dialogues, whose earlier answers stand before a question: the model's "own", or those of the "data".
       quantize: rounds the weights as storage in few bits would, such as "int4"; see `model.quantize`.
+      turn: of dialogues, the question that an attack's word opens: "first", "last" or its number. None is the one that
+        the words were searched in.
       batch_size: questions answered at a time. max_new_tokens: longest answer.
     """
 
@@ -76,6 +78,7 @@ class EvaluateOptions:
     question_kind: str | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     history: str = "own"
+    turn: str | None = None
     quantize: str | None = None
     batch_size: int = 16
     max_new_tokens: int = 256
@@ -167,6 +170,7 @@ def resolve_suite(
         return data
     words = AttackWords() if attack_words is None else attack_words
     words = words if isinstance(words, AttackWords) else suites.read_attack_words(words)
+    words = words if options.turn is None else dataclasses.replace(words, turn=options.turn)
     public = public_sets.checked(options.safety, options.utility, options.data_root)
     found = Suite(words=words) if data is None else _own_questions(data, options, words, with_images)
     found = suites.only(found, options.sets) if options.sets else found
@@ -279,7 +283,8 @@ def _settings(
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     values = {name: value for name, value in values.items() if name not in ("defence", "wording")}
     values["columns"] = dict(options.columns)
-    words = {name: list(some) for name, some in dataclasses.asdict(suite.words).items()}
+    words = {name: list(some) for name, some in dataclasses.asdict(suite.words).items() if name != "turn"}
+    values["turn"] = suite.words.turn
     return {
         "checkpoint": str(model.folder),
         "data": _text(suite.folder),

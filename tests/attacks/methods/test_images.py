@@ -1,12 +1,15 @@
 """Images without a search: what is in them, and controls that pay the same price."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from vlm_mu_jax.attacks import measure
 from vlm_mu_jax.attacks.methods import images
 from vlm_mu_jax.data.images import ImageSettings
-from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 
 SETTINGS = ImageSettings(size=96, crop=96, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -74,9 +77,29 @@ def test_writing_fills_the_picture_and_stays_in_it(size, text):
         assert larger.any(axis=1).sum() >= 20  # a short text is written large
 
 
-def test_a_question_without_an_image_is_named(asked, tmp_path):
-    import dataclasses
+@pytest.mark.parametrize("number", [None, 1])
+def test_one_image_of_a_conversation_is_changed(asked, tmp_path, number):
+    first = (Turn("user", (ImagePart("0.png"), "what is it ?")), Turn("assistant", ("a sign",)))
+    record = Record("t", turns=(*first, Turn("user", (ImagePart("1.png"), TEXT))), kind="unsafe", at=1)
+    some = dataclasses.replace(asked, items=(record,))
+    place = 1 if number is None else 0
+    for attempts, control in (
+        images.blank(some, SETTINGS, tmp_path / "out", 0, number),
+        images.typographic(some, SETTINGS, tmp_path / "out", image=number),
+    ):
+        assert {one.place for one in (*attempts["t"], *control["t"])} == {place}
+        faint_or_own = read(control["t"][-1])
+        own = np.asarray(Image.open(some.image_paths(record)[place])).astype(int)
+        assert np.abs(faint_or_own - own).max() <= 2
+    question = measure._question(some, record, attempts["t"][0], 0, "typographic")
+    shown = [*some.image_paths(record)]
+    shown[place] = attempts["t"][0].image
+    assert question.images == tuple(shown) and question.context.before == first and question.text == images.CARRIER
+    with pytest.raises(InputError, match="--image=3"):
+        images.blank(some, SETTINGS, tmp_path / "out", 0, 3)
 
+
+def test_a_question_without_an_image_is_named(asked, tmp_path):
     without = dataclasses.replace(asked, items=(Record("q9", None, TEXT, "", "unsafe"),))
     with pytest.raises(InputError, match="q9 has no image"):
         images.blank(without, SETTINGS, tmp_path / "out", 0)

@@ -11,12 +11,17 @@ from PIL import Image
 
 from tests.attacks.reference import margin
 from tests.model.tiny import clip_vision
+from vlm_mu_jax.attacks.margin import margin as margin_lib
+from vlm_mu_jax.attacks.margin import prefix
 from vlm_mu_jax.attacks.margin.guards import FirstPass
 from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, SearchTarget
 from vlm_mu_jax.attacks.methods import pgd
 from vlm_mu_jax.attacks.methods.sight import of_picture, seen
 from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.data.placing import Placed
+from vlm_mu_jax.data.records import ImagePart, Turn
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
@@ -75,6 +80,30 @@ def test_the_gradient_does_better_than_chance(found):
     assert down.margin < min(down.original, down.random) and up.margin > max(up.original, up.random)
     assert list(down.curve) == sorted(down.curve, reverse=True) and list(up.curve) == sorted(up.curve)
     assert down.gradients == USE.steps + 3 and down.flops > 0
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_one_image_of_a_conversation_is_changed_and_the_others_stay(model, picture, tmp_path, number):
+    """The last one by default, wherever it stands."""
+    other = tmp_path / "other.png"
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(other)
+    first = (Turn("user", (ImagePart("a"), "what is on this sign ?")), Turn("assistant", ("i see a red sign",)))
+    context = Context(first, Turn("user", (ImagePart("b"), QUESTION)))
+    some = [SearchQuestion(QUESTION, picture if number else other, (other if number else picture,), context)]
+    (one,) = pgd.search(
+        model, some, SearchTarget(OPENINGS), dataclasses.replace(USE, steps=3, image=number), tmp_path / "out"
+    )
+
+    def truth(changed):
+        files = (changed, other) if number else (other, changed)
+        images = np.stack([model.processor.pixels(file) for file in files])
+        return margin(model, QUESTION, None, images, OPENINGS, context=context)
+
+    for path, wanted in ((one.image, one.margin), (one.control, one.random), (picture, one.original)):
+        assert abs(truth(path) - wanted) < 1e-4
+    assert abs(one.from_file - one.margin) < 1e-4 and list(one.curve) == sorted(one.curve, reverse=True)
+    with pytest.raises(InputError, match="--image=3: a question has 2 images"):
+        pgd.search(model, some, SearchTarget(OPENINGS), dataclasses.replace(USE, image=3), tmp_path)
 
 
 @pytest.mark.parametrize("decides", ["layer", "example"])
@@ -161,3 +190,20 @@ def test_a_picture_that_is_cut_is_attacked_through_the_cutting(model, picture, t
         tiled, [SearchQuestion(QUESTION, Path(one.image))], SearchTarget(OPENINGS), USE, tmp_path / "again"
     )
     assert abs(again[0].original - one.from_file) < 1e-4  # its file is that picture
+
+
+def test_a_picture_among_others_that_are_cut(model, picture, tmp_path):
+    """The others have another number of tokens, and stand before it and behind it."""
+    tiled, use = tiled_model(model), dataclasses.replace(USE, steps=2, image=2)
+    wide = tmp_path / "wide.png"
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (8, 20, 3), dtype=np.uint8)).save(wide)
+    (one,) = pgd.search(
+        tiled, [SearchQuestion(QUESTION, wide, (picture, wide))], SearchTarget(OPENINGS), use, tmp_path / "out"
+    )
+    files = [wide, one.image, wide]
+    prompt = prefix.tokenise(tiled.processor, QUESTION, files, [Placed(QUESTION)])
+    block = next(prefix.blocks(prompt, np.array([0]), None, 1))
+    image = prefix.image_features(tiled.params, [tiled.processor.pixels(file) for file in files], tiled.config)
+    rows = margin_lib.CandidateRows(None, 0, block.tokens_CT, block.lengths_C, image)
+    truth, _ = margin_lib.score(tiled.params, rows, cfg=tiled.config, nodes=SearchTarget(OPENINGS).nodes)
+    assert abs(float(truth[0]) - one.from_file) < 1e-4

@@ -14,6 +14,8 @@ from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, SearchT
 from vlm_mu_jax.attacks.methods import gcg, random_search, suffix, suffix_prompts
 from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.data.records import ImagePart, Turn
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.hidden_states import batch_states
@@ -181,6 +183,25 @@ def test_every_shot_is_a_search_from_another_start(model, together):
     use = dataclasses.replace(use, steps=1, start="")
     both = suffix.universal(model, asks, SearchTarget(OPENINGS), gcg.propose, use, shots=2)
     assert len({one.text for one in both}) == 2 and all(one.finished and one.gradients >= 1 for one in both)
+
+
+@pytest.fixture(scope="module")
+def behind(ask):
+    """The question with an image of its own, behind a turn about another image."""
+    first = (Turn("user", (ImagePart("a"), "what is on this sign ?")), Turn("assistant", ("i see a red sign",)))
+    context = Context(first, Turn("user", (ImagePart("b"), QUESTION)))
+    other = np.random.default_rng(1).normal(size=(8, 8, 3)).astype(np.float32)
+    return SearchQuestion(QUESTION, ask.image, (other,), context)
+
+
+@pytest.mark.parametrize("by", ["gcg", "random"])
+def test_a_question_behind_earlier_turns_keeps_them_and_all_images(model, behind, by):
+    use = dataclasses.replace(USE, steps=2)
+    (one,) = suffix.search(model, [behind], SearchTarget(OPENINGS), suffix.PROPOSE[by], use)
+    images = np.stack(behind.images)
+    assert abs(one.margin - true_margin(model, one.text, images, context=behind.context)) < 1e-4
+    assert abs(one.original - margin(model, QUESTION, None, images, OPENINGS, context=behind.context)) < 1e-4
+    assert one.margin <= one.start and one.gradients == (use.steps if by == "gcg" else 0)
 
 
 @pytest.mark.parametrize("decides", ["layer", "example"])

@@ -64,7 +64,8 @@ def _best_swaps(open_: Sequence[tuple[Scorer, Slots]], allowed: np.ndarray, coun
 def _slopes(scorer: Scorer, now: Slots) -> Array:
     """`slopes` of one question, on its prefix cache unless that cache depends on the suffix."""
     task, where, shared = scorer.task, scorer.where, scorer.shared
-    prompts = prefix.tokenise(task.processor, scorer.question, shared.images, [Placed(scorer.question)])
+    placed = [Placed(scorer.question)]
+    prompts = prefix.tokenise(task.processor, scorer.question, shared.images, placed, shared.context)
     head = task.processor.lengthened(now.head, shared.images)
     tail = task.processor.lengthened(now.tail, shared.images, before=now.head)
     whole = (*head, *now.ids, *tail)
@@ -119,7 +120,9 @@ def _decided(scorer: Scorer, guard: FirstPass, whole: tuple[int, ...], now: Slot
     task, where, features = scorer.task, scorer.where, scorer.shared.features
     if guard.text_only:
         text = task.processor.tokenizer.decode(list(now.ids), clean_up_tokenization_spaces=False).strip()
-        whole, features = tuple(task.processor.prompt_ids(with_suffix(scorer.question, text), ())), None
+        context = scorer.shared.context
+        words = context and context.without_images()
+        whole, features = tuple(task.processor.prompt_ids(with_suffix(scorer.question, text), (), words)), None
     batch = where.put(task.processor.pad([whole], length=bucket(len(whole))))
     rows = margin.CandidateRows(None, 0, batch.tokens_BT, batch.lengths_B, features)
     states = margin.last_states(where.params, rows, cfg=task.cfg, lora=where.lora)

@@ -8,6 +8,8 @@ rounded away when it is saved, and a file of it gives the model the very same pi
 A model that cuts pictures into several encoded images is attacked through the cutting (`sight.py`): the picture itself
 is changed, at its own size. A file of it differs then by the rounding of the image processor's scaling, and the margin
 from the file stands beside the search's own.
+
+Of several images, in one question or in the turns before it, one is changed. The others run once.
 """
 
 import dataclasses
@@ -17,7 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from PIL import Image
@@ -31,14 +35,16 @@ from vlm_mu_jax.attacks.margin.search_run import Counting, SearchRun, SearchTarg
 from vlm_mu_jax.attacks.measure import Attempt, Comparison
 from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting, report
 from vlm_mu_jax.attacks.methods.sight import of_picture
-from vlm_mu_jax.attacks.questions import SearchQuestion, lone_questions
+from vlm_mu_jax.attacks.questions import SearchQuestion, image_to_change, search_questions
 from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Images, Processor
-from vlm_mu_jax.data.tiling import Stacked
+from vlm_mu_jax.data.rendering import Context
+from vlm_mu_jax.data.tiling import Stacked, Tiles
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.image_plans.plan import ImagePlan
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vlm import encode_images
@@ -56,6 +62,7 @@ class PixelOptions:
       steps: at most so many.
       stop: ends the search when the margin has passed 0 by so many nats in the goal's direction.
       seed: draws the start and the control. `vlm_mu_jax.attack` sets it to its own.
+      image: which image of the prompt is changed, counted from 1. None is the last one.
     """
 
     epsilon: int = 8
@@ -63,6 +70,7 @@ class PixelOptions:
     steps: int = 40
     stop: float = 3.0
     seed: int = 0
+    image: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +120,12 @@ def search(
       InputError: a text-only model or question, or an image that is no file for a model that cuts pictures.
       JobError: a score is not a finite number.
     """
-    _check(model.config, questions)
+    _check(model.config, questions, options.image)
     task = SearchTask(model.config, model.processor, target)
     keys = [question.key(target.goal) for question in questions]
     found = search_run.results(
         dict(zip(keys, questions, strict=True)),
-        lambda where, key, question: _Search(task, where, question).run(options, folder, key),
+        lambda where, key, question: _Search(task, where, question, options.image).run(options, folder, key),
         places(model.params, task, run.meshes),
         run,
         Counting(f"{target.goal} images", options.steps),
@@ -126,21 +134,36 @@ def search(
     return [found[key] for key in keys]
 
 
-def _check(cfg: ModelConfig, questions: Sequence[SearchQuestion]) -> None:
-    if cfg.vision is None or any(question.image is None for question in questions):
+def _check(cfg: ModelConfig, questions: Sequence[SearchQuestion], number: int | None) -> None:
+    if cfg.vision is None or not all(question.images for question in questions):
         raise InputError("--method=pgd changes images; this model or a question has none, so use another --method")
-    if cfg.vision.plan.varies and not all(isinstance(question.image, Path) for question in questions):
-        raise InputError("--method=pgd changes image files; this model cuts pictures, so give every question a file")
+    for question in questions:
+        changed = question.images[image_to_change(question.images, number)]
+        if _plan(cfg, question).varies and not isinstance(changed, Path):
+            raise InputError(
+                "--method=pgd changes image files; this model cuts pictures, so give every question a file"
+            )
+
+
+def _plan(cfg: ModelConfig, question: SearchQuestion) -> ImagePlan:
+    """How a picture of the question is cut: some models read one among others differently."""
+    among = len(question.images) > 1 and cfg.vision.several is not None
+    return cfg.vision.several if among else cfg.vision.plan
 
 
 class _Search:
     """One question and its image."""
 
-    def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
+    def __init__(self, task: SearchTask, where: Place, question: SearchQuestion, number: int | None) -> None:
         self._task, self._where, self._question = task, where, question
-        picture = _picture(task.processor, question)
-        self._sight = of_picture(picture, task.processor)
-        self._row = _row(task.processor, question.question, [picture])
+        at, pixels = image_to_change(question.images, number), question.pixels(task.processor)
+        plan = _plan(task.cfg, question)
+        picture = images.load(question.images[at]) if plan.varies else pixels[at]
+        self._sight = of_picture(picture, task.processor, plan)
+        self._row = _row(task.processor, question.question, pixels, question.context)
+        self._others = Others(
+            *(_others(where, task.cfg, some) for some in (pixels[:at], pixels[at + 1 :])), _tokens(pixels[at], task.cfg)
+        )
 
     def run(self, use: PixelOptions, folder: Path, key: str) -> Work:
         task = self._task
@@ -188,7 +211,8 @@ class _Search:
 
     def _from_file(self, file: Path) -> Array:
         """The margin with a picture as the model reads it from its file."""
-        pixels = self._task.processor.pixels(file)
+        alike, *_ = self._task.processor.together([file] * len(self._question.images))
+        pixels = self._task.processor.pixels(alike)
         return self._margin(tiling.stack([[pixels]], 1, pixels, width=self._sight.width))[0]
 
     def _margin(self, shown: Stacked) -> tuple[Array, Array]:
@@ -199,6 +223,7 @@ class _Search:
             where.params,
             *where.put(self._row),
             shown,
+            self._others,
             cfg=task.cfg,
             nodes=task.nodes,
             steer=where.put(steer),
@@ -208,8 +233,10 @@ class _Search:
     def _decided(self, guard: FirstPass, shown: Stacked) -> Steer:
         """The guard with the gates that it decides with this picture."""
         task, where = self._task, self._where
-        row = _row(task.processor, self._question.question, ()) if guard.text_only else self._row
-        image = None if guard.text_only else image_tokens(where.params, shown, cfg=task.cfg)
+        context = self._question.context
+        words = context and context.without_images()
+        row = _row(task.processor, self._question.question, (), words) if guard.text_only else self._row
+        image = None if guard.text_only else image_tokens(where.params, shown, self._others, cfg=task.cfg)
         rows = margin.CandidateRows(None, 0, *where.put(row), image)
         states = margin.last_states(where.params, rows, cfg=task.cfg, lora=where.lora)
         return guard.steer_of(np.asarray(states))
@@ -218,12 +245,25 @@ class _Search:
         return candidate_flops(self._task.cfg.text, 0, np.asarray(self._row[1]), self._task.nodes)
 
 
+@flax.struct.dataclass
+class Others:
+    """The other images of a prompt, as the decoder gets them: those before the picture and those behind it.
+
+    tokens: image tokens of the picture itself.
+    """
+
+    before: ImageTokens | None
+    behind: ImageTokens | None
+    tokens: int = flax.struct.field(pytree_node=False)
+
+
 @functools.partial(jax.jit, static_argnames=("cfg", "nodes"))
 def margin_and_slope(
     params: Params,
     tokens_1T: Array,
     length_1: Array,
     shown: Stacked,
+    others: Others,
     *,
     cfg: ModelConfig,
     nodes: tuple[Node, ...],
@@ -235,6 +275,7 @@ def margin_and_slope(
     Args:
       tokens_1T: int [1, T], the prompt; length_1: int [1].
       shown: the picture's encoded images, normalised, in a batch of one row.
+      others: the prompt's other images.
 
     Returns:
       (margin in nats, its gradient in the pixels).
@@ -242,7 +283,7 @@ def margin_and_slope(
     check_shapes(tokens_1T=tokens_1T, length_1=length_1, pixels_1MHWC=shown.pixels_BMHWC)
 
     def refusal_margin(pixels_1MHWC: Array) -> Array:
-        image = image_tokens(params, shown._replace(pixels_BMHWC=pixels_1MHWC), cfg=cfg)
+        image = image_tokens(params, shown._replace(pixels_BMHWC=pixels_1MHWC), others, cfg=cfg)
         row = margin.CandidateRows(None, 0, tokens_1T, length_1, image)
         score_1, _ = margin.score(params, row, cfg=cfg, nodes=nodes, steer=steer, lora=lora)
         return score_1[0]
@@ -251,9 +292,14 @@ def margin_and_slope(
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def image_tokens(params: Params, shown: Stacked, *, cfg: ModelConfig) -> ImageTokens:
-    """A picture to the decoder."""
-    return ImageTokens(encode_images(params, shown.pixels_BMHWC, cfg, shown.gather_BQ, shown.grid_BI2), shown.grid_BI2)
+def image_tokens(params: Params, shown: Stacked, others: Others, *, cfg: ModelConfig) -> ImageTokens:
+    """A picture to the decoder, among the others of its prompt."""
+    features_1QD = encode_images(params, shown.pixels_BMHWC, cfg, shown.gather_BQ, shown.grid_BI2)
+    if others.before is others.behind is None:
+        return ImageTokens(features_1QD, shown.grid_BI2)
+    own = ImageTokens(features_1QD[:, : others.tokens], shown.grid_BI2)
+    parts = [part for part in (others.before, own, others.behind) if part is not None]
+    return jax.tree.map(lambda *some: jnp.concatenate(some, axis=1), *parts)
 
 
 def projected(x_HWC: np.ndarray, base_HWC: np.ndarray, epsilon: int) -> np.ndarray:
@@ -268,14 +314,21 @@ def save(image_HWC: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _picture(processor: Processor, question: SearchQuestion) -> np.ndarray | Image.Image:
-    """The question's image as `of_picture` takes it."""
-    return images.load(question.image) if processor.cfg.vision.plan.varies else question.pixels(processor)[0]
+def _tokens(image: np.ndarray | Tiles, cfg: ModelConfig) -> int:
+    """Image tokens of one picture."""
+    return len(image.gather_Q) if isinstance(image, Tiles) else cfg.vision.P
 
 
-def _row(processor: Processor, question: str, images: Images) -> tuple[np.ndarray, np.ndarray]:
+def _others(where: Place, cfg: ModelConfig, some: Sequence[np.ndarray | Tiles]) -> ImageTokens | None:
+    """Pictures to the decoder, without room for more."""
+    found = prefix.image_features(where.params, some, cfg, where.put)
+    count = sum(_tokens(image, cfg) for image in some)
+    return None if found is None else found.replace(features_1QD=found.features_1QD[:, :count])
+
+
+def _row(processor: Processor, question: str, images: Images, context: Context | None) -> tuple[np.ndarray, np.ndarray]:
     """The whole prompt as one padded row: tokens [1, T] and its length [1]."""
-    prompts = prefix.tokenise(processor, question, images, [Placed(question)])
+    prompts = prefix.tokenise(processor, question, images, [Placed(question)], context)
     block = next(prefix.blocks(prompts, np.array([0]), None, 1))
     return block.tokens_CT, block.lengths_C
 
@@ -290,12 +343,16 @@ class PixelAttack:
 
     def propose(self, setting: Setting) -> Iterator[Proposal]:
         """The changed images, beside images that are changed as much at random."""
+        number = self.options.image
         for goal in setting.draw.goals:
             records, target = setting.to_verify(goal), setting.target(self.openings, goal)
-            questions = lone_questions(records, self.name)
+            questions = search_questions(records)
             found = search(setting.model, questions, target, self.options, setting.folder, setting.run)
             attempts, control = (
-                {r.id: [Attempt(name, r.question, image=Path(path))] for r, path in zip(records, paths, strict=True)}
+                {
+                    r.id: [Attempt(name, r.question, image=Path(path), place=image_to_change(r.images, number))]
+                    for r, path in zip(records, paths, strict=True)
+                }
                 for name, paths in (("pgd", [f.image for f in found]), ("random", [f.control for f in found]))
             )
             names = (self.name, f"{self.name}_control")

@@ -22,7 +22,7 @@ from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor, bucket
 from vlm_mu_jax.data.tiling import Stacked
 from vlm_mu_jax.model.image_plans.patches import Patches
-from vlm_mu_jax.model.image_plans.plan import Size, Table, View
+from vlm_mu_jax.model.image_plans.plan import ImagePlan, Size, Table, View
 
 Scales = tuple[Array | np.ndarray, Array | np.ndarray, Array | np.ndarray]  # rows_MSH, columns_MSW, rows_first_M
 
@@ -82,22 +82,25 @@ class Sight:
         return None if self.rows_MSH is None else (self.rows_MSH, self.columns_MSW, self.rows_first_M)
 
 
-def of_picture(picture: np.ndarray | Image.Image, processor: Processor) -> Sight:
+def of_picture(picture: np.ndarray | Image.Image, processor: Processor, plan: ImagePlan | None = None) -> Sight:
     """The sight of a picture.
 
-    picture: what the image processor makes of it, or the RGB picture itself for a model that cuts it.
+    Args:
+      picture: what the image processor makes of it, or the RGB picture itself for a model that cuts it.
+      plan: how it is cut; None is that of a picture alone in its prompt.
     """
     settings, vision = processor.settings, processor.cfg.vision
+    plan = plan or vision.plan
     scaling = (settings.rescale, settings.mean, settings.std)
-    if not vision.plan.varies:
+    if not plan.varies:
         return Sight(seen(picture, settings), None, None, None, None, scaling)
-    if isinstance(vision.plan, Patches):
-        cut = tiling.prepare(picture, settings, vision)
+    if isinstance(plan, Patches):
+        cut = tiling.prepare(picture, settings, vision, plan)
         base_HWC = seen(tiling.joined(cut.pixels_MHWC, cut.grid), settings)
-        return Sight(base_HWC, None, None, None, None, scaling, cut.grid, vision.plan)
+        return Sight(base_HWC, None, None, None, None, scaling, cut.grid, plan)
     size = (picture.height, picture.width)
-    views = [_matrices(view, size, settings) for view in vision.plan.views(size)]
-    tiles = tiling.prepare(picture, settings, vision)
+    views = [_matrices(view, size, settings) for view in plan.views(size)]
+    tiles = tiling.prepare(picture, settings, vision, plan)
     shown = tiling.stack([[tiles]], 1, tiles, bucket(len(tiles.gather_Q)))
     rows, columns = (_stacked(matrices, shown.pixels_BMHWC.shape[1]) for matrices in zip(*views, strict=True))
     wanted, x_HWC = shown.pixels_BMHWC[0], np.asarray(picture, np.float32)

@@ -27,8 +27,7 @@ from vlm_mu_jax.attacks.measure import Attempt, Attempts, Comparison
 from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting, report
 from vlm_mu_jax.attacks.methods import gcg, random_search, suffix_prompts
 from vlm_mu_jax.attacks.methods.suffix_prompts import Scorer, Slots, SuffixOptions, with_suffix
-from vlm_mu_jax.attacks.questions import SearchQuestion, lone_questions
-from vlm_mu_jax.data.prompts import Images
+from vlm_mu_jax.attacks.questions import SearchQuestion, search_questions
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -180,7 +179,10 @@ class _Search:
         self._allowed, self._propose, self._use, self._key = about.allowed, about.propose, about.options, key
         self._scorers: list[Scorer] = []
         text = self._use.start.strip() or self._random(self._use.length, 0)
-        self._first = suffix_prompts.slots(self._task.processor, questions[0].question, text, self._images(0))
+        first = questions[0]
+        self._first = suffix_prompts.slots(
+            self._task.processor, first.question, text, first.images, context=first.context
+        )
         self._found = FoundSuffix(text, self._first.ids, (), (), np.nan)
         self._before = self._found  # what an earlier run of this search has spent
 
@@ -200,15 +202,11 @@ class _Search:
         control = self._random(len(self._found.ids), self._use.steps + 1)
         return dataclasses.replace(self._spent(), control=control)
 
-    def _images(self, i: int) -> Images:
-        image = self._questions[i].image
-        return () if image is None else (image,)
-
     def _random(self, length: int, draw: int) -> str:
         """A random suffix behind the first question."""
-        question, images = self._questions[0].question, self._images(0)
+        first = self._questions[0]
         return suffix_prompts.random_suffix(
-            self._task.processor, question, images, self._allowed, length, self._rng(draw)
+            self._task.processor, first.question, first.images, self._allowed, length, self._rng(draw), first.context
         )
 
     def _rng(self, draw: int) -> np.random.Generator:
@@ -241,8 +239,10 @@ class _Search:
     def _step(self) -> Work:
         task, rng = self._task, self._rng(1 + len(self._found.curve))
         proposed_NS = self._propose(self._open(), self._found.ids, self._allowed, self._use, rng)
-        question, images = self._questions[0].question, self._images(0)
-        texts, rows = suffix_prompts.surviving(task.processor, question, self._first, proposed_NS, images)
+        first = self._questions[0]
+        texts, rows = suffix_prompts.surviving(
+            task.processor, first.question, self._first, proposed_NS, first.images, first.context
+        )
         now = self._found
         if texts:
             running = [scorer.begin(texts) for scorer in self._scorers]
@@ -264,7 +264,8 @@ class _Search:
         for i in self._left():
             here = self._first
             if i > 0:
-                here = suffix_prompts.aligned(task.processor, self._questions[i].question, text, here, self._images(i))
+                one = self._questions[i]
+                here = suffix_prompts.aligned(task.processor, one.question, text, here, one.images, one.context)
             if here is not None:
                 found.append((self._scorers[i], here))
         return found or [(self._scorers[0], self._first)]
@@ -315,7 +316,7 @@ class SuffixAttack:
 
     def _each(self, setting: Setting, goal: str) -> Proposal:
         records, target = setting.to_search(goal), setting.target(self.openings, goal)
-        questions = lone_questions(records, self.name)
+        questions = search_questions(records)
         found = search(setting.model, questions, target, PROPOSE[self.by], self.options, setting.run)
         ranked = sorted(found, key=lambda one: -target.sign * (one.margin - one.original))
         own, own_null = (
@@ -328,7 +329,7 @@ class SuffixAttack:
 
     def _together(self, setting: Setting, goal: str) -> Proposal:
         records, target, shots = setting.to_search(goal), setting.target(self.openings, goal), setting.draw.shots
-        questions = lone_questions(records, self.name)
+        questions = search_questions(records)
         found = universal(setting.model, questions, target, PROPOSE[self.by], self.options, setting.run, shots=shots)
         entries = [{"questions": len(records), **_entry(one)} for one in found]
         own = (records, *_everywhere(records, found))

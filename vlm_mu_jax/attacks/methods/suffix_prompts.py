@@ -12,6 +12,7 @@ from vlm_mu_jax.attacks.margin.scoring import Place, QuestionSearch, SearchTask,
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.prompts import Images, Processor
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError, JobError
 
 POSITION, MODE = "question_end", "insert"  # of `data.placing.place`: what a suffix is
@@ -44,28 +45,38 @@ def with_suffix(question: str, text: str) -> str:
     return place(question, text, POSITION, MODE).question
 
 
-def slots(processor: Processor, question: str, text: str, images: Images) -> Slots:
-    """Where a suffix stands in its prompt: what the prompt with it does not share with the prompt without it."""
-    bare, full = processor.short_ids([(question, ""), (with_suffix(question, text), "")], images)
+def slots(processor: Processor, question: str, text: str, images: Images, context: Context | None = None) -> Slots:
+    """Where a suffix stands in its prompt: what the prompt with it does not share with the prompt without it.
+
+    images, context: of the prompt, as `Processor.short_ids` takes them.
+    """
+    bare, full = processor.short_ids([(question, ""), (with_suffix(question, text), "")], images, context)
     most = min(len(bare), len(full))
     head = next((i for i in range(most) if bare[i] != full[i]), most)
     tail = next((i for i in range(most - head) if bare[-1 - i] != full[-1 - i]), most - head)
     return Slots(full[:head], full[head : len(full) - tail], full[len(full) - tail :])
 
 
-def aligned(processor: Processor, question: str, text: str, like: Slots, images: Images) -> Slots | None:
+def aligned(
+    processor: Processor, question: str, text: str, like: Slots, images: Images, context: Context | None = None
+) -> Slots | None:
     """Where a suffix stands behind another question: None where its ids there are not those of `like`."""
-    (full,) = processor.short_ids([(with_suffix(question, text), "")], images)
+    (full,) = processor.short_ids([(with_suffix(question, text), "")], images, context)
     behind = like.ids + like.tail
     return Slots(full[: -len(behind)], like.ids, like.tail) if full[-len(behind) :] == behind else None
 
 
 def surviving(
-    processor: Processor, question: str, now: Slots, proposed_NS: np.ndarray, images: Images
+    processor: Processor,
+    question: str,
+    now: Slots,
+    proposed_NS: np.ndarray,
+    images: Images,
+    context: Context | None = None,
 ) -> tuple[list[str], list[int]]:
     """(texts, their rows): the proposals whose text is tokenised to their very ids, each text once."""
     texts = _texts(processor, proposed_NS)
-    rows = processor.short_ids([(with_suffix(question, text), "") for text in texts], images) if texts else []
+    rows = processor.short_ids([(with_suffix(question, text), "") for text in texts], images, context) if texts else []
     kept: dict[str, int] = {}
     for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
         if text and row == (*now.head, *proposed_NS[i].tolist(), *now.tail):
@@ -74,11 +85,17 @@ def surviving(
 
 
 def random_suffix(
-    processor: Processor, question: str, images: Images, allowed: np.ndarray, length: int, rng: np.random.Generator
+    processor: Processor,
+    question: str,
+    images: Images,
+    allowed: np.ndarray,
+    length: int,
+    rng: np.random.Generator,
+    context: Context | None = None,
 ) -> str:
     """Text of random tokens that is `length` tokens long behind the question, or as near to it as a draw comes."""
     texts = [text for text in _texts(processor, rng.choice(allowed, (_DRAWS, length))) if text]
-    return min(texts, key=lambda text: abs(len(slots(processor, question, text, images).ids) - length))
+    return min(texts, key=lambda text: abs(len(slots(processor, question, text, images, context).ids) - length))
 
 
 def _texts(processor: Processor, ids_NS: np.ndarray) -> list[str]:
@@ -119,7 +136,7 @@ class Scorer:
 
     def __init__(self, task: SearchTask, where: Place, question: SearchQuestion) -> None:
         self.task, self.where, self.question = task, where, question.question
-        self.shared = Shared(task, where, question.pixels(task.processor), kept=_KEPT)
+        self.shared = Shared(task, where, question.pixels(task.processor), question.context, kept=_KEPT)
         self.prompts, self.gradients, self._flops = 0, 0, 0.0
 
     @property

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from vlm_mu_jax.data import turns
 from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Record, Records, Turn
 from vlm_mu_jax.errors import InputError
@@ -18,23 +19,30 @@ def is_dialogue(record: Record) -> bool:
 
 
 def questions(
-    records: Records, chosen: Sequence[Record], history: str = "own", attack: str = "none", words: Sequence[str] = ()
+    records: Records,
+    chosen: Sequence[Record],
+    history: str = "own",
+    attack: str = "none",
+    words: Sequence[str] = (),
+    turn: str = turns.FIRST,
 ) -> list[Question]:
     """Every question of these dialogues, the first ones first.
 
     Args:
       history: whose earlier answers stand before a question: the model's "own", or those of the "data".
-      attack: what the answers file calls the change of the first question.
-      words: the first words of the first question; each makes a dialogue of its own, a shot. () changes nothing.
+      attack: what the answers file calls the change of a question.
+      words: the first words of one question; each makes a dialogue of its own, a shot. () changes nothing.
+      turn: which question that is, "first", "last" or its number. Dialogues without it are not asked.
 
-    Raises InputError for another history, or where a dialogue has no answers of its own to stand before a question.
+    Raises InputError for another history or turn, or where a dialogue has no answers of its own to stand before a
+    question.
     """
     if history not in HISTORIES:
         raise InputError(f"--history={history}: is none of {', '.join(HISTORIES)}")
-    asked = []
-    for record in chosen:
+    asked, number = [], turns.number_of(turn)
+    for record in chosen if not words else [one for one in chosen if one.questions >= number]:
         for shot, word in enumerate(words or (None,)):
-            changed = record if word is None else _opened(record, word)
+            changed = record if word is None else _opened(record, word, number)
             condition = Condition(attack, None if word is None else "question_start", word, shot)
             asked += _turns(records, changed, history, condition)
     return sorted(asked, key=lambda question: question.condition.turn)
@@ -74,9 +82,12 @@ def turn_by_turn(
     return [found[i] for i in range(len(questions))]
 
 
-def _opened(record: Record, word: str) -> Record:
-    """The dialogue with `word` as the first word of its first question."""
-    return dataclasses.replace(record, question=open_with(record.question, word))
+def _opened(record: Record, word: str, number: int) -> Record:
+    """The dialogue with `word` as the first word of one of its questions."""
+    at = 2 * record.at_question(number).at
+    own = record.turns[at]
+    opened = own.with_text(open_with(own.text.strip(), word))
+    return dataclasses.replace(record, turns=(*record.turns[:at], opened, *record.turns[at + 1 :]))
 
 
 def _turns(records: Records, record: Record, history: str, condition: Condition) -> list[Question]:

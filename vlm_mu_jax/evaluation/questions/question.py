@@ -56,6 +56,11 @@ class Question:
         context = self.context and self.context.without_images(int(image is not None))
         return dataclasses.replace(self, image=image, more_images=(), context=context)
 
+    def exchanged(self, place: int, image: Path) -> "Question":
+        """The same question with another image in the place of its `place`-th one, counted from 0."""
+        first, *more = (*self.images[:place], image, *self.images[place + 1 :])
+        return dataclasses.replace(self, image=first, more_images=tuple(more))
+
     @property
     def images(self) -> tuple[Path | str, ...]:
         """All images of the prompt, in order."""

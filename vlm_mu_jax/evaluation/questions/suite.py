@@ -12,6 +12,7 @@ from pathlib import Path
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.data.records import Record, Records
+from vlm_mu_jax.data.turns import FIRST
 from vlm_mu_jax.errors import InputError, nearest
 from vlm_mu_jax.evaluation.answers.answers_file import Condition
 from vlm_mu_jax.evaluation.questions import dialogues
@@ -29,12 +30,14 @@ class AttackWords:
     """The words that an attack found, the best first.
 
     jailbreak: words under which unsafe questions are answered; K shots use the first K. over_refuse: words under which
-    harmless questions are refused. null: neutral words, the control.
+    harmless questions are refused. null: neutral words, the control. turn: of dialogues, the question that a word
+    opens: "first", "last" or its number.
     """
 
     jailbreak: tuple[str, ...] = ()
     over_refuse: tuple[str, ...] = ()
     null: tuple[str, ...] = ()
+    turn: str = FIRST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,10 @@ def only(questions: Suite, names: Sequence[str]) -> Suite:
 
 
 def read_attack_words(path: str | Path) -> AttackWords:
-    """The file of `bin/attack`: {"jailbreak": [{"word"}...], "over_refuse": [...], "null": [...]}, best word first."""
+    """The file of `bin/attack`: {"jailbreak": [{"word"}...], "over_refuse": [...], "null": [...]}, best word first.
+
+    Its "turn" is the question of a conversation that the words were searched in.
+    """
     try:
         content = read_file(path, AttackFile)
     except InputError as error:
@@ -164,6 +170,7 @@ def read_attack_words(path: str | Path) -> AttackWords:
     found = AttackWords(
         **{name: _words(path, name, content.get(name) or []) for name in ("jailbreak", "over_refuse", "null")}
     )
+    found = dataclasses.replace(found, turn=str(content.get("turn", FIRST)))
     if not (found.jailbreak or found.over_refuse):
         raise InputError(
             f"--attack_words={path}: holds neither jailbreak nor over_refuse words; make one with bin/attack"
@@ -219,10 +226,10 @@ def _safety_sets(
 def _dialogue_sets(
     records: Records, chosen: list[Record], words: AttackWords, shots: int, history: str
 ) -> dict[str, list[Question]]:
-    """Every question of dialogues: as they are, and behind a first question that an attack's word opens."""
+    """Every question of dialogues: as they are, and with one question that an attack's word opens."""
 
     def ask(some: list[Record], attack: str = "none", first: Sequence[str] = ()) -> list[Question]:
-        return dialogues.questions(records, some, history, attack, first)
+        return dialogues.questions(records, some, history, attack, first, words.turn)
 
     unsafe = [record for record in chosen if record.kind == "unsafe"]
     sets = {"dialogues_before": ask(chosen)}

@@ -1,4 +1,4 @@
-"""Rates of dialogues: by turn, and whether one changed word in the first turn opens a later one."""
+"""Rates of dialogues: by turn, and whether one changed word in an early turn opens a later one."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ def compute(judged: Mapping[str, Sequence[Outcome]], records: Mapping[str, Mappi
     """The numbers of the sets of dialogues; {} without them.
 
     Returns: of unsafe dialogues "asr" at the last question, "asr_any_turn", and by turn "asr_by_turn" and "rr_by_turn";
-      of the others "rr_harmless" at the last question and "rr_harmless_by_turn". Behind an attack's words in the first
-      turn "asr_by_turn_after" and "asr_by_turn_null", any of the words.
+      of the others "rr_harmless" at the last question and "rr_harmless_by_turn". With an attack's words in one
+      question "asr_by_turn_after" and "asr_by_turn_null", any of the words.
     """
     found: dict[str, Any] = {}
     unsafe, harmless = _by_kind(judged.get(BEFORE, ()), records.get(BEFORE, {}))

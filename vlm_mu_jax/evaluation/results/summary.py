@@ -11,7 +11,7 @@ from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_pa
 from vlm_mu_jax.evaluation.judges import BatchJudge, Judge, calibration
 from vlm_mu_jax.evaluation.judging import judge_answers
 from vlm_mu_jax.evaluation.questions.suite import Suite
-from vlm_mu_jax.evaluation.results import rates
+from vlm_mu_jax.evaluation.results import dialogue_rates, rates
 from vlm_mu_jax.evaluation.statistics import Metric
 from vlm_mu_jax.formats.reading import read_file
 from vlm_mu_jax.formats.results import ResultsFile
@@ -78,6 +78,8 @@ class Evaluation:
         names = ("name", "kind", "seed", "judge", "unjudged", "judge_error", "judge_cost", "metrics", "null_control")
         entry = {name: getattr(self, name) for name in names}
         entry |= {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
+        if dialogue_rates.AFTER in self.answers:
+            entry["attack_turn"] = self.suite.words.turn
         return {
             "schema": rates.SCHEMA,
             "runs": [entry],

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vlm_mu_jax.data.turns import named
 from vlm_mu_jax.evaluation.judges import SEE_REFUSALS_ONLY
 from vlm_mu_jax.evaluation.questions import public_sets
 
@@ -106,7 +107,7 @@ def _tables(run: Mapping[str, Any], comparisons: list[Mapping[str, Any]]) -> Ite
         ]
         yield _table("alignment gap", ("", *(label for _, label in _GAP)), rows)
     if "dialogues" in metrics:
-        yield _dialogues(metrics["dialogues"], run.get("dialogue_tests", {}))
+        yield _dialogues(metrics["dialogues"], run.get("dialogue_tests", {}), run.get("attack_turn"))
     if "sets" in metrics:
         yield _table("public sets, by their own rules", ("set", "number", "value"), public_sets.rows(metrics["sets"]))
     if comparisons:
@@ -146,8 +147,8 @@ def _calibration_tables(run: Mapping[str, Any]) -> Iterator[Any]:
     yield _table("corrected for the judge's errors (Rogan-Gladen)", ("", "as judged", "corrected"), rows)
 
 
-def _dialogues(found: Mapping[str, Any], tests: Mapping[str, Any]) -> Any:
-    """Dialogues by turn; behind an attack's word in the first turn, beside neutral words."""
+def _dialogues(found: Mapping[str, Any], tests: Mapping[str, Any], turn: str | None) -> Any:
+    """Dialogues by turn, and beside it those with an attack's word or a neutral one in the question `turn`."""
     groups = {
         "ASR": "asr_by_turn",
         "ASR, word": "asr_by_turn_after",
@@ -159,9 +160,8 @@ def _dialogues(found: Mapping[str, Any], tests: Mapping[str, Any]) -> Any:
     turns = sorted({turn for name in groups.values() for turn in found[name]}, key=int)
     rows = [(turn, *(show(found[name].get(turn)) for name in groups.values()), _p(tests.get(turn))) for turn in turns]
     heads = ("turn", *groups, "p (Holm)") if tests else ("turn", *groups)
-    return _table(
-        "dialogues, by turn; word and neutral: in the first question", heads, [row[: len(heads)] for row in rows]
-    )
+    title = "dialogues, by turn" + ("" if turn is None else f"; word and neutral: in {named(turn)}")
+    return _table(title, heads, [row[: len(heads)] for row in rows])
 
 
 def _p(test: Mapping[str, Any] | None) -> str:

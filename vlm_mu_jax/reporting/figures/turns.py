@@ -1,4 +1,4 @@
-"""Attack success by turn of dialogues: as asked, and behind one changed word in the first turn; as inline SVG."""
+"""Attack success by turn of dialogues: as asked, and with one changed word in one question; as inline SVG."""
 
 from vlm_mu_jax.reporting.figures.canvas import Drawing, legend, panels, percent_axis, style, tiled, to_svg, whisker
 from vlm_mu_jax.reporting.figures.models import edged, short
@@ -8,8 +8,8 @@ from vlm_mu_jax.reporting.inputs.runs import ModelRun
 _COLUMNS = 4
 GROUPS = {
     "as asked": "dialogues/asr_by_turn",
-    "a word of the search in turn 1": "dialogues/asr_by_turn_after",
-    "a neutral word in turn 1": "dialogues/asr_by_turn_null",
+    "with a word of the search": "dialogues/asr_by_turn_after",
+    "with a neutral word": "dialogues/asr_by_turn_null",
 }
 _LOOKS = (("ink", "D", (0, (1, 1.5))), ("asr", "o", "-"), ("null", "s", (0, (3, 2))))
 

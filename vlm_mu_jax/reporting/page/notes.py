@@ -1,5 +1,6 @@
 """Notes beside tables and figures: on how many questions they stand, what a guard is not made for, missing verdicts."""
 
+from vlm_mu_jax.data.turns import FIRST, named
 from vlm_mu_jax.reporting import wording
 from vlm_mu_jax.reporting.inputs.content import Content
 from vlm_mu_jax.reporting.inputs.metrics import Rate
@@ -59,6 +60,12 @@ def samples(runs: list[ModelRun]) -> str:
         if sizes:
             parts.append(f"{sizes[0]} {text}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} {text}")
     return " and ".join(parts) + " questions" if parts else ""
+
+
+def attack_turn(runs: list[ModelRun]) -> str:
+    """Which question of the dialogues the words of the search open, for the figure's caption."""
+    turns = dict.fromkeys(str(run.raw["attack_turn"]) for run in runs if run.raw.get("attack_turn"))
+    return " or ".join(map(named, turns)) or named(FIRST)
 
 
 def unjudged(run: ModelRun) -> dict[str, int]:

@@ -130,6 +130,7 @@ def _context(content: Content) -> dict[str, Any]:
             dict.fromkeys(name for run in content.runs if (name := run.raw.get("judge") or browser.primary_judge(run)))
         ),
         "shots": max((len(run.group("asr_after_by_shots")) for run in content.runs), default=0),
+        "attack_turn": notes.attack_turn(content.runs),
         "unjudged": [
             (run, count - counts.get("too_long", 0), counts.get("too_long", 0))
             for run in content.runs
