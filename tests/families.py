@@ -6,8 +6,10 @@ one entry of `FAMILIES` and one row there.
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import transformers
@@ -34,9 +36,12 @@ CHAT = (
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 SIDE, PATCH = 8, 4  # pixels of an encoded image and of a patch
+Fields = Mapping[str, Any]  # of a config; they override those of the matrix
+NONE: Fields = MappingProxyType({})
 
 
-def _auto_processor(folder: Path) -> Any:
+def auto_processor(folder: Path) -> Any:
+    """transformers' own choice of a processor."""
     return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
@@ -45,13 +50,14 @@ class Family:
     """One row of the matrix.
 
     Attributes:
-      write: writes the checkpoint into a folder, as transformers' `save_pretrained` does.
+      write: writes the checkpoint into a folder, as transformers' `save_pretrained` does. Its further arguments change
+        what is written.
       processor: transformers' processor of that folder.
       limits: command -> a piece of the message with which it refuses this family.
     """
 
-    write: Callable[[Path], None]
-    processor: Callable[[Path], Any] = _auto_processor
+    write: Callable[..., None]
+    processor: Callable[[Path], Any] = auto_processor
     limits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -105,91 +111,91 @@ def _llava_chat() -> str:
     return CHAT.replace("IMAGE", "<image>")
 
 
-def _llava(folder: Path) -> None:
+def _llava_processor(kind: type, images: Any, tokenizer: Any, tower: Any, select: str) -> Any:
+    extra = int(isinstance(tower, transformers.CLIPVisionConfig))
+    return kind(images, tokenizer, tower.patch_size, select, _llava_chat(), num_additional_image_tokens=extra)
+
+
+def llava_folder(
+    folder: Path,
+    text: Fields = NONE,
+    vision: Fields = NONE,
+    text_class: type = transformers.LlamaConfig,
+    tower_class: type = transformers.CLIPVisionConfig,
+    kind: str = "Llava",
+    **fixed: Any,
+) -> None:
+    """LLaVA-1.5 or ViP-LLaVA (kind: start of the names of transformers' classes)."""
     tokenizer = build("byte_level")
-    config = transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(**text_of(tokenizer)),
-        vision_config=transformers.CLIPVisionConfig(**vision_of()),
-        **_llava_ids(tokenizer),
+    tower = tower_class(**vision_of(**vision))
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text_class(**text_of(tokenizer, **text)),
+        vision_config=tower,
+        **_llava_ids(tokenizer) | fixed,
     )
-    images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    processor = transformers.LlavaProcessor(
-        images, tokenizer, PATCH, "default", _llava_chat(), num_additional_image_tokens=1
-    )
-    save(folder, transformers.LlavaForConditionalGeneration(config), processor)
+    side = {"height": tower.image_size, "width": tower.image_size}
+    images = CLIPImageProcessorPil(size={"shortest_edge": tower.image_size}, crop_size=side)
+    if tower_class is transformers.SiglipVisionConfig:
+        images = SiglipImageProcessorPil(size=side)
+    select = fixed.get("vision_feature_select_strategy", "default")
+    processor = _llava_processor(transformers.LlavaProcessor, images, tokenizer, tower, select)
+    save(folder, getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor)
 
 
-def _llava_qwen_siglip(folder: Path) -> None:
+def llava_next_folder(
+    folder: Path,
+    text: Fields = NONE,
+    vision: Fields = NONE,
+    text_class: type = transformers.LlamaConfig,
+    grids: Any = ((1, 2), (2, 1), (2, 2)),
+    **fixed: Any,
+) -> None:
+    """LLaVA-NeXT. grids: rows and columns of tiles."""
     tokenizer = build("byte_level")
-    config = transformers.LlavaConfig(
-        text_config=transformers.Qwen2Config(**text_of(tokenizer)),
-        vision_config=transformers.SiglipVisionConfig(**vision_of()),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        **_llava_ids(tokenizer),
-    )
-    images = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    processor = transformers.LlavaProcessor(images, tokenizer, PATCH, "full", _llava_chat())
-    save(folder, transformers.LlavaForConditionalGeneration(config), processor)
-
-
-def _llava_next(folder: Path) -> None:
-    tokenizer = build("byte_level")
-    pinpoints = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+    tower = transformers.CLIPVisionConfig(**vision_of(**vision))
+    side = tower.image_size
+    pinpoints = [[side * rows, side * columns] for rows, columns in grids]
     config = transformers.LlavaNextConfig(
-        text_config=transformers.MistralConfig(**text_of(tokenizer, sliding_window=30)),
-        vision_config=transformers.CLIPVisionConfig(**vision_of()),
+        text_config=text_class(**text_of(tokenizer, **text)),
+        vision_config=tower,
         image_grid_pinpoints=pinpoints,
-        **_llava_ids(tokenizer),
+        **_llava_ids(tokenizer) | fixed,
     )
     images = LlavaNextImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=pinpoints
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_grid_pinpoints=pinpoints
     )
-    processor = transformers.LlavaNextProcessor(
-        images, tokenizer, PATCH, "default", _llava_chat(), num_additional_image_tokens=1
-    )
+    select = fixed.get("vision_feature_select_strategy", "default")
+    processor = _llava_processor(transformers.LlavaNextProcessor, images, tokenizer, tower, select)
     save(folder, transformers.LlavaNextForConditionalGeneration(config), processor)
 
 
-def _vipllava(folder: Path) -> None:
-    tokenizer = build("byte_level")
-    config = transformers.VipLlavaConfig(
-        text_config=transformers.LlamaConfig(**text_of(tokenizer)),
-        vision_config=transformers.CLIPVisionConfig(**vision_of()),
-        vision_feature_layer=[-2, -1, 1],
-        **_llava_ids(tokenizer),
-    )
-    images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    processor = transformers.LlavaProcessor(
-        images, tokenizer, PATCH, "default", _llava_chat(), num_additional_image_tokens=1
-    )
-    save(folder, transformers.VipLlavaForConditionalGeneration(config), processor)
-
-
 def internvl_folder(
-    folder: Path, text: type = transformers.Qwen2Config, vision: dict | None = None, **fixed: Any
+    folder: Path,
+    text: Fields = NONE,
+    vision: Fields = NONE,
+    text_class: type = transformers.Qwen2Config,
+    tiles: tuple[int, int] = (1, 4),
+    **fixed: Any,
 ) -> None:
-    """An InternVL checkpoint as transformers writes it; see `internvl_processor`.
-
-    text: class of the text config. vision: fields of the tower. fixed: further fields of the config.
-    """
+    """An InternVL checkpoint as transformers writes it; see `internvl_processor`. tiles: fewest and most."""
     marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     marks["video_token"] = "<video>"
     tokenizer_with(*marks.values()).save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=marks)
-    tower = transformers.InternVLVisionConfig(
-        **vision_of(**{"patch_size": [2, 2], "image_size": [SIDE, SIDE], "attention_bias": True, **(vision or {})})
-    )
+    tower = vision_of(**{"patch_size": 2, "attention_bias": True, **vision})
+    tower |= {name: [tower[name]] * 2 for name in ("patch_size", "image_size")}
     config = transformers.InternVLConfig(
-        text_config=text(**text_of(tokenizer)),
-        vision_config=tower,
+        text_config=text_class(**text_of(tokenizer, **text)),
+        vision_config=transformers.InternVLVisionConfig(**tower),
         image_token_id=tokenizer.context_image_token_id,
         **fixed,
     )
     tokenizer.chat_template = CHAT.replace("IMAGE", "<IMG_CONTEXT>")
     randomise(transformers.InternVLForConditionalGeneration(config), 0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    GotOcr2ImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_patches=4).save_pretrained(folder)
+    height, width = tower["image_size"]
+    size, (fewest, most) = {"height": height, "width": width}, tiles
+    GotOcr2ImageProcessorPil(size=size, min_patches=fewest, max_patches=most).save_pretrained(folder)
 
 
 class _WithoutVideo:
@@ -211,67 +217,93 @@ def internvl_processor(folder: Path) -> Any:
     """transformers' InternVLProcessor of a folder, for images alone."""
     images = GotOcr2ImageProcessorPil.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return _InternVL(images, tokenizer, None, (SIDE // 2 // 2) ** 2, chat_template=tokenizer.chat_template)
+    config = json.loads((folder / "config.json").read_text())
+    tokens = int((config["vision_config"]["image_size"][0] // config["vision_config"]["patch_size"][0]) ** 2)
+    tokens = int(tokens * config["downsample_ratio"] ** 2)
+    return _InternVL(images, tokenizer, None, tokens, chat_template=tokenizer.chat_template)
 
 
-def onevision_folder(folder: Path, text: type = transformers.Qwen2Config, most: int = 2, **fixed: Any) -> None:
-    """A LLaVA-OneVision checkpoint as transformers writes it, with up to 3 x 3 tiles of 4 x 4 tokens.
+def onevision_folder(
+    folder: Path,
+    text: Fields = NONE,
+    vision: Fields = NONE,
+    text_class: type = transformers.Qwen2Config,
+    most: int = 2,
+    grid: tuple[int, int] = (3, 3),
+    **fixed: Any,
+) -> None:
+    """A LLaVA-OneVision checkpoint as transformers writes it.
 
-    text: class of the text config. most: as many tiles keep all of their tokens. fixed: further fields of the config.
+    most: as many tiles keep all of their tokens. grid: rows and columns of tiles that there can be.
     """
     tokenizer = tokenizer_with("<video>")
-    pinpoints = [[SIDE * rows, SIDE * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
+    tower = transformers.SiglipVisionConfig(**vision_of(**{"patch_size": 2, "vision_use_head": False, **vision}))
+    side = tower.image_size
+    pinpoints = [[side * (i + 1), side * (j + 1)] for i in range(grid[0]) for j in range(grid[1])]
     config = transformers.LlavaOnevisionConfig(
-        text_config=text(**text_of(tokenizer)),
-        vision_config=transformers.SiglipVisionConfig(**vision_of(patch_size=2, vision_use_head=False)),
+        text_config=text_class(**text_of(tokenizer, **text)),
+        vision_config=tower,
         image_grid_pinpoints=pinpoints,
         vision_aspect_ratio=f"anyres_max_{most}",
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
-        **_llava_ids(tokenizer),
-        **fixed,
+        **_llava_ids(tokenizer) | fixed,
     )
     tokenizer.chat_template = _llava_chat()
     randomise(transformers.LlavaOnevisionForConditionalGeneration(config), 0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    images = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    images = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     LlavaOnevisionImageProcessorPil(image_grid_pinpoints=pinpoints, **images).save_pretrained(folder)
 
 
-def onevision_processor(folder: Path, most: int = 2) -> Any:
+def onevision_processor(folder: Path) -> Any:
     """transformers' LlavaOnevisionProcessor of a folder, for images alone."""
     images = LlavaOnevisionImageProcessorPil.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    how = {"vision_aspect_ratio": f"anyres_max_{most}", "chat_template": tokenizer.chat_template}
-    return _OneVision(images, tokenizer, None, (SIDE // 2) ** 2, "full", **how)
+    config = json.loads((folder / "config.json").read_text())
+    tokens = (config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]) ** 2
+    how = {"vision_aspect_ratio": config["vision_aspect_ratio"], "chat_template": tokenizer.chat_template}
+    return _OneVision(images, tokenizer, None, tokens, "full", **how)
 
 
 _QWEN_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-_QWEN_SIZE = {"shortest_edge": 4 * SIDE**2, "longest_edge": 16 * SIDE**2}
+_QWEN_TOWERS = {  # per start of the names of transformers' classes
+    "Qwen2VL": {"embed_dim": 16, "mlp_ratio": 2},
+    "Qwen2_5_VL": {"hidden_size": 16, "intermediate_size": 20, "window_size": 16, "fullatt_block_indexes": [1]},
+    "Qwen3VL": {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_position_embeddings": 25,
+        "deepstack_visual_indexes": [0, 2],
+    },
+}
 
 
-def qwen_folder(folder: Path, kind: str, sections: list[int], tower: dict[str, Any], seed: int = 0) -> None:
-    """A Qwen-VL checkpoint as transformers writes it; see `qwen_processor`.
-
-    Args:
-      kind: start of the names of transformers' classes.
-      sections: rotary frequencies of each axis.
-      tower: fields of the vision config.
-    """
+def qwen_folder(folder: Path, kind: str, text: Fields = NONE, vision: Fields = NONE, **fixed: Any) -> None:
+    """A Qwen-VL checkpoint as transformers writes it; see `qwen_processor`. kind: a key of `_QWEN_TOWERS`."""
     tokenizer = tokenizer_with(*_QWEN_MARKS)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(_QWEN_MARKS))
+    sections = [2, 1, 1] if kind == "Qwen3VL" else [1, 1, 2]
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
+    text = text_of(tokenizer, **{"rope_parameters": rope, **text})
+    tower = {"depth": 3, "num_heads": 2, "patch_size": PATCH} | _QWEN_TOWERS[kind]
+    tower["hidden_size" if kind == "Qwen2VL" else "out_hidden_size"] = text["hidden_size"]
+    tower |= vision
     config = getattr(transformers, f"{kind}Config")(
-        text_config=text_of(tokenizer, rope_parameters=rope),
-        vision_config={"depth": 3, "num_heads": 2, "patch_size": PATCH} | tower,
+        text_config=text,
+        vision_config=tower,
         vision_start_token_id=start,
         vision_end_token_id=end,
         image_token_id=image,
         video_token_id=video,
+        **fixed,
     )
     tokenizer.chat_template = CHAT.replace("IMAGE\n", "<|vision_start|><|image_pad|><|vision_end|>")
-    randomise(getattr(transformers, f"{kind}ForConditionalGeneration")(config), seed).save_pretrained(folder)
+    randomise(getattr(transformers, f"{kind}ForConditionalGeneration")(config), 0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(patch_size=PATCH, size=_QWEN_SIZE).save_pretrained(folder)
+    merge = tower.get("spatial_merge_size", 2)
+    area = (merge * tower["patch_size"]) ** 2
+    size = {"shortest_edge": 4 * area, "longest_edge": 16 * area}
+    Qwen2VLImageProcessorPil(patch_size=tower["patch_size"], merge_size=merge, size=size).save_pretrained(folder)
 
 
 class _Qwen(_WithoutVideo, transformers.Qwen2VLProcessor):
@@ -285,77 +317,78 @@ def qwen_processor(folder: Path) -> Any:
     return _Qwen(images, tokenizer, None, chat_template=tokenizer.chat_template)
 
 
-def qwen2_vl(folder: Path) -> None:
-    qwen_folder(folder, "Qwen2VL", [1, 1, 2], {"embed_dim": 16, "mlp_ratio": 2, "hidden_size": 32})
-
-
-def qwen2_5_vl(folder: Path) -> None:
-    tower = {"hidden_size": 16, "intermediate_size": 20, "out_hidden_size": 32, "window_size": 16}
-    qwen_folder(folder, "Qwen2_5_VL", [1, 1, 2], tower | {"fullatt_block_indexes": [1]})
-
-
-def qwen3_vl(folder: Path) -> None:
-    tower = {"hidden_size": 16, "intermediate_size": 20, "out_hidden_size": 32, "num_position_embeddings": 25}
-    qwen_folder(folder, "Qwen3VL", [2, 1, 1], tower | {"deepstack_visual_indexes": [0, 2]})
-
-
-def _idefics(folder: Path, kind: str) -> None:
+def idefics_folder(
+    folder: Path, kind: str, text: Fields = NONE, vision: Fields = NONE, splits: int = 2, **fixed: Any
+) -> None:
     """Idefics3 and SmolVLM differ in names alone. SmolVLM's own processor needs packages that the tests do not have; it
-    makes the same prompts."""
-    places = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    makes the same prompts.
+
+    kind: start of the names of transformers' classes. splits: tiles along the longer side of a picture.
+    """
+    places = [f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)]
     tokenizer = tokenizer_with(
         "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|im_start|>", *places
     )
-    images, config, model = {
-        "Idefics3": (
-            Idefics3ImageProcessorPil,
-            transformers.Idefics3Config,
-            transformers.Idefics3ForConditionalGeneration,
-        ),
-        "SmolVLM": (SmolVLMImageProcessorPil, transformers.SmolVLMConfig, transformers.SmolVLMForConditionalGeneration),
-    }[kind]
-    config = config(
-        text_config=transformers.LlamaConfig(**text_of(tokenizer)).to_dict(),
-        vision_config=vision_of(),
-        scale_factor=2,
+    tower, fixed = vision_of(**vision), {"scale_factor": 2} | fixed
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=transformers.LlamaConfig(**text_of(tokenizer, **text)).to_dict(),
+        vision_config=tower,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=3,
+        **fixed,
     )
-    made = images(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
-    save(folder, model(config), transformers.Idefics3Processor(made, tokenizer, 1, SMOLVLM_CHAT))
+    make = {"Idefics3": Idefics3ImageProcessorPil, "SmolVLM": SmolVLMImageProcessorPil}[kind]
+    side, tokens = tower["image_size"], (tower["image_size"] // tower["patch_size"] // fixed["scale_factor"]) ** 2
+    images = make(size={"longest_edge": splits * side}, max_image_size={"longest_edge": side})
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    save(folder, model, transformers.Idefics3Processor(images, tokenizer, tokens, SMOLVLM_CHAT))
 
 
-def gemma_folder(folder: Path, text: dict | None = None, **fixed: Any) -> None:
+def gemma_folder(folder: Path, text: Fields = NONE, vision: Fields = NONE, **fixed: Any) -> None:
     """A Gemma 3 checkpoint with images. text: fields of the text config. fixed: further fields of the config."""
     marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer_with(*marks.values(), "<start_of_turn>", "<end_of_turn>").save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, extra_special_tokens=marks)
     layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 24, "query_pre_attn_scalar": 9}
+    tower, fixed = (
+        vision_of(**{"patch_size": 2, "vision_use_head": False, **vision}),
+        {"mm_tokens_per_image": 4} | fixed,
+    )
     config = transformers.Gemma3Config(
-        text_config=transformers.Gemma3TextConfig(**text_of(tokenizer, **{**layers, **(text or {})})).to_dict(),
-        vision_config=vision_of(patch_size=2, vision_use_head=False),
-        mm_tokens_per_image=4,
+        text_config=transformers.Gemma3TextConfig(**text_of(tokenizer, **{**layers, **text})).to_dict(),
+        vision_config=tower,
         image_token_index=tokenizer.image_token_id,
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
         **fixed,
     )
-    images = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    processor = transformers.Gemma3Processor(images, tokenizer, GEMMA_3, image_seq_length=4)
+    images = Gemma3ImageProcessorPil(size={"height": tower["image_size"], "width": tower["image_size"]})
+    tokens = fixed["mm_tokens_per_image"]
+    processor = transformers.Gemma3Processor(images, tokenizer, GEMMA_3, image_seq_length=tokens)
     save(folder, transformers.Gemma3ForConditionalGeneration(config), processor)
 
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family(_llava),
-    "llava_qwen_siglip": Family(_llava_qwen_siglip),
-    "llava_next": Family(_llava_next),
-    "vipllava": Family(_vipllava),
+    "llava": Family(llava_folder),
+    "llava_qwen_siglip": Family(
+        functools.partial(
+            llava_folder,
+            text_class=transformers.Qwen2Config,
+            tower_class=transformers.SiglipVisionConfig,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        )
+    ),
+    "llava_next": Family(
+        functools.partial(llava_next_folder, text={"sliding_window": 30}, text_class=transformers.MistralConfig)
+    ),
+    "vipllava": Family(functools.partial(llava_folder, kind="VipLlava", vision_feature_layer=[-2, -1, 1])),
     "internvl": Family(internvl_folder, internvl_processor),
     "onevision": Family(onevision_folder, onevision_processor),
-    "idefics3": Family(functools.partial(_idefics, kind="Idefics3")),
-    "smolvlm": Family(functools.partial(_idefics, kind="SmolVLM")),
-    "qwen2_vl": Family(qwen2_vl, qwen_processor),
-    "qwen2_5_vl": Family(qwen2_5_vl, qwen_processor),
-    "qwen3_vl": Family(qwen3_vl, qwen_processor),
+    "idefics3": Family(functools.partial(idefics_folder, kind="Idefics3")),
+    "smolvlm": Family(functools.partial(idefics_folder, kind="SmolVLM")),
+    "qwen2_vl": Family(functools.partial(qwen_folder, kind="Qwen2VL"), qwen_processor),
+    "qwen2_5_vl": Family(functools.partial(qwen_folder, kind="Qwen2_5_VL"), qwen_processor),
+    "qwen3_vl": Family(functools.partial(qwen_folder, kind="Qwen3VL"), qwen_processor),
     "gemma3": Family(gemma_folder),
 }

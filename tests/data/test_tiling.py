@@ -14,6 +14,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from tests.model.tiny import clip_vision
 from vlm_mu_jax.data import images, tiling
+from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.model.image_plans.tiled import Tiled
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -105,7 +106,7 @@ def test_stacked_images_point_to_their_own_tiles():
     vision = TOWERS[0]
     settings = images.ImageSettings(24, 24, MEAN, STD)
     wide, tall = (tiling.prepare(picture(*size), settings, vision) for size in ((20, 70), (90, 30)))
-    pixels, gathers = tiling.stack([[wide, tall], [tall], []], 2, wide, width=400, fixed=True)[:2]
+    pixels, gathers = tiling.stack([[wide, tall], [tall], []], 2, wide, width=400, encoded=2 * vision.tiles)[:2]
     assert pixels.shape == (3, 2 * vision.tiles, 24, 24, 3) and gathers.shape == (3, 400)
     first, second = len(wide.gather_Q), len(tall.gather_Q)
     np.testing.assert_array_equal(gathers[0, :first], wide.gather_Q)
@@ -121,6 +122,21 @@ def test_stacked_images_point_to_their_own_tiles():
     assert both <= fewer.shape[1] < 2 * vision.tiles
     np.testing.assert_array_equal(fewer, pixels[:, : fewer.shape[1]])
     np.testing.assert_array_equal(same, gathers)
+
+
+def test_a_stream_has_room_for_the_tiles_of_its_own_pictures():
+    """Not for the most that a picture can have, and whatever is in a batch."""
+    vision, settings = TOWERS[0], images.ImageSettings(24, 24, MEAN, STD)
+    small, large = (tiling.prepare(picture(*size), settings, vision) for size in ((20, 20), (20, 70)))
+    assert len(small.pixels_MHWC) < len(large.pixels_MHWC) < vision.tiles
+    rows = [TrainRow(str(n), (1,) * n, (True,) * n, (one,)) for n, one in ((40, small), (90, large))]
+    count = lambda one: len(one.pixels_MHWC)  # noqa: E731
+    for lengths, found in (((96,), [large, large]), ((48, 96), [small, large])):
+        stream = Stream(rows, 1, 0, lengths=lengths, encoded=count)
+        shapes = [stream.take([i]).batch.pixels_BMHWC.shape[1] for i in range(2)]
+        assert shapes == [count(one) for one in found]
+    unknown = Stream(rows, 1, 0)
+    assert unknown.take([0]).batch.pixels_BMHWC.shape[1] == vision.tiles
 
 
 def test_plain_images_are_stacked_without_a_packing():

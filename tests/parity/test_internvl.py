@@ -29,7 +29,7 @@ from vlm_mu_jax.model.vlm import encode_tower, forward, param_specs
 
 TOLERANCE = 1e-4
 QWEN3_6B = {  # the parts of the large InternViT, and Qwen3 with tied embeddings as transformers 5 writes them
-    "text": transformers.Qwen3Config,
+    "text_class": transformers.Qwen3Config,
     "vision": {"attention_bias": False, "use_qk_norm": True, "norm_type": "rms_norm", "hidden_size": 24},
 }
 CASES = {"qwen2": {"tie_word_embeddings": False}, "qwen3_6b": QWEN3_6B}

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import vlm_mu_jax
 from tests.conversion.hf_checkpoints import randomise
 from tests.conversion.test_exporter import tensors, there_and_back
-from tests.families import qwen2_5_vl, qwen2_vl, qwen3_vl, qwen_processor
+from tests.families import FAMILIES, qwen_processor
 from vlm_mu_jax.conversion import importer, names
 from vlm_mu_jax.data.batches import Stream, TrainRow
 from vlm_mu_jax.errors import InputError
@@ -27,7 +27,7 @@ from vlm_mu_jax.serving.prompt_runs import ServedPrompt
 from vlm_mu_jax.training.features import with_features
 from vlm_mu_jax.training.model_policy import ModelPolicy
 
-BUILDERS = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+BUILDERS = {name: FAMILIES[name].write for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
 SIZES = ((13, 44), (50, 9), (33, 31))  # height, width
 ASKED = ("what is on this sign ?", "share the steps of the dax", "describe the fep , please")
 TOLERANCE, NEW = 1e-4, 24
@@ -169,7 +169,7 @@ def _pairs(specs, old, new):
     ],
 )
 def test_what_we_do_not_have_is_refused_by_name(part, fields, message, tmp_path):
-    qwen3_vl(tmp_path)
+    BUILDERS["qwen3_vl"](tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config[part] |= fields
     with pytest.raises(InputError, match=message):
@@ -189,7 +189,7 @@ def test_what_we_do_not_have_is_refused_by_name(part, fields, message, tmp_path)
     ],
 )
 def test_an_image_processor_that_does_not_fit_is_refused_by_name(fields, message, tmp_path):
-    qwen2_vl(tmp_path / "hf")
+    BUILDERS["qwen2_vl"](tmp_path / "hf")
     file = tmp_path / "hf" / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
     with pytest.raises(InputError, match=message):

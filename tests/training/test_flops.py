@@ -141,3 +141,13 @@ def test_mfu():
     assert mfu(CHIPS["v5e"].flops, 2.0, [Device("TPU v5 lite")]) == 0.5
     assert mfu(1.0, 1.0, [Device("cpu")]) is None
     assert jnp.isfinite(mfu(1.0, 1.0, [Device("NVIDIA H200")] * 8))
+
+
+def test_image_tokens_that_read_each_other_are_counted_in_both_directions():
+    """By listing the pairs: a picture of 4 tokens in a row of 9, beside a window of 3 and without one."""
+    for window in (None, 3):
+        cfg = TextConfig(V=9, D=8, L=1, N=2, K=1, H=4, F=8, sliding_window=window, image_run=4)
+        far = window or 9
+        pairs = [(q, k) for q in range(9) for k in range(9) if q - far < k <= q or 2 <= min(q, k) <= max(q, k) < 6]
+        assert flops.attention_flops(cfg, [9], pictures=1) == 4 * 2 * 4 * len(pairs)
+        assert flops.decoder_flops(cfg, [9], pictures=1) - flops.decoder_flops(cfg, [9]) > 0

@@ -101,6 +101,7 @@ class Stream:
         lengths: Sequence[int] | None = None,
         order_of: "Stream | None" = None,
         image_token_id: int | None = None,
+        encoded: Callable[[Any], int] | None = None,
     ) -> None:
         """
         Args:
@@ -114,6 +115,8 @@ class Stream:
             with the same indices as its batch k.
           image_token_id: of rows whose images are of any size: the id that tells how much room these need. None makes
             room for a whole row of them.
+          encoded: of rows whose images are cut into tiles: how many encoded images an image has, as
+            `Processor.encoded_images` says. None makes room for the most that an image can have.
 
         Raises:
           InputError: no rows, a row without loss tokens, or a row longer than `lengths`.
@@ -123,7 +126,7 @@ class Stream:
         self.is_long = hasattr(rows, "images_per_row")  # rows that are made when a step reads them
         self.rows = rows if self.is_long else tuple(rows)
         self.batch_size, self.seed, self.name = batch_size, seed, name
-        self._load, self._leader, self._image_token_id = load_image, order_of, image_token_id
+        self._load, self._leader, self._image_token_id, self._encoded = load_image, order_of, image_token_id, encoded
         if self.is_long:
             self.lengths, self.images_per_row = tuple(lengths or rows.lengths(1)), rows.images_per_row
         else:
@@ -136,6 +139,7 @@ class Stream:
         self._chunks: dict[int, np.ndarray] = {}  # the last one: batches are mostly asked for in turn
         self._windows: dict[int, int] = {}
         self._room: dict[int, int] = {}
+        self._tiles: dict[int, int] = {}
         self._cached: Callable[[Any], np.ndarray | Tiles] | None = None
         self._features: Callable[[Any], np.ndarray | Tiles] | None = None
 
@@ -258,9 +262,20 @@ class Stream:
         if like is None:
             any_image = self.rows.any_image() if self.is_long else next(i for one in self.rows for i in one.images)
             like = read(any_image)
-        return tiling.stack(
-            images, self.images_per_row, like, width=length, tokens=self._image_tokens(length), fixed=True
-        )
+        most, tokens = self.images_per_row, self._image_tokens(length)
+        return tiling.stack(images, most, like, width=length, tokens=tokens, encoded=self._most_encoded(length, like))
+
+    def _most_encoded(self, length: int, like: np.ndarray | Tiles) -> int | None:
+        """The most encoded images of a row that is padded to this length; of long rows, which are not known, the most
+        that there can be."""
+        if not isinstance(like, Tiles) or like.grid is not None:
+            return None
+        if self._encoded is None or self.is_long:
+            return self.images_per_row * like.most
+        if length not in self._tiles:
+            rows = (one.images for one in self.rows if len(one.ids) <= length)
+            self._tiles[length] = max(max((sum(map(self._encoded, images)) for images in rows), default=1), 1)
+        return self._tiles[length]
 
     def _image_tokens(self, length: int) -> int:
         """The most image tokens of a row that is padded to this length; of long rows, which are not known, `length`."""

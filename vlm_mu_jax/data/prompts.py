@@ -19,7 +19,7 @@ from vlm_mu_jax.data.rendering import Context, Renderer, asked, common_prefix
 from vlm_mu_jax.data.tiling import Among, Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.image_plans.plan import ImagePlan, Layout
+from vlm_mu_jax.model.image_plans.plan import ImagePlan, Layout, Size
 from vlm_mu_jax.model.vlm import Batch
 
 # An image as `Processor.pixels` takes it (file or picture) or makes it (float32 [H, W, 3], or tiles).
@@ -255,8 +255,19 @@ class Processor:
             return plan.layout((0, 0))
         if isinstance(image, Tiles):
             return image.layout
-        size = (image.height, image.width) if isinstance(image, Image.Image) else images.size_of(image)
-        return plan.layout(size)
+        return plan.layout(self._size(image))
+
+    def encoded_images(self, image: Picture) -> int:
+        """How many encoded images a picture is cut into, of a model that cuts them into tiles.
+
+        Raises:
+          InputError: the file is no image.
+        """
+        plan, image = self._plan_of(image)
+        return len(image.pixels_MHWC) if isinstance(image, Tiles) else len(plan.views(self._size(image)))
+
+    def _size(self, image: Any) -> Size:
+        return (image.height, image.width) if isinstance(image, Image.Image) else images.size_of(image)
 
     def _layouts(self, images: Images) -> list[Layout]:
         number = self._number(images)

@@ -137,7 +137,7 @@ def stack(
     like: np.ndarray | Tiles,
     width: int,
     tokens: int | None = None,
-    fixed: bool = False,
+    encoded: int | None = None,
 ) -> Stacked:
     """The images of a batch.
 
@@ -147,8 +147,8 @@ def stack(
       like: any image of the same model, for the shapes.
       width: Q. The length of the token rows will do, since they hold every image token.
       tokens: image tokens for whose patches there is room in a row; `width` by default.
-      fixed: there is room for tiles of the largest images, so that shapes do not depend on the images. Otherwise M is
-        one of few sizes that holds them, so that small pictures do not take the tower's time of large ones.
+      encoded: M where pictures are cut into tiles, so that shapes do not depend on the images. By default it is one of
+        few sizes that holds those here, so that small pictures do not take the tower's time of large ones.
     """
     if not isinstance(like, Tiles):
         pixels = np.zeros((len(rows), most, *like.shape), like.dtype)
@@ -157,18 +157,16 @@ def stack(
         return Stacked(pixels)
     if like.grid is not None:
         return _stacked_patches(rows, most, like, tokens or width)
-    M = most * like.most
-    if not fixed:
-        M = min(M, _bucket(max(sum(len(image.pixels_MHWC) for image in row) for row in rows)))
+    M = encoded or min(most * like.most, _bucket(max(sum(len(image.pixels_MHWC) for image in row) for row in rows)))
     pixels = np.zeros((len(rows), M, *like.pixels_MHWC.shape[1:]), like.pixels_MHWC.dtype)
     gathers = jax.tree.map(lambda x: np.zeros((len(rows), width, *x.shape[1:]), x.dtype), like.gather_Q)
     for i, row in enumerate(rows):
-        encoded = filled = 0
+        before = filled = 0
         for image in row:
-            end, last = encoded + len(image.pixels_MHWC), filled + len(image.gather_Q)
-            pixels[i, encoded:end] = image.pixels_MHWC
-            _put(gathers, i, filled, last, _moved(image, encoded))
-            encoded, filled = end, last
+            end, last = before + len(image.pixels_MHWC), filled + len(image.gather_Q)
+            pixels[i, before:end] = image.pixels_MHWC
+            _put(gathers, i, filled, last, _moved(image, before))
+            before, filled = end, last
     return Stacked(pixels, gathers)
 
 

@@ -81,7 +81,9 @@ def decode(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> Pl
     put = functools.partial(_shape, batch_sharding(mesh) if rows % batch_shards(mesh) == 0 else replicated(mesh))
     batch = Batch(put((rows, prompt), jnp.int32), put((rows,), jnp.int32), **image_arrays(cfg, (rows,), prompt, put))
     last = prompt + NEW_TOKENS
-    cost = flops.decoder_flops(cfg.text, np.full(rows, last)) + flops.head_flops(cfg.text, rows * NEW_TOKENS)
+    shown = rows if cfg.vision else 0
+    cost = flops.decoder_flops(cfg.text, np.full(rows, last), pictures=shown)
+    cost += flops.head_flops(cfg.text, rows * NEW_TOKENS)
     return PlannedJob(
         OnMesh(generate_program, mesh),
         (_weights(cfg, mesh), batch),

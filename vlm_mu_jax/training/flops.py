@@ -122,6 +122,12 @@ def _without_lead(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
+def _pictures(batch: Batch) -> int:
+    """Pictures of a row, of a model that encodes each whole."""
+    images = batch.pixels_BMHWC if batch.vision_BMPE is None else batch.vision_BMPE
+    return 0 if images is None else images.shape[1]
+
+
 class _Cost:
     """FLOPs of passes under one selection."""
 
@@ -146,7 +152,8 @@ class _Cost:
         for layer in range(p.first, p.upto + 1):
             for stage in _STAGES:
                 if stage is None:
-                    total += flops.attention_flops(self.cfg.text, lengths, layer) * (3 if p.grad and trained else 1)
+                    one = flops.attention_flops(self.cfg.text, lengths, layer, rows * _pictures(p.batch))
+                    total += one * (3 if p.grad and trained else 1)
                     continue
                 before = trained
                 for name in stage:

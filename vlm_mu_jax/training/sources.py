@@ -121,6 +121,7 @@ def streams_of(
             name=name,
             load_image=processor.pixels,
             image_token_id=processor.cfg.image_token_id,
+            encoded=processor.encoded_images,
             lengths=lengths if buckets > 1 or longer else None,
             order_of=streams["forget"] if name == "preferred" else None,
         )

@@ -36,10 +36,6 @@ class AspectTiles(Cut):
     def most_tokens(self) -> int:
         return self.tiles * self.P
 
-    @property
-    def varies(self) -> bool:
-        return self.tiles > 1
-
     def layout(self, size: Size) -> Layout:
         return self.before, _encoded(self.grid(size)) * self.P, self.after
 

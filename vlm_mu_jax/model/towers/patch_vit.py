@@ -148,7 +148,7 @@ class PatchVit:
         if self.window:
             window_BM = self._window(where)
             order_BM = jnp.argsort(window_BM, axis=1, stable=True)
-            inverse_BM = jnp.argsort(order_BM, axis=1)
+            inverse_BM = jnp.put_along_axis(order_BM, order_BM, jnp.arange(M + room)[None], axis=1, inplace=False)
             x_BMD, angles, reads = jax.tree.map(
                 lambda x: _taken(x, order_BM), (x_BMD, angles, _Reads(where.picture_BM, window_BM))
             )
