@@ -106,18 +106,28 @@ def checkpoint(model, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch) -> list[tuple]:
-    """Replaces generation by a fixed function of the prompt's ids; returns the shapes it was called with."""
+    """Replaces generation by a fixed function of the whole prompt's ids; returns the shapes it was called with."""
     from vlm_mu_jax.model import generate as generate_lib
 
     shapes = []
 
-    def fake(params, batch, cfg, *, max_new_tokens, **_):
+    def weighed(batch, offset_B):
+        """The sum of a row's ids, each times its place in the whole prompt."""
         ids_BT, lengths_B = np.asarray(batch.tokens_BT), np.asarray(batch.lengths_B)
-        shapes.append((ids_BT.shape, batch.pixels_BMHWC is not None))
-        real_BT = np.arange(ids_BT.shape[1])[None] < lengths_B[:, None]
-        seed_B = (ids_BT * real_BT * (1 + np.arange(ids_BT.shape[1]))[None]).sum(1)
+        at_1T = np.arange(ids_BT.shape[1])[None]
+        return (ids_BT * (at_1T < lengths_B[:, None]) * (1 + at_1T + offset_B[:, None])).sum(1)
+
+    def fake(params, batch, cfg, *, max_new_tokens, prefix=None, **_):
+        rows = len(batch.lengths_B)
+        shapes.append((batch.tokens_BT.shape, batch.pixels_BMHWC is not None))
+        seed_B, offset_B = np.zeros(rows, int), np.zeros(rows, int)
+        if prefix is not None:
+            each = rows // len(prefix.lengths_B)
+            seed_B = np.repeat(weighed(prefix, np.zeros(len(prefix.lengths_B), int)), each)
+            offset_B = np.repeat(np.asarray(prefix.lengths_B), each)
+        seed_B = seed_B + weighed(batch, offset_B)
         tokens_BG = 4 + (seed_B[:, None] * (1 + np.arange(max_new_tokens))[None]) % 20
-        return generate_lib.Generated(tokens_BG, np.full(len(tokens_BG), max_new_tokens), np.zeros(tokens_BG.shape))
+        return generate_lib.Generated(tokens_BG, np.full(rows, max_new_tokens), np.zeros(tokens_BG.shape))
 
     monkeypatch.setattr(generate_lib, "generate", fake)
     return shapes

@@ -33,7 +33,7 @@ def test_a_workdir_holds_the_same_numbers_and_is_judged_again_without_a_model(mo
     calls = len(quick)
     again = evaluate(None, found.suite, OPTIONS, judge="refusal", workdir=tmp_path / "run")
     assert len(quick) == calls and again.judge == "refusal"
-    assert again.provenance == found.provenance and again.defence is None
+    assert again.provenance == found.provenance and again.defence == found.defence
 
 
 def test_a_baseline_is_an_evaluation_or_its_workdir(model, quick, data_dir, tmp_path):

@@ -1,8 +1,10 @@
 """Flags of a command that may run as several processes, and joining them; see docs/launch.md."""
 
+import sys
+
 from absl import flags
 
-_COORDINATOR = flags.DEFINE_string(
+COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
     "of a job of several processes: HOST:PORT of process 0, or auto on SLURM, Cloud TPU, GKE and Open MPI",
@@ -15,5 +17,24 @@ def join() -> bool:
     """Joins the job that the flags describe, if they do; whether this process speaks for all (prints, shows bars)."""
     from vlm_mu_jax.parallel import distributed
 
-    distributed.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    distributed.join(COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     return distributed.first()
+
+
+def several() -> bool:
+    """Whether the job has several processes."""
+    import jax
+
+    return jax.process_count() > 1
+
+
+def tell(line: str) -> None:
+    """Shows a line about the other processes."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def leave_together() -> None:
+    """Waits for all processes at a command's end: one that leaves early would be taken for dead."""
+    from vlm_mu_jax.parallel.meeting import meet
+
+    meet("end")

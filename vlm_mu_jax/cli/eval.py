@@ -9,6 +9,7 @@ Example:
   bin/eval --checkpoint=runs/sft --data=runs/mini/data --workdir=runs/eval_sft --name=sft --kind=sft \\
       --attack_words=runs/attack_sft/attack.json --baseline=runs/eval_base
   bin/eval --checkpoint=runs/sft --data=mine.csv --question_kind=unsafe --columns=question=Goal --workdir=runs/eval_mine
+  bin/eval ... --workdir=runs/eval_sft --shard=3/16     (one of 16 jobs; then bin/eval ... --join)
   bin/eval --list --data_root=sets       (which public data sets are ready here, and where the others come from)
 """
 
@@ -16,15 +17,23 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, eval_list, judge_flags, mesh_flag, quantize_flag
+from vlm_mu_jax.cli import cluster, command, eval_list, judge_flags, mesh_flag, quantize_flag, shard_flags
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vlm_mu_jax.evaluation.answering import Making
+    from vlm_mu_jax.evaluation.answers.share import Share
     from vlm_mu_jax.evaluation.evaluate import EvaluateOptions
+    from vlm_mu_jax.evaluation.questions.suite import Suite
+    from vlm_mu_jax.storage.model_folder import Model
 
 flags.adopt_module_key_flags(eval_list)
 flags.adopt_module_key_flags(judge_flags)
 flags.adopt_module_key_flags(quantize_flag)
 flags.adopt_module_key_flags(mesh_flag)
+flags.adopt_module_key_flags(cluster)
+flags.adopt_module_key_flags(shard_flags)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=eval_list.needs_run())
 _DATA = flags.DEFINE_string(
     "data",
@@ -85,35 +94,91 @@ def main(argv: list[str]) -> None:
     if eval_list.LIST.value:
         root = eval_list.DATA_ROOT.value
         return eval_list.print_sets(root, eval_list.names() if root else [])
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation.evaluate import evaluate, resolve_suite
-    from vlm_mu_jax.evaluation.results import sample_size, table
+    share = shard_flags.share(*["--rejudge"] * _REJUDGE.value)
+    speaks = cluster.join()
+    from vlm_mu_jax.evaluation.evaluate import resolve_suite
+    from vlm_mu_jax.steering import guard_folder
     from vlm_mu_jax.storage import model_folder
 
+    guard_folder.check(_GUARD.value)
     eval_list.names()  # a wrong name is an error before anything long begins
     options = _options()
     folder = model_folder.find(_CHECKPOINT.value)
     has_vision = model_folder.read_config(folder).vision is not None
     suite = resolve_suite(_DATA.value, options, _WORDS.value, has_vision)
     command.enable_compilation_cache(_WORKDIR.value)
-    for note in suite.notes:
-        print(note)
+    if speaks:
+        for note in suite.notes:
+            print(note)
     with mesh_flag.placed(_BATCH.value, _TOKENS.value):
-        found = evaluate(
-            None if _REJUDGE.value else folder,
-            suite,
-            options,
-            judge=judge_flags.options(),
-            guard=_GUARD.value,
-            baseline=_BASELINE.value,
-            calibrate=judge_flags.CALIBRATE.value or (),
-            workdir=_WORKDIR.value,
-            progress=progress.bar,
-        ).to_dict()
+        if share is not None:
+            return _answer_share(folder, suite, options, share)
+        if shard_flags.JOIN.value:
+            _join(suite)
+        model = _answer_together(folder, suite, options, speaks) if cluster.several() else folder
+        if speaks:
+            _measure(None if _REJUDGE.value or shard_flags.JOIN.value else model, suite, options)
+        cluster.leave_together()
+
+
+def _measure(model: "Model | Path | None", suite: "Suite", options: "EvaluateOptions") -> None:
+    """Answers what is unanswered, judges, counts and prints."""
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.evaluation.evaluate import evaluate
+    from vlm_mu_jax.evaluation.results import sample_size, table
+
+    found = evaluate(
+        model,
+        suite,
+        options,
+        judge=judge_flags.options(),
+        guard=_GUARD.value,
+        baseline=_BASELINE.value,
+        calibrate=judge_flags.CALIBRATE.value or (),
+        workdir=_WORKDIR.value,
+        progress=progress.bar,
+    ).to_dict()
     table.print_results(found)
     advice = sample_size.advice(found["runs"][0], found["comparisons"], judge_flags.DETECT.value)
     if advice:
         print(advice)
+
+
+def _answer_share(folder: "Path", suite: "Suite", options: "EvaluateOptions", share: "Share") -> None:
+    from vlm_mu_jax.evaluation import shards
+
+    shards.check_number(_WORKDIR.value, share)
+    count = shards.answer_share(_model(folder, options), suite, _making(options, True), _WORKDIR.value, share)
+    print(f"shard {share}: {count} answers; judge and count with --join when all {share.count} are done")
+
+
+def _answer_together(folder: "Path", suite: "Suite", options: "EvaluateOptions", speaks: bool) -> "Model | Path":
+    """Answers all questions together with the other processes. Returns what the answers were made with."""
+    from vlm_mu_jax.evaluation import shards
+
+    model = _model(folder, options)
+    shards.answer_together(model, suite, _making(options, speaks), _WORKDIR.value, cluster.tell if speaks else None)
+    return folder if options.quantize else model  # as it is stored: rounding twice would not be the same
+
+
+def _join(suite: "Suite") -> None:
+    from vlm_mu_jax.evaluation import shards
+
+    shards.join(suite, _WORKDIR.value)
+
+
+def _model(folder: "Path", options: "EvaluateOptions") -> "Model":
+    from vlm_mu_jax.storage import model_folder
+
+    return model_folder.load(folder, quantize=options.quantize)
+
+
+def _making(options: "EvaluateOptions", speaks: bool) -> "Making":
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.evaluation.answering import Making
+
+    calibrate = judge_flags.CALIBRATE.value or ()
+    return Making(options, judge_flags.options(), _GUARD.value, calibrate, progress.bar if speaks else None)
 
 
 def _options() -> "EvaluateOptions":

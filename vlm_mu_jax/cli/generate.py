@@ -22,7 +22,7 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import chat_loop, command, mesh_flag, quantize_flag
+from vlm_mu_jax.cli import chat_loop, cluster, command, mesh_flag, quantize_flag, shard_flags
 
 flags.adopt_module_key_flags(quantize_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -46,6 +46,8 @@ _TOP_P = flags.DEFINE_float(
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the sampling")
 _GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: steer the model with it")
 flags.adopt_module_key_flags(mesh_flag)
+flags.adopt_module_key_flags(cluster)
+flags.adopt_module_key_flags(shard_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -58,17 +60,15 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.steering import guard_folder
 
     _check_flags()
+    if _DATA.value:
+        return _answer_all()
     command.enable_compilation_cache()
     history = questions.read_conversation(_HISTORY.value) if _HISTORY.value else None
-    asked = _asked() if _DATA.value else None
     guard_folder.check(_GUARD.value)
     for image in _IMAGE.value:
         images.size_of(image)
-    with mesh_flag.placed(_BATCH.value if _DATA.value else 1, _TOKENS.value):  # when all else has been read
+    with mesh_flag.placed(1, _TOKENS.value):  # when all else has been read
         model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
-    if asked is not None:
-        _answer_all(model, asked)
-        return
     options = one_answer.SamplingOptions(
         max_new_tokens=_TOKENS.value,
         temperature=_TEMPERATURE.value,
@@ -107,6 +107,9 @@ def _check_flags() -> None:
         "--kinds": (_KINDS.value, "--data"),
         "--kind": (_KIND.value, "--data"),
         "--columns": (_COLUMNS.value, "--data"),
+        "--shard": (shard_flags.share(), "--data"),
+        "--join": (shard_flags.JOIN.value, "--data"),
+        "--coordinator": (cluster.COORDINATOR.value, "--data"),
         "--image": (_IMAGE.value, "--prompt or --chat"),
         "--json": (_JSON.value, "--prompt or --history"),
         "--temperature": (_TEMPERATURE.value, "--prompt, --history or --chat"),
@@ -119,31 +122,41 @@ def _check_flags() -> None:
         raise InputError("--data needs --out, the answers file to write")
 
 
-def _asked():
-    """The records of --data that are asked."""
-    from vlm_mu_jax.data import questions
-    from vlm_mu_jax.evaluation.answers.record_answers import asked_of
-
-    records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
-    return asked_of(records, _KINDS.value)
-
-
-def _answer_all(model, asked) -> None:
+def _answer_all() -> None:
+    """Answers the questions of --data, or puts the answers of all shards together."""
+    import vlm_mu_jax
     from vlm_mu_jax import progress
+    from vlm_mu_jax.data import questions
+    from vlm_mu_jax.evaluation.answers import record_answers
     from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-    from vlm_mu_jax.evaluation.answers.record_answers import answer_file
+    from vlm_mu_jax.steering import guard_folder
 
-    answers = answer_file(
-        model,
-        asked,
-        _OUT.value,
-        guard=_GUARD.value,
-        options=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar),
-    )
-    too_long = sum(bool(answer.left_out) for answer in answers)
-    print(f"{len(answers) - too_long} answers in {_OUT.value}")
-    if too_long:
-        print(f"{too_long} questions are too long for the model and were not asked; their lines say so")
+    speaks = cluster.join()
+    command.enable_compilation_cache()
+    records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
+    records, share = record_answers.asked_of(records, _KINDS.value), shard_flags.share()
+    guard_folder.check(_GUARD.value)
+    if shard_flags.JOIN.value:
+        answers = record_answers.join_shares(records, _OUT.value)
+    else:
+        with mesh_flag.placed(_BATCH.value, _TOKENS.value):  # when all else has been read
+            model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
+        answers = record_answers.answer_file(
+            model,
+            records,
+            _OUT.value,
+            guard=_GUARD.value,
+            options=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar if speaks else None),
+            share=share,
+            tell=cluster.tell if speaks else None,
+        )
+    if speaks:
+        too_long = sum(bool(answer.left_out) for answer in answers)
+        where = f"in {_OUT.value}" if share is None else f"of shard {share}; --join puts all together"
+        print(f"{len(answers) - too_long} answers {where}")
+        if too_long:
+            print(f"{too_long} questions are too long for the model and were not asked; their lines say so")
+    cluster.leave_together()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,13 @@ found.metric("asr_before"), found.metric("asr_after")
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data.readers import hub
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation import provenance
 from vlm_mu_jax.evaluation import workdir as workdirs
-from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+from vlm_mu_jax.evaluation.answering import Making, answered
 from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, stored_answers
 from vlm_mu_jax.evaluation.defences import wrappers
 from vlm_mu_jax.evaluation.defences.wrappers import VANILLA, Wording
@@ -32,9 +30,8 @@ from vlm_mu_jax.evaluation.utility import mmvet
 from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering import guard_folder
-from vlm_mu_jax.steering.guard import Guard, open_guard
+from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.storage import model_folder
-from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
 
 
@@ -135,8 +132,8 @@ def evaluate(
     else:
         model = model_folder.opened(model)
         model = model if scheme is None else model_folder.quantized(model, scheme)
-        settings = _settings(options, judge, asked, model, guard, calibrate)
-        made = _generated(model, asked, options, settings, guard, workdir, progress)
+        making = Making(options, judge, guard, calibrate, progress)
+        made = answered(model, asked, making, workdir)
     answers = _judged(made.answers, asked, judges, workdir, model is None, progress)
     agreement = calibration.shipped(judges.counted.name)
     if labelled:
@@ -221,33 +218,9 @@ def _stored(suite: Suite, workdir: str | Path | None) -> Answered:
     if workdir is None:
         raise InputError("without a model only the answers of a workdir can be judged; give workdir")
     settings, origin = workdirs.read_workdir(workdir)
-    return Answered(stored_answers(suite, workdir), settings["max_new_tokens"], origin)
-
-
-def _generated(
-    model: Model,
-    suite: Suite,
-    options: EvaluateOptions,
-    settings: Mapping[str, Any],
-    guard: Guard | str | Path | None,
-    workdir: str | Path | None,
-    progress: Progress | None,
-) -> Answered:
-    if isinstance(guard, Guard):
-        if workdir is not None:
-            raise InputError("a workdir keeps the guard's hash beside its answers: save the guard and give its folder")
-        steer, identity = guard.steer(model), {"folder": None, "sha256": None}
-    else:
-        steer, identity = open_guard(model, guard)
-    weights = weights_hash(model.params)
-    origin = provenance.collect(model, weights, suite.folder or options.data_root, suite.files, identity)
-    if workdir is not None:
-        hashes = {"weights_sha256": weights, "guard_sha256": identity and identity["sha256"]}
-        defence = wrappers.settings(options.defence, options.wording)
-        workdirs.open_workdir(workdir, {**settings, **hashes, **defence}, origin)
-    answering = AnswerOptions(options.batch_size, options.max_new_tokens, steer, progress)
-    answers, said = wrappers.defend_suite(model, suite, options.defence, workdir, answering, options.wording)
-    return Answered(answers, options.max_new_tokens, origin, said)
+    answers = stored_answers(suite, workdir)
+    said = wrappers.undefended(answers) if settings.get("defence") is None else None
+    return Answered(answers, settings["max_new_tokens"], origin, said)
 
 
 def _judged(
@@ -265,37 +238,3 @@ def _judged(
         return answers
     graded = {mmvet.SET: answers[mmvet.SET]}
     return answers | judge_suite(graded, suite, {grader.name: grader}, workdir, again=again, progress=progress)
-
-
-def _settings(
-    options: EvaluateOptions,
-    judge: str | JudgeOptions | Judge | BatchJudge | None,
-    suite: Suite,
-    model: Model,
-    guard: Guard | str | Path | None,
-    calibrate: Sequence[Labelled] | str | Path,
-) -> dict[str, Any]:
-    """The content of `config.json` but for the hashes and the defence, under the names of the flags of bin/eval."""
-    if isinstance(judge, str | JudgeOptions | None):
-        judging = (judge if isinstance(judge, JudgeOptions) else JudgeOptions(judge)).settings()
-    else:
-        judging = {"judge": judge.name}
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    values = {name: value for name, value in values.items() if name not in ("defence", "wording")}
-    values["columns"] = dict(options.columns)
-    words = {name: list(some) for name, some in dataclasses.asdict(suite.words).items() if name != "turn"}
-    values["turn"] = suite.words.turn
-    return {
-        "checkpoint": str(model.folder),
-        "data": _text(suite.folder),
-        **values,
-        "data_root": _text(options.data_root),
-        "guard": None if isinstance(guard, Guard) else _text(guard),
-        **judging,
-        "calibrate": _text(calibrate) if isinstance(calibrate, str | Path) else None,
-        "attack_words": words,
-    }
-
-
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -126,6 +126,17 @@ class AnswersFile:
         self._file = _replace(self.path, self.answers)
         replaced.close()
 
+    def arrange(self, keys: Iterable[tuple]) -> None:
+        """Puts the answers with these keys in this order, behind all others, so that a finished file does not tell how
+        its questions were batched, dealt out and resumed."""
+        place = {key: at for at, key in enumerate(keys)}
+        arranged = sorted(self.answers, key=lambda answer: place.get(answer.key, -1))
+        if [answer.key for answer in arranged] != [answer.key for answer in self.answers]:
+            self.answers = arranged
+            replaced = self._file
+            self._file = _replace(self.path, self.answers)
+            replaced.close()
+
 
 class AnswersInMemory:
     """What `AnswersFile` is, without a file."""
@@ -145,6 +156,9 @@ class AnswersInMemory:
 
     def append(self, answers: Iterable[Answer]) -> None:
         self.answers += answers
+
+    def arrange(self, keys: Iterable[tuple]) -> None:
+        pass
 
 
 def rewrite(path: str | Path, answers: Iterable[Answer]) -> None:

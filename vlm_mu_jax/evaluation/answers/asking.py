@@ -63,12 +63,14 @@ class AnswerOptions:
       (questions, images, contexts) -> `Steer`; it gets the batch's rows in order, those that fill it up included.
       `images` are pixels per row, as in `Processor.pad`, or None for a batch of text-only questions.
     progress: shows progress over the batches.
+    is_share: the questions are a share of those that are asked, so that all of them may be too long by chance.
     """
 
     batch_size: int = 16
     max_new_tokens: int = 256
     steer: "Steer | BatchSteer | None" = None
     progress: Progress | None = None
+    is_share: bool = False
 
 
 def answer_questions(
@@ -98,19 +100,24 @@ def answer_questions(
       path: an answers file. Answers that it holds are not generated again; new ones are appended batch by batch, so
         that a killed run goes on. Without a file the answers stay in memory.
       label: name of the progress bar.
-      only_these: the file may hold no answer to any other question. For files whose lines are counted later.
+      only_these: the file may hold no answer to any other question. For files whose lines are counted later. In the
+        end it has the questions' order.
 
     Raises:
       InputError: an image cannot be read, every prompt is too long, or the file holds answers to other questions
         against `only_these`.
     """
     if any(question.own_history for question in questions):
-        return turn_by_turn(
+        answers = turn_by_turn(
             questions, lambda some, turn: answer_questions(model, some, path, options, label=f"{label}, turn {turn}")
         )
+        if path is not None:
+            with AnswersFile(path) as kept:
+                kept.arrange(answer.key for answer in answers)
+        return answers
     options = dataclasses.replace(options, batch_size=even_rows(model.params, options.batch_size))
     prompts = [_prompt(model, question, options.max_new_tokens) for question in questions]
-    if prompts and all(one.too_long and one.question.condition.turn < 2 for one in prompts):
+    if prompts and not options.is_share and all(one.too_long and one.question.condition.turn < 2 for one in prompts):
         raise InputError(f"question {prompts[0].question.id}: {prompts[0].too_long}; lower --max_new_tokens")
     with AnswersFile(path) if path is not None else AnswersInMemory() as kept:
         if only_these:
@@ -121,6 +128,8 @@ def answer_questions(
         progress = options.progress if batches else None
         for answers_of_batch in progress(batches, label, len(batches)) if progress else batches:
             kept.append(answers_of_batch())
+        if only_these:
+            kept.arrange(prompt.key for prompt in prompts)
         found = {answer.key: answer for answer in kept.answers}
     return [found[prompt.key] for prompt in prompts]
 

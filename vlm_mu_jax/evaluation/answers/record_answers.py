@@ -5,18 +5,24 @@ model or other settings is refused, so that no answers file mixes two models.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data.records import KINDS, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.answers import share as shares
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
+from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.parallel.distributed import first
+from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.steering.guard import open_guard
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
@@ -35,8 +41,12 @@ def answer_file(
     kinds: Sequence[str] = (),
     guard: str | Path | None = None,
     options: AnswerOptions = AnswerOptions(),
+    share: Share | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[Answer]:
     """Greedy answers to the records of a data file, in `out`.
+
+    In a job of several processes all call this: each answers its share, and process 0 puts all of them into `out`.
 
     Args:
       data: a file of questions, as `data.questions.read` takes it, or its records.
@@ -44,9 +54,12 @@ def answer_file(
       kinds: ask only records of these kinds (`data.records.KINDS`); () asks all.
       guard: guard folder that steers the model; it takes the place of `options.steer`.
       options: how the questions are answered.
+      share: only this share of the records is asked, and its answers stay in OUT.shards/ until `join_shares`.
+      tell: gets a line about a process that others wait for.
 
     Raises:
       InputError: a kind does not exist or is not there, or `out` holds answers made otherwise.
+      JobError: a process is gone.
     """
     records = data if isinstance(data, Records) else question_files.read(data)
     asked = asked_of(records, kinds)
@@ -56,7 +69,88 @@ def answer_file(
         "guard": None if guard is None else str(guard),
     }
     steer, _ = open_guard(model, guard)
-    return answer_records(model, asked, out, settings, dataclasses.replace(options, steer=steer))
+    options = dataclasses.replace(options, steer=steer)
+    if share is not None:
+        shares.check_number(_shares(out), share)
+        return _answer_share(model, asked, share, Path(out), settings, options)
+    if jax.process_count() == 1:
+        return answer_records(model, asked, out, settings, options)
+    return _together(model, asked, Path(out), settings, options, tell)
+
+
+def join_shares(records: Records, out: str | Path) -> list[Answer]:
+    """Puts the answers of all shares into `out`, in the order of the records, and removes the shares.
+
+    Raises:
+      InputError: answers are missing, which names their shares; or the shares were made differently.
+    """
+    out, there = Path(out), shares.found(_shares(out))
+    if not there:
+        raise InputError(f"{_shares(out)}: no shards; make them with --shard=K/N")
+    count = next(iter(there)).count
+    known = {answer.id for path in (out, *there.values()) for answer in answers_file.read(path)}
+    missing = {
+        str(share): sum(record.id not in known for record in _dealt(records, share))
+        for share in (Share(index, count) for index in range(count))
+    }
+    open_shares = [f"{share} ({number} answers)" for share, number in missing.items() if number]
+    if open_shares:
+        raise InputError(f"{_shares(out)}: answers are missing; run again --shard={', '.join(open_shares)}")
+    _collect(out)
+    with answers_file.AnswersFile(out) as kept:
+        keys = {answer.id: answer.key for answer in kept.answers}
+        kept.arrange(keys[record.id] for record in records)
+        return kept.answers
+
+
+def _together(
+    model: Model,
+    records: Records,
+    out: Path,
+    settings: dict[str, Any],
+    options: AnswerOptions,
+    tell: Callable[[str], None] | None,
+) -> list[Answer]:
+    """The answers of all processes; in process 0 all answers, in the others their own."""
+    share = Share(jax.process_index(), jax.process_count())
+    if first():
+        _collect(out)
+    meet("start", tell=tell)
+    known = {answer.id for answer in answers_file.read(out)}
+    rest = dataclasses.replace(records, items=tuple(record for record in records if record.id not in known))
+    made = _answer_share(model, rest, share, out, settings, options)
+    meet("answers", tell=tell)
+    if not first():
+        return made
+    _collect(out)
+    return answer_records(model, records, out, settings, options)
+
+
+def _answer_share(
+    model: Model, records: Records, share: Share, out: Path, settings: dict[str, Any], options: AnswerOptions
+) -> list[Answer]:
+    path, options = _shares(out) / f"{share.name}.jsonl", dataclasses.replace(options, is_share=True)
+    return answer_records(model, _dealt(records, share), path, settings, options)
+
+
+def _shares(out: str | Path) -> Path:
+    """The folder of the shares of an answers file."""
+    return Path(f"{out}.shards")
+
+
+def _dealt(records: Records, share: Share) -> Records:
+    mine = {question.id for question in shares.dealt(questions(records), share)}
+    return dataclasses.replace(records, items=tuple(record for record in records if record.id in mine))
+
+
+def _collect(out: Path) -> None:
+    """Moves the answers of all shares that there are into `out`."""
+    there = shares.found(_shares(out))
+    for path in there.values():
+        _claim(out, read_provenance(path) or {})
+        shares.append(out, [path])
+    if there:
+        shares.remove(_shares(out))
 
 
 def asked_of(records: Records, kinds: Sequence[str]) -> Records:

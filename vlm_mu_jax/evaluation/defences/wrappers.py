@@ -186,6 +186,12 @@ def defend_suite(
     return found, {"name": name, "tokens_per_question": tokens / max(count, 1)} | metrics
 
 
+def undefended(answers: SuiteAnswers) -> dict[str, Any]:
+    """What `defend_suite` says of answers without a defence."""
+    every = [answer for some in answers.values() for answer in some]
+    return {"name": VANILLA, "tokens_per_question": _tokens(every) / max(len(every), 1)}
+
+
 def _vanilla(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
     answers = ask("", questions)
     return Defended(answers, _tokens(answers))

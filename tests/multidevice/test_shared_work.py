@@ -1,0 +1,68 @@
+"""Two processes share the questions out between them; the files are those of one process, byte for byte."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.command import run_command
+from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 (fixtures)
+from tests.multidevice.start import environment, free_address
+
+
+def together(name, *flags, processes=2):
+    """Runs `bin/NAME FLAGS` as a job; its outputs by process."""
+    job = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *map(str, flags), f"--coordinator={free_address()}"]
+    started = [
+        subprocess.Popen(
+            [*job, f"--num_processes={processes}", f"--process_id={process}"],
+            env=environment(1),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    try:
+        outputs = [process.communicate(timeout=600)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * processes, "\n---\n".join(outputs)[-5000:]
+    return outputs
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in (folder / "answers").glob("*.jsonl")}
+
+
+@pytest.fixture
+def asked(checkpoint, data_dir):  # noqa: F811
+    return [f"--checkpoint={checkpoint}", f"--data={data_dir}", "--batch_size=4", "--max_new_tokens=4"]
+
+
+def test_an_evaluation_of_two_processes_is_that_of_one(asked, tmp_path):
+    sets = "--sets=unsafe_before,harmless_before,utility"
+    assert run_command("eval", *asked, sets, f"--workdir={tmp_path / 'one'}").returncode == 0
+    first, second = together("eval", *asked, sets, f"--workdir={tmp_path / 'two'}")
+    assert "Wilson intervals" in first and not second.strip()
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert not (tmp_path / "two" / "shards").exists()
+
+
+def test_shards_of_a_data_file_and_two_processes_write_the_file_of_one(asked, data_dir, tmp_path):  # noqa: F811
+    asked[1] = f"--data={data_dir / 'test.json'}"
+    outs = [tmp_path / f"{name}.jsonl" for name in ("one", "shards", "two")]
+    assert run_command("generate", *asked, f"--out={outs[0]}").returncode == 0
+    for share in ("1/2", "0/2"):
+        assert run_command("generate", *asked, f"--out={outs[1]}", f"--shard={share}").returncode == 0
+        if share == "1/2":
+            early = run_command("generate", *asked, f"--out={outs[1]}", "--join")
+            assert early.returncode == 2 and "run again --shard=0/2 (5 answers)" in early.stderr
+    assert run_command("generate", *asked, f"--out={outs[1]}", "--join").returncode == 0
+    together("generate", *asked, f"--out={outs[2]}")
+    assert outs[0].read_bytes() == outs[1].read_bytes() == outs[2].read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("two")) == [
+        "two.jsonl",
+        "two.jsonl.provenance.json",
+    ]
