@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -76,11 +77,12 @@ def test_train_report(model, compiler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["decode", "attack"])
+@pytest.mark.parametrize("what", ["guard", "attack"])
 def test_other_programs(model, compiler, what):
     done = plan(f"--what={what}", "--topology=v5e:2x2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2", *small(model))
     assert done.returncode == 0, done.stderr
     assert "fits" in done.stdout and "roofline" in done.stdout
+    assert re.search(r"tokens +\d+ per second", done.stdout) and "all-reduce" in done.stdout.partition("per turn")[2]
 
 
 def settings_of(model, **changes):

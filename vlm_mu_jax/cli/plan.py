@@ -19,7 +19,7 @@ _CONFIG = config_flag.define()
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU type and slice shape (v5e:8x8, v5p:2x2x1), or gpu:NUMBERxNAME (gpu:8xH100)", required=True
 )
-_WHAT = flags.DEFINE_enum("what", "train", ["train", "decode", "attack"], "the program to plan")
+_WHAT = flags.DEFINE_enum("what", "train", ["train", "decode", "attack", "guard"], "the program to plan")
 _HBM = flags.DEFINE_float("hbm_gib", None, "memory per chip in GiB, instead of the chip's own", lower_bound=0.001)
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a table")
 flags.adopt_module_key_flags(config_flag)

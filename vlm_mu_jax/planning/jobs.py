@@ -1,4 +1,4 @@
-"""What bin/plan compiles: the training step of a config, or generation and attack search with its model and mesh."""
+"""What bin/plan compiles: the training step of a config, or its model on its mesh that answers, guarded or attacked."""
 
 import dataclasses
 import functools
@@ -22,6 +22,7 @@ from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.families.published import published
 from vlm_mu_jax.model.generate import generate_program
 from vlm_mu_jax.model.params import abstract_params
+from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vlm import Batch, param_specs
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.activations import OnMesh
@@ -35,7 +36,11 @@ BLOCK, CANDIDATE_TOKENS = 64, 32  # attack: candidates per chip that splits rows
 
 @dataclasses.dataclass(frozen=True)
 class PlannedJob:
-    """A program to plan. flops: analytic, per run on all chips. unit: what one run is. about: lines for people."""
+    """A program to plan.
+
+    flops: analytic, per run on all chips. unit: what one run is. about: lines for people. tokens: what all chips make
+    or score in a run. turns: forward passes that they take for it, prefill aside. Both are 0 for training.
+    """
 
     jitted: Any
     args: tuple
@@ -43,6 +48,8 @@ class PlannedJob:
     flops: float
     unit: str
     about: tuple[str, ...]
+    tokens: int = 0
+    turns: int = 0
 
 
 def model_config(settings: dict[str, Any]) -> ModelConfig:
@@ -63,19 +70,34 @@ def model_config(settings: dict[str, Any]) -> ModelConfig:
 def train(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> PlannedJob:
     """One optimizer update."""
     planned = planned_step(settings, cfg, devices)
-    sizes = " x ".join(f"{name} {size}" for name, size in planned.mesh.shape.items())
     forget = settings["forget_batch_size"]
     about = (
         f"{settings['objective']['name']}: trains {planned.trained:.3g} parameters, {planned.frozen:.3g} frozen",
         f"rows per stream and step {settings['batch_size']}{f' (forget {forget})' if forget else ''}, "
-        f"{settings['data']['max_length']} tokens each, {settings['accumulate']} micro-batches; mesh {sizes}; "
-        f"remat {cfg.text.remat}; attention {cfg.text.attention}",
+        f"{settings['data']['max_length']} tokens each, {settings['accumulate']} micro-batches; "
+        f"mesh {_sizes(planned.mesh)}; remat {cfg.text.remat}; attention {cfg.text.attention}",
     )
     return PlannedJob(planned.step, planned.args, {}, planned.flops, "step", about)
 
 
 def decode(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> PlannedJob:
     """Generation for `batch_size` prompts with an image each."""
+    return _decode(settings, cfg, devices)
+
+
+def guard(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> PlannedJob:
+    """The same generation with a guard: a direction and a gate at every layer, decided at the prompt."""
+    steer = Steer(*_steer_shapes(cfg, make_mesh(**settings["mesh"], devices=devices)), gated=True)
+    return _decode(settings, cfg, devices, steer=steer)
+
+
+def _steer_shapes(cfg: ModelConfig, mesh: jax.sharding.Mesh) -> list[jax.ShapeDtypeStruct]:
+    """Basis, strength, shift, threshold and gate of `model.steer.Steer`, whole on every chip."""
+    L, D = cfg.text.L, cfg.text.D
+    return [_shape(replicated(mesh), shape, jnp.float32) for shape in ((L, 1, D), (L,), (L, D), (L,), (L, D))]
+
+
+def _decode(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any], **steering: Steer) -> PlannedJob:
     mesh = make_mesh(**settings["mesh"], devices=devices)
     rows, prompt = settings["batch_size"], TEXT_TOKENS + (cfg.vision.most_tokens if cfg.vision else 0)
     put = functools.partial(_shape, batch_sharding(mesh) if rows % batch_shards(mesh) == 0 else replicated(mesh))
@@ -87,10 +109,12 @@ def decode(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> Pl
     return PlannedJob(
         OnMesh(generate_program, mesh),
         (_weights(cfg, mesh), batch),
-        {"cfg": cfg, "max_new_tokens": NEW_TOKENS},
+        {"cfg": cfg, "max_new_tokens": NEW_TOKENS, **steering},
         cost + rows * image_flops(cfg),
         "batch",
-        (f"{rows} prompts of {prompt} tokens, {NEW_TOKENS} new tokens each",),
+        (f"{rows} prompts of {prompt} tokens, {NEW_TOKENS} new tokens each; mesh {_sizes(mesh)}",),
+        rows * NEW_TOKENS,
+        NEW_TOKENS,
     )
 
 
@@ -111,8 +135,14 @@ def attack(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any]) -> Pl
         {"cfg": cfg, "nodes": nodes},
         cost,
         "block",
-        (f"{count} candidates of {CANDIDATE_TOKENS} tokens behind a shared prefix of {prefix}",),
+        (f"{count} candidates of {CANDIDATE_TOKENS} tokens behind a shared prefix of {prefix}; mesh {_sizes(mesh)}",),
+        count * CANDIDATE_TOKENS,
+        1,
     )
+
+
+def _sizes(mesh: jax.sharding.Mesh) -> str:
+    return " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
 
 
 def _weights(cfg: ModelConfig, mesh: jax.sharding.Mesh) -> Any:
@@ -133,4 +163,5 @@ JOBS: dict[str, Callable[[dict[str, Any], ModelConfig, list[Any]], PlannedJob]] 
     "train": train,
     "decode": decode,
     "attack": attack,
+    "guard": guard,
 }

@@ -34,7 +34,7 @@ def plan(
     """Plans one job: compiles it for the target and reads memory, work and collectives from the compiled program.
 
     Args:
-      what: a name in `jobs.JOBS` ("train", "decode", "attack").
+      what: a name in `jobs.JOBS` ("train", "decode", "attack", "guard").
       settings: a checked config (`training.settings.checked`).
       cfg: the model, from `jobs.model_config(settings)`.
       target: the chips, from `topology.target`.
@@ -44,6 +44,7 @@ def plan(
     Returns:
       A JSON object: "fits", "peak_bytes_per_chip", "hbm_bytes", "flops_per_step" and "basis" (how it was found out)
       always; "roofline_seconds", "bound", "mfu_at_roofline", "collectives" and more where a program was compiled;
+      "tokens_per_second" (all chips, at the roofline) and "collectives_per_turn" of programs that make or score tokens;
       "advice" where it does not fit and `advise` is set.
 
     Raises:
@@ -119,13 +120,14 @@ def _depths(settings: dict[str, Any], cfg: ModelConfig) -> tuple[int, int]:
 
 def _details(program: Program, job: PlannedJob, target: PlanTarget) -> dict[str, Any]:
     bounds, chips = roofline(program.work, target.chip), len(target.devices)
-    return {
+    kinds = sorted(program.work.collectives.items())
+    found = {
         "temporary_bytes": program.temporary,
         "output_bytes": program.output,
         "aliased_bytes": program.aliased,
         "executed_flops_per_chip": program.work.flops,
         "hbm_traffic_bytes_per_chip": program.work.traffic,
-        "collectives": {kind: dataclasses.asdict(one) for kind, one in sorted(program.work.collectives.items())},
+        "collectives": {kind: dataclasses.asdict(one) for kind, one in kinds},
         "kernels": program.work.kernels,
         "roofline": {"compute": bounds.compute, "memory": bounds.memory, "links": bounds.links},
         "roofline_seconds": bounds.seconds,
@@ -133,6 +135,12 @@ def _details(program: Program, job: PlannedJob, target: PlanTarget) -> dict[str,
         "mfu_at_roofline": job.flops / (chips * target.chip.flops * bounds.seconds),
         "compile_seconds": program.seconds,
     }
+    if job.turns:
+        found["tokens_per_second"] = job.tokens / bounds.seconds
+        found["collectives_per_turn"] = {
+            kind: {"count": one.count / job.turns, "bytes": one.bytes / job.turns} for kind, one in kinds
+        }
+    return found
 
 
 def _advice(asked: _Asked, job: PlannedJob) -> str:

@@ -52,6 +52,15 @@ def _speed(found: dict[str, Any]) -> list[str]:
         f"(compute {bounds['compute']:.3f}, memory {bounds['memory']:.3f}, links {bounds['links']:.3f}); "
         f"MFU {100 * found['mfu_at_roofline']:.0f} % there",
     ]
+    if "tokens_per_second" in found:
+        lines.append(f"tokens       {found['tokens_per_second']:.0f} per second at the roofline, on all chips")
+        lines.append(f"per turn     {per_turn(found)}")
     if found["kernels"]:
         lines.append("kernels      " + ", ".join(f"{name} {n:.0f}" for name, n in found["kernels"].items()))
     return lines
+
+
+def per_turn(found: dict[str, Any]) -> str:
+    """Collectives of one forward pass of generation (the prefill's share included), by kind: number x mean size."""
+    kinds = [(kind, one["count"], one["bytes"]) for kind, one in found["collectives_per_turn"].items() if one["count"]]
+    return ", ".join(f"{kind} {count:.0f} x {size / count / 1024:.0f} KiB" for kind, count, size in kinds) or "none"
