@@ -18,6 +18,7 @@ from absl import flags
 
 from vlm_mu_jax.cli import help_page, urls
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.paths import resolved
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback when the command fails")
@@ -38,8 +39,11 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
     _quiet_environment()
     try:
         argv = _parse(sys.argv, actions, name, operands)
-        urls.check(_own_flags(), argv[1:])
-        code = main(argv) or 0
+        argv[1:] = urls.localised(name, _own_flags(), argv[1:])
+        try:
+            code = main(argv) or 0
+        finally:
+            buckets.finish()
         sys.stdout.flush()
     except KeyboardInterrupt:
         _report(name, "interrupted", traceback_wanted=_debug_wanted(), prefix="")
@@ -80,7 +84,8 @@ def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
     chosen = os.environ.get("VLM_MU_CACHE")
     if chosen == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
-    beside = None if workdir is None else resolved(workdir).parent / ".xla_cache"
+    passing = workdir is None or buckets.remote(resolved(workdir)) is not None  # a bucket's copy does not stay
+    beside = None if passing else resolved(workdir).parent / ".xla_cache"
     for base in (chosen,) if chosen else (beside, "~/.cache/vlm_mu_jax/xla"):
         folder = None if base is None else _own_folder(base)
         if folder is not None:

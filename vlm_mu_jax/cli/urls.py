@@ -1,37 +1,95 @@
-"""Flags whose value is a URL where a path is meant: told in one line, before a command makes anything."""
+"""URLs where a command takes a path: the command gets a copy, or is refused before it makes anything."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from absl import flags
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.paths import scheme
+from vlm_mu_jax.files.stores import SCHEMES
 
-# What holds text, or the address of a server.
+# Of text, or of a server's address, nothing is looked at.
 _NO_PATHS = ("prompt", "system", "suffix", "carrier", "word", "columns", "coordinator", "judge_server", "host", "hosts")
+_WRITTEN = ("out", "workdir", "chart", "attribution_chart", "saliency_chart", "rebalance", "figures")
+_STREAMED = ("source", "lora", "vision_tower")  # of bin/convert_hf, which reads tensor by tensor
+_LOCAL = ("bin/quickstart", "bin/compare", "bin/bench")  # start other commands, or measure this machine's disk
 
 
-def check(own: list[flags.Flag], operands: list[str]) -> None:
-    """Raises InputError for the first URL among the values of a command's own flags and its operands."""
-    for name, value in [*_texts(own), *(("", operand) for operand in operands)]:
-        if (found := scheme(value)) is not None:
-            where = f"--{name}={value}" if name else value
-            raise InputError(f"{where}: {found}:// is not handled; give a folder or file of this machine")
+def localised(command: str, own: list[flags.Flag], operands: list[str]) -> list[str]:
+    """Puts a copy's path in place of every gs://, s3:// or hf:// URL among a command's flags.
 
+    Returns:
+      The operands, with their URLs replaced as well.
 
-def _texts(own: list[flags.Flag]) -> Iterator[tuple[str, str]]:
+    Raises:
+      InputError: a scheme that is not handled, or a bucket that cannot be read or is being written.
+    """
+    give = functools.partial(_local, command)
+    _changed("", operands, functools.partial(_checked, command))  # all of them before the first is copied
     for flag in own:
         if flag.name not in _NO_PATHS:
-            yield from _texts_of(flag.name, flag.value)
+            _changed(flag.name, flag.value, functools.partial(_checked, command))
+    for flag in own:
+        if flag.name not in _NO_PATHS:
+            changed = _changed(flag.name, flag.value, give)
+            if changed is not flag.value:
+                flag.value = changed
+    return _changed("", operands, give)
 
 
-def _texts_of(name: str, value: Any) -> Iterator[tuple[str, str]]:
+def _changed(name: str, value: Any, give: Callable[[str, str], str]) -> Any:
+    """The value with its URLs replaced; the very same where it has none. A config is changed in place."""
     if isinstance(value, str):
-        yield name, value.rpartition("=")[2]  # MODEL=FOLDER
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _texts_of(name, one)
-    elif hasattr(value, "items") or isinstance(value, Mapping):  # a config
+        before, equals, path = value.rpartition("=")  # MODEL=FOLDER
+        return f"{before}{equals}{give(name, path)}" if scheme(path) else value
+    if isinstance(value, list | tuple):
+        changed = [_changed(name, one, give) for one in value]
+        return value if all(new is old for new, old in zip(changed, value, strict=True)) else type(value)(changed)
+    if hasattr(value, "items"):
         for key, one in value.items():
-            yield from _texts_of(f"{name}.{key}", one)
+            changed = _changed(f"{name}.{key}", one, give)
+            if changed is not one:
+                value[key] = changed
+    return value
+
+
+def _checked(command: str, name: str, url: str) -> str:
+    found, where = scheme(url), f"--{name}={url}" if name else url
+    if found not in SCHEMES or command in _LOCAL:
+        handled = "" if command in _LOCAL else f"{', '.join(f'{one}://' for one in SCHEMES)} or "
+        raise InputError(f"{where}: {found}:// is not handled; give {handled}a folder or file of this machine")
+    if found == "hf" and name in _WRITTEN:
+        raise InputError(f"{where}: hf:// is read only; bin/convert_hf --export --push=ORG/NAME writes there")
+    return url
+
+
+def _local(command: str, name: str, url: str) -> str:
+    if not isinstance(sys.stdout, _Named):
+        sys.stdout, sys.stderr = _Named(sys.stdout), _Named(sys.stderr)
+    write = name in _WRITTEN
+    return str(buckets.copies().local(url, write, lock=write and _speaks(), stream=name in _STREAMED))
+
+
+def _speaks() -> bool:
+    """Whether this process of a job takes the locks: process 0 does. With auto none is known yet, and none is taken."""
+    known = flags.FLAGS
+    if "coordinator" not in known or known["coordinator"].value is None:
+        return True
+    return known["coordinator"].value != "auto" and not known["process_id"].value
+
+
+class _Named:
+    """A stream in which every copy is called by its URL."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(buckets.named(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

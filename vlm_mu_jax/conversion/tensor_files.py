@@ -14,13 +14,14 @@ import os
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from vlm_mu_jax.conversion import torch_pickle
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.json_file import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -29,6 +30,7 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 PICKLE = "pytorch_model.bin"
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NUMPY = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
+_HEADER_BYTES = 100_000_000  # what the library allows
 _PIECE_BYTES = 2**20  # small enough to be hashed while it is in the cache
 
 
@@ -109,7 +111,7 @@ class TensorFiles:
             self.problems.append(f"{name} is missing from the folder")
             return
         found = torch_pickle.tensors(path) if name.endswith(".bin") else _safetensors(path)
-        self._open[name] = HashedFile(self._stack.enter_context(open(path, "rb", buffering=0)))
+        self._open[name] = HashedFile(self._stack.enter_context(buckets.opened(path)))
         for key, (shape, dtype, start, strides) in found.items():
             if key in self.tensors:
                 self.problems.append(f"{key} is in {self.tensors[key].file} and again in {name}")
@@ -128,7 +130,7 @@ def nbytes(info: TensorInfo) -> int:
 class HashedFile:
     """An open file, and the hash of its bytes from the first to where reading has come so far."""
 
-    def __init__(self, file: FileIO):
+    def __init__(self, file: BinaryIO):
         self._file = file
         self._hash = hashlib.sha256()
         self._hashed = 0
@@ -147,7 +149,7 @@ class HashedFile:
                 self._hashed = start + done + len(piece)
 
     def sha256(self) -> str:
-        self._hash_up_to(os.fstat(self._file.fileno()).st_size)
+        self._hash_up_to(self._file.seek(0, os.SEEK_END))
         return self._hash.hexdigest()
 
     def _hash_up_to(self, end: int) -> None:
@@ -218,14 +220,19 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _safetensors(path: Path) -> dict[str, tuple[tuple[int, ...], str, int, Any]]:
-    """key -> (shape, dtype, first byte, None). The library checks the header, ours only reads it."""
+    """key -> (shape, dtype, first byte, None). The library checks the header where the file is here."""
     import safetensors
 
     try:
-        with safetensors.safe_open(path, framework="numpy"), open(path, "rb") as file:
+        with buckets.opened(path) as file:
+            if isinstance(file, FileIO):
+                safetensors.safe_open(path, framework="numpy")
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-    except (safetensors.SafetensorError, OSError) as error:
+            header = json.loads(file.read(min(size, _HEADER_BYTES)))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            if 8 + size + max(ends, default=0) != file.seek(0, os.SEEK_END):
+                raise OSError("its length is not what its header says")
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         what = f"not a readable safetensors file ({error})"
         raise InputError(f"{path}: {what}; it may be cut short, download it again") from error
     return {

@@ -26,6 +26,7 @@ from vlm_mu_jax.data import tiling
 from vlm_mu_jax.data.prompts import Example
 from vlm_mu_jax.data.tiling import Stacked, Tiles
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.model.vlm import Batch
 
 IMAGE_CACHE_BYTES = 2 << 30
@@ -199,8 +200,7 @@ class Stream:
             digest.update(self.rows.fingerprint())
         for one in () if self.is_long else self.rows:
             digest.update(_row_bytes(one))
-            held = (i.tobytes() if isinstance(i, np.ndarray | Tiles) else str(i).encode() for i in one.images)
-            digest.update(b"|".join(held))
+            digest.update(b"|".join(map(_image_bytes, one.images)))
         return digest.hexdigest()
 
     def row_key(self, index: int) -> str:
@@ -291,6 +291,10 @@ def _span(mask: Sequence[bool]) -> tuple[int, int]:
     """First and end position of a row's loss tokens and of the token before the first."""
     places = np.flatnonzero(mask)
     return max(int(places[0]) - 1, 0), int(places[-1]) + 1
+
+
+def _image_bytes(image: Any) -> bytes:
+    return image.tobytes() if isinstance(image, np.ndarray | Tiles) else buckets.named(str(image)).encode()
 
 
 def _row_bytes(one: TrainRow) -> bytes:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.paths import resolved
 
 _SYNC_THREADS = 16
@@ -18,7 +19,7 @@ def complete_folder(out: str | Path, marker: str, overwrite: bool = False) -> It
     """Yields an empty temporary folder beside `out`, which becomes `out` when the block ends without an error.
 
     The files are on the disk before the folder gets its name, so that a power failure cannot leave half of it. A lock
-    keeps two processes from writing one folder.
+    keeps two processes from writing one folder. Of a copy of a bucket's folder, see `buckets.Copies.folder`.
 
     Args:
       out: the folder to write. What is there already is kept until the new folder is complete.
@@ -36,7 +37,7 @@ def complete_folder(out: str | Path, marker: str, overwrite: bool = False) -> It
     partial = partial_folder(out)
     old = out.with_name(f".{out.name}.old")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(partial.with_suffix(".lock"), out):
+    with only_writer(partial.with_suffix(".lock"), out), buckets.folder(out, marker):
         for leftover in (partial, old):  # of a run that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.outputs import complete_file
 
 
@@ -62,4 +63,5 @@ def write_json(path: str | Path, value: Any) -> None:
       ValueError: the value holds a number that is not finite.
     """
     with complete_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(buckets.named(text) + "\n", encoding="utf-8")

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.direct_file import DirectFile
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import params as params_lib
@@ -94,11 +95,35 @@ class ParamsWriter:
         pieces = split.transpose([*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)])  # [*grid, *piece]
         index = [] if layer is None else [layer]
         file = ".".join(["c", *map(str, index + [0] * rank)])
-        with DirectFile(self._folder / _name(path) / file) as out:
+        with _new_file(self._folder / _name(path), file) as out:
             for rows in _panels(pieces, rank):
                 out.write(np.asarray(jax.device_put(rows, self._cpu)))
             starts = np.arange(math.prod(grid), dtype="<u8") * nbytes
             out.write(np.stack([starts, np.full_like(starts, nbytes)], axis=1))  # zarr's index of a file: start, length
+
+
+class _Object:
+    """What `DirectFile` is, in a bucket: the bytes are sent at the end, as one object."""
+
+    def __init__(self, folder: Path, name: str):
+        self._folder, self._name, self._parts = folder, name, []
+
+    def __enter__(self) -> "_Object":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            import tensorstore as ts
+
+            store = ts.KvStore.open(buckets.kvstore(self._folder), context=_context()).result()
+            store.write(self._name, b"".join(self._parts)).result()
+
+    def write(self, array: np.ndarray) -> None:
+        self._parts.append(array.reshape(-1).view(np.uint8).tobytes())
+
+
+def _new_file(folder: Path, name: str) -> DirectFile | _Object:
+    return DirectFile(folder / name) if buckets.remote(folder) is None else _Object(folder, name)
 
 
 def _panels(pieces: np.ndarray, rank: int) -> Iterator[np.ndarray]:
@@ -249,7 +274,7 @@ def save(folder: Path, params: Mapping[str, Any], specs: params_lib.Specs) -> No
         import orbax.checkpoint as ocp
 
         writer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
-        writer.save(resolved(folder), args=ocp.args.PyTreeSave(dict(params)))
+        writer.save(buckets.remote(folder) or resolved(folder), args=ocp.args.PyTreeSave(dict(params)))
         return
     flat = params_lib.flatten(params)
     with ParamsWriter(folder, specs, {path: np.dtype(leaf.dtype) for path, leaf in flat.items()}) as writer:
@@ -308,14 +333,14 @@ def _open(folder: Path, path: str, driver: str) -> Any:
     if (folder / "manifest.ocdbt").is_file():
         spec["kvstore"] = {
             "driver": "ocdbt",
-            "base": {"driver": "file", "path": f"{folder}/"},
+            "base": buckets.kvstore(folder),
             "path": f"{_name(path)}/",
         }
     return ts.open(spec, read=True, context=_context())
 
 
 def _spec(folder: Path, path: str) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/{_name(path)}/"}}
+    return {"driver": "zarr3", "kvstore": buckets.kvstore(folder / _name(path))}
 
 
 @functools.cache

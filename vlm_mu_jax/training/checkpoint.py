@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.paths import resolved
 
 _ARRAYS = ("trainable", "optimizer")
@@ -31,7 +32,7 @@ class Checkpoints:
         self._folder = resolved(folder)
         self._kept = _Kept(keep)
         options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, create=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=_handlers())
+        self._manager = ocp.CheckpointManager(_place(self._folder), options=options, handler_registry=_handlers())
 
     def latest(self) -> int | None:
         """Number of updates done at the newest complete checkpoint, None when there is none."""
@@ -45,6 +46,7 @@ class Checkpoints:
         self._kept.best = best
         if step in self._manager.all_steps():
             return
+        buckets.send()  # no checkpoint is newer than the metrics and references beside it
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -57,6 +59,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Until everything that was saved is on disk."""
         self._manager.wait_until_finished()
+        buckets.send()
 
     def run(self, step: int) -> dict[str, Any]:
         """What the run was, as given to `save`."""
@@ -87,6 +90,22 @@ class Checkpoints:
             raise InputError(
                 f"{self._folder / str(step)}: cannot be restored ({reason}); delete it or use another workdir"
             ) from error
+
+
+def _place(folder: Path) -> Any:
+    """Where Orbax writes. It knows Google's buckets; S3's have what it wrote here sent by `buckets`.
+
+    Raises:
+      JobError: several processes, which would each write here, and S3.
+    """
+    from etils import epath
+
+    url = buckets.remote(folder)
+    if url is None or url.startswith("gs://"):
+        return folder if url is None else epath.Path(url)
+    if jax.process_count() > 1:
+        raise JobError(f"{url}: several processes write checkpoints together to gs:// or to a folder that all see")
+    return folder
 
 
 class _Kept(ocp.checkpoint_managers.PreservationPolicy):

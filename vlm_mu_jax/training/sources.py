@@ -17,6 +17,7 @@ from vlm_mu_jax.data.readers import rows as rows_lib
 from vlm_mu_jax.data.readers.long_files import IndexedItems
 from vlm_mu_jax.data.records import Record, Records, Turn
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.buckets import named
 from vlm_mu_jax.objectives.objective import Objective
 
 TARGETS = ("answer", "query", "both")
@@ -238,7 +239,7 @@ def rows_of(
         except InputError as error:
             raise InputError(f"record {record.id!r}: {error}") from None
 
-    identity = f"{processor.template}/{longest}/{loss}/{sorted((k, str(v)) for k, v in roots.items())}"
+    identity = f"{processor.template}/{longest}/{loss}/{sorted((k, named(str(v))) for k, v in roots.items())}"
     rows = LongRows(mixed, fit, longest, identity)
     return rows, {"rows": len(rows), "without_answer": rows.unanswered, "tokenised": "when a step reads them"}
 
