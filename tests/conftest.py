@@ -1,5 +1,6 @@
 """What holds for every test: strict broadcasting, no network, few threads, nothing written to the home folder."""
 
+import gc
 import itertools
 import os
 import sys
@@ -38,6 +39,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch would start as many threads as there are cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Imported libraries and collected tests stay: most of what the garbage collector would look through again and again.
+gc.set_threshold(20_000, 10, 10)
+
 # A drawn example may meet an import or a busy core; how long it takes says nothing about whether it is right.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
@@ -51,6 +55,11 @@ def pytest_collection_modifyitems(items):
         if name in place:
             item.add_marker("slow")
     items.sort(key=lambda item: place.get(files[item], len(place)))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

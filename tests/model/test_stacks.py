@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from tests.model.tiny import LLAVA, random_params
-from vlm_mu_jax.model.decoder import decode
+from vlm_mu_jax.model.decoder import DecoderInput, decode
 from vlm_mu_jax.model.stacks import Stack, freeze, runs
 
 DOWN, GATE, L = "wdown_LFD", "wgate_LDF", 5
 CFG = LLAVA.with_text(L=L).text
 LAYERS = random_params(LLAVA.with_text(L=L))["decoder"]["layers"]
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, CFG.D)), jnp.float32)
-LENGTHS = jnp.asarray([6, 4], jnp.int32)
+ROWS = DecoderInput(X, jnp.asarray([6, 4], jnp.int32))
 
 
 def loss(layers, cfg=CFG, **options):
-    return jnp.square(decode(layers, X, LENGTHS, cfg, **options).x_BTD).sum()
+    return jnp.square(decode(layers, ROWS, cfg, **options).x_BTD).sum()
 
 
 def sliced(parts, chosen):
@@ -83,17 +83,17 @@ def test_nothing_below_the_slice_is_kept_and_no_gradient_is_as_large_as_a_stack(
 
 
 def test_a_pass_can_stop_and_go_on():
-    half = decode(LAYERS, X, LENGTHS, CFG, upto=1)
-    rest = decode(LAYERS, half.x_BTD, LENGTHS, CFG, first=2, tap="all")
-    whole = decode(LAYERS, X, LENGTHS, CFG, tap="all")
+    half = decode(LAYERS, ROWS, CFG, upto=1)
+    rest = decode(LAYERS, ROWS.replace(x_BTD=half.x_BTD), CFG, first=2, tap="all")
+    whole = decode(LAYERS, ROWS, CFG, tap="all")
     np.testing.assert_allclose(rest.x_BTD, whole.x_BTD, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(rest.taps, whole.taps[2:], rtol=1e-5, atol=1e-6)
 
 
 def test_outputs_of_all_runs_are_joined():
     chosen = {DOWN: (1, 2)}
-    pieces = decode(sliced(taken(chosen), chosen), X, LENGTHS, CFG, tap="last", keep_kv=True)
-    whole = decode(LAYERS, X, LENGTHS, CFG, tap="last", keep_kv=True)
+    pieces = decode(sliced(taken(chosen), chosen), ROWS, CFG, tap="last", keep_kv=True)
+    whole = decode(LAYERS, ROWS, CFG, tap="last", keep_kv=True)
     for got, want in zip(jax.tree.leaves(pieces), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 

@@ -27,6 +27,30 @@ from vlm_mu_jax.parallel.activations import spread_rows
 
 
 @flax.struct.dataclass
+class DecoderInput:
+    """Right-padded rows as the decoder reads them.
+
+    Attributes:
+      x_BTD: residual stream before the first block that runs; for block 0 the embedded tokens.
+      lengths_B: real tokens of each row among these T.
+      image_BT: which tokens are an image's; needed by the steering scopes "text" and "image", and where the config
+        says that an image's tokens read each other both ways. All tokens of an image are then among these or in `past`.
+      places: three-axis rotary positions of these tokens; without them, tokens come one by one.
+      deep_NBTD: what is added to the residual stream behind each of blocks 0..N - 1.
+      past: key/value segments of earlier tokens that these may read; all of them stacks, or all `apart`.
+      offset_B: position of the first of these tokens in its row (0 by default).
+    """
+
+    x_BTD: Array
+    lengths_B: Array
+    image_BT: Array | None = None
+    places: Places | None = None
+    deep_NBTD: Array | None = None
+    past: tuple[KV, ...] = ()
+    offset_B: Array | None = None
+
+
+@flax.struct.dataclass
 class Decoded:
     """x_BTD: residual stream after the last block run. kv: of these tokens. taps, gate_LB: see `decode`."""
 
@@ -50,54 +74,42 @@ def decoder_specs(cfg: TextConfig) -> Specs:
 
 def decode(
     layers: Params,
-    x_BTD: Array,
-    lengths_B: Array,
+    rows: DecoderInput,
     cfg: TextConfig,
     *,
-    offset_B: Array | None = None,
-    past: tuple[KV, ...] = (),
     lora: dict[str, Any] | None = None,
     steer: Steer | None = None,
-    image_BT: Array | None = None,
-    places: Places | None = None,
-    deep_NBTD: Array | None = None,
     tap: str | None = None,
     first: int = 0,
     upto: int | None = None,
     keep_kv: bool = False,
     last_only: bool = False,
 ) -> Decoded:
-    """Runs decoder blocks first..upto (all by default) on embedded tokens, right-padded.
+    """Runs decoder blocks first..upto (all by default) on embedded tokens.
 
     Args:
       layers: stacked block parameters: arrays, or `stacks.Stack` where only some layers train.
-      x_BTD: residual stream before block `first`; for block 0 the embedded tokens.
-      lengths_B: real tokens of each row among these T.
-      offset_B: position of the first of these tokens in its row (0 by default).
-      past: key/value segments of earlier tokens that these may read; all of them stacks, or all `apart`.
+      rows: what the blocks read.
       lora: {parameter name: {"a": [L, I, R], "b": [L, R, O...], "scale": [L]}}.
       steer: see `Steer`.
-      image_BT: which tokens are an image's; needed by the steering scopes "text" and "image", and where the config
-        says that an image's tokens read each other both ways. All tokens of an image are then among these or in `past`.
-      places: three-axis rotary positions of these tokens; without them, tokens come one by one.
-      deep_NBTD: what is added to the residual stream behind each of blocks 0..N - 1.
       tap: "last" returns float32 [L, B, D] block outputs at each row's last token, "all" [L, B, T, D].
       first, upto: first and last block to run, 0-based.
       keep_kv: return keys and values of these tokens.
       last_only: the last block runs for each row's last token alone (keys and values for all); x_BTD is [B, 1, D] then.
     """
+    x_BTD, lengths_B, places, image_BT = rows.x_BTD, rows.lengths_B, rows.places, rows.image_BT
     B, T, _ = x_BTD.shape
-    first_B = jnp.zeros((B,), jnp.int32) if offset_B is None else offset_B
+    first_B = jnp.zeros((B,), jnp.int32) if rows.offset_B is None else rows.offset_B
     positions_BT = first_B[:, None] + jnp.arange(T, dtype=jnp.int32)[None]
-    angles = rope_tables(cfg, _turns(cfg, positions_BT, rotary_start(past, first_B), places), first_B + lengths_B)
+    angles = rope_tables(cfg, _turns(cfg, positions_BT, rotary_start(rows.past, first_B), places), first_B + lengths_B)
     shift_BT = None if places is None else places.shift_BT
     both_ways = cfg.image_run is not None and image_BT is not None and T > 1
     until_BT = run_ends(image_BT) if both_ways else None
-    reader = CacheReader(cfg, positions_BT, first_B, lengths_B, angles, past, shift_BT, until_BT)
+    reader = CacheReader(cfg, positions_BT, first_B, lengths_B, angles, rows.past, shift_BT, until_BT)
     steering = None if steer is None else Steering(steer, lengths_B - 1, image_BT)
-    one = _Pass(cfg, reader, steering, tap, keep_kv, deep_NBTD)
+    one = _Pass(cfg, reader, steering, tap, keep_kv, rows.deep_NBTD)
     others = {"read": reader.by_layer()} | ({"lora": lora} if lora else {})
-    if deep_NBTD is not None:
+    if rows.deep_NBTD is not None:
         others["deep"] = jnp.arange(cfg.L)
     if steering is not None:
         others["steer"] = steer.by_layer()

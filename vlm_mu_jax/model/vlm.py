@@ -10,8 +10,8 @@ from jax import Array
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.checks import check_batch
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.decoder import decode, decoder_specs
-from vlm_mu_jax.model.grids import Places, places
+from vlm_mu_jax.model.decoder import DecoderInput, decode, decoder_specs
+from vlm_mu_jax.model.grids import places
 from vlm_mu_jax.model.image_plans.plan import Blend
 from vlm_mu_jax.model.layers import rms_norm
 from vlm_mu_jax.model.params import Params, Specs
@@ -60,16 +60,6 @@ class Output:
     taps: Array | None = None
     cache: KV | None = None
     gate_LB: Array | None = None
-
-
-@flax.struct.dataclass
-class DecoderInput:
-    """What the decoder reads of a batch: x_BTD, the residual stream before its first block; places and deep_NBTD as in
-    `decoder.decode`."""
-
-    x_BTD: Array
-    places: Places | None = None
-    deep_NBTD: Array | None = None
 
 
 def param_specs(cfg: ModelConfig) -> Specs:
@@ -137,9 +127,10 @@ def embed(params: Params, batch: Batch, cfg: ModelConfig) -> Array:
 def decoder_input(params: Params, batch: Batch, cfg: ModelConfig) -> DecoderInput:
     """What the decoder reads of a batch."""
     x_BTD, deep_NBTD = _with_images(params, batch, cfg)
-    if not cfg.text.rope_axes or batch.grid_BI2 is None:
-        return DecoderInput(x_BTD, None, deep_NBTD)
-    return DecoderInput(x_BTD, places(image_tokens(batch, cfg), batch.grid_BI2), deep_NBTD)
+    image_BT = image_tokens(batch, cfg)
+    by_grid = cfg.text.rope_axes and batch.grid_BI2 is not None
+    where = places(image_BT, batch.grid_BI2) if by_grid else None
+    return DecoderInput(x_BTD, batch.lengths_B, image_BT, where, deep_NBTD)
 
 
 def _with_images(params: Params, batch: Batch, cfg: ModelConfig) -> tuple[Array, Array | None]:
@@ -224,19 +215,12 @@ def forward(
     """
     check_batch(batch, cfg)
     layers = params["decoder"]["layers"]
-    begun = decoder_input(params, batch, cfg)
     done = decode(
         freeze(layers) if last_only else layers,
-        begun.x_BTD,
-        batch.lengths_B,
+        decoder_input(params, batch, cfg).replace(past=past, offset_B=offset_B),
         cfg.text,
-        offset_B=offset_B,
-        past=past,
         lora=lora,
         steer=steer,
-        image_BT=image_tokens(batch, cfg),
-        places=begun.places,
-        deep_NBTD=begun.deep_NBTD,
         tap=tap,
         upto=upto,
         keep_kv=keep_cache,

@@ -11,10 +11,10 @@ from jax import Array
 from vlm_mu_jax.data.batches import TrainBatch
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.decoder import decode
+from vlm_mu_jax.model.decoder import DecoderInput, decode
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.stacks import freeze
-from vlm_mu_jax.model.vlm import Batch, DecoderInput, decoder_input, final_norm, image_tokens, logits_of
+from vlm_mu_jax.model.vlm import Batch, decoder_input, final_norm, logits_of
 from vlm_mu_jax.objectives import logprobs
 from vlm_mu_jax.objectives.reading import Read, Reading
 
@@ -55,7 +55,7 @@ class ModelPolicy:
     def nll(self, rows: TrainBatch) -> tuple[Array, Array]:
         """Summed answer NLL in nats and number of answer tokens, per row."""
         start, _ = self._starts(rows.batch, Read())
-        hidden, tokens, mask = self._scored(self.params, self._now(rows.batch, start), rows)
+        hidden, tokens, mask = self._scored(self.params, self._now(start), rows)
         return logprobs.answer_nll(hidden, self._head(self.params), tokens, mask)
 
     def _stream(self, rows: TrainBatch, read: Read) -> Reading:
@@ -65,20 +65,20 @@ class ModelPolicy:
         now, before = self._starts(rows.batch, read)
         hidden = reference = None
         if read.layer is not None:
-            now = self._now(rows.batch, now, read.layer + 1)
+            now = self._now(now, read.layer + 1)
             hidden = now.x_BTD
             if read.reference:
-                before = self._before(rows.batch, before, read.layer + 1)
+                before = self._before(before, read.layer + 1)
                 reference = before.x_BTD
         return Reading(self._sums(rows, read, now, before), hidden, reference)
 
     def _sums(self, rows: TrainBatch, read: Read, now: "_State", before: "_State | None") -> dict:
         if not read.tokens:
             return {}
-        hidden, tokens, mask = self._scored(self.params, self._now(rows.batch, now), rows)
+        hidden, tokens, mask = self._scored(self.params, self._now(now), rows)
         reference = None
         if any(loss.uses_reference for loss in read.tokens):
-            known, _, _ = self._scored(self.reference, self._before(rows.batch, before), rows)
+            known, _, _ = self._scored(self.reference, self._before(before), rows)
             reference = jax.lax.stop_gradient(known), self._head(self.reference)
         sums = logprobs.answer_sums(hidden, self._head(self.params), tokens, mask, read.tokens, reference)
         return dict(zip(read.tokens, sums, strict=True))
@@ -91,32 +91,22 @@ class ModelPolicy:
         if self.shared is None:
             return now, _State(0, decoder_input(self.reference, batch, self.cfg))
         last = self.cfg.text.L if read.layer is None else read.layer + 1
-        now = self._now(batch, now, min(self.shared, last))
+        now = self._now(now, min(self.shared, last))
         return now, now
 
-    def _now(self, batch: Batch, state: "_State", block: int | None = None) -> "_State":
-        return self._run(self.params, self.lora, batch, state, self.cfg.text.L if block is None else block)
+    def _now(self, state: "_State", block: int | None = None) -> "_State":
+        return self._run(self.params, self.lora, state, self.cfg.text.L if block is None else block)
 
-    def _before(self, batch: Batch, state: "_State", block: int | None = None) -> "_State":
+    def _before(self, state: "_State", block: int | None = None) -> "_State":
         frozen = {"decoder": {"layers": freeze(self.reference["decoder"]["layers"])}}
-        state = self._run(frozen, None, batch, state, self.cfg.text.L if block is None else block)
+        state = self._run(frozen, None, state, self.cfg.text.L if block is None else block)
         return dataclasses.replace(state, stream=jax.lax.stop_gradient(state.stream))
 
-    def _run(self, params: Params, lora: dict[str, Any] | None, batch: Batch, state: "_State", block: int) -> "_State":
+    def _run(self, params: Params, lora: dict[str, Any] | None, state: "_State", block: int) -> "_State":
         if block == state.block:
             return state
-        done = decode(
-            params["decoder"]["layers"],
-            state.x_BTD,
-            batch.lengths_B,
-            self.cfg.text,
-            lora=lora,
-            image_BT=image_tokens(batch, self.cfg),
-            first=state.block,
-            upto=block - 1,
-            places=state.stream.places,
-            deep_NBTD=state.stream.deep_NBTD,
-        )
+        layers = params["decoder"]["layers"]
+        done = decode(layers, state.stream, self.cfg.text, lora=lora, first=state.block, upto=block - 1)
         return _State(block, state.stream.replace(x_BTD=done.x_BTD))
 
     def _scored(self, params: Params, state: "_State", rows: TrainBatch) -> tuple[Array, Array, Array]:
