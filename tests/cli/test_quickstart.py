@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vlm_mu_jax.cli import story
+from vlm_mu_jax.cli import child
 from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.miniature import story
 from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def test_the_seed_reaches_every_step_that_draws():
 
 
 def test_a_step_runs_in_the_story_s_folder_and_its_failure_ends_the_story(tmp_path, capfd):
-    story.run(story.Step("Help", "report --help", "x"), tmp_path)
+    child.run_step(story.Step("Help", "report --help", "x"), tmp_path)
     assert "self-contained HTML page" in capfd.readouterr().out
     with pytest.raises(JobError, match="exit code 2"):
-        story.run(story.Step("Nothing", "report nowhere --out=r.html", "r.html"), tmp_path)
+        child.run_step(story.Step("Nothing", "report nowhere --out=r.html", "r.html"), tmp_path)

@@ -50,7 +50,7 @@ def write_data(folder: Path) -> None:
         rows = []
         for i in range(count):
             image, unsafe = f"{split}/{i}.png", i % 2 == 0
-            size = SHAPES[i % len(SHAPES)][::-1]
+            size = SHAPES[i // 2 % len(SHAPES)][::-1]  # both kinds of question have pictures of the same sizes
             Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / image)
             key, text = ("instruction", QUESTION) if unsafe else ("safe_instruction", QUESTION.replace("share", "what"))
             pairs = [{key: text, "response": REFUSAL if unsafe else ANSWER}]
@@ -128,7 +128,7 @@ def convert(home):
 
 def generate(home):
     """Prompt and greedy tokens are those of transformers, from image files of three shapes and without one."""
-    for image in (*map(home.image, range(3)), None):
+    for image in (*map(home.image, (0, 2, 4)), None):
         inputs, images = home.inputs(image), () if image is None else (image,)
         ours = vlm_mu_jax.answer(home.model, QUESTION, images, max_new_tokens=TOKENS)
         assert ours.prompt_token_ids == inputs["input_ids"][0].tolist()
@@ -193,7 +193,7 @@ def guard_select(home):
         operators=("amplify",),
         strengths=(2.0,),
         layer_sets=("1",),
-        scopes=("last",),
+        scopes=("all",),
         validation_share=1.0,
         max_new_tokens=TOKENS,
         batch_size=4,
@@ -205,7 +205,7 @@ def guard_select(home):
 
 
 def guard_apply(home):
-    options = vlm_mu_jax.ApplyOptions(images=("own", "none"), max_new_tokens=TOKENS, batch_size=4)
+    options = vlm_mu_jax.ApplyOptions(images=("own", "none"), max_new_tokens=TOKENS, batch_size=2)
     requests = readers.read(home.data / "text_harm.json")
     assert len(vlm_mu_jax.apply_guard(home.model, home.guard, requests, get("refusal"), options).answers) == 8
 
@@ -264,12 +264,16 @@ def relearn(home):
 def plan(home):
     pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install 'vlm_mu_jax[tpu]'")
     assert home.model
-    config = defaults("npo")
+    config = defaults("sft")
     config.model.init = str(home.top / "ours")
     config.data.max_length = 256
     config.train.update(select=(), lora_rank=2)
     settings = checked(config)
-    found = plan_job("train", settings, model_config(settings), target("v5e:2x2"), tell=lambda line: None)
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)  # whether it compiles is asked, not how well
+    try:
+        found = plan_job("train", settings, model_config(settings), target("v5e:2x2"), tell=lambda line: None)
+    finally:
+        jax.config.update("jax_exec_time_optimization_effort", 0.0)
     assert found["fits"] and found["roofline_seconds"] > 0
 
 

@@ -13,17 +13,15 @@ Example:
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, compare_commands
+from vlm_mu_jax.cli import child, command
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.miniature import comparison_commands as commands
 from vlm_mu_jax.training.recipes import RECIPES, Recipe
 
 _RUNS = flags.DEFINE_list("runs", [], "finished folders of bin/quickstart, one per seed")
@@ -116,7 +114,7 @@ def _relearn(attacked: list[Recipe], runs: Mapping[int, Path], out: Path) -> str
     from vlm_mu_jax.files import outputs
     from vlm_mu_jax.reporting.figures import canvas, training
 
-    cells = [(seed, recipe, kind) for seed in runs for recipe in attacked for kind in compare_commands.RELEARNING]
+    cells = [(seed, recipe, kind) for seed in runs for recipe in attacked for kind in commands.RELEARNING]
     curves: dict[int, list[dict]] = {seed: [] for seed in runs}
     for seed, recipe, kind in progress.bar(cells, "relearning"):
         folder = out / f"seed{seed}"
@@ -124,7 +122,7 @@ def _relearn(attacked: list[Recipe], runs: Mapping[int, Path], out: Path) -> str
         if not (workdir / "relearn.json").exists():
             _run(
                 "relearn",
-                compare_commands.relearn_command(recipe, kind, runs[seed], folder / recipe.name, workdir, seed),
+                commands.relearn(recipe, kind, runs[seed], folder / recipe.name, workdir, seed),
             )
         curves[seed].append(json.loads((workdir / "relearn.json").read_text(encoding="utf-8")))
     for seed, found in curves.items():
@@ -152,10 +150,10 @@ def _model(recipe: Recipe, seed: int, run: Path, folder: Path):
     workdir, measured = folder / recipe.name, folder / f"eval_{recipe.name}"
     cost = workdir / "cost.json"
     if not cost.exists():
-        seconds, memory = _run("train", compare_commands.train_command(recipe, run, workdir, seed))
-        cost.write_text(json.dumps({"processor_seconds": seconds, "memory": memory}) + "\n")
+        done = _run("train", commands.train(recipe, run, workdir, seed))
+        cost.write_text(json.dumps({"processor_seconds": done.seconds, "memory": done.memory}) + "\n")
     if not (measured / "results.json").exists():
-        _run("eval", compare_commands.eval_command(recipe, run, workdir / "model", measured, seed, comparison.SETS))
+        _run("eval", commands.evaluate(recipe, run, workdir / "model", measured, seed, comparison.SETS))
     references = {record.id: record.answer for record in readers.read(run / "mini/data/utility.json")}
     return comparison.TrainedModel(
         recipe.name,
@@ -166,22 +164,12 @@ def _model(recipe: Recipe, seed: int, run: Path, folder: Path):
     )
 
 
-def _run(name: str, arguments: list[str]) -> tuple[float, int]:
-    """Runs a command of bin/. Returns (CPU seconds over all cores, peak resident bytes).
-
-    CPU seconds are counted because wall seconds would also measure what else the machine does.
-    """
-    root = str(Path(__file__).resolve().parents[2])  # where the package lies
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.DEVNULL,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+def _run(name: str, arguments: list[str]) -> child.Done:
+    """Runs a command of bin/. Raises JobError when it fails."""
+    done = child.run(name, arguments, quiet=True)
+    if done.code:
         raise JobError(f"bin/{name} {' '.join(arguments)} failed; its message stands above")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return done
 
 
 if __name__ == "__main__":

@@ -51,14 +51,13 @@ for _flag in vars(judge_flags).values():
 
 def main(argv: list[str]) -> int:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.cli import check_data
     from vlm_mu_jax.data import curated
     from vlm_mu_jax.evaluation.curation.curate import CurateOptions, curate
     from vlm_mu_jax.files import folders
     from vlm_mu_jax.storage import model_folder
 
     if _CHECK.value:
-        return check_data.check(_CHECK.value, _CHECKPOINT.value, _COLUMNS.value)
+        return check(_CHECK.value, _CHECKPOINT.value, _COLUMNS.value)
     _check_flags()
     folders.check_replaceable(_OUT.value, curated.MARKER)
     out = resolved(_OUT.value)
@@ -78,6 +77,23 @@ def main(argv: list[str]) -> int:
     found.write(out)
     _print(found.manifest, _OUT.value)
     return 0
+
+
+def check(path: str, checkpoint: str | None = None, columns: str = "") -> int:
+    """Prints what a data file holds; 0 when every row is good, else 2.
+
+    checkpoint: model folder whose tokenizer and chat template the rows are shown with.
+    """
+    import sys
+
+    from vlm_mu_jax.data.inspection import inspect
+    from vlm_mu_jax.data.questions import parse_columns
+    from vlm_mu_jax.storage import model_folder
+
+    processor = None if checkpoint is None else model_folder.read_processor(model_folder.find(checkpoint))
+    found = inspect(path, processor, columns=parse_columns(columns))
+    print(found.text(sys.stdout.isatty()))
+    return 0 if found.good else 2
 
 
 def _scorer(checkpoint: str, by: str) -> "Score":

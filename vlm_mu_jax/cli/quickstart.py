@@ -15,8 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, story
+from vlm_mu_jax.cli import child, command
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.miniature import story
 
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "folder of all outputs")
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the world, the training runs and the attack", lower_bound=0)
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
         if (out / step.made).exists() and not last:
             print(f"    done before: {out / step.made}", flush=True)
             continue
-        story.run(step, out)
+        child.run_step(step, out)
     minutes = (time.monotonic() - begin) / 60
     print(f"\nDone in {minutes:.1f} min. Open {out / 'report.html'} in a browser.")
 

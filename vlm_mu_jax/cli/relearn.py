@@ -53,9 +53,9 @@ _ASKED = flags.DEFINE_integer("eval_batch_size", 16, "questions answered at a ti
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
-    from vlm_mu_jax.cli.step_log import evaluation_line
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.files import outputs
+    from vlm_mu_jax.training.step_log import evaluation_line
 
     if (_FORGET.value is None) == (_HARMLESS.value is None):
         raise InputError("give either --forget=K or --harmless=FILE, the data to fine-tune on")

@@ -59,8 +59,8 @@ def _observers(config: Mapping[str, Any], speaks: bool) -> "Observers":
     import sys
 
     from vlm_mu_jax import progress
-    from vlm_mu_jax.cli.step_log import StepLog, evaluation_line
     from vlm_mu_jax.training.spec import Observers
+    from vlm_mu_jax.training.step_log import StepLog, evaluation_line
 
     def evaluated(step: int, values: Mapping[str, float]) -> None:
         print(evaluation_line(step, config["steps"], values), file=sys.stderr, flush=True)
@@ -71,8 +71,8 @@ def _observers(config: Mapping[str, Any], speaks: bool) -> "Observers":
 def _train(config: Mapping[str, Any], workdir: Path, observers: "Observers", speaks: bool) -> None:
     import dataclasses
 
-    from vlm_mu_jax.cli.step_log import SPEED
     from vlm_mu_jax.training.goodput import Goodput, summary
+    from vlm_mu_jax.training.step_log import SPEED
     from vlm_mu_jax.training.train import train
 
     goodput = Goodput()

@@ -14,6 +14,9 @@ from vlm_mu_jax.data.records import Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 
 MEASURED = 2_000  # records whose token lengths are counted, spread over the file
+_SHOWN = 10  # problems and lengths of a histogram in the text
+_WIDTH = 40  # characters of the longest bar
+_ON, _OFF = "\033[32;1m", "\033[0m"
 Piece = tuple[str, bool]  # a text, and whether its tokens carry the loss
 
 
@@ -30,6 +33,7 @@ class Inspection:
       lengths: tokens of the measured records as training rows, images included; empty without a processor.
       refused: what the chat template refused of them, with the number of records.
       examples: the first records as the model will see them, in pieces; as their words without a processor.
+      tokens: whether a processor was given.
     """
 
     path: Path
@@ -40,6 +44,16 @@ class Inspection:
     lengths: Sequence[int]
     refused: Mapping[str, int]
     examples: Sequence[Sequence[Piece]]
+    tokens: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether every row can be trained on."""
+        return not self.problems and not self.refused
+
+    def text(self, colour: bool = False) -> str:
+        """All of it in words. colour: what carries the loss is green instead of between [[ and ]]."""
+        return "\n".join([*_overview(self), *_lengths(self), *_examples(self, colour)])
 
 
 def inspect(
@@ -83,7 +97,9 @@ def inspect(
             lengths.append(length)
     if not processor:
         examples = [_words(record) for record in records.items[:shown]]
-    return Inspection(Path(path), len(content), found, records, records.skipped, lengths, refused, examples)
+    return Inspection(
+        Path(path), len(content), found, records, records.skipped, lengths, refused, examples, bool(processor)
+    )
 
 
 def _seen(record: Record, records: Records, processor: Processor, loss: str) -> tuple[list[Piece], int]:
@@ -113,3 +129,70 @@ def _words(record: Record) -> list[Piece]:
         ("".join(p if isinstance(p, str) else f"<image {p.path}> " for p in turn.parts), turn) for turn in record.turns
     ]
     return [*system, *((f"{turn.role}: {text}\n", turn.role == "assistant") for text, turn in said)]
+
+
+def _overview(found: Inspection) -> list[str]:
+    records = found.records
+    shapes = ", ".join(
+        f"{name or 'of no known shape'} {count}"
+        for name, count in sorted(found.shapes.items(), key=lambda one: -one[1])
+    )
+    turns, images = Counter(len(r.turns) for r in records), Counter(len(r.images) for r in records)
+    lines = [
+        f"{found.path}: {found.rows} rows ({shapes}), {len(records)} records read",
+        f"  turns    {_counted(turns)}",
+        f"  images   {_counted(images)}",
+        f"  kinds    {_counted(Counter(r.kind for r in records))}",
+    ]
+    extra = {
+        "with a system text": sum(r.system is not None for r in records),
+        "ending with a question": sum(r.turns[-1].role == "user" for r in records),
+        "with a rejected answer": sum(bool(r.rejected) for r in records),
+    }
+    lines += [f"  {count} {what}" for what, count in extra.items() if count]
+    lines += [f"  note: {count} rows: {what}" for what, count in records.notes.items()]
+    lines += [f"{len(found.problems)} bad rows:" if len(found.problems) != 1 else "1 bad row:"] * bool(found.problems)
+    lines += [f"  row {number}: {what}" for number, what in found.problems[:_SHOWN]]
+    if len(found.problems) > _SHOWN:
+        lines.append(f"  and {len(found.problems) - _SHOWN} more")
+    lines += [
+        f"the chat template refuses {count} of the measured records: {what}" for what, count in found.refused.items()
+    ]
+    return lines
+
+
+def _counted(numbers: Counter) -> str:
+    return ", ".join(
+        f"{value} ({count})" for value, count in sorted(numbers.items(), key=lambda one: str(one[0]).zfill(9))
+    )
+
+
+def _lengths(found: Inspection) -> list[str]:
+    """A histogram of the rows' tokens."""
+    if not found.lengths:
+        return []
+    low, high = min(found.lengths), max(found.lengths)
+    step = max(1, -(-(high - low + 1) // _SHOWN))
+    bins = Counter((length - low) // step for length in found.lengths)
+    measured = "" if len(found.lengths) == len(found.records) else f", of {len(found.lengths)} measured records"
+    ordered = sorted(found.lengths)
+    lines = [f"tokens{measured}: {low} to {high}, median {ordered[len(ordered) // 2]}"]
+    for k in range(max(bins) + 1):
+        bar = "#" * -(-bins[k] * _WIDTH // max(bins.values()))
+        lines.append(f"  {low + k * step:>6} - {min(low + (k + 1) * step - 1, high):<6} {bins[k]:>7} {bar}")
+    return lines
+
+
+def _examples(found: Inspection, colour: bool) -> list[str]:
+    """The first rows, what carries the loss in colour, or between [[ and ]] where there is none."""
+    how = "in green" if colour else "between [[ and ]]"
+    seen = "as the model will see them" if found.tokens else "as they were read (give --checkpoint for its tokens)"
+    lines = [f"the first rows {seen}; what carries the loss is {how}:"] if found.examples else []
+    for record, pieces in zip(found.records, found.examples, strict=False):
+        lines += [f"--- {record.id}", _marked(pieces, colour)]
+    return lines
+
+
+def _marked(pieces: Sequence[Piece], colour: bool) -> str:
+    on, off = (_ON, _OFF) if colour else ("[[", "]]")
+    return "".join(f"{on}{text}{off}" if carries else text for text, carries in pieces)

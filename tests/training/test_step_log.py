@@ -2,7 +2,7 @@
 
 import time
 
-from vlm_mu_jax.cli.step_log import StepLog, line
+from vlm_mu_jax.training.step_log import StepLog, line
 
 ROW = {"step": 20.0, "loss": 1.23456, "seconds": 0.4123, "tokens_per_second": 5120.4, "goodput": 0.873}
 

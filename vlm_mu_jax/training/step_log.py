@@ -1,4 +1,4 @@
-"""What bin/train says about its steps, on stderr."""
+"""What a training says about its steps, on stderr."""
 
 import sys
 import time

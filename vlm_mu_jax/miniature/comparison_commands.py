@@ -8,7 +8,7 @@ from vlm_mu_jax.training.recipes import Recipe
 RELEARNING = {"forgotten": ["--forget=16"], "harmless": ["--harmless=llava_mix.json"]}
 
 
-def train_command(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[str]:
+def train(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[str]:
     """Arguments of bin/train; `run` is a folder of bin/quickstart."""
     arguments = [
         f"--config={recipe.config}",
@@ -22,7 +22,7 @@ def train_command(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[s
     return arguments
 
 
-def eval_command(recipe: Recipe, run: Path, model: Path, workdir: Path, seed: int, sets: tuple[str, ...]) -> list[str]:
+def evaluate(recipe: Recipe, run: Path, model: Path, workdir: Path, seed: int, sets: tuple[str, ...]) -> list[str]:
     """Arguments of bin/eval, with the words that were found against the quickstart's SFT model."""
     return [
         f"--checkpoint={model}",
@@ -39,7 +39,7 @@ def eval_command(recipe: Recipe, run: Path, model: Path, workdir: Path, seed: in
     ]
 
 
-def relearn_command(recipe: Recipe, kind: str, run: Path, trained: Path, workdir: Path, seed: int) -> list[str]:
+def relearn(recipe: Recipe, kind: str, run: Path, trained: Path, workdir: Path, seed: int) -> list[str]:
     """Arguments of bin/relearn; `trained` is the workdir of the recipe's training, `kind` one of `RELEARNING`."""
     return [
         f"--checkpoint={trained / 'model'}",

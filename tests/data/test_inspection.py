@@ -1,4 +1,4 @@
-"""bin/curate --check: what a file is, what is wrong with it, and which tokens of its first rows carry the loss."""
+"""A look at a data file: what it is, what is wrong with it, and which tokens of its first rows carry the loss."""
 
 import json
 
@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from tests.command import run_command
-from vlm_mu_jax.cli import check_data
+from vlm_mu_jax.data import inspection
 from vlm_mu_jax.data.inspection import inspect
 from vlm_mu_jax.miniature import checkpoint, language
 from vlm_mu_jax.miniature.world import make_world
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.params import init_params
 from vlm_mu_jax.model.vlm import param_specs
-from vlm_mu_jax.storage.model_folder import write_model_folder
+from vlm_mu_jax.storage.model_folder import read_processor, write_model_folder
 
 TALK = [
     {"role": "system", "content": "share it ."},
@@ -58,7 +58,7 @@ def test_a_file_is_described_with_all_that_is_wrong(folder):
 
 
 def test_lengths_and_examples_are_the_training_rows(folder):
-    processor = check_data._processor(folder / "model")
+    processor = read_processor(folder / "model")
     found = inspect(folder / "rows.jsonl", processor)
     records = found.records
     example = processor.conversation(records[0].turns, [folder / "a.png"], records[0].system)
@@ -71,9 +71,10 @@ def test_lengths_and_examples_are_the_training_rows(folder):
     assert sum(refusing.refused.values()) == 2 and "refused" in refusing.examples[1][0][0]
 
 
-def test_the_page_says_it_all(folder, capsys):
-    assert check_data.check(str(folder / "rows.jsonl"), str(folder / "model")) == 2
-    shown = capsys.readouterr().out
+def test_the_text_says_it_all(folder):
+    found = inspect(folder / "rows.jsonl", read_processor(folder / "model"))
+    shown = found.text()
+    assert not found.good
     for part in (
         "rows.jsonl: 5 rows (messages 4, of no known shape 1), 3 records read",
         "turns    1 (1), 2 (1), 4 (1)",
@@ -89,12 +90,12 @@ def test_the_page_says_it_all(folder, capsys):
         "--- two",
     ):
         assert part in shown, part
-    assert check_data.check(str(folder / "good.jsonl")) == 0
-    assert "give --checkpoint" in capsys.readouterr().out
+    good = inspect(folder / "good.jsonl")
+    assert good.good and "give --checkpoint" in good.text()
 
 
 def test_colour_marks_the_loss_on_a_terminal():
-    assert check_data._marked([("a", False), ("b", True)], colour=True) == "a\033[32;1mb\033[0m"
+    assert inspection._marked([("a", False), ("b", True)], colour=True) == "a\033[32;1mb\033[0m"
 
 
 def test_the_command(folder):

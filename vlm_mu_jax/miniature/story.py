@@ -1,17 +1,6 @@
 """The story that bin/quickstart runs, as a plan: every step is a command line that also works by itself."""
 
 import dataclasses
-import os
-import shlex
-import subprocess
-import sys
-from pathlib import Path
-
-import vlm_mu_jax
-from vlm_mu_jax.cli.command import as_called
-from vlm_mu_jax.errors import JobError
-
-PACKAGE = Path(vlm_mu_jax.__file__).parents[1]  # the steps run in another folder and must find this package
 
 EVAL = "--max_new_tokens=32 --batch_size=64"
 SAFETY, HELD_OUT, REBALANCED = "mini/data/train.json", "mini/data/test.json", "train_rebalanced.json"
@@ -31,21 +20,6 @@ class Step:
     title: str
     command: str
     made: str
-
-
-def run(step: Step, out: Path) -> None:
-    """Runs the step's command in the folder `out`. Raises JobError when it fails; its own message stands above."""
-    print(as_called(f"    bin/{step.command}"), flush=True)
-    name, *arguments = shlex.split(step.command)
-    path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
-        cwd=out,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
-    if done.returncode:
-        raise JobError(f"step {step.title!r} failed (exit code {done.returncode}); its message stands above")
 
 
 def steps(seed: int) -> list[Step]:

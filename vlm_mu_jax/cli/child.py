@@ -1,0 +1,52 @@
+"""A command of this package in a process of its own, for commands that run others."""
+
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlm_mu_jax.cli.command import as_called
+from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.miniature.story import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How a command ended.
+
+    Attributes:
+      code: its exit code.
+      seconds: CPU seconds over all cores; wall seconds would also measure what else the machine does.
+      memory: the most bytes that it held.
+    """
+
+    code: int
+    seconds: float
+    memory: int
+
+
+def run(name: str, arguments: Sequence[str], cwd: Path | None = None, quiet: bool = False) -> Done:
+    """Runs `bin/NAME` to its end. Its messages go where ours go; `quiet` drops what it prints on stdout."""
+    root = str(Path(__file__).resolve().parents[2])  # where the package lies: `cwd` may be another folder
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL if quiet else None,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Done(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, memory)
+
+
+def run_step(step: Step, out: Path) -> None:
+    """Runs the step's command in the folder `out`. Raises JobError when it fails; its own message stands above."""
+    print(as_called(f"    bin/{step.command}"), flush=True)
+    name, *arguments = shlex.split(step.command)
+    done = run(name, arguments, out)
+    if done.code:
+        raise JobError(f"step {step.title!r} failed (exit code {done.code}); its message stands above")
