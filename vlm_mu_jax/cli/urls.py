@@ -71,15 +71,16 @@ def _local(command: str, name: str, url: str) -> str:
     if not isinstance(sys.stdout, _Named):
         sys.stdout, sys.stderr = _Named(sys.stdout), _Named(sys.stderr)
     write = name in _WRITTEN
-    return str(buckets.copies().local(url, write, lock=write and _speaks(), stream=name in _STREAMED))
+    return str(buckets.copies().local(url, write, lock=_lock(), stream=name in _STREAMED))
 
 
-def _speaks() -> bool:
-    """Whether this process of a job takes the locks: process 0 does. With auto none is known yet, and none is taken."""
-    known = flags.FLAGS
-    if "coordinator" not in known or known["coordinator"].value is None:
-        return True
-    return known["coordinator"].value != "auto" and not known["process_id"].value
+def _lock() -> str | None:
+    """Ending of the lock's name. Of a job's processes the first takes it; with auto none is known yet, and none does.
+    The jobs of an array each write their own share."""
+    given = {name: flags.FLAGS[name].value for name in ("coordinator", "process_id", "shard") if name in flags.FLAGS}
+    if given.get("coordinator") is not None:
+        return None if given["coordinator"] == "auto" or given["process_id"] else ""
+    return f".{given['shard'].replace('/', '-of-')}" if given.get("shard") else ""
 
 
 class _Named:

@@ -20,6 +20,7 @@ from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.answers.suite_answers import ANSWERS, answers_path
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.parallel.distributed import first
 from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.storage.model_folder import Model
@@ -93,11 +94,16 @@ def answer_together(
     share = Share(jax.process_index(), jax.process_count())
     if first():
         collect(workdir)
+        buckets.send()
     meet("start", tell=tell)
+    if not first():
+        buckets.refresh(workdir)
     rest = _unanswered(suite, [Path(workdir)])
     answered(model, part(rest, share), making, Path(workdir) / SHARDS / share.name, is_share=True)
+    buckets.send()
     meet("answers", tell=tell)
     if first():
+        buckets.refresh(Path(workdir) / SHARDS)
         collect(workdir)
     meet("joining", tell=tell)
 

@@ -51,12 +51,12 @@ class Copies:
         self._busy, self._stop = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._send_now_and_then, daemon=True)
 
-    def local(self, url: str, write: bool = False, lock: bool = True, stream: bool = False) -> Path:
+    def local(self, url: str, write: bool = False, lock: str | None = "", stream: bool = False) -> Path:
         """The copy of a folder or file, which need not exist.
 
         Args:
           write: it is written. What lies beside it under NAME.* is fetched as well, for a run that goes on.
-          lock: take the lock of what is written.
+          lock: ending of the lock's name, where several commands write parts of one folder; None takes no lock.
           stream: leave safetensors where they are; `opened` reads them there.
 
         Raises:
@@ -64,8 +64,8 @@ class Copies:
         """
         store, key = store_of(url)
         path = self.root / store.scheme / key
-        if write and lock:
-            self._locks.append(BucketLock(store, key, url))
+        if write and lock is not None:
+            self._locks.append(BucketLock(store, f"{key}{lock}", url))
         self._fetch(store, key, write, stream)
         if write:
             self._writable.append(path.parent if "/" in key else path)
@@ -128,6 +128,13 @@ class Copies:
             self._held_back.discard(out)
             self._markers.add(out / marker)
         self.send()
+
+    def refresh(self, path: Path) -> None:
+        """Fetches again what lies below a path, where other processes have written meanwhile."""
+        with self._busy:
+            self._known = {one: known for one, known in self._known.items() if not one.is_relative_to(path)}
+            store, key = store_of(self.remote(path))
+            self._fetch(store, key, write=False, stream=False)
 
     def close(self) -> None:
         """Sends the rest, gives the locks back and removes the copies."""
@@ -227,6 +234,12 @@ def send() -> None:
     """Returns when everything written so far is in its bucket; see `Copies.send`."""
     if _copies is not None:
         _copies.send()
+
+
+def refresh(path: str | Path) -> None:
+    """Fetches what other processes have sent meanwhile below a path; nothing for a path of this machine."""
+    if remote(Path(path)) is not None:
+        _copies.refresh(Path(path))
 
 
 def opened(path: Path) -> BinaryIO:

@@ -20,6 +20,7 @@ from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.questions.question import Question
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.parallel.distributed import first
 from vlm_mu_jax.parallel.meeting import meet
@@ -115,13 +116,18 @@ def _together(
     share = Share(jax.process_index(), jax.process_count())
     if first():
         _collect(out)
+        buckets.send()
     meet("start", tell=tell)
+    if not first():
+        buckets.refresh(out)
     known = {answer.id for answer in answers_file.read(out)}
     rest = dataclasses.replace(records, items=tuple(record for record in records if record.id not in known))
     made = _answer_share(model, rest, share, out, settings, options)
+    buckets.send()
     meet("answers", tell=tell)
     if not first():
         return made
+    buckets.refresh(_shares(out))
     _collect(out)
     return answer_records(model, records, out, settings, options)
 
