@@ -50,7 +50,7 @@ def test_quantised_weights_are_named_where_weights_are(model, quick, data_dir, t
     found = evaluate(model, data_dir, four_bits, workdir=tmp_path / "run")
     exact = evaluate(model, data_dir, dataclasses.replace(four_bits, quantize=None))
     checkpoints = [one.provenance["checkpoint"] for one in (found, exact)]
-    assert [one["quantized"] for one in checkpoints] == ["int4:128", None]
+    assert [one["changed"] for one in checkpoints] == ["int4:128", None]
     assert checkpoints[0]["weights_sha256"] != checkpoints[1]["weights_sha256"]
     assert json.loads((tmp_path / "run/config.json").read_text())["quantize"] == "int4"
 

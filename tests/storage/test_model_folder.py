@@ -57,7 +57,7 @@ def write(out, hf_config=HF, dtype="float32", **options):
 def test_weights_are_quantised_on_loading_when_asked(tmp_path):
     folder, params = write(tmp_path / "m")
     model = vlm_mu_jax.load(folder, with_processor=False, quantize="int4:8")
-    assert model.quantized == "int4:8" and model.stored_sha256 == weights_hash(params)
+    assert model.changed == "int4:8" and model.stored_sha256 == weights_hash(params)
     want = quantize(params, Scheme("int4", 8))
     jax.tree.map(np.testing.assert_array_equal, model.params, want)
     twice = model_folder.quantized(model, Scheme("int8", None))

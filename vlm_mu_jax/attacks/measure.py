@@ -111,6 +111,7 @@ class Measured:
       irrelevant: by attempt, answers that neither answer nor refuse.
       labels: how many answers got which label, under "attack" and "control".
       beside: any-of-K of the comparison's further attempts.
+      broken, broken_null: question id -> whether, behind `any_of_k` and `any_of_k_null`.
     """
 
     n: int
@@ -126,6 +127,8 @@ class Measured:
     irrelevant: Mapping[str, Metric]
     labels: Mapping[str, Mapping[str, int]]
     beside: Mapping[str, Metric]
+    broken: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    broken_null: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As attack.json holds it: `n`, the `SUMMARY` and the labels."""
@@ -207,6 +210,8 @@ class Measurement:
             irrelevant=metrics.by_word(attack, "irrelevant"),
             labels={"attack": _labels(attack), "control": _labels(control)},
             beside=beside,
+            broken=broken,
+            broken_null=broken_null,
         )
 
 

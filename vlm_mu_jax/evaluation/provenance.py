@@ -29,7 +29,7 @@ def collect(
         "checkpoint": {
             "folder": str(model.folder),
             "weights_sha256": weights_sha256,
-            "quantized": model.quantized,
+            "changed": model.changed,
             "source": _source(model.folder),
         },
         "data": {"folder": None if data_dir is None else str(data_dir), "sha256": dict(data_files)},

@@ -270,7 +270,7 @@ def _check_same_model(folder: str | Path, model: Model, weights: str, template: 
             f"{folder} was made with conversation template {template!r}, the model uses "
             f"{model.processor.template!r}; extract again, or give --allow_other_model"
         )
-    if weights != weights_hash(model.params) and weights != model.stored_sha256:  # a quantised model keeps its guard
+    if weights != weights_hash(model.params) and weights != model.stored_sha256:  # changed weights keep the guard
         raise InputError(
             f"{folder} was extracted from other weights than {model.folder}; extract a guard from this "
             "model, or give --allow_other_model to use it all the same"

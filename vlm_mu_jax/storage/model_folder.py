@@ -75,15 +75,17 @@ class Model:
 
     Attributes:
       processor: None only if `load` was told to do without.
-      quantized: how its weights were quantised, such as "int4:128"; None for weights as they are stored.
-      stored_sha256: `identity.weights_hash` of the weights before that; None without.
+      changed: what was done to the stored weights, such as "int4:128" for quantisation; None for weights as they are
+        stored.
+      stored_sha256: `identity.weights_hash` of the stored weights where these are changed, else None. A guard that was
+        extracted from them goes with the changed ones.
     """
 
     params: params_lib.Params
     config: config_lib.ModelConfig
     processor: "Processor | None"
     folder: Path
-    quantized: str | None = None
+    changed: str | None = None
     stored_sha256: str | None = None
 
 
@@ -121,9 +123,13 @@ def load(
 
 def quantized(model: Model, scheme: Scheme) -> Model:
     """The model with the weights that storage by the scheme would leave."""
+    return changed(model, quantize_params(model.params, scheme), str(scheme))
+
+
+def changed(model: Model, params: params_lib.Params, what: str) -> Model:
+    """The model with other weights, made of its own as `what` says."""
     sha256 = model.stored_sha256 or weights_hash(model.params)
-    params = quantize_params(model.params, scheme)
-    return dataclasses.replace(model, params=params, quantized=str(scheme), stored_sha256=sha256)
+    return dataclasses.replace(model, params=params, changed=what, stored_sha256=sha256)
 
 
 def read_processor(folder: Path) -> "Processor":

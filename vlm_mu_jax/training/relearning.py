@@ -14,11 +14,11 @@ from vlm_mu_jax.evaluation.statistics import Metric
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.identity import weights_hash
-from vlm_mu_jax.storage.model_folder import Model
+from vlm_mu_jax.storage.model_folder import Model, changed
 from vlm_mu_jax.training.evaluation import EvaluationPlan
 from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions, QuestionOptions
 from vlm_mu_jax.training.export import owned
-from vlm_mu_jax.training.loop import fit
+from vlm_mu_jax.training.loop import Fitted, fit
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.sources import roots_of, tokenised
 from vlm_mu_jax.training.spec import Observers, RunStorage, TrainingSpec
@@ -124,11 +124,6 @@ def relearn(
     """
     workdir = None if workdir is None else Path(workdir)
     ask = questions or EvaluationQuestions(model, options.questions, options.seed)
-    weights = weights_hash(model.params)
-    rows, counts = tokenised(records, roots_of(records), model.processor, model.config.text.max_positions)
-    size = min(options.batch_size, max(len(rows), 1))
-    loading = {"load_image": model.processor.pixels, "image_token_id": model.config.image_token_id}
-    stream = Stream(list(rows.values()), size, options.seed, **loading)
     folder = None if workdir is None else workdir / "evaluations"
 
     def evaluate(step: int, params: Mapping[str, Any]) -> dict[str, float]:
@@ -138,16 +133,47 @@ def relearn(
         first = evaluate(0, model.params)
         if on_evaluation is not None:
             on_evaluation(0, first)
-        fitted = fit(
-            _attacker(model, options),
-            model.params,
-            {"train": stream},
-            storage=RunStorage(None if workdir is None else workdir / "training", keep=1, weights=weights),
-            observers=Observers(
-                progress, "relearning", evaluation=EvaluationPlan(evaluate, options.every), on_evaluation=on_evaluation
-            ),
-        )
+        plan = EvaluationPlan(evaluate, options.every)
+        observers = Observers(progress, "relearning", evaluation=plan, on_evaluation=on_evaluation)
+        weights = weights_hash(model.params)
+        fitted, counts = _fit(model, records, options, workdir, weights, observers)
     return RelearnResult(curve([{"step": 0, **first}, *fitted.evaluations]), counts, weights)
+
+
+def relearned(
+    model: Model,
+    records: Sequence[Record],
+    options: RelearnOptions,
+    workdir: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Model:
+    """The model after the attacker's training, to be measured in other ways. Nothing is asked on the way.
+
+    The arguments are those of `relearn`; `options.questions` and `options.every` are not read.
+    """
+    workdir, weights = None if workdir is None else Path(workdir), weights_hash(model.params)
+    with owned(workdir):
+        fitted, _ = _fit(model, records, options, workdir, weights, Observers(progress, "relearning"))
+    return changed(model, fitted.params, f"relearned on {len(records)} records, {options.steps} steps")
+
+
+def _fit(
+    model: Model,
+    records: Sequence[Record],
+    options: RelearnOptions,
+    workdir: Path | None,
+    weights: str,
+    observers: Observers,
+) -> tuple[Fitted, dict[str, int]]:
+    """What the attacker trained, and the counts of the rows it was trained on."""
+    rows, counts = tokenised(records, roots_of(records), model.processor, model.config.text.max_positions)
+    size = min(options.batch_size, max(len(rows), 1))
+    loading = {"load_image": model.processor.pixels, "image_token_id": model.config.image_token_id}
+    stream = Stream(list(rows.values()), size, options.seed, **loading)
+    storage = RunStorage(None if workdir is None else workdir / "training", keep=1, weights=weights)
+    spec = _attacker(model, options)
+    return fit(spec, model.params, {"train": stream}, storage=storage, observers=observers), counts
 
 
 def _attacker(model: Model, options: RelearnOptions) -> TrainingSpec:
