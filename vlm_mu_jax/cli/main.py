@@ -27,6 +27,7 @@ COMMANDS = (
     "guard",
     "defences",
     "eval",
+    "holds",
     "judge",
     "report",
     "generate",
