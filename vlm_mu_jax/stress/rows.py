@@ -61,7 +61,7 @@ class HoldsRow:
     def to_dict(self) -> dict[str, Any]:
         """As holds.json has it, without the single questions."""
         kept = {"name": self.name, "what": self.what, "control": self.control, "skipped": self.skipped}
-        return kept | {"rates": {name: rate.to_dict() for name, rate in self.rates.items()}}
+        return kept | {"rates": {name: self.rates[name].to_dict() for name in RATES if name in self.rates}}
 
     def stored(self) -> dict[str, Any]:
         """As rows/NAME.json has it: every question by itself."""

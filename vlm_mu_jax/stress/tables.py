@@ -57,8 +57,8 @@ def page(contents: Sequence[Mapping[str, Any]]) -> str:
 _INTRODUCTION = (
     "Made by `bin/holds --page`. Every number is read from the result files. A cell is a rate in percent with its 95 %"
     " interval; behind the slash stands the control's rate. **Bold** is a difference from the control at p < 0.05"
-    " (exact McNemar, uncorrected, so a page of this size has false ones). n stands where it differs from the column's first"
-    " row. – was not measured. [What holds](what_holds.md) says how to read the rows."
+    " (exact McNemar, uncorrected, so a page of this size has false ones). n stands where it differs from the column's"
+    " first row. – was not measured. [What holds](what_holds.md) says how to read the rows."
 )
 _BETTER = {True: "Lower is better.", False: "Higher is better."}
 
