@@ -45,6 +45,8 @@ def test_relearning_is_measured_from_the_start_and_leaves_the_model_alone(config
     losses = [json.loads(line)["loss"] for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert relearning.relearn(attacked, records, options, tmp_path) == found  # nothing is trained again
+    left = relearning.relearned(attacked, records, options, tmp_path)  # the same training, read from its checkpoint
+    assert left.changed == "relearned on 5 records, 3 steps" and left.stored_sha256 == found.weights_sha256
     assert found.to_dict()["curve"][0]["metrics"]["asr"] == found.curve[0].metrics["asr"].to_dict()
 
 

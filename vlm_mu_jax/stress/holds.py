@@ -106,7 +106,7 @@ def holds(
         reference = None if reference is None else model_folder.opened(reference)
         guard = None if guard is None else Path(guard)
         stand = Stand(opened, data, options, folder, guard, judge, reference, progress)
-        _bind(folder, stand, counted.name)
+        _bind(folder, stand, counted.name, files)
         rows = _rows(stand, on_row)
         deep = _depth(stand)
         content = _content(stand, rows, deep, files, counted.name, before)
@@ -122,8 +122,9 @@ def stored_result(workdir: str | Path) -> HoldsResult:
       InputError: there is no holds.json.
     """
     content = read_json(Path(workdir) / RESULT)
-    found = [read_json(_row_file(Path(workdir), row["name"])) for row in content["rows"]]
-    return HoldsResult(content["name"], [HoldsRow.of(row) for row in found], content)
+    made = [row["name"] for row in content["rows"] if not row["skipped"]]
+    rows = [HoldsRow.of(read_json(_row_file(Path(workdir), name))) for name in made]
+    return HoldsResult(content["name"], rows, content)
 
 
 def _opened(model: Model | str | Path, workdir: Path) -> tuple[Model, dict[str, str] | None]:
@@ -147,8 +148,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _bind(workdir: Path, stand: Stand, judge: str) -> None:
+def _bind(workdir: Path, stand: Stand, judge: str, files: dict[str, str] | None) -> None:
     """One workdir holds the rows of one model, one guard, one data folder and one set of options.
+
+    files: of an exported folder.
 
     Raises:
       InputError: it holds those of something else.
@@ -157,6 +160,7 @@ def _bind(workdir: Path, stand: Stand, judge: str) -> None:
     identity = {
         "version": version("vlm_mu_jax"),
         "weights_sha256": weights_hash(stand.model.params),
+        "exported_files": files,
         "guard_sha256": None if stand.guard is None else folder_hash(stand.guard),
         "reference_sha256": None if stand.reference is None else weights_hash(stand.reference.params),
         "data": {path.name: _sha256(path) for path in names},
