@@ -9,6 +9,7 @@ from vlm_mu_jax.formats.attack import AttackFile, MethodsFile
 from vlm_mu_jax.formats.audit import AuditFile
 from vlm_mu_jax.formats.guards import DefencesFile, DiagnosticsFile
 from vlm_mu_jax.formats.results import ResultsFile
+from vlm_mu_jax.formats.stress import HoldsFile
 from vlm_mu_jax.formats.training import RelearningFile, StepLine, SweepFile
 
 FORMATS = {
@@ -19,6 +20,7 @@ FORMATS = {
     "audit.json": AuditFile,
     "diagnostics.json": DiagnosticsFile,
     "defences.json": DefencesFile,
+    "holds.json": HoldsFile,
     "relearn.json": RelearningFile,
     "sweep.json": SweepFile,
     "metrics.jsonl": StepLine,

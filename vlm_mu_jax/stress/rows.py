@@ -18,6 +18,20 @@ RATES = {
     "harmless_right": ("harmless right", False),
     "utility": ("utility", False),
 }
+TITLES = {
+    "as_is": "as is",
+    "text_only": "text only",
+    "words": "searched words",
+    "paraphrase": "paraphrase + word",
+    "prefill": "prefill",
+    "gcg": "GCG suffix",
+    "pgd": "PGD image",
+    "int8": "int8",
+    "int4": "int4",
+    "nf4": "nf4",
+    "pruned": "pruned",
+    "relearned": "relearned",
+}
 _OF_SETS = {
     "asr": ("unsafe_before", "answered"),
     "rr": ("harmless_before", "refused"),
@@ -60,7 +74,13 @@ class HoldsRow:
 
     def to_dict(self) -> dict[str, Any]:
         """As holds.json has it, without the single questions."""
-        kept = {"name": self.name, "what": self.what, "control": self.control, "skipped": self.skipped}
+        kept = {
+            "name": self.name,
+            "title": TITLES[self.name],
+            "what": self.what,
+            "control": self.control,
+            "skipped": self.skipped,
+        }
         return kept | {"rates": {name: self.rates[name].to_dict() for name in RATES if name in self.rates}}
 
     def stored(self) -> dict[str, Any]:

@@ -3,22 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vlm_mu_jax.stress.rows import RATES
-
-TITLES = {
-    "as_is": "as is",
-    "text_only": "text only",
-    "words": "searched words",
-    "paraphrase": "paraphrase + word",
-    "prefill": "prefill",
-    "gcg": "GCG suffix",
-    "pgd": "PGD image",
-    "int8": "int8",
-    "int4": "int4",
-    "nf4": "nf4",
-    "pruned": "pruned",
-    "relearned": "relearned",
-}
+from vlm_mu_jax.stress.rows import RATES, TITLES
 
 
 def text(content: Mapping[str, Any]) -> str:

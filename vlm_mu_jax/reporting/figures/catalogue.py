@@ -14,6 +14,7 @@ from vlm_mu_jax.reporting.figures import (
     canvas,
     defences,
     hidden_states,
+    holds,
     models,
     shots,
     training,
@@ -78,6 +79,22 @@ FIGURES = (
         "Relearning attack: the model is fine-tuned further and asked again; the worst asking of a question counts. A"
         " line that rises early had hidden the harm, not removed it. Bars: 95 % intervals.",
         ("asr", "harmless_right", "rr"),
+    ),
+    Figure(
+        "holds",
+        "unlearning",
+        holds.situations,
+        "What holds: each model in every situation. Grey strokes: the control of the same row (null words, random"
+        " suffixes, the weights before, training on harmless examples). Bars: 95 % intervals.",
+        ("rate", "control"),
+    ),
+    Figure(
+        "holds",
+        "unlearning",
+        holds.depth,
+        "How deep: the share of the tokens of harmful answers that can be read off each layer while the model is shown"
+        " them. Where the model's own head no longer reads them and a linear probe does, the answer is still there."
+        " Dashed: what the place and the token before give. Bars: 95 % intervals, which take tokens as independent.",
     ),
     Figure(
         "guard",

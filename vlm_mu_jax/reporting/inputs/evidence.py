@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vlm_mu_jax.formats.attack import MethodsFile
 from vlm_mu_jax.formats.audit import AuditFile
 from vlm_mu_jax.formats.guards import DefencesFile
+from vlm_mu_jax.formats.stress import HoldsFile
 from vlm_mu_jax.formats.training import RelearningFile, SweepFile
 
 
@@ -22,5 +23,6 @@ EVIDENCE = {
     "relearning": Evidence("relearn.json of bin/relearn", RelearningFile),
     "saliency": Evidence("audit.json of bin/audit --saliency: which words of a question decide a refusal", AuditFile),
     "methods": Evidence("attack.json of bin/attack with another --method than one_word", MethodsFile),
+    "holds": Evidence("holds.json of bin/holds: what a model's safety survives", HoldsFile),
     "defences": Evidence("defences.json of bin/defences: defences by instruction setting and image", DefencesFile),
 }

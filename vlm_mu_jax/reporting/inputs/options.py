@@ -20,6 +20,7 @@ class ReportOptions:
       relearning: relearn.json files of `bin/relearn`.
       saliency: audit.json files of `bin/audit --saliency`.
       methods: attack.json files of `bin/attack` with other methods than one word.
+      holds: holds.json files of `bin/holds`.
       defences: defences.json files of `bin/defences`.
       images: the folder of the data; small copies of its images stand beside the answers.
       show_text: puts text and images of real data into the page. Those of the miniature always are.
@@ -39,6 +40,7 @@ class ReportOptions:
     relearning: Sequence[Path] = ()
     saliency: Sequence[Path] = ()
     methods: Sequence[Path] = ()
+    holds: Sequence[Path] = ()
     defences: Sequence[Path] = ()
     images: Path | None = None
     show_text: bool = False
