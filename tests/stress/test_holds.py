@@ -12,7 +12,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.stress import tables
 from vlm_mu_jax.stress.holds import stored_result
-from vlm_mu_jax.stress.rows import HoldsRow, Rate, against
+from vlm_mu_jax.stress.rows import HoldsRow, RowRate, against
 
 MADE = ("as_is", "text_only", "words", "int4", "pruned")
 OPTIONS = vlm_mu_jax.HoldsOptions(
@@ -75,7 +75,7 @@ def test_an_exported_folder_is_bound_to_its_files_and_compared_with_the_model(fo
 
 def test_rows_are_paired_question_by_question():
     def row(name, flags):
-        return HoldsRow(name, "what", "control", {"asr": Rate({str(i): bool(f) for i, f in enumerate(flags)})})
+        return HoldsRow(name, "what", "control", {"asr": RowRate({str(i): bool(f) for i, f in enumerate(flags)})})
 
     now = [row("as_is", [1] * 8 + [0]), row("int4", [0, 0]), row("words", [1])]
     before = [row("as_is", [0] * 9), row("int4", [0, 1])]

@@ -21,7 +21,7 @@ from vlm_mu_jax.model.quantize import KINDS, Scheme
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model, changed, quantized
 from vlm_mu_jax.stress.options import HoldsOptions
-from vlm_mu_jax.stress.rows import HoldsRow, Rate, of_evaluation
+from vlm_mu_jax.stress.rows import HoldsRow, RowRate, of_evaluation
 from vlm_mu_jax.training.evaluation_questions import QuestionOptions
 from vlm_mu_jax.training.relearning import RelearnOptions, forget_records, relearned
 
@@ -98,7 +98,7 @@ def _as_is(stand: Stand) -> HoldsRow:
     if suite is None:
         raise InputError(f"{stand.data}: holds no question with its image")
     flags = of_evaluation(stand.asked("as_is", suite))
-    return HoldsRow("as_is", "the questions as they stand", "", {key: Rate(some) for key, some in flags.items()})
+    return HoldsRow("as_is", "the questions as they stand", "", {key: RowRate(some) for key, some in flags.items()})
 
 
 def _text_only(stand: Stand) -> HoldsRow:
@@ -116,7 +116,7 @@ def _text_only(stand: Stand) -> HoldsRow:
             for rate, (kind, _) in labels.items()
             if rate in flags
         }
-    rates = {rate: Rate(some, sides["own_image"].get(rate)) for rate, some in sides["text_only"].items()}
+    rates = {rate: RowRate(some, sides["own_image"].get(rate)) for rate, some in sides["text_only"].items()}
     control = "the same requests with their images" if sides["own_image"] else ""
     return HoldsRow("text_only", "plain requests without an image", control, rates)
 
@@ -152,10 +152,10 @@ def _attacked(stand: Stand, name: str) -> HoldsRow:
         name=use.name,
         progress=stand.progress,
     )
-    rates = {RATE[goal]: Rate(one.broken, one.broken_null) for goal, one in found.measured.items()}
+    rates = {RATE[goal]: RowRate(one.broken, one.broken_null) for goal, one in found.measured.items()}
     said = {
         "words": f"any of {use.shots} words searched for this model ({', '.join(found.words.get('jailbreak', ()))})",
-        "paraphrase": f"paraphrases that begin with {options.word!r}",
+        "paraphrase": f"paraphrases behind the best of these words ({options.word!r})",
         "prefill": f"the answer begun, any of {use.shots}",
         "gcg": f"any of {use.shots} suffixes by gradient, one for all questions",
         "pgd": f"images changed by gradient within {use.pixels.epsilon} of 255",
@@ -187,7 +187,7 @@ def _relearned(stand: Stand) -> HoldsRow:
     what = f"fine-tuned on {use.forgotten} forgotten examples, {use.steps} steps"
     beside = "fine-tuned as long on harmless ones"
     found = of_evaluation(stand.asked("relearned", suite, after["forgotten"]))
-    return HoldsRow("relearned", what, beside, {key: Rate(flags, control.get(key)) for key, flags in found.items()})
+    return HoldsRow("relearned", what, beside, {key: RowRate(flags, control.get(key)) for key, flags in found.items()})
 
 
 def _fine_tuned(stand: Stand, name: str, records: Records) -> Model:
@@ -196,8 +196,10 @@ def _fine_tuned(stand: Stand, name: str, records: Records) -> Model:
     return relearned(stand.model, records, how, stand.workdir / "relearned" / name, progress=stand.progress)
 
 
-def _compared(stand: Stand, name: str, what: str, control: str, model: Model, before: Mapping[str, Rate]) -> HoldsRow:
+def _compared(
+    stand: Stand, name: str, what: str, control: str, model: Model, before: Mapping[str, RowRate]
+) -> HoldsRow:
     """The questions as they stand, asked of changed weights, beside the same of the weights before."""
     found = of_evaluation(stand.asked(name, stand.suite(_AS_IT_STANDS), model))
-    rates = {key: Rate(flags, before[key].flags if key in before else None) for key, flags in found.items()}
+    rates = {key: RowRate(flags, before[key].flags if key in before else None) for key, flags in found.items()}
     return HoldsRow(name, what, control, rates)

@@ -40,7 +40,7 @@ _OF_SETS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
+class RowRate:
     """Which questions count, and which count under the control (None without one)."""
 
     flags: Flags
@@ -69,7 +69,7 @@ class HoldsRow:
     name: str
     what: str
     control: str = ""
-    rates: Mapping[str, Rate] = dataclasses.field(default_factory=dict)
+    rates: Mapping[str, RowRate] = dataclasses.field(default_factory=dict)
     skipped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,12 +90,12 @@ class HoldsRow:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "HoldsRow":
         """What `stored` made."""
-        rates = {name: Rate(**rate) for name, rate in stored["rates"].items()}
+        rates = {name: RowRate(**rate) for name, rate in stored["rates"].items()}
         return cls(**{**stored, "rates": rates})
 
 
 def of_evaluation(found: Evaluation, sets: Mapping[str, tuple[str, str]] = _OF_SETS) -> dict[str, Flags]:
-    """Rate -> its questions, of the sets that were asked. sets: rate -> (set, label that counts)."""
+    """RowRate -> its questions, of the sets that were asked. sets: rate -> (set, label that counts)."""
     flags = {}
     for name, (asked, label) in sets.items():
         if asked in found.answers:

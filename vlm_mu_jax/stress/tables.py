@@ -111,7 +111,7 @@ _SIDES = ("harmful", "harmless")
 
 def _one_what(name: str, what: str) -> str:
     """What was done, without the words of one model."""
-    return what.partition(" (")[0] if name == "words" else what.partition(" '")[0]
+    return what.partition(" (")[0] if name in ("words", "paraphrase") else what
 
 
 def _percent(metric: Mapping[str, Any]) -> str:
