@@ -36,3 +36,6 @@ class AnswerLine(TypedDict, total=False):
     answer: Required[Annotated[str, says("the model's words")]]
     tokens: Annotated[int, says("generated tokens")]
     labels: Annotated[dict[str, AnswerLabel] | None, says("judge -> what it said")]
+    left_out: Annotated[
+        str, says("why the question was not asked, such as too long for the model; absent where it was")
+    ]

@@ -48,6 +48,7 @@ class AttackFile(TypedDict, total=False):
 
     schema: Annotated[int, says("version of the format")]
     model: Annotated[str | None, says("the attacked model's folder")]
+    turn: Annotated[str | None, says("--turn: the question of a conversation that the words are put into")]
     jailbreak: Annotated[list[FoundWord] | None, says("words that make the model answer, best first")]
     over_refuse: Annotated[list[FoundWord] | None, says("words that make it refuse harmless questions, best first")]
     null: Annotated[list[FoundWord] | None, says("neutral words, the control")]

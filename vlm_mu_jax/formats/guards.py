@@ -36,6 +36,7 @@ class DiagnosticsFile(TypedDict, total=False):
     auroc_interval: Annotated[dict[str, Band] | None, says("condition -> 95 % intervals")]
     auroc_refit: Annotated[dict[str, Curve] | None, says("condition -> the same, direction fitted anew")]
     cosine: Annotated[dict[str, Curve] | None, says("condition -> cosine with the text's direction")]
+    skipped: Annotated[list[list[Any]] | None, says("[row, why] of requests too long for the model")]
     stress: Annotated[dict[str, BlankImage] | None, says("kind of blank image -> its measures")]
 
 

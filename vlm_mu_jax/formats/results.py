@@ -13,7 +13,8 @@ class RunEntry(TypedDict, total=False):
     seed: Annotated[int | None, says("--seed")]
     judge: Annotated[str, says("who judged")]
     metrics: Required[Annotated[Metrics, says("rates by name; some are trees of rates")]]
-    unjudged: Annotated[dict[str, int] | None, says("answers without a verdict, by reason")]
+    unjudged: Annotated[dict[str, int] | None, says("answers without a verdict: errors, abstained, too_long")]
+    attack_turn: Annotated[str | None, says("--turn: the question of dialogues that the attack's words open")]
     null_control: Annotated[dict[str, Any] | None, says("the attack's words against as many neutral ones")]
     defence: Annotated[dict[str, Any] | None, says("name and cost of the defence")]
 

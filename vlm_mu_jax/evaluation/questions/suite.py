@@ -170,7 +170,7 @@ def read_attack_words(path: str | Path) -> AttackWords:
     found = AttackWords(
         **{name: _words(path, name, content.get(name) or []) for name in ("jailbreak", "over_refuse", "null")}
     )
-    found = dataclasses.replace(found, turn=str(content.get("turn", FIRST)))
+    found = dataclasses.replace(found, turn=content.get("turn") or FIRST)
     if not (found.jailbreak or found.over_refuse):
         raise InputError(
             f"--attack_words={path}: holds neither jailbreak nor over_refuse words; make one with bin/attack"
