@@ -113,6 +113,12 @@ GOOD = {
         None,
         None,
     ),
+    "a dialogue beside the plain question": (
+        {"question": "plain", "dialogue": openai(*FOUR[:3])["messages"], "image_path": "a.png"},
+        turns((A, "one"), "two", "three"),
+        None,
+        spoken.IMAGE_FIRST,
+    ),
     "messages": (openai(("s", "be kind"), *FOUR), turns("one", "two", "three", "four"), "be kind", None),
     "messages with images": (
         openai(("q", "<image>one"), ("a", "two"), ("q", "three<image>"), ("a", "four"), images=["a.png", "b.png"]),

@@ -1,7 +1,8 @@
 """The shapes that rows of data files have, told apart by their keys, and the record of a row of each.
 
     messages       {"messages": [{"role": "user", "content": text or parts}, ...], "images": [...]}
-    conversations  {"conversations": [{"from": "human", "value": text}, ...], "image": ...}     LLaVA, ShareGPT
+    conversations  {"conversations": [{"from": "human", "value": text}, ...], "image": ...}     LLaVA, ShareGPT; also
+                   under "conversation", "dialogue" or "dialog"
     preference     chosen and rejected answers: texts, messages, or two whole conversations
     instruction    {"instruction", "input", "output", "history"}                                alpaca
     question       {"question", "answer", "kind"}; the question under any of `QUESTIONS`, the answer of `ANSWERS`
@@ -25,6 +26,7 @@ QUESTIONS = ("question", "prompt", "instruction", "query", "text", "goal", "Goal
 ANSWERS = ("answer", "response", "output", "completion", "reference_answer")
 IMAGES = ("images", "image", "image_path", "image_paths")
 SYSTEMS = ("system", "system_prompt")
+DIALOGUES = ("dialogue", "dialog")  # lists of messages under these names, beside whatever else the row has
 LABELLED = "has a true/false label (KTO): not used"
 
 
@@ -39,7 +41,7 @@ def shape_of(row: Any) -> str | None:
         return "preference"
     if "messages" in keys:
         return "messages"
-    if "conversations" in keys or "conversation" in keys:
+    if "conversations" in keys or "conversation" in keys or any(isinstance(row.get(name), list) for name in DIALOGUES):
         return "conversations"
     if "instruction" in keys and "output" in keys:
         return "instruction"
@@ -79,7 +81,8 @@ def record(row: dict, reader: RowReader, kind: str | None = None) -> Record:
 
 
 def _messages(row: dict) -> tuple[list[Message], str | None]:
-    entries = row.get("messages", row.get("conversations", row.get("conversation")))
+    names = ("messages", "conversations", "conversation", *DIALOGUES)
+    entries = next(row[name] for name in names if name in row)
     found = spoken.parse(entries)
     rejected = row.get("rejected_response")  # a whole conversation, and another last answer
     return found, None if rejected is None else _last(rejected)
