@@ -101,6 +101,13 @@ def test_the_turn_that_is_attacked_stands_behind_the_earlier_ones(model, records
         found = vlm_mu_jax.attack(model, AttackRecords(long, long), last, judge=PlantedJudge())
         own, *changed = [a.image_id.split("+") for a in found.answers]
         assert all(first == own[0] and (second == own[1]) == (method == "random") for first, second in changed)
+    longer = (*talk[:2], Turn("user", ("share " * 300,)))
+    more = dataclasses.replace(long, items=(*long.items, Record("longer", turns=longer, kind="unsafe")))
+    last = dataclasses.replace(last, method="blank")
+    found = vlm_mu_jax.attack(model, AttackRecords(long, more), last, judge=PlantedJudge())
+    assert found.to_dict()["turns"]["too_long"] == 1 and "1 are too long for the model" in found.table()
+    with pytest.raises(InputError, match="longer than the model's positions"):
+        vlm_mu_jax.attack(model, AttackRecords(long, more[2:]), last, judge=PlantedJudge())
     with pytest.raises(InputError, match="--image is for methods that change an image"):
         dataclasses.replace(options, image=1)
 

@@ -110,7 +110,7 @@ def attack(
       InputError: options, records, guard or judge do not fit, or a prompt is longer than the model's positions.
       JobError: a score is not a finite number, or another attack is writing the same file.
     """
-    data = _data(records, options.seed).at_turn(options.turn)
+    data = _data(records, options.seed).at_turn(options.turn).fitting(model, options.max_new_tokens)
     steer = attack_guard(model, guard, options.searches)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

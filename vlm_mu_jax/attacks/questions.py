@@ -15,7 +15,9 @@ from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers.asking import over_length
 from vlm_mu_jax.steering.shapes import check_shapes
+from vlm_mu_jax.storage.model_folder import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,14 @@ def _search_question(records: Records, record: Record) -> SearchQuestion:
     return SearchQuestion(record.question, first, tuple(more), Context.of(record))
 
 
+def _fitting(records: Records, model: Model, new_tokens: int) -> Records:
+    def fits(record: Record) -> bool:
+        prompt = record.question, records.image_paths(record), Context.of(record)
+        return not over_length(model, len(model.processor.prompt_ids(*prompt)), new_tokens)
+
+    return dataclasses.replace(records, items=tuple(filter(fits, records)))
+
+
 def image_to_change(images: Sequence[Any], number: int | None) -> int:
     """The index of the image that an attack changes among those of a prompt.
 
@@ -127,7 +137,7 @@ class AttackRecords:
       safety: records, or their file, in whose reference answers refusal openings and beginnings of answers are found;
         also the data of the candidates "audit". None: `verify`.
       split: where the search questions come from, for the result.
-      turns: of conversations, what `at_turn` counted.
+      turns: of conversations, what `at_turn` and `fitting` counted.
     """
 
     verify: Records
@@ -194,6 +204,21 @@ class AttackRecords:
             whole = self.safety_records()
             safety = dataclasses.replace(whole, items=tuple(turns.cut(whole, turn)[0]))
         return dataclasses.replace(self, verify=verify, search=search, safety=safety, turns=counts)
+
+    def fitting(self, model: Model, new_tokens: int) -> "AttackRecords":
+        """The same data without questions whose prompt and answer are longer than the model's positions; `turns` then
+        says how many there were ("too_long").
+
+        Raises InputError when none is left.
+        """
+        parts = [_fitting(records, model, new_tokens) for records in (self.verify, self.search)]
+        too_long = len(self.verify) + len(self.search) - sum(map(len, parts))
+        if not too_long:
+            return self
+        if not all(map(len, parts)):
+            raise InputError(f"{self.verify.source}: its prompts are longer than the model's positions; use others")
+        verify, search = parts
+        return dataclasses.replace(self, verify=verify, search=search, turns={**self.turns, "too_long": too_long})
 
     def safety_records(self) -> Records:
         """The records behind `safety`, read now where it is a file."""

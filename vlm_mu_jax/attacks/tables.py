@@ -27,6 +27,7 @@ def turn_line(result: Mapping[str, Any]) -> str:
         "behind_turns": "stand behind earlier turns",
         "before_turns": "have later ones, which are left out",
         "left_out": "conversations have no such question",
+        "too_long": "are too long for the model and left out",
     }
     said = ", ".join(f"{counts[key]} {what}" for key, what in parts.items() if counts.get(key))
     return f"{which} of every conversation (--turn={turn}): {said}"

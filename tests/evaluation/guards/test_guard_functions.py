@@ -111,7 +111,7 @@ def test_a_request_that_is_too_long_is_left_out_and_said(model, guard, requests)
     options = vlm_mu_jax.ApplyOptions(images=("none",), max_new_tokens=2, batch_size=2)
     applied = vlm_mu_jax.apply_guard(model, guard, some, "refusal", options)
     assert [line.id for line in applied.answers] == ["q0", "q1"] and [row for row, _ in applied.skipped] == [2]
-    assert "1 requests are not asked: row 2 (id 'long') too long" in applied.table()
+    assert "not asked: 1 of the requests, such as row 2 (id 'long') too long" in applied.table()
     with pytest.raises(InputError, match="and so do all others"):
         vlm_mu_jax.apply_guard(model, guard, dataclasses.replace(requests, items=(long,)), "refusal", options)
 

@@ -74,7 +74,9 @@ def fitting(model: Model, requests: Records, new_tokens: int) -> Records:
 
 def left_out_lines(skipped: Sequence[tuple[int, str]]) -> list[str]:
     """What a table says of requests that were not asked: nothing, or one line."""
-    return [f"{len(skipped)} requests are not asked: row {skipped[0][0]} {skipped[0][1]}"] if skipped else []
+    return (
+        [f"not asked: {len(skipped)} of the requests, such as row {skipped[0][0]} {skipped[0][1]}"] if skipped else []
+    )
 
 
 def judge_of(judge: JudgeChoice, requests: Records) -> Judge | BatchJudge:
