@@ -24,12 +24,14 @@ import numpy as np
 from PIL import Image
 
 from tests.evaluation.conftest import CONFIG, make_params, make_tokenizer
+from tests.harnesses import steered
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.storage.model_folder import write_model_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = Path(__file__).with_name("recipes")
 SERVED = "http://127.0.0.1:8000"  # in the recipes; the check's server is elsewhere
+STEERED = "llama-cpp"  # asks no server: it steers a model with an exported guard
 QUESTIONS = ("what is it ?", "why is it so ?", "where is the other one ?")
 
 
@@ -118,10 +120,10 @@ HARNESSES = {
 }
 
 
-def environment_of(name: str) -> Path:
+def environment_of(name: str, packages: tuple[str, ...]) -> Path:
     """The folder of the harness's programs; it is installed if it is not there in these versions."""
     cache = os.environ.get("VLM_MU_HARNESSES", "~/.cache/vlm_mu_jax/harnesses")
-    folder, packages = Path(cache).expanduser() / name, HARNESSES[name].packages
+    folder = Path(cache).expanduser() / name
     stamp = folder / "installed"
     if not stamp.is_file() or stamp.read_text() != " ".join(packages):
         print(f"installing {' '.join(packages)} into {folder}", flush=True)
@@ -180,7 +182,8 @@ def asked_directly(url: str, question: str, image: Path | None) -> str:
 
 def check(name: str) -> int:
     """Runs the harness; the number of answers that were compared. Raises AssertionError."""
-    harness, programs = HARNESSES[name], environment_of(name)
+    harness = HARNESSES[name]
+    programs = environment_of(name, harness.packages)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) / "work"
         shutil.copytree(RECIPES, work)
@@ -209,9 +212,13 @@ def check(name: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/check_harness", description=__doc__)
-    parser.add_argument("name", choices=HARNESSES)
+    parser.add_argument("name", choices=[*HARNESSES, STEERED])
     name = parser.parse_args().name
     try:
+        if name == STEERED:
+            tokens = steered.check(environment_of(name, steered.PACKAGES), RECIPES / "llama_steered.py")
+            print(f"{name}: {tokens} tokens of steered answers, all as ours")
+            return 0
         count = check(name)
     except AssertionError as error:
         print(f"error: {name}: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 
 import gguf
 import numpy as np
@@ -91,6 +92,17 @@ def test_a_control_vector_holds_the_shift_of_every_block_but_the_first(split_gua
         )
 
 
+@pytest.mark.parametrize("scope", ["all", "generated"])
+def test_an_svec_holds_the_shift_of_every_steered_block(split_guard, scope, tmp_path):
+    use = split_guard.using(operator="add", strength=1.5, layers=(0, 3), gate="none", scope=scope)
+    found = json.loads(export_guard(use, tmp_path / "guard.svec", "svec", "qwen2").read_text())
+    assert found["model_type"] == "qwen2" and list(found["directions"]) == ["0", "3"]
+    for block, rows in found["directions"].items():
+        np.testing.assert_array_equal(np.float32(rows), np.asarray(use.as_steer().shift)[[int(block)]])
+    with pytest.raises(InputError, match="scope is 'last'"):
+        export_guard(use.using(scope="last"), tmp_path / "other.svec", "svec")
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -110,5 +122,5 @@ def test_what_a_control_vector_cannot_hold_is_refused_with_what_comes_nearest(sp
 
 
 def test_an_unknown_form_is_an_input_error(split_guard, tmp_path):
-    with pytest.raises(InputError, match="use one of hooks, control_vector"):
+    with pytest.raises(InputError, match="use one of hooks, control_vector, svec"):
         export_guard(split_guard, tmp_path / "guard.onnx", "onnx")

@@ -6,7 +6,8 @@
   diagnose  measures what an image does to the model's states (PCA, AUROC, cosines, blank images of all kinds) and,
             with --answers, to its answers
   bake      exports the guarded model to Hugging Face: in its weights, or with a module that steers it
-  export    writes the guard as one file: PyTorch hooks for transformers, or a control vector for llama.cpp
+  export    writes the guard as one file: PyTorch hooks for transformers, a control vector for llama.cpp, or a
+            vector for AISteer360
 
 A guard belongs to the weights it was extracted from and is refused on others (--allow_other_model overrules).
 With --decide=example --gate_source=text the language model, asked the question alone, decides whether the guard acts.

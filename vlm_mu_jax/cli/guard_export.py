@@ -1,7 +1,7 @@
 """bin/guard export: the guard as one file that other programs steer with."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -13,8 +13,9 @@ from vlm_mu_jax.files import outputs
 _AS = flags.DEFINE_enum(
     "as",
     "hooks",
-    ["hooks", "control_vector"],
-    "export: a Python file with forward hooks for transformers, or a GGUF control vector for llama.cpp",
+    ["hooks", "control_vector", "svec"],
+    "export: a Python file with forward hooks for transformers, a GGUF control vector for llama.cpp, or a vector file"
+    " for AISteer360",
 )
 
 NEEDS = (guard_flags.GUARD,)
@@ -32,20 +33,30 @@ def prepare() -> Callable[[Any], None]:
     folder, form, out = guard_flags.GUARD.value, _AS.value, guard_flags.OUT.value
     outputs.check_writable(out)
     use = stored_options(folder, guard_folder.read(folder)[1])
-    if form == "control_vector" and (reason := vector_obstacle(use)) is not None:
-        raise InputError(f"{folder} cannot be a control vector: {reason}")
+    if form != "hooks" and (reason := vector_obstacle(use, form)) is not None:
+        raise InputError(f"{folder} cannot be a {form}: {reason}")
     hf_config = read_json(model_folder.find(guard_flags.CHECKPOINT.value) / "config.json")
     architecture = hf_config.get("text_config", hf_config).get("model_type", "llama")
     give_guard = functools.partial(load_guard, folder, allow_other_model=guard_flags.ALLOW.value)
     return functools.partial(_run, give_guard, form, architecture, out)
 
 
+def _how(form: str, out: str, scope: str, layers: Sequence[int]) -> str:
+    """How the file is used, in one line."""
+    from vlm_mu_jax.steering.export import TOKEN_SCOPES
+
+    if form == "hooks":
+        return "use it in Python: hooks = attach(model), with attach from that file; its first lines say more"
+    if form == "control_vector":
+        return f"use it with llama.cpp: --control-vector {out}"
+    adapter = f'layer_ids={list(layers)}, token_scope="{TOKEN_SCOPES[scope]}"'
+    return f"use it with AISteer360: ActivationAdapter(AdditiveTransform(SteeringVector.load({out!r})), {adapter})"
+
+
 def _run(give_guard: Callable[[Any], Any], form: str, architecture: str, out: str, model: Any) -> None:
     from vlm_mu_jax.steering.export import export_guard
 
-    export_guard(give_guard(model), out, form, architecture)
+    guard = give_guard(model)
+    export_guard(guard, out, form, architecture)
     print(f"written to {out}")
-    if form == "hooks":
-        print("use it in Python: hooks = attach(model), with attach from that file; its first lines say more")
-    else:
-        print(f"use it with llama.cpp: --control-vector {out}")
+    print(_how(form, out, guard.options.scope, guard.options.layers))

@@ -4,10 +4,16 @@
                      operator, gate and scope.
     control_vector   a GGUF file for `--control-vector` of llama.cpp. It holds one fixed addition per layer, at every
                      token, from the second block on. That is the operator `add` without a gate.
+    svec             the vector file of IBM's AISteer360. It holds one fixed addition per layer; which tokens get it is
+                     said where it is used. That is the operator `add` without a gate.
 
 Source of the second format: ggml-org/llama.cpp pull request 5970. The file has the architecture "controlvector" and
 1-D float32 tensors `direction.K`. llama.cpp adds `direction.K` to the output of block K, counted from 0, and never adds
 anything to block 0 (`llama_adapter_cvec` in src/llama-adapter.cpp). Its loader reads nothing but the tensors.
+
+Source of the third: IBM/AISteer360@1d7c843:aisteer360/algorithms/state_control/_common/steering_vector.py. The file is
+JSON, `{"model_type", "directions": {layer: [K, D]}}`, with K = 1 for a vector that is added to the output of block
+`layer`, counted from 0.
 """
 
 import base64
@@ -23,7 +29,8 @@ from vlm_mu_jax.steering.bake import HOOKS, constant_shift, module_settings
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.guard_options import GuardOptions
 
-FORMS = ("hooks", "control_vector")
+FORMS = ("hooks", "control_vector", "svec")
+TOKEN_SCOPES = {"all": "all", "generated": "after_prompt"}  # our scope -> AISteer360's name of it
 
 
 def export_guard(guard: Guard, out: str | Path, form: str = "hooks", architecture: str = "llama") -> Path:
@@ -35,7 +42,7 @@ def export_guard(guard: Guard, out: str | Path, form: str = "hooks", architectur
     Args:
       out: the file to write.
       form: one of `FORMS`.
-      architecture: name of the language model's architecture, as a note in the control vector.
+      architecture: name of the language model's architecture, as a note in the vector files.
 
     Returns:
       `out`.
@@ -45,11 +52,13 @@ def export_guard(guard: Guard, out: str | Path, form: str = "hooks", architectur
     """
     if form not in FORMS:
         raise InputError(f"form {form!r} is unknown; use one of {', '.join(FORMS)}")
-    if form == "control_vector" and (reason := vector_obstacle(guard.options)) is not None:
-        raise InputError(f"this guard cannot be a control vector: {reason}")
+    if form != "hooks" and (reason := vector_obstacle(guard.options, form)) is not None:
+        raise InputError(f"this guard cannot be a {form}: {reason}")
     with complete_file(out) as partial:
         if form == "hooks":
             partial.write_text(hooks_source(guard), encoding="utf-8")
+        elif form == "svec":
+            partial.write_text(json.dumps(_svec(guard, architecture)) + "\n", encoding="utf-8")
         else:
             _write_vector(guard, partial, architecture)
     return Path(out)
@@ -87,20 +96,20 @@ def attach(model):
     )
 
 
-def vector_obstacle(use: GuardOptions) -> str | None:
-    """Why a guard with these options cannot be a control vector, and what comes nearest. None when it can."""
-    vector = "a control vector adds the same vector at every token"
+def vector_obstacle(use: GuardOptions, form: str = "control_vector") -> str | None:
+    """Why a guard with these options cannot be a vector file of that form, and what comes nearest. None when it can."""
+    vector = f"a {form} adds the same vector at every token"
     if use.operator == "ablate":
         return f"{vector}, and ablate removes what is there; nearest: its weights, bin/guard bake"
     if use.operator != "add":
         return f"{vector}, and {use.operator} adds what depends on the state; nearest: --operator=add, or --as=hooks"
     if use.gate != "none":
         return f"{vector}, and has no gate; nearest: --gate=none, which steers harmless requests too, or --as=hooks"
-    if use.scope != "all":
+    if use.scope not in (TOKEN_SCOPES if form == "svec" else ("all",)):
         return f"{vector}, and this guard's scope is {use.scope!r}; nearest: --scope=all, or --as=hooks"
     if use.norm_preserving:
         return f"{vector}, and cannot rescale a state; nearest: --nonorm_preserving, or --as=hooks"
-    if 0 in use.layers:
+    if form == "control_vector" and 0 in use.layers:
         return "llama.cpp never steers the output of block 0; nearest: --layers from 1 on, or --as=hooks"
     return None
 
@@ -120,6 +129,12 @@ def _write_vector(guard: Guard, path: Path, architecture: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _svec(guard: Guard, architecture: str) -> dict[str, Any]:
+    shift_LD = constant_shift(guard)
+    layers = sorted(guard.options.layers)
+    return {"model_type": architecture, "directions": {str(n): [shift_LD[n].astype(float).tolist()] for n in layers}}
 
 
 def _packed(array: Any) -> dict[str, Any]:

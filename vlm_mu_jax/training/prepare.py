@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -62,7 +61,7 @@ class PreparedRun:
     def rates(self) -> np.ndarray:
         """Learning rate of every step."""
         schedule = learning_rate(self.spec.optim, self.spec.steps)
-        return jax.device_get(jax.vmap(schedule)(jnp.arange(self.spec.steps)))
+        return jax.device_get(jax.jit(jax.vmap(schedule))(np.arange(self.spec.steps)))
 
     def flops(self, rows: dict[str, Any]) -> float:
         """Model FLOPs of one update over all devices."""

@@ -10,12 +10,14 @@ assembled. Without them, in bfloat16, a step of 5e-7 on a weight of 0.02 would b
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import lora as lora_lib
@@ -124,10 +126,10 @@ def split(
     """
     flat, chosen = flatten(params), selected_paths(selection, specs)
     master = None if selection.master_dtype is None else jnp.dtype(selection.master_dtype)
-    parts: Tree = {"weights": unflatten({path: _copy(flat[path], master) for path in chosen})}
-    parts["slices"] = unflatten(
-        {path: _copy(jnp.take(flat[path], jnp.asarray(layers), axis=0), master) for path, layers in selection.slices}
-    )
+    slices = tuple((path, tuple(layers)) for path, layers in selection.slices)
+    whole, stacks = ({path: flat[path] for path in paths} for paths in (chosen, dict(slices)))
+    weights, parted = _copied(whole, stacks, slices, master)
+    parts: Tree = {"weights": unflatten(weights), "slices": unflatten(parted)}
     if selection.lora_rank:
         parts["lora"] = lora_lib.init_lora(specs, selection.lora_targets, selection.lora_rank, key)
     gone = () if keep_originals else set(chosen)
@@ -136,8 +138,20 @@ def split(
     )
 
 
-def _copy(leaf: jax.Array, dtype: Any) -> jax.Array:
-    return jnp.array(leaf, dtype=dtype or leaf.dtype, copy=True)
+@functools.partial(jax.jit, static_argnames=("slices", "master"))
+def _copied(
+    whole: dict[str, jax.Array],
+    stacks: dict[str, jax.Array],
+    slices: tuple[tuple[str, tuple[int, ...]], ...],
+    master: Any,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Copies of whole parameters, and of some layers of others. One program: outside of it each shape would be one."""
+
+    def copy(leaf: jax.Array) -> jax.Array:
+        return jnp.array(leaf, dtype=master or leaf.dtype, copy=True)
+
+    sliced = {path: copy(stacks[path][np.array(layers)]) for path, layers in slices}
+    return {path: copy(leaf) for path, leaf in whole.items()}, sliced
 
 
 def dtypes(params: Params) -> Dtypes:
