@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import help_page, urls
+from vlm_mu_jax.cli import compile_notes, help_page, urls
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.paths import resolved
@@ -81,6 +81,7 @@ def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
     import jax
 
     _tell_of_idle_gpu()
+    compile_notes.start()
     chosen = os.environ.get("VLM_MU_CACHE")
     if chosen == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None

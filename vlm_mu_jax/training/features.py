@@ -66,7 +66,11 @@ def with_features(
         return dict(streams)
     known = [_without_pixels(load(image)) for image in images] if isinstance(load(images[0]), Tiles) else []
     place = _Place.of([count for _, count in known] or [1] * len(images))
-    encode = OnMesh(jax.jit(lambda p, x, grid: encode_tower(p, x, cfg, grid), out_shardings=replicated(mesh)), mesh)
+
+    def image_features(p: Params, x: jax.Array, grid: jax.Array | None) -> jax.Array:
+        return encode_tower(p, x, cfg, grid)
+
+    encode = OnMesh(jax.jit(image_features, out_shardings=replicated(mesh)), mesh)
     some = _stacked(load, images[:1])
     tower = jax.eval_shape(lambda p: encode_tower(p, some.pixels_BMHWC, cfg, some.grid_BI2), params)
     like = jax.ShapeDtypeStruct((place.ends[-1], *tower.shape[2:]), tower.dtype)

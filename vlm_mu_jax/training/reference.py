@@ -64,9 +64,11 @@ def reference_nll(
     todo = sorted((i for i in mine if np.isnan(nll[i])), key=lambda i: len(stream.rows[wanted[i]].ids))
     size = len(positions)
     blocks = int(distributed.maximum(np.array(-(-len(todo) // size))))
-    score = OnMesh(
-        jax.jit(lambda p, rows: ModelPolicy(p, None, None, cfg, {}).nll(rows)[0], out_shardings=replicated(mesh)), mesh
-    )
+
+    def reference(p: Params, rows: Any) -> jax.Array:
+        return ModelPolicy(p, None, None, cfg, {}).nll(rows)[0]
+
+    score = OnMesh(jax.jit(reference, out_shardings=replicated(mesh)), mesh)
     show = progress or (lambda items, label, total=None: items)
     for start in show(range(0, blocks * size, size), f"reference {stream.name}", blocks):
         chosen = todo[start : start + size]
