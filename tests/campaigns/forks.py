@@ -6,7 +6,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from tests import command_server
+from tests import command_server, conftest  # conftest: the environment of all tests, before JAX reads it
+
+assert conftest
 
 
 def start(command: str, place: Path, limit: int = 300) -> int:

@@ -84,7 +84,7 @@ JOBS = (
     Job(
         "guard select",
         "guard select --checkpoint=ours --guard=guard --data=data/text_harm.json --validation_share=1 --out=OUT"
-        f" --operators=add,amplify --strengths=1,2 {_ASKED}",
+        f" --operators=add,amplify --strengths=1 --layer_sets=1 --gates=none --scopes=last --ranks=1 {_ASKED}",
         ("OUT/guard.json", "OUT/guard.safetensors"),
     ),
     Job(

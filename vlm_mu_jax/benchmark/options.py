@@ -13,6 +13,7 @@ class BenchmarkOptions:
 
     repeats: timed runs of each side. seed: draws weights and inputs. workdir: folder for checkpoints and inputs.
     family: of the random model, one of FAMILY_NAMES; suites that know one family alone measure LLaVA.
+    minutes: accelerator starts nothing new after them; 0 is no limit.
     """
 
     workdir: Path
@@ -21,3 +22,4 @@ class BenchmarkOptions:
     repeats: int = 5
     seed: int = 0
     family: str = "llava"
+    minutes: float = 0.0

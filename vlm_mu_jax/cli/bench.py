@@ -7,6 +7,7 @@ better; `floor` is the physical limit in the same unit, where one is known.
 Example:
   bin/bench generate --size=small --json
   bin/bench attack --size=mid --family=qwen2.5-vl
+  bin/bench accelerator --size=7b --minutes=8 --workdir=runs/accelerator
 """
 
 from absl import flags
@@ -21,6 +22,9 @@ _FAMILY = flags.DEFINE_enum("family", "llava", FAMILY_NAMES, "family of the mode
 _ROWS = flags.DEFINE_integer("rows", 8, "prompts, or examples of each stream, per run", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each side", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "draws weights and inputs")
+_MINUTES = flags.DEFINE_float(
+    "minutes", 0.0, "accelerator: start nothing new after these; 0 is no limit", lower_bound=0
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints and inputs; a temporary one by default")
 
 
@@ -34,7 +38,9 @@ def main(argv: list[str]) -> None:
 
     with TemporaryDirectory() if _WORKDIR.value is None else nullcontext(_WORKDIR.value) as folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        options = BenchmarkOptions(Path(folder), _SIZE.value, _ROWS.value, _REPEATS.value, _SEED.value, _FAMILY.value)
+        options = BenchmarkOptions(
+            Path(folder), _SIZE.value, _ROWS.value, _REPEATS.value, _SEED.value, _FAMILY.value, _MINUTES.value
+        )
         result = measure(argv[1], options)
     print(json.dumps(result) if _JSON.value else table.text(result))
 
