@@ -131,7 +131,7 @@ def test_padding_without_a_crop_gives_squares_too(tmp_path):
         ({"image_std": [0.1, 0, 0.2]}, "image_std holds 0"),
         ({"image_mean": [0.1, 0.2]}, "not enough values"),
         ({"image_mean": [0.1, "a", 0.2]}, "image_mean holds 'a'"),
-        ({"rescale_factor": 1e400}, "rescale_factor holds inf"),
+        ({"rescale_factor": 1e400}, "the number Infinity"),
         ({"image_processor_type": "LlavaNextImageProcessor", "do_resize": False}, "LLaVA-NeXT, which always resizes"),
     ],
     ids=str,

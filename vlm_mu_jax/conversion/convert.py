@@ -6,7 +6,7 @@ from pathlib import Path
 from vlm_mu_jax.conversion.importer import ConvertOptions, opened, sources
 from vlm_mu_jax.conversion.replacing import check_model_folder
 from vlm_mu_jax.conversion.template import Wanted, choose_template
-from vlm_mu_jax.data.image_settings import fitted_plan, read_settings, unknown_fields
+from vlm_mu_jax.data.image_settings import fitted, read_settings, unknown_fields
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model.config import ModelConfig
@@ -97,9 +97,8 @@ def _check_images(folder: Path, config: ModelConfig) -> list[str]:
     """Refuses an image processor that we cannot follow, and lists the fields of it that we do not know."""
     if config.vision is None:
         return []
-    fitted_plan(folder, config.vision.plan)
     read_settings(folder, config.vision.image_size)
-    fitted_plan(folder, config.vision.plan)
+    fitted(folder, config.vision)
     unknown = unknown_fields(folder)
     return [f"unknown fields of the image processor are ignored: {', '.join(unknown)}"] if unknown else []
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.model.config import VisionConfig
 from vlm_mu_jax.model.families import IMAGE_PROCESSORS
 from vlm_mu_jax.model.image_plans.plan import ImagePlan, ImageProcessorKind
 
@@ -110,6 +111,12 @@ def read_settings(folder: Path, image_size: int) -> ImageSettings:
         raise InputError(f"{folder}: the image processor's config has a wrong field ({error}); restore it") from error
     _check_size(settings, image_size, folder)
     return settings
+
+
+def fitted(folder: Path, vision: VisionConfig) -> VisionConfig:
+    """The vision side with its image plans fitted to the image processor's config; see `fitted_plan`."""
+    several = None if vision.several is None else fitted_plan(folder, vision.several)
+    return dataclasses.replace(vision, plan=fitted_plan(folder, vision.plan), several=several)
 
 
 def fitted_plan(folder: Path, plan: ImagePlan) -> ImagePlan:

@@ -13,7 +13,7 @@ from PIL import Image
 from vlm_mu_jax.data import chat_template, images, tiling
 from vlm_mu_jax.data.chat_template import TEMPLATES as TEMPLATES
 from vlm_mu_jax.data.chat_template import ChatTemplate
-from vlm_mu_jax.data.image_settings import fitted_plan, read_settings
+from vlm_mu_jax.data.image_settings import fitted, read_settings
 from vlm_mu_jax.data.records import Turn
 from vlm_mu_jax.data.rendering import Context, Renderer, asked, common_prefix
 from vlm_mu_jax.data.tiling import Among, Tiles
@@ -104,9 +104,7 @@ class Processor:
         settings = None
         if cfg.vision is not None:
             settings = read_settings(Path(folder), cfg.vision.image_size)
-            plans = {name: getattr(cfg.vision, name) for name in ("plan", "several")}
-            plans = {name: fitted_plan(Path(folder), plan) for name, plan in plans.items() if plan is not None}
-            cfg = dataclasses.replace(cfg, vision=dataclasses.replace(cfg.vision, **plans))
+            cfg = dataclasses.replace(cfg, vision=fitted(Path(folder), cfg.vision))
         if template == chat_template.OWN:
             template = chat_template.of_folder(folder)
             if template is None:

@@ -13,6 +13,7 @@ import numpy as np
 from vlm_mu_jax.attacks.margin.margin import CandidateRows, score
 from vlm_mu_jax.attacks.margin.openings import Node
 from vlm_mu_jax.attacks.margin.scoring import candidate_flops, image_flops
+from vlm_mu_jax.data import image_settings
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import flops
@@ -53,11 +54,14 @@ class PlannedJob:
 
 
 def model_config(settings: dict[str, Any]) -> ModelConfig:
-    """The model of a config: of the folder `model.init` if it is there, else of the published one `model.like`."""
+    """The model of a config: of the folder `model.init` if it is there, with the images that its image processor makes,
+    else of the published one `model.like`."""
     init, like = settings["model"]["init"], settings["model"]["like"]
     file = Path(init) / "config.json"
     if init and file.is_file():
         cfg = from_hf(read_json(file), str(file))
+        if cfg.vision is not None and any((file.parent / name).exists() for name in image_settings.FILES):
+            cfg = dataclasses.replace(cfg, vision=image_settings.fitted(file.parent, cfg.vision))
     elif like:
         cfg = published(like)
     else:
