@@ -1,0 +1,153 @@
+"""The whole story on a pod: convert, train, evaluate, attack, guard, report, each killed once on the way.
+
+    .venv/bin/python -m tests.multidevice.pod FOLDER [PROCESSES DEVICES]
+
+Every process of the pod (2 by default) has its own fake CPU devices (4). A step starts, is killed with kill -9 in all
+processes when it has begun to write, or after a second where it writes at its end alone, and is started again by the
+same command. docs/launch.md has the commands of a real pod.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from tests import command_server
+from tests.campaigns.world import write_world
+from tests.multidevice.start import free_address
+
+_ASKED = "--max_new_tokens=3 --batch_size=4 --max_questions=4"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command of the story.
+
+    command: the words after `bin/`. made: what it leaves. together: whether all processes run it, as one job; else the
+    first alone. begun: a pattern of files that show that it has begun to write; "" where it writes at its end alone.
+    """
+
+    name: str
+    command: str
+    made: str
+    together: bool
+    begun: str = ""
+
+
+STEPS = (
+    Step("convert", "convert_hf --source=hf --out=pod/base", "pod/base/vlm_mu_jax.json", False, "pod/.base.partial/*"),
+    Step(
+        "train",
+        "train --config=tiny_config.py --workdir=pod/npo --config.model.init=pod/base --config.steps=12"
+        " --config.batch_size=8 --config.mesh.data=2 --config.mesh.fsdp=4",
+        "pod/npo/model/vlm_mu_jax.json",
+        True,
+        "pod/npo/checkpoints/[1-9]*",
+    ),
+    Step(
+        "evaluate",
+        f"eval --checkpoint=pod/npo --data=data --workdir=pod/eval --name=npo --kind=npo {_ASKED}",
+        "pod/eval/results.json",
+        True,
+        "pod/eval/shards/*/answers/*.jsonl",
+    ),
+    Step(
+        "attack",
+        "attack --checkpoint=pod/npo --data=data --words=list.txt --goal=jailbreak --shortlist=2 --shots=1"
+        " --search_questions=2 --verify_questions=2 --max_new_tokens=3 --batch_size=4 --out=pod/attack.json",
+        "pod/attack.json",
+        False,
+        "pod/attack.margins.jsonl",
+    ),
+    Step(
+        "guard",
+        "guard extract --checkpoint=pod/npo --anchors=data/anchors.json --layers=1 --out=pod/guard",
+        "pod/guard/guard.json",
+        False,
+    ),
+    Step(
+        "guarded",
+        f"eval --checkpoint=pod/npo --data=data --guard=pod/guard --workdir=pod/eval_guard --name=guard --kind=guard"
+        f" {_ASKED}",
+        "pod/eval_guard/results.json",
+        True,
+        "pod/eval_guard/shards/*/answers/*.jsonl",
+    ),
+    Step(
+        "report",
+        "report pod/eval pod/eval_guard --attack=pod/attack.json --out=pod/report.html",
+        "pod/report.html",
+        False,
+    ),
+)
+
+
+def run(folder: Path, processes: int, devices: int) -> None:
+    """Runs the story in the world `folder`."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    command_server.warm()
+    for step in STEPS:
+        began = time.monotonic()
+        killed = started(step, folder, processes)
+        until_begun(step, folder, killed)
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in killed]
+        assert codes == [-signal.SIGKILL] * len(killed), f"{step.name}: ended before it was killed: {codes}"
+        assert not (folder / step.made).exists(), f"{step.name}: something incomplete looks complete"
+        again = started(step, folder, processes)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in again]
+        assert not any(codes), f"{step.name}: {codes}: {(folder / 'stderr0').read_text()[-3000:]}"
+        assert (folder / step.made).exists(), step.name
+        print(f"{step.name}: killed, started again, done in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def started(step: Step, folder: Path, processes: int) -> list[int]:
+    """Process ids of the step's command, in all processes of the pod or in the first."""
+    if not step.together:
+        return [_fork(step.command.split(), folder, 0)]
+    pod = [f"--coordinator={free_address()}", f"--num_processes={processes}"]
+    return [_fork([*step.command.split(), *pod, f"--process_id={i}"], folder, i) for i in range(processes)]
+
+
+def until_begun(step: Step, folder: Path, running: list[int]) -> None:
+    """Waits until the step has begun to write, or a second."""
+    until = time.monotonic() + (300 if step.begun else 1)
+    while time.monotonic() < until:
+        if step.begun and any(path.is_dir() or path.stat().st_size for path in folder.glob(step.begun)):
+            return
+        time.sleep(0.001)
+    assert not step.begun, f"{step.name}: wrote nothing: {(folder / 'stderr0').read_text()[-3000:]}"
+
+
+def _fork(words: list[str], folder: Path, process: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        streams = {name: str(folder / f"{name}{process}") for name in ("stdout", "stderr")}
+        request = {
+            "module": f"vlm_mu_jax.cli.{words[0]}",
+            "argv": words[1:],
+            "cwd": str(folder),
+            "env": dict(os.environ),
+        }
+        command_server.run({**request, "timeout": 600, **streams})
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    run(write_world(Path(sys.argv[1]).resolve()), *map(int, sys.argv[2:4] or (2, 4)))
