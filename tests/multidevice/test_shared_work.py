@@ -1,5 +1,6 @@
 """Two processes share the questions out between them; the files are those of one process, byte for byte."""
 
+import json
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.command import run_command
 from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 (fixtures)
-from tests.multidevice.start import environment, free_address
+from tests.multidevice.start import environment, free_address, run_together
 
 
 def together(name, *flags, processes=2):
@@ -66,3 +67,18 @@ def test_shards_of_a_data_file_and_two_processes_write_the_file_of_one(asked, da
         "two.jsonl",
         "two.jsonl.provenance.json",
     ]
+
+
+def test_guards_and_relearning_of_two_processes_are_those_of_one(root, checkpoint, data_dir, tmp_path):  # noqa: F811
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.json"
+        script = root / "tests" / "multidevice" / "work_of_processes.py"
+        run_together([sys.executable, str(script), str(out), str(checkpoint), str(data_dir)], processes, 1)
+        found.append(json.loads(out.read_text()))
+    one, two = found
+    assert two["directions"] == one["directions"] and len(one["directions"]) == 64
+    assert two["selection"] == one["selection"] and two["options"] == one["options"]
+    assert one["batches"][0] == sum(two["batches"]) and two["batches"][0] == two["batches"][1] > 0
+    assert two["relearned"]["devices"] == 2 and one["relearned"]["devices"] == 1
+    assert two["relearned"]["curve"] == one["relearned"]["curve"] and len(one["relearned"]["curve"]) == 2

@@ -21,6 +21,7 @@ class Device:
     id: int
     platform: str = "tpu_like"
     device_kind: str = "TPU v5 lite"
+    process_index: int = 0
 
     def memory_stats(self):
         return {"bytes_limit": 16 * GIB}

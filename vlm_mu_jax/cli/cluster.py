@@ -1,8 +1,12 @@
 """Flags of a command that may run as several processes, and joining them; see docs/launch.md."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.progress import Progress
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -26,6 +30,17 @@ def several() -> bool:
     import jax
 
     return jax.process_count() > 1
+
+
+def bar() -> "Progress | None":
+    """The progress bar of the process that speaks, None in the others."""
+    from vlm_mu_jax import progress
+
+    if COORDINATOR.value is None:
+        return progress.bar
+    from vlm_mu_jax.parallel import distributed
+
+    return progress.bar if distributed.first() else None
 
 
 def tell(line: str) -> None:

@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     if eval_list.LIST.value:
         root = eval_list.DATA_ROOT.value
         return eval_list.print_sets(root, eval_list.names() if root else [])
-    share = shard_flags.share(*["--rejudge"] * _REJUDGE.value)
+    share = shard_flags.share(_WORKDIR.value, *["--rejudge"] * _REJUDGE.value)
     speaks = cluster.join()
     from vlm_mu_jax.evaluation.evaluate import resolve_suite
     from vlm_mu_jax.steering import guard_folder

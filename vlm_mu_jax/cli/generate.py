@@ -107,7 +107,7 @@ def _check_flags() -> None:
         "--kinds": (_KINDS.value, "--data"),
         "--kind": (_KIND.value, "--data"),
         "--columns": (_COLUMNS.value, "--data"),
-        "--shard": (shard_flags.share(), "--data"),
+        "--shard": (shard_flags.SHARD.value, "--data"),
         "--join": (shard_flags.JOIN.value, "--data"),
         "--coordinator": (cluster.COORDINATOR.value, "--data"),
         "--image": (_IMAGE.value, "--prompt or --chat"),
@@ -134,7 +134,7 @@ def _answer_all() -> None:
     speaks = cluster.join()
     command.enable_compilation_cache()
     records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
-    records, share = record_answers.asked_of(records, _KINDS.value), shard_flags.share()
+    records, share = record_answers.asked_of(records, _KINDS.value), shard_flags.share(_OUT.value)
     guard_folder.check(_GUARD.value)
     if shard_flags.JOIN.value:
         answers = record_answers.join_shares(records, _OUT.value)

@@ -24,6 +24,7 @@ Example:
 from absl import flags
 
 from vlm_mu_jax.cli import (
+    cluster,
     command,
     guard_apply,
     guard_bake,
@@ -44,7 +45,8 @@ ACTIONS = {
     "bake": guard_bake,
     "export": guard_export,
 }
-for _module in (guard_flags, mesh_flag, *ACTIONS.values()):
+TOGETHER = ("extract", "select")  # what several processes share out between them
+for _module in (guard_flags, mesh_flag, cluster, *ACTIONS.values()):
     flags.adopt_module_key_flags(_module)
 
 
@@ -52,6 +54,10 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.storage import model_folder
 
     action = ACTIONS[argv[1]]
+    if argv[1] in TOGETHER:
+        cluster.join()
+    elif cluster.COORDINATOR.value:
+        raise InputError(f"bin/guard {argv[1]} runs in one process; {' and '.join(TOGETHER)} take --coordinator")
     for flag in action.NEEDS:
         if not flag.value:
             raise InputError(f"bin/guard {argv[1]} needs --{flag.name}; see bin/guard --help")
@@ -59,6 +65,7 @@ def main(argv: list[str]) -> None:
     command.enable_compilation_cache()
     with mesh_flag.placed(guard_flags.BATCH.value, guard_flags.TOKENS.value):
         run(model_folder.load(guard_flags.CHECKPOINT.value))
+    cluster.leave_together()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import guard_flags
+from vlm_mu_jax.cli import cluster, guard_flags
 from vlm_mu_jax.errors import InputError
 
 _METHOD = flags.DEFINE_enum(
@@ -105,19 +105,21 @@ def prepare() -> Callable[[Any], None]:
 
 
 def _run(make_guard: Callable[[Any], Any], out: str, model: Any) -> None:
+    from vlm_mu_jax.parallel.distributed import first
+
     guard = make_guard(model)
-    guard.save(out)
-    print(guard.describe())
-    print(f"written to {out}")
+    if first():
+        guard.save(out)
+        print(guard.describe())
+        print(f"written to {out}")
 
 
 def extraction(anchors_file: str | Path, options: Any) -> Callable[[Any], Any]:
     """What extracts a guard from a model. The anchors are read now: a bad file is told before the model loads."""
-    from vlm_mu_jax import progress
     from vlm_mu_jax.steering.anchor_texts import load_anchors
     from vlm_mu_jax.steering.extraction import extract_guard
 
-    return functools.partial(extract_guard, anchors=load_anchors(anchors_file), options=options, progress=progress.bar)
+    return functools.partial(extract_guard, anchors=load_anchors(anchors_file), options=options, progress=cluster.bar())
 
 
 def guard_or_extraction() -> Callable[[Any], Any]:

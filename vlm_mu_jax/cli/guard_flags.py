@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import judge_flags
+from vlm_mu_jax.cli import cluster, judge_flags
 
 flags.adopt_module_key_flags(judge_flags)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -44,8 +44,11 @@ def requests() -> Any:
 
 
 def judge() -> Any:
-    """Who tells refusals."""
-    return judge_flags.rater(data_folder(), OUT.value)
+    """Who tells refusals. What a judging model says is kept apart for each process of a job."""
+    from vlm_mu_jax.parallel import distributed
+
+    alone = cluster.COORDINATOR.value is None or distributed.first()
+    return judge_flags.rater(data_folder(), OUT.value if alone else f"{OUT.value}.process{distributed.index()}")
 
 
 def numbers(flag: flags.FlagHolder) -> list[float]:

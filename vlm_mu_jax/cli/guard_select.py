@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import guard_extract, guard_flags
+from vlm_mu_jax.cli import cluster, guard_extract, guard_flags
 
 _LIMIT = flags.DEFINE_integer("max_questions", None, "select: at most this many requests of each kind", lower_bound=1)
 _SHARE = flags.DEFINE_float(
@@ -72,11 +72,13 @@ def _options() -> Any:
 
 
 def _run(give_guard: Callable[[Any], Any], requests: Any, judge: Any, options: Any, out: str, model: Any) -> None:
-    from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.guards.select_guard import select_guard
+    from vlm_mu_jax.parallel.distributed import first
     from vlm_mu_jax.reporting.figures.guard_selection import heat_map
 
-    chosen = select_guard(model, give_guard(model), requests, judge, options, progress=progress.bar)
+    chosen = select_guard(model, give_guard(model), requests, judge, options, progress=cluster.bar())
+    if not first():
+        return
     if not chosen.acts:
         gain = options.bounds.min_gain
         print(f"no setting refuses {gain:g} more harmful requests within the bounds; the guard does nothing")

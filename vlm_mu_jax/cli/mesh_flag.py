@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from vlm_mu_jax.cli import cluster
+
 _MESH = flags.DEFINE_list(
     "mesh",
     None,
@@ -15,17 +17,18 @@ _MESH = flags.DEFINE_list(
 
 
 @contextlib.contextmanager
-def placed(rows: int, new_tokens: int) -> Iterator[None]:
+def placed(rows: int, new_tokens: int, training: float = 0.0) -> Iterator[None]:
     """Every model that is loaded inside lies on the devices that --mesh names, or on those that fit.
 
     Args:
       rows: prompts that run at a time.
       new_tokens: most tokens that are generated.
+      training: how many times the bytes of the weights training holds, beside the weights.
     """
     from vlm_mu_jax.parallel import placement
 
     sizes = placement.parse(_MESH.value) if _MESH.value else None
-    with placement.placed(placement.Placement(sizes, rows, new_tokens, _tell)):
+    with placement.placed(placement.Placement(sizes, rows, new_tokens, training, _tell if cluster.bar() else None)):
         yield
 
 

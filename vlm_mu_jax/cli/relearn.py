@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, quantize_flag
+from vlm_mu_jax.cli import cluster, command, mesh_flag, quantize_flag
 from vlm_mu_jax.files.json_file import write_json
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vlm_mu_jax.training.relearning import RelearnOptions
 
 flags.adopt_module_key_flags(quantize_flag)
+flags.adopt_module_key_flags(mesh_flag)
+flags.adopt_module_key_flags(cluster)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder of the unlearned model", required=True)
 _DATA = flags.DEFINE_string("data", None, "folder of the training data and of the questions", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, answers and relearn.json", required=True)
@@ -50,9 +52,11 @@ _JUDGE = flags.DEFINE_enum(
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
 _ASKED = flags.DEFINE_integer("eval_batch_size", 16, "questions answered at a time", lower_bound=1)
 
+# Bytes beside the weights, as times of theirs: master copy, moments and gradient of a bfloat16 weight (docs/scaling.md)
+_WHOLE, _ADAPTERS = 8.0, 0.5
+
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax import progress
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.files import outputs
     from vlm_mu_jax.training.step_log import evaluation_line
@@ -63,6 +67,7 @@ def main(argv: list[str]) -> None:
         raise InputError("--forget needs --forget_answers, the harmful answers of the base model (bin/eval wrote them)")
     workdir, data = Path(_WORKDIR.value).expanduser(), Path(_DATA.value).expanduser()
     outputs.check_writable(workdir / "relearn.json")
+    speaks = cluster.join()
     from vlm_mu_jax.storage import model_folder
     from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions
     from vlm_mu_jax.training.relearning import relearn
@@ -75,20 +80,26 @@ def main(argv: list[str]) -> None:
     def evaluated(step: int, values: Mapping[str, float]) -> None:
         print(evaluation_line(step, options.steps, values), file=sys.stderr, flush=True)
 
+    size = min(options.batch_size, len(records))
+    with mesh_flag.placed(size, _TOKENS.value, training=_ADAPTERS if _LORA.value else _WHOLE):
+        model = model_folder.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
     found = relearn(
-        model_folder.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value),
+        model,
         records,
         options,
         workdir,
         questions=questions,
-        progress=progress.bar,
-        on_evaluation=evaluated,
+        progress=cluster.bar(),
+        on_evaluation=evaluated if speaks else None,
     )
+    if not speaks:
+        return cluster.leave_together()
     name = _NAME.value or Path(_CHECKPOINT.value).name
     about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": _settings(options)}
     _write(workdir, {**about, **found.to_dict()})
     print(found.table())
     print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
+    cluster.leave_together()
 
 
 def _options(data: Path) -> "RelearnOptions":

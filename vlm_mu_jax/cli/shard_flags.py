@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from vlm_mu_jax.cli import cluster
+from vlm_mu_jax.files import buckets
+from vlm_mu_jax.files.paths import resolved
 
 if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.answers.share import Share
 
-_SHARD = flags.DEFINE_string(
+SHARD = flags.DEFINE_string(
     "shard",
     None,
     "K/N: answer only share K (from 0) of N of the questions, in a job that needs no other, such as the task of an"
@@ -18,10 +20,11 @@ _SHARD = flags.DEFINE_string(
 JOIN = flags.DEFINE_bool("join", False, "put the answers of all --shard jobs together; generates nothing")
 
 
-def share(*others: str) -> "Share | None":
+def share(where: str, *others: str) -> "Share | None":
     """The share of --shard.
 
     Args:
+      where: what is written, by all jobs.
       others: further flags that were given and say themselves what is answered.
 
     Raises:
@@ -30,8 +33,10 @@ def share(*others: str) -> "Share | None":
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.evaluation.answers.share import Share
 
-    ways = {"--shard": _SHARD.value, "--join": JOIN.value, "--coordinator": cluster.COORDINATOR.value}
+    ways = {"--shard": SHARD.value, "--join": JOIN.value, "--coordinator": cluster.COORDINATOR.value}
     given = [*(name for name, value in ways.items() if value), *others]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
-    return Share.parse(_SHARD.value) if _SHARD.value else None
+    if any(ways.values()) and buckets.remote(resolved(where)) is not None:
+        raise InputError(f"{where}: {given[0]} needs a folder that all jobs see at once; mount the bucket")
+    return Share.parse(SHARD.value) if SHARD.value else None

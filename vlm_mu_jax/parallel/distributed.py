@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlm_mu_jax.errors import InputError, JobError
 
@@ -107,6 +108,11 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def index() -> int:
+    """The number of this process in its job, from 0."""
+    return jax.process_index()
+
+
 def sync(what: str) -> None:
     """Waits until every process is here. `what` names the place."""
     if jax.process_count() > 1:
@@ -135,6 +141,17 @@ def maximum(values: np.ndarray) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(values)).max(axis=0)
+
+
+def total(values: np.ndarray) -> np.ndarray:
+    """The sum of all processes' values, elementwise: joins what each has filled in of an array of zeros."""
+    if jax.process_count() == 1:
+        return values
+    first_of = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh(np.array([first_of[process] for process in range(jax.process_count())]), ("process",))
+    parts = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("process")), values[None])
+    add = jax.jit(lambda parts: parts.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return np.asarray(add(parts).addressable_data(0))
 
 
 def to_host(x: jax.Array) -> np.ndarray:

@@ -32,11 +32,12 @@ def give_signs() -> None:
 
 
 def meet(what: str, value: Any = None, tell: Callable[[str], None] | None = None) -> list[Any]:
-    """Waits until every process has called this for `what`; what each brought (anything that JSON holds), by process.
+    """Waits until every process has called this for `what`; returns what each brought, by process.
 
     Args:
       what: what the processes have done, for messages. The n-th call with it meets the others' n-th.
-      value: what this process brings; small, for it is kept in the coordinator's memory.
+      value: what this process brings, anything that JSON holds and numbers of numpy. It is small, for it is kept in the
+        coordinator's memory.
       tell: gets a line, once a minute, about a process that others wait for.
 
     Raises:
@@ -48,7 +49,7 @@ def meet(what: str, value: Any = None, tell: Callable[[str], None] | None = None
     _calls[what] += 1
     place = f"vlm_mu_jax/{what}/{_calls[what]}"
     client = _client()
-    client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(value))
+    client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(value, default=float))
     return [json.loads(_awaited(client, place, what, process, tell)) for process in range(jax.process_count())]
 
 

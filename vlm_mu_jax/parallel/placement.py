@@ -32,12 +32,15 @@ class Placement:
       sizes: (data, fsdp, tensor), one of which may be -1: all devices that are left. None chooses.
       rows: prompts that run at a time; more copies of the weights than rows are of no use.
       new_tokens: most tokens that are generated.
+      training: how many times the bytes of the weights training holds, 0 where nothing trains. Rows of a training are
+        not filled up, and its processes work together on the devices of all.
       tell: gets a line about each model that is placed on more than one device.
     """
 
     sizes: tuple[int, int, int] | None = None
     rows: int = 16
     new_tokens: int = 256
+    training: float = 0.0
     tell: Callable[[str], None] | None = None
 
     def mesh(self, name: str, needed: BytesNeeded) -> Mesh | None:
@@ -46,7 +49,7 @@ class Placement:
         Raises:
           InputError: the sizes do not fit the devices or the model, or the model fits in no way.
         """
-        devices = jax.local_devices()
+        devices = jax.devices() if self.training else jax.local_devices()
         if self.sizes is None and len(devices) == 1:
             return None
         if self.sizes is None:
@@ -54,7 +57,7 @@ class Placement:
         else:
             mesh = _asked(self.sizes, devices)
         if self.tell is not None and (len(devices) > 1 or self.sizes is not None):
-            self.tell(self._line(name, mesh, needed(mesh, self.rows, self.new_tokens), devices))
+            self.tell(self._line(name, mesh, self._bytes(mesh, needed), devices))
         return mesh
 
     def _chosen(self, name: str, needed: BytesNeeded, devices: Sequence[jax.Device]) -> Mesh:
@@ -62,19 +65,35 @@ class Placement:
         token. The devices that are left take further rows."""
         room, least = _USED * memory_of(devices), math.inf
         for fsdp, tensor in _splittings(len(devices)):
-            data = min(len(devices) // (fsdp * tensor), max(1, self.rows // fsdp))
+            data = self._copies(len(devices) // (fsdp * tensor), fsdp)
+            if self.training and jax.process_count() > 1 and data * fsdp * tensor < len(devices):
+                continue  # a process would have no part in it
             mesh = make_mesh(data, fsdp, tensor, list(devices[: data * fsdp * tensor]))
             try:
-                bytes_here = needed(mesh, self.rows, self.new_tokens)
+                bytes_here = self._bytes(mesh, needed)
             except InputError:  # a size that this axis does not divide
                 continue
             if bytes_here <= room:
                 return mesh
             least = min(least, bytes_here)
+        if least == math.inf:
+            raise InputError(
+                f"{self.rows} rows cannot be spread over {len(devices)} devices of {jax.process_count()} processes;"
+                f" give a batch size that is a multiple of {len(devices)}, or --mesh=data,fsdp,tensor"
+            )
         raise InputError(
             f"{name}: needs {least / _GIB:.1f} GiB on each of {len(devices)} devices by estimate, of {room / _GIB:.1f}"
             " that may be used; use more devices or a smaller batch, or say --mesh=data,fsdp,tensor to try"
         )
+
+    def _copies(self, most: int, fsdp: int) -> int:
+        """How many copies of the weights share the rows: no more than rows, and in training as many as divide them."""
+        if self.training:
+            return next((data for data in range(most, 1, -1) if self.rows % (data * fsdp) == 0), 1)
+        return min(most, max(1, self.rows // fsdp))
+
+    def _bytes(self, mesh: Mesh, needed: BytesNeeded) -> float:
+        return needed(mesh, self.rows, self.new_tokens) + self.training * needed(mesh, 0, 0)
 
     def _line(self, name: str, mesh: Mesh, bytes_here: int, devices: Sequence[jax.Device]) -> str:
         sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -118,13 +137,13 @@ def parse(given: Sequence[str]) -> tuple[int, int, int]:
 
 def memory_of(devices: Sequence[jax.Device]) -> float:
     """Bytes that each of these devices has. Those of a CPU share the machine's memory."""
-    stats = devices[0].memory_stats() or {}
-    chip = chip_of(devices[0].device_kind)
+    own = [device for device in devices if device.process_index == jax.process_index()]  # others are not asked
+    stats, chip = own[0].memory_stats() or {}, chip_of(own[0].device_kind)
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
     if chip is not None:
         return chip.memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(own)
 
 
 def _asked(sizes: tuple[int, int, int], devices: Sequence[jax.Device]) -> Mesh:

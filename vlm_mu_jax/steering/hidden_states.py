@@ -16,6 +16,7 @@ from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.parallel.activations import OnMesh, even_rows
+from vlm_mu_jax.parallel.distributed import total
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -84,12 +85,19 @@ def last_token_states(
 
         states_LND = last_token_states(model, ["What is on this sign?"], [model.processor.blank_pixels()])
 
+    In a job of several processes all call this. Each runs every so-many-th batch, and all get all states.
+
     Args, Raises: as `prompt_batches`.
     """
     steps = -(-len(questions) // even_rows(model.params, min(batch_size, len(questions))))
     batches: Iterable = prompt_batches(model, questions, images, batch_size, at, contexts)
     batches = progress(batches, label, steps) if progress else batches
-    return np.concatenate([batch_states(model, batch)[:, :real] for batch, real in batches], axis=1)
+    states_LND, done = np.zeros((model.config.text.L, len(questions), model.config.text.D), np.float32), 0
+    for number, (batch, real) in enumerate(batches):
+        if number % jax.process_count() == jax.process_index():
+            states_LND[:, done : done + real] = batch_states(model, batch)[:, :real]
+        done += real
+    return total(states_LND)
 
 
 def batch_states(model: Model, batch: Batch) -> np.ndarray:

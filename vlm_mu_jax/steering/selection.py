@@ -22,8 +22,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import SCOPES
+from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.gates import GATES
 from vlm_mu_jax.steering.operators import FIXED_STRENGTH, OPERATORS, parse_layers
@@ -210,7 +213,7 @@ def select(
 
     Args:
       candidates: "off" must be among them. The others are compared with it.
-      score: gives a candidate's scores.
+      score: gives a candidate's scores. In a job of several processes each scores every so-many-th candidate.
 
     Raises:
       InputError: "off" is missing.
@@ -218,8 +221,11 @@ def select(
     bounds = bounds or Bounds()
     if OFF.operator not in [candidate.operator for candidate in candidates]:
         raise InputError("the grid of guard settings must hold the setting 'off' to compare with")
-    tried = progress(candidates, "guard settings", len(candidates)) if progress else candidates
-    scored = [(candidate, score(candidate)) for candidate in tried]
+    mine = range(jax.process_index(), len(candidates), jax.process_count())
+    tried = progress(mine, "guard settings", len(mine)) if progress else mine
+    brought = meet("guard settings", {at: dataclasses.asdict(score(candidates[at])) for at in tried})
+    by_number = {int(at): GuardScores(**scores) for scores_of in brought for at, scores in scores_of.items()}
+    scored = [(candidate, by_number[at]) for at, candidate in enumerate(candidates)]
     off, base = next((c, scores) for c, scores in scored if c.operator == OFF.operator)
     allowed = max(bounds.max_over_refusal, base.over_refusal)
 

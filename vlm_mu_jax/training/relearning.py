@@ -12,6 +12,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.results import frontier
 from vlm_mu_jax.evaluation.statistics import Metric
 from vlm_mu_jax.objectives.registry import make_objective
+from vlm_mu_jax.parallel.activations import mesh_of
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model, changed
@@ -108,8 +109,10 @@ def relearn(
       found = vlm_mu_jax.relearn(model, records[:16], RelearnOptions(asked, steps=60))
       [(point.step, point.metrics["asr"].value) for point in found.curve]
 
+    In a job of several processes all call this, with a model that lies on the devices of all. Process 0 has the rates.
+
     Args:
-      model: the unlearned model; it stays as it is.
+      model: the unlearned model; it stays as it is, and the attacker's copy lies on the same devices.
       records: what the attacker trains on, for example `forget_records(...)` or `harmless_records(...)`. Image paths
         are relative to `records.root`, or to the working directory for a plain list.
       options: how the attacker trains, and what is asked.
@@ -173,7 +176,8 @@ def _fit(
     stream = Stream(list(rows.values()), size, options.seed, **loading)
     storage = RunStorage(None if workdir is None else workdir / "training", keep=1, weights=weights)
     spec = _attacker(model, options)
-    return fit(spec, model.params, {"train": stream}, storage=storage, observers=observers), counts
+    mesh = mesh_of(model.params)
+    return fit(spec, model.params, {"train": stream}, mesh=mesh, storage=storage, observers=observers), counts
 
 
 def _attacker(model: Model, options: RelearnOptions) -> TrainingSpec:

@@ -1,0 +1,69 @@
+"""Started by test_shared_work.py, as one process or several; process 0 writes what they found together, as JSON.
+
+python work_of_processes.py OUT CHECKPOINT DATA [ADDRESS PROCESSES PROCESS]
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+from tests.multidevice.commands_on_devices import ANCHORS
+from vlm_mu_jax.data import readers
+from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions, select_guard
+from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.parallel.meeting import meet
+from vlm_mu_jax.parallel.placement import Placement, placed
+from vlm_mu_jax.steering import extraction, hidden_states
+from vlm_mu_jax.steering.extraction import ExtractOptions
+from vlm_mu_jax.steering.selection import Bounds
+from vlm_mu_jax.storage import model_folder
+from vlm_mu_jax.training.evaluation_questions import QuestionOptions
+from vlm_mu_jax.training.relearning import RelearnOptions, relearn
+
+
+def main(out: str, checkpoint: str, data: str, address: str | None = None, *job: str) -> None:
+    distributed.join(address, *map(int, job))
+    batches = count_calls(hidden_states, "batch_states")
+    found = guards(model_folder.load(checkpoint), data)
+    found["batches"] = meet("batches", len(batches))
+    found["relearned"] = relearned(checkpoint, Path(data))
+    if distributed.first():
+        Path(out).write_text(json.dumps(found))
+    meet("end")
+
+
+def count_calls(module, name: str) -> list:
+    calls, before = [], getattr(module, name)
+    setattr(module, name, lambda *args: calls.append(1) or before(*args))
+    return calls
+
+
+def guards(model, data: str) -> dict:
+    guard = extraction.extract_guard(model, ANCHORS, ExtractOptions(layers="all", batch_size=2, blank=None))
+    options = SelectOptions(
+        strengths=(1.0, 4.0), layer_sets=("all",), scopes=("last",), gates=("midpoint",), bounds=Bounds(1.0, 1.0, 1e9, 0.0),
+        validation_share=1.0, max_new_tokens=3, batch_size=2,
+    )  # fmt: skip
+    chosen = select_guard(model, guard, data, "oracle", options)
+    return {
+        "directions": guard.directions.basis_LMD.ravel().tolist(),
+        "selection": chosen.as_json(),
+        "options": json.loads(json.dumps(dataclasses.asdict(chosen.guard.options))),
+    }
+
+
+def relearned(checkpoint: str, data: Path) -> dict:
+    records = readers.read(data / "test.json").of_kind("safe")
+    asked = QuestionOptions(str(data), "test", questions=2, max_new_tokens=3, batch_size=4)
+    with placed(Placement(rows=4, training=8.0)):
+        model = model_folder.load(checkpoint)
+    return relearn(model, records, RelearnOptions(asked, steps=2, every=2, batch_size=4)).to_dict() | {
+        "devices": len(jax.tree.leaves(model.params)[0].sharding.device_set)
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
