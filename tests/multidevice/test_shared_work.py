@@ -79,6 +79,6 @@ def test_guards_and_relearning_of_two_processes_are_those_of_one(root, checkpoin
     one, two = found
     assert two["directions"] == one["directions"] and len(one["directions"]) == 64
     assert two["selection"] == one["selection"] and two["options"] == one["options"]
-    assert one["batches"][0] == sum(two["batches"]) and two["batches"][0] == two["batches"][1] > 0
+    assert one["batches"] == [5] and two["batches"] == [3, 2]  # each runs its own
     assert two["relearned"]["devices"] == 2 and one["relearned"]["devices"] == 1
     assert two["relearned"]["curve"] == one["relearned"]["curve"] and len(one["relearned"]["curve"]) == 2

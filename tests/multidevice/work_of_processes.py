@@ -44,9 +44,15 @@ def count_calls(module, name: str) -> list:
 def guards(model, data: str) -> dict:
     guard = extraction.extract_guard(model, ANCHORS, ExtractOptions(layers="all", batch_size=2, blank=None))
     options = SelectOptions(
-        strengths=(1.0, 4.0), layer_sets=("all",), scopes=("last",), gates=("midpoint",), bounds=Bounds(1.0, 1.0, 1e9, 0.0),
-        validation_share=1.0, max_new_tokens=3, batch_size=2,
-    )  # fmt: skip
+        strengths=(1.0, 4.0),
+        layer_sets=("all",),
+        scopes=("last",),
+        gates=("midpoint",),
+        bounds=Bounds(1.0, 1.0, 1e9, 0.0),
+        validation_share=1.0,
+        max_new_tokens=3,
+        batch_size=2,
+    )
     chosen = select_guard(model, guard, data, "oracle", options)
     return {
         "directions": guard.directions.basis_LMD.ravel().tolist(),
