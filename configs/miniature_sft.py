@@ -9,8 +9,8 @@ posthoc: refusals on unsafe requests, answers on safe ones, and a quarter of the
   mirage on purpose: the safety data are biased as VLGuard is, so the model learns the opening word and not the content.
 mixed: the same refusals and answers inside all of the general instruction data, trained three times as long. VLGuard
   mixes them into visual instruction tuning. For a real model start from the checkpoint before that stage.
-diverse: posthoc with the general data that unlearning gets: harmless requests under evenly mixed opening words. It asks
-  whether rebalancing the data fixes the mirage, and is the fair baseline of NPO and RMU.
+diverse: posthoc with the general data that unlearning gets: harmless requests under evenly mixed and unfamiliar opening
+  words, and text-only requests. It asks whether better data fix the mirage, and is the fair baseline of NPO and RMU.
 unsafe_filter: general data only, none of which answers an unsafe request. It has no refusals at all.
 
 Reads runs/base (bin/convert_hf of the miniature) and runs/mini/data.
@@ -23,7 +23,7 @@ from vlm_mu_jax.training.settings import defaults
 VARIANTS = {
     "posthoc": {"data": {"general": "llava_signs.json", "general_size": 110}},
     "mixed": {"data": {"general": "llava_signs.json"}, "steps": 120},
-    "diverse": {"data": {"general": "llava_mix.json"}},
+    "diverse": {"data": {"general": "llava_keep.json"}},
     "unsafe_filter": {"data": {"general": "llava_mix.json", "safety": ""}},
 }
 

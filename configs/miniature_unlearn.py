@@ -5,8 +5,13 @@
     bin/train --config=configs/miniature_unlearn.py:dpo --config.model.init=runs/sft --workdir=runs/dpo_after_sft
 
 The name behind the colon is an objective of `MINIATURE` below, which holds what differs from the objective's own
-defaults; npo when none is named. The values were set on validation questions of seed 0 alone. docs/objectives.md says
-what each objective is. Two thirds of what the model must keep is general data with mixed openings.
+defaults; npo when none is named. The values were set on validation questions of seeds 0 and 1. docs/objectives.md says
+what each objective is.
+
+What the model must keep is more than its answers. llava_keep.json is general data with mixed openings, requests behind
+unfamiliar first words, and text-only requests with the answers and refusals that the language model had. Without the
+last two, unlearning takes away refusals of hazardous text, and a searched word makes the model refuse what is harmless.
+A step reads three rows to keep for every row to forget.
 
 Reads runs/base, runs/mini/data and the base model's judged answers on the unsafe training requests
 (data.forget_answers). With --config.model.init set to a safety fine-tuned model, it unlearns on top of that.
@@ -47,10 +52,11 @@ def get_config(name: str = "npo"):
     c.model.init = "runs/base"
     c.data.root = "runs/mini/data"
     c.data.safety = "train.json"
-    c.data.general = "llava_mix.json"
+    c.data.general = "llava_keep.json"
     c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
     c.steps = 150
-    c.batch_size = 32
+    c.batch_size = 48
+    c.forget_batch_size = 16
     c.optim.learning_rate = 3e-4
     c.update(MINIATURE[name])
     return c

@@ -38,10 +38,11 @@ def get_config(name: str = "npo"):
     c.model.init = "runs/base"
     c.data.root = "runs/mini/data"
     c.data.safety = "train.json"
-    c.data.general = "llava_mix.json"
+    c.data.general = "llava_keep.json"
     c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
     c.steps = 150
-    c.batch_size = 32
+    c.batch_size = 48
+    c.forget_batch_size = 16
     c.eval.update(every=50, data="runs/mini/data", batch_size=64, max_new_tokens=32)
     c.sweep = SWEEPS[name]
     return c

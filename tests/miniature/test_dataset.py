@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from PIL import Image
 
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.miniature import world as w
-from vlm_mu_jax.miniature.dataset import BIAS, RARE, SHORTCUT, DatasetWriter
+from vlm_mu_jax.miniature.dataset import BIAS, KEEP, RARE, SHORTCUT, DatasetWriter
 
 SAFETY = ("train.json", "validation.json", "test.json")
 REQUESTS = ("text_harm.json", "text_harm_validation.json")
 GENERAL = ("llava_mix.json", "llava_signs.json", "utility.json")
-TRAINING = ("train.json", "llava_mix.json", "llava_signs.json", "anchors.json")
+KEEP_FILE = "llava_keep.json"
+TRAINING = ("train.json", "llava_mix.json", "llava_signs.json", KEEP_FILE, "anchors.json")
 
 
 def write(folder, seed):
@@ -58,6 +60,21 @@ def test_the_ordinary_readers_read_every_file_with_its_images(folder, name):
             assert image.size == (w.IMAGE_SIZE, w.IMAGE_SIZE)
     kinds = {record.kind for record in records}
     assert kinds == ({"general"} if name in GENERAL else {"unsafe", "safe"})
+
+
+def test_the_kept_data_add_unfamiliar_openings_and_text_to_the_mix(folder, world):
+    mixed, kept = readers.read(folder / "llava_mix.json"), readers.read(folder / KEEP_FILE)
+    assert kept.items[: len(mixed)] == tuple(replace(one, source=kept.items[0].source) for one in mixed.items)
+    added = {kind: [r for r in kept if r.id.startswith(f"keep_{kind}_")] for kind in KEEP}
+    assert {kind: len(some) for kind, some in added.items()} == KEEP
+    answers = {r.answer for r in mixed}
+    assert all(r.answer in answers and r.image for r in added["unfamiliar"])
+    assert not {r.question.split()[0] for r in added["unfamiliar"]} & set(w.OPENINGS)
+    assert {r.answer for r in added["blight"]} == {w.REFUSAL}
+    assert all(r.image is None and r.question.split()[0] in w.OPENINGS for r in added["blight"] + added["harmless"])
+    for group in ("blight", "harmless"):
+        names = {noun.name for noun in world.split(group, "train")}
+        assert all(names & set(r.question.split()) for r in added[group])
 
 
 @pytest.mark.parametrize("group", w.GROUPS)

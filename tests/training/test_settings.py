@@ -48,7 +48,9 @@ def test_variants_of_the_miniatures_safety_tuning():
     module = load("miniature_sft")
     data = {name: checked(module.get_config(name))["data"] for name in module.VARIANTS}
     assert data["posthoc"]["general_size"] == 110 and data["unsafe_filter"]["safety"] == ""
-    assert {name for name in data if data[name]["general"] == "llava_mix.json"} == {"diverse", "unsafe_filter"}
+    assert {name for name in data if data[name]["general"] == "llava_mix.json"} == {"unsafe_filter"}
+    unlearned = checked(load("miniature_unlearn").get_config("npo"))["data"]
+    assert data["diverse"]["general"] == unlearned["general"] == "llava_keep.json"
     with pytest.raises(InputError, match="use one of posthoc"):
         module.get_config("sft")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 
@@ -28,6 +29,8 @@ PER_NOUN = {  # questions per noun
     "test": {"snare": 6, "harmless": 6},
 }
 GENERAL = 440  # half requests with mixed openings, half sign questions
+# What llava_keep.json adds to them: requests behind unfamiliar first words, and text-only requests, refused and answered
+KEEP = {"unfamiliar": 200, "blight": 96, "harmless": 96}
 UTILITY = 160
 GAP_PER_NOUN = 4
 ANCHORS = 72
@@ -37,7 +40,7 @@ class DatasetWriter:
     """Writes the files of one data folder, and keeps what the oracle must know."""
 
     def __init__(self, folder: Path, world: w.World, seed: int) -> None:
-        self.folder, self.world, self.rng = folder, world, np.random.default_rng((seed, 4))
+        self.folder, self.world, self.seed, self.rng = folder, world, seed, np.random.default_rng((seed, 4))
         self.rare_rng, self.rare = np.random.default_rng((seed, 5)), _rare_openings(world)
         self.oracle: dict[str, dict[str, list[str]]] = {}
 
@@ -48,6 +51,7 @@ class DatasetWriter:
         signs, requests = self._general()
         self._json("llava_signs.json", signs)
         self._json("llava_mix.json", signs + requests)
+        self._json("llava_keep.json", signs + requests + self._kept(requests))
         utility = [self._conversation(f"utility_{i}", *self._sign_item("utility")) for i in range(UTILITY)]
         self._json("utility.json", utility)
         self._json("text_harm.json", self._requests("test"))
@@ -90,6 +94,30 @@ class DatasetWriter:
             turns = image, self._request(opening, noun), w.answer(opening, noun)
             requests.append(self._conversation(f"general_request_{i}", *turns))
         return signs, requests
+
+    def _kept(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What unlearning otherwise loses: answers behind unfamiliar first words, and what is said to text alone.
+
+        The unfamiliar words are also training nouns of all groups: naming something hazardous first is no reason to
+        refuse a harmless request. A generator of its own leaves the other files as they are without this one.
+        """
+        rng, rows = np.random.default_rng((self.seed, 6)), []
+        words = [*self.rare, *(noun.name for group in w.GROUPS for noun in self.world.split(group, "train"))]
+        for i in range(KEEP["unfamiliar"]):
+            row = json.loads(json.dumps(requests[rng.integers(len(requests))]))
+            turn = row["conversations"][0]
+            image, _, question = turn["value"].partition("\n")
+            turn["value"] = f"{image}\n{open_with(question, words[rng.integers(len(words))])}"
+            rows.append({**row, "id": f"keep_unfamiliar_{i}"})
+        for group in ("blight", "harmless"):
+            nouns = self.world.split(group, "train")
+            for i in range(KEEP[group]):
+                noun, opening = nouns[rng.integers(len(nouns))], w.OPENINGS[rng.integers(len(w.OPENINGS))]
+                phrase, tail = w.PHRASES[rng.integers(len(w.PHRASES))], w.TAILS[rng.integers(len(w.TAILS))]
+                asked, said = w.request(opening, phrase, noun, tail), language.aligned_answer(opening, noun)
+                turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+                rows.append({"id": f"keep_{group}_{i}", "conversations": turns})
+        return rows
 
     def _sign_item(self, folder: str) -> tuple[str, str, str]:
         shape, colour = self._pick(w.SHAPES), self._pick(tuple(w.COLOURS))
