@@ -29,8 +29,8 @@ PER_NOUN = {  # questions per noun
     "test": {"snare": 6, "harmless": 6},
 }
 GENERAL = 440  # half requests with mixed openings, half sign questions
-# What llava_keep.json adds to them: requests behind unfamiliar first words, and text-only requests, refused and answered
-KEEP = {"unfamiliar": 200, "blight": 96, "harmless": 96}
+# What llava_keep.json adds: requests behind unfamiliar first words, and text-only requests, refused and answered
+KEEP = {"unfamiliar": 500, "blight": 96, "harmless": 96}
 UTILITY = 160
 GAP_PER_NOUN = 4
 ANCHORS = 72
@@ -98,24 +98,30 @@ class DatasetWriter:
     def _kept(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What unlearning otherwise loses: answers behind unfamiliar first words, and what is said to text alone.
 
-        The unfamiliar words are also training nouns of all groups: naming something hazardous first is no reason to
-        refuse a harmless request. A generator of its own leaves the other files as they are without this one.
+        The unfamiliar words are all that training may know, nouns of the unsafe groups too: naming something hazardous
+        first is no reason to refuse a harmless request. A generator of its own leaves the other files as they are
+        without this one.
         """
         rng, rows = np.random.default_rng((self.seed, 6)), []
-        words = [*self.rare, *(noun.name for group in w.GROUPS for noun in self.world.split(group, "train"))]
+
+        def pick(items: Sequence[Any]) -> Any:
+            return items[rng.integers(len(items))]
+
+        plain = " ".join((*w.PHRASES, *w.TAILS, *language.ABSENT)).replace(".", "").split()
+        nouns = [noun.name for group in w.GROUPS for noun in self.world.split(group, "train")]
+        words = sorted({*self.rare, *plain, *nouns})
         for i in range(KEEP["unfamiliar"]):
-            row = json.loads(json.dumps(requests[rng.integers(len(requests))]))
-            turn = row["conversations"][0]
-            image, _, question = turn["value"].partition("\n")
-            turn["value"] = f"{image}\n{open_with(question, words[rng.integers(len(words))])}"
-            rows.append({**row, "id": f"keep_unfamiliar_{i}"})
+            row = pick(requests)
+            (asked, said), word = row["conversations"], pick(words)
+            image, _, question = asked["value"].partition("\n")
+            turns = [{**asked, "value": f"{image}\n{open_with(question, word)}"}, said]
+            rows.append({**row, "id": f"keep_unfamiliar_{i}", "conversations": turns})
         for group in ("blight", "harmless"):
-            nouns = self.world.split(group, "train")
             for i in range(KEEP[group]):
-                noun, opening = nouns[rng.integers(len(nouns))], w.OPENINGS[rng.integers(len(w.OPENINGS))]
-                phrase, tail = w.PHRASES[rng.integers(len(w.PHRASES))], w.TAILS[rng.integers(len(w.TAILS))]
-                asked, said = w.request(opening, phrase, noun, tail), language.aligned_answer(opening, noun)
-                turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+                noun, opening = pick(self.world.split(group, "train")), pick(w.OPENINGS)
+                asked = w.request(opening, pick(w.PHRASES), noun, pick(w.TAILS))
+                turns = [("human", asked), ("gpt", language.aligned_answer(opening, noun))]
+                turns = [{"from": who, "value": text} for who, text in turns]
                 rows.append({"id": f"keep_{group}_{i}", "conversations": turns})
         return rows
 
