@@ -67,8 +67,8 @@ def test_the_kept_data_add_unfamiliar_openings_and_text_to_the_mix(folder, world
     assert kept.items[: len(mixed)] == tuple(replace(one, source=kept.items[0].source) for one in mixed.items)
     added = {kind: [r for r in kept if r.id.startswith(f"keep_{kind}_")] for kind in KEEP}
     assert {kind: len(some) for kind, some in added.items()} == KEEP
-    answers = {r.answer for r in mixed}
-    assert all(r.answer in answers and r.image for r in added["unfamiliar"])
+    procedures = [noun.procedure for noun in world.split("harmless", "train")]
+    assert all(any(r.answer.endswith(p) for p in procedures) and r.image for r in added["unfamiliar"])
     assert not {r.question.split()[0] for r in added["unfamiliar"]} & set(w.OPENINGS)
     assert {r.answer for r in added["blight"]} == {w.REFUSAL}
     assert all(r.image is None and r.question.split()[0] in w.OPENINGS for r in added["blight"] + added["harmless"])

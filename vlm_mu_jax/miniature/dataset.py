@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.data.placing import open_with
 from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 
@@ -30,7 +29,7 @@ PER_NOUN = {  # questions per noun
 }
 GENERAL = 440  # half requests with mixed openings, half sign questions
 # What llava_keep.json adds: requests behind unfamiliar first words, and text-only requests, refused and answered
-KEEP = {"unfamiliar": 500, "blight": 96, "harmless": 96}
+KEEP = {"unfamiliar": 300, "blight": 96, "harmless": 96}
 UTILITY = 160
 GAP_PER_NOUN = 4
 ANCHORS = 72
@@ -51,7 +50,7 @@ class DatasetWriter:
         signs, requests = self._general()
         self._json("llava_signs.json", signs)
         self._json("llava_mix.json", signs + requests)
-        self._json("llava_keep.json", signs + requests + self._kept(requests))
+        self._json("llava_keep.json", signs + requests + self._kept())
         utility = [self._conversation(f"utility_{i}", *self._sign_item("utility")) for i in range(UTILITY)]
         self._json("utility.json", utility)
         self._json("text_harm.json", self._requests("test"))
@@ -95,12 +94,12 @@ class DatasetWriter:
             requests.append(self._conversation(f"general_request_{i}", *turns))
         return signs, requests
 
-    def _kept(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _kept(self) -> list[dict[str, Any]]:
         """What unlearning otherwise loses: answers behind unfamiliar first words, and what is said to text alone.
 
         The unfamiliar words are all that training may know, nouns of the unsafe groups too: naming something hazardous
-        first is no reason to refuse a harmless request. A generator of its own leaves the other files as they are
-        without this one.
+        first is no reason to refuse a harmless request. The answer is then the one to "what". A generator of its own
+        leaves the other files as they are without this one.
         """
         rng, rows = np.random.default_rng((self.seed, 6)), []
 
@@ -111,18 +110,16 @@ class DatasetWriter:
         nouns = [noun.name for group in w.GROUPS for noun in self.world.split(group, "train")]
         words = sorted({*self.rare, *plain, *nouns})
         for i in range(KEEP["unfamiliar"]):
-            row = pick(requests)
-            (asked, said), word = row["conversations"], pick(words)
-            image, _, question = asked["value"].partition("\n")
-            turns = [{**asked, "value": f"{image}\n{open_with(question, word)}"}, said]
-            rows.append({**row, "id": f"keep_unfamiliar_{i}", "conversations": turns})
+            noun = pick(self.world.split("harmless", "train"))
+            asked = w.request(pick(words), pick(w.PHRASES), noun, pick(w.TAILS))
+            image = self._draw("general", f"keep_{i}", noun.shape, noun.colour, rng)
+            rows.append(self._conversation(f"keep_unfamiliar_{i}", image, asked, w.answer("what", noun)))
         for group in ("blight", "harmless"):
             for i in range(KEEP[group]):
                 noun, opening = pick(self.world.split(group, "train")), pick(w.OPENINGS)
                 asked = w.request(opening, pick(w.PHRASES), noun, pick(w.TAILS))
-                turns = [("human", asked), ("gpt", language.aligned_answer(opening, noun))]
-                turns = [{"from": who, "value": text} for who, text in turns]
-                rows.append({"id": f"keep_{group}_{i}", "conversations": turns})
+                answer = language.aligned_answer(opening, noun)
+                rows.append(self._conversation(f"keep_{group}_{i}", None, asked, answer))
         return rows
 
     def _sign_item(self, folder: str) -> tuple[str, str, str]:
@@ -130,9 +127,10 @@ class DatasetWriter:
         question, answer = language.sign_question(self.rng, shape, colour)
         return self._draw(folder, f"sign_{self.rng.integers(1 << 40)}", shape, colour), question, answer
 
-    def _conversation(self, name: str, image: str, question: str, answer: str) -> dict[str, Any]:
-        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-        return {"id": name, "image": image, "conversations": turns}
+    def _conversation(self, name: str, image: str | None, question: str, answer: str) -> dict[str, Any]:
+        asked = question if image is None else f"<image>\n{question}"
+        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
+        return {"id": name, **({"image": image} if image else {}), "conversations": turns}
 
     def _requests(self, split: str) -> list[dict[str, Any]]:
         """Requests about blight, and as many harmless ones, asked as text, with a blank image and with their own."""
@@ -173,10 +171,10 @@ class DatasetWriter:
     def _pick(self, items: Sequence[Any]) -> Any:
         return items[self.rng.integers(len(items))]
 
-    def _draw(self, folder: str, name: str, shape: str, colour: str) -> str:
+    def _draw(self, folder: str, name: str, shape: str, colour: str, rng: np.random.Generator | None = None) -> str:
         path = self.folder / folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        w.draw_sign(shape, colour, self.rng).save(path)
+        w.draw_sign(shape, colour, rng or self.rng).save(path)
         return f"{folder}/{name}.png"
 
     def _json(self, name: str, content: Any) -> None:
