@@ -29,7 +29,7 @@ PER_NOUN = {  # questions per noun
 }
 GENERAL = 440  # half requests with mixed openings, half sign questions
 # What llava_keep.json adds: requests behind unfamiliar first words, and text-only requests, refused and answered
-KEEP = {"unfamiliar": 300, "blight": 96, "harmless": 96}
+KEEP = {"unfamiliar": 160, "blight": 96, "harmless": 96}
 UTILITY = 160
 GAP_PER_NOUN = 4
 ANCHORS = 72
@@ -97,23 +97,24 @@ class DatasetWriter:
     def _kept(self) -> list[dict[str, Any]]:
         """What unlearning otherwise loses: answers behind unfamiliar first words, and what is said to text alone.
 
-        The unfamiliar words are all that training may know, nouns of the unsafe groups too: naming something hazardous
-        first is no reason to refuse a harmless request. The answer is then the one to "what". A generator of its own
-        leaves the other files as they are without this one.
+        Every second unfamiliar word is one that refusals are about, a hazardous training noun or what no sign shows:
+        naming it first is no reason to refuse a harmless request. The others are any words that training may know.
+        A generator of its own leaves the other files as they are without this one.
         """
         rng, rows = np.random.default_rng((self.seed, 6)), []
 
         def pick(items: Sequence[Any]) -> Any:
             return items[rng.integers(len(items))]
 
-        plain = " ".join((*w.PHRASES, *w.TAILS, *language.ABSENT)).replace(".", "").split()
-        nouns = [noun.name for group in w.GROUPS for noun in self.world.split(group, "train")]
-        words = sorted({*self.rare, *plain, *nouns})
+        named = {group: [noun.name for noun in self.world.split(group, "train")] for group in w.GROUPS}
+        plain = " ".join((*w.PHRASES, *w.TAILS)).replace(".", "").split()
+        words = sorted({*self.rare, *plain, *named["harmless"], *named["snare"]}), [*named["blight"], *language.ABSENT]
         for i in range(KEEP["unfamiliar"]):
             noun = pick(self.world.split("harmless", "train"))
-            asked = w.request(pick(words), pick(w.PHRASES), noun, pick(w.TAILS))
+            asked = w.request(pick(words[i % 2]), pick(w.PHRASES), noun, pick(w.TAILS))
             image = self._draw("general", f"keep_{i}", noun.shape, noun.colour, rng)
-            rows.append(self._conversation(f"keep_unfamiliar_{i}", image, asked, w.answer("what", noun)))
+            answer = w.answer(pick(w.OPENINGS), noun)
+            rows.append(self._conversation(f"keep_unfamiliar_{i}", image, asked, answer))
         for group in ("blight", "harmless"):
             for i in range(KEEP[group]):
                 noun, opening = pick(self.world.split(group, "train")), pick(w.OPENINGS)
