@@ -1,6 +1,8 @@
 """Settings: every shipped config is valid, every mistake is named."""
 
+import functools
 import importlib.util
+import operator
 
 import pytest
 
@@ -8,8 +10,9 @@ from tests.conftest import ROOT
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.registry import FORGET, OBJECTIVES, make_objective, options
 from vlm_mu_jax.training.optimizer import OptimConfig
+from vlm_mu_jax.training.recipes import RECIPES
 from vlm_mu_jax.training.robust import Robust
-from vlm_mu_jax.training.settings import checked, defaults
+from vlm_mu_jax.training.settings import changed, checked, defaults
 from vlm_mu_jax.training.sweep import points
 from vlm_mu_jax.training.trainable import Selection
 
@@ -113,3 +116,11 @@ def test_numbers_may_be_written_without_a_point_and_missing_keys_are_named():
     del config.unlock()["steps"]
     with pytest.raises(InputError, match="config.steps is missing"):
         checked(config)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_every_recipe_of_the_comparison_is_a_config_whose_changes_fit(recipe):
+    name, _, variant = recipe.config.partition(":")
+    settings = checked(changed(load(name).get_config(variant), recipe.changes))
+    for path, value in recipe.changes.items():
+        assert functools.reduce(operator.getitem, path.split("."), settings) == value

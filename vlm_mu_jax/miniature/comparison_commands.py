@@ -16,6 +16,7 @@ def train(recipe: Recipe, run: Path, workdir: Path, seed: int) -> list[str]:
         f"--config.data.root={run / 'mini/data'}",
         f"--config.seed={seed}",
         f"--workdir={workdir}",
+        *(f"--config.{path}={value}" for path, value in recipe.changes.items()),
     ]
     if not recipe.baseline:
         arguments.append(f"--config.data.forget_answers={run / 'forget/answers/unsafe_before.jsonl'}")

@@ -1,6 +1,8 @@
 """The recipes that bin/compare trains on a miniature: SFT baselines, and unlearning with every objective."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,12 +14,14 @@ class Recipe:
       config: name of the config and its argument, as --config takes it.
       start: the model that it starts from, in the quickstart's folder.
       baseline: whether it is one of those that unlearning is compared with.
+      changes: what differs from the config, as config path -> value.
     """
 
     name: str
     config: str
     start: str = "base"
     baseline: bool = False
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 _UNLEARN = (
@@ -39,6 +43,14 @@ _SFT = ("posthoc", "mixed", "diverse", "unsafe_filter")
 RECIPES = (
     *(Recipe(f"sft_{variant}", f"miniature_sft:{variant}", baseline=True) for variant in _SFT),
     *(Recipe(name, f"miniature_unlearn:{name}") for name in _UNLEARN),
+    # against relearning: forgetting deeper, at the nearest weights where it is worst, and along an attacker's steps
+    Recipe("npo_deep", "miniature_unlearn:npo", changes={"objective.beta": 0.3}),
+    Recipe("npo_sam", "miniature_unlearn:npo", changes={"robust.kind": "sam", "robust.length": 1.0}),
+    Recipe(
+        "npo_tamper",
+        "miniature_unlearn:npo",
+        changes={"robust.kind": "tamper", "robust.length": 0.3, "robust.steps": 4, "forget_batch_size": 8},
+    ),
     Recipe("npo_after_sft", "miniature_unlearn:npo", start="sft/model"),
     Recipe("rmu_after_sft", "miniature_unlearn:rmu", start="sft/model"),
 )
