@@ -10,20 +10,36 @@ ORDER = [0, 2, 3, 1]  # devices 0 and 1 are process 0's: its rows are not next t
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one process on one device gives, in one start."""
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def pair(folder):
+    """What two processes with two devices each give, in one start; the second training is stopped."""
+    work = folder / "work"
+    jobs = (
+        job("npo", 2, 2, 1, steps=3, accumulate=2, order=ORDER),
+        job("rmu", 1, 2, 1, steps=4, order=ORDER, workdir=work, stop=3),  # on devices 0 and 2: one of each process
+    )
+    return train_on(folder, *jobs, processes=2, devices=2)
+
+
+@pytest.fixture(scope="module")
+def alone(pair, folder):
+    """What one process on one device gives, in one start; "rest" goes on where the two processes were stopped."""
     jobs = {
         "accumulated": job("npo", 1, 1, 1, steps=3, accumulate=2),
         "npo": job("npo", 1, 1, 1, steps=2),
         "rmu": job("rmu", 1, 1, 1, steps=4),
+        "rest": job("rmu", 1, 1, 1, steps=4, workdir=folder / "work"),
     }
-    results, _ = train_on(tmp_path_factory.mktemp("alone"), *jobs.values())
+    results, _ = train_on(folder, *jobs.values())
     return dict(zip(jobs, results, strict=True))
 
 
-def test_two_processes_equal_one_and_each_opens_its_own_images_alone(alone, tmp_path):
-    work = job("npo", 2, 2, 1, steps=3, accumulate=2, order=ORDER)
-    (two,), opened = train_on(tmp_path, work, processes=2, devices=2)
+def test_two_processes_equal_one_and_each_opens_its_own_images_alone(alone, pair):
+    (two, _), opened = pair
     assert two["devices"] == [4]
     assert_same(alone["accumulated"], two)
     for process in range(2):
@@ -45,11 +61,10 @@ def own_images(process, steps):
     return wanted
 
 
-def test_a_checkpoint_of_two_processes_goes_on_in_one(alone, tmp_path):
-    whole, work = alone["rmu"], tmp_path / "work"
-    stopped, _ = train_on(tmp_path, job("rmu", 1, 2, 1, steps=4, workdir=work, stop=3), processes=2)
-    assert stopped == [None]
-    (rest,), _ = train_on(tmp_path, job("rmu", 1, 1, 1, steps=4, workdir=work))
+def test_a_checkpoint_of_two_processes_goes_on_in_one(alone, pair):
+    (_, stopped), _ = pair
+    whole, rest = alone["rmu"], alone["rest"]
+    assert stopped is None
     assert rest["step"].tolist() == [3, 4]
     np.testing.assert_allclose(rest["loss"], whole["loss"][2:], rtol=2e-5)
     assert_same_weights(whole, rest)
