@@ -117,7 +117,7 @@ def _llava_siglip(draw: Draw) -> Fields:
 def _llava_next(draw: Draw) -> Fields:
     grids = _one(draw, ((1, 2), (2, 1), (2, 2)), ((1, 1), (1, 3), (3, 1)))
     fields = _mixed(draw, *_TEXTS) | {"vision": _tower(draw), "grids": grids}
-    return fields | _read(draw, -2, [-2, -1]) | _select(draw) | _projector(draw)
+    return fields | _read(draw, -2, [-2, -1]) | _projector(draw)
 
 
 def _vipllava(draw: Draw) -> Fields:
