@@ -1,6 +1,7 @@
 """The table of a model as text, and of several models as a Markdown page."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.stress.rows import RATES, TITLES
@@ -77,13 +78,14 @@ def _first_n(content: Mapping[str, Any], rate: str) -> int | None:
 
 def _models(contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Which weights, which guard, and what was not made."""
-    yield from ("## The models", "", "| model | weights | guard | not made |", "|---|---|---|---|")
+    yield from ("## The models", "", "| model | data | weights | guard | not made |", "|---|---|---|---|---|")
     for one in contents:
         facts = one["provenance"]
         guard, weights = facts["guard"], facts["checkpoint"]["weights_sha256"][:12]
         skipped = "; ".join(f"{TITLES[row['name']]}: {row['skipped']}" for row in one["rows"] if row["skipped"])
         steered = f"`{guard['sha256'][:12]}`" if guard else "–"
-        yield f"| {one['name']} | `{weights}` | {steered} | {skipped or '–'} |"
+        data = Path(facts["data"]["folder"]).name
+        yield f"| {one['name']} | {data} | `{weights}` | {steered} | {skipped or '–'} |"
 
 
 def _depths(contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
