@@ -6,7 +6,7 @@ import json
 from PIL import Image
 
 from vlm_mu_jax.data import curated, readers
-from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.data.records import ImagePart, Record, Turn
 
 
 def test_a_folder_reads_back_with_images_of_both_roots(tmp_path):
@@ -36,6 +36,25 @@ def test_a_folder_reads_back_with_images_of_both_roots(tmp_path):
     }
     for name, sha256 in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == sha256
+
+
+def test_conversations_keep_their_turns_images_and_system_text(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("x.png", "y.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "a" / name)
+    turns = (
+        Turn("user", ("see ", ImagePart("x.png"), " this")),
+        Turn("assistant", ("a dax",)),
+        Turn("user", (ImagePart("y.png"), "and this ?")),
+        Turn("assistant", ("a wug",)),
+    )
+    talk = Record("t", turns=turns, kind="safe", system="be brief")
+    (tmp_path / "out").mkdir()
+    curated.write(tmp_path / "out", [talk], (), [talk], {"safety": tmp_path / "a"}, {})
+    (read,) = (found := readers.read(tmp_path / "out" / "retain.json"))
+    assert [turn.text for turn in read.turns] == [turn.text for turn in turns] and read.system == "be brief"
+    assert [len(turn.images) for turn in read.turns] == [1, 0, 1, 0] and read.turns[0].parts[0] == "see "
+    assert [path.resolve() for path in found.image_paths(read)] == [tmp_path / "a" / f"{name}.png" for name in "xy"]
 
 
 def test_without_answers_there_is_no_forget_file(tmp_path):

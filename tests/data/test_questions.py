@@ -100,15 +100,6 @@ def test_columns_are_named_by_the_caller(folder):
     assert questions.parse_columns("") == {}
 
 
-def test_what_is_not_one_question_is_refused_by_name_where_one_is_wanted(folder):
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    rows = [{"question": "What?"}, {"id": "long", "messages": talk}, {"system": "s", "question": "What?"}]
-    (folder / "q.jsonl").write_text(lines(*rows, {"question": "Why?", "images": ["a.png", "a.png"]}))
-    with pytest.raises(BadRows, match="3 of 4 rows are bad.*'long'. has 3 turns and 0 images, where one") as caught:
-        questions.single(questions.read(folder / "q.jsonl"))
-    assert [number for number, _ in caught.value.problems] == [2, 3, 4]
-
-
 def test_wrong_kinds_and_rows(folder):
     (folder / "q.csv").write_text("prompt,image\nWhat?,none.png\nWhy?,\n")
     with pytest.raises(InputError, match="--kind=bad"):

@@ -70,6 +70,25 @@ def test_turns_are_cut_from_the_end_then_the_answer(processor):
     assert not rows and counts["prompts_too_long"] == 1
 
 
+def test_a_row_for_its_last_answer_alone_never_loses_that_answer(processor):
+    """What is forgotten is the last answer; a row cut before it would forget another one."""
+    whole = tokenised([talk(*WORDS)], {}, processor, 512, loss="last")[0][0].ids
+    rows, counts = tokenised([talk(*WORDS)], {}, processor, len(whole) - 1, loss="last")
+    assert rows[0].ids == whole[:-1] and (counts["turns_cut"], counts["answers_cut"]) == (0, 1)
+    rows, counts = tokenised([talk(*WORDS)], {}, processor, len(whole) // 2, loss="last")
+    assert not rows and counts["prompts_too_long"] == 1
+
+
+def test_only_the_last_answer_of_a_conversation_is_forgotten(processor, tmp_path):
+    first = [{"role": "user", "content": WORDS[0]}, {"role": "assistant", "content": WORDS[3]}]
+    pair = {"prompt": [*first, {"role": "user", "content": WORDS[0]}], "chosen": WORDS[1], "rejected": WORDS[3]}
+    write(tmp_path / "pairs.jsonl", [pair] * 2)
+    write(tmp_path / "keep.jsonl", [GOOD] * 2)
+    config = settings(tmp_path, "npo", safety="pairs.jsonl", general="keep.jsonl")
+    found = read_sources(config, make_objective("npo"), processor)
+    assert spoken(processor, found.streams["forget"].rows[0]).replace(" ", "") == "thatwouldbeasign.</s>"
+
+
 def test_an_open_question_is_cut_off_and_counted(processor):
     rows, counts = tokenised([talk(*WORDS[:3]), talk(*WORDS[:1])], {}, processor, 512)
     assert (counts["rows"], counts["open_questions_cut"], counts["without_answer"]) == (1, 1, 1)

@@ -7,7 +7,8 @@
     images/, images_general/   links to the folders that the image paths were relative to
     manifest.json        counts, sha256 of every file read and written, seed, judge
 
-requests.json, forget.json and retain.json hold rows of the shape "question" of `readers.shapes`.
+requests.json, forget.json and retain.json hold rows of the shape "question" of `readers.shapes`, and of the shape
+"messages" for longer conversations.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.data.records import Record
+from vlm_mu_jax.data.records import ImagePart, Record
 from vlm_mu_jax.files.paths import resolved
 
 MARKER = "manifest.json"
@@ -57,8 +58,12 @@ def write(
 
 
 def row(record: Record) -> dict[str, Any]:
-    """A record as a row that `readers.read` takes, with its image under the link to the folder that it came from."""
+    """A record as a row that `readers.read` takes, with its images under the link to the folder that they came from."""
     link = LINKS["general" if record.kind == "general" else "safety"]
+    if not record.is_short:
+        said = [{"role": turn.role, "content": [_part(part, link) for part in turn.parts]} for turn in record.turns]
+        system = {} if record.system is None else {"system": record.system}
+        return {"id": record.id, "messages": said, "kind": record.kind, "category": record.category} | system
     image = None if record.image is None else f"{link}/{record.image}"
     return {
         "id": record.id,
@@ -68,6 +73,12 @@ def row(record: Record) -> dict[str, Any]:
         "kind": record.kind,
         "category": record.category,
     }
+
+
+def _part(part: str | ImagePart, link: str) -> dict[str, str]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image", "image": f"{link}/{part.path}"}
 
 
 def _rows(records: Sequence[Record]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.readers import shapes
-from vlm_mu_jax.data.readers.rows import BadRows, RowReader
-from vlm_mu_jax.data.records import KINDS, Record, Records
+from vlm_mu_jax.data.readers.rows import RowReader
+from vlm_mu_jax.data.records import KINDS, Records
 from vlm_mu_jax.errors import InputError
 
 # What --columns can rename: the usual columns of question and instruction files.
@@ -89,26 +89,6 @@ def _parsed(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def single(records: Records) -> Records:
-    """The records as they are, each one question about at most one image.
-
-    Raises BadRows, naming them, where some are longer conversations: asking their first question alone would say
-    nothing about them.
-    """
-    longer = [one for one in enumerate(records, start=1) if not one[1].is_short]
-    if longer:
-        problems = [(number, f"(id {r.id!r}) {_described(r)}, where one question is asked") for number, r in longer]
-        raise BadRows(records.source, len(records), problems)
-    return records
-
-
-def _described(record: Record) -> str:
-    """What makes a record more than one question."""
-    if record.system is not None:
-        return "has a system text"
-    return f"has {len(record.turns)} turns and {len(record.images)} images"
 
 
 def parse_columns(text: str) -> dict[str, str]:

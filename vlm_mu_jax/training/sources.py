@@ -70,7 +70,7 @@ def read_sources(settings: dict[str, Any], objective: Objective, processor: Proc
     rows: dict[str, Rows] = {}
     for name, records in parts.items():
         target = data["forget_target"] if name == "forget" else "answer"
-        rows[name], counts = rows_of(records, roots, processor, data["max_length"], target, data["loss"])
+        rows[name], counts = rows_of(records, roots, processor, data["max_length"], target, loss_of(name, data["loss"]))
         manifest[name] = {"records": len(records), **counts}
     streams = streams_of(
         rows,
@@ -218,6 +218,12 @@ def _training_part(settings: dict[str, Any], safety: Records | None, general: Re
     return whole if len(whole) > AT_ONCE else list(whole)
 
 
+def loss_of(stream: str, loss: str) -> str:
+    """Which answers of a stream's conversations carry the loss. What is forgotten, and what is preferred to it, is the
+    answer to the last question: the answers before it are part of its prompt."""
+    return "last" if stream in ("forget", "preferred") else loss
+
+
 def rows_of(
     records: Sequence[Record],
     roots: dict[str, Path],
@@ -296,7 +302,7 @@ def _fitted(
         if len(turns) == 1 or not turns[1].text.strip():
             return None, [*what, "without_answer"]
     row, start = _row(record, turns, root, processor, target, loss)
-    while len(row.ids) > longest and len(turns) > 2:
+    while len(row.ids) > longest and len(turns) > 2 and loss == "all":  # else another answer would carry the loss
         what = [*dict.fromkeys([*what, "turns_cut"])]
         turns = turns[:-2]
         row, start = _row(record, turns, root, processor, target, loss)

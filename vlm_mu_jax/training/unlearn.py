@@ -18,7 +18,7 @@ from vlm_mu_jax.training.export import export, owned, provenance_of, write_files
 from vlm_mu_jax.training.loop import fit
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.robust import PLAIN, Robust
-from vlm_mu_jax.training.sources import TARGETS, Rows, roots_of, rows_of, streams_of
+from vlm_mu_jax.training.sources import TARGETS, Rows, loss_of, roots_of, rows_of, streams_of
 from vlm_mu_jax.training.spec import Observers, RunStorage, TrainingSpec
 from vlm_mu_jax.training.train import Trained
 from vlm_mu_jax.training.trainable import FROZEN_VISION, Selection
@@ -171,6 +171,8 @@ def _rows(
     for name, records in parts.items():
         target = options.forget_target if name == "forget" else "answer"
         root_of = roots_of(parts["forget"] if name == "preferred" else records)
-        rows[name], counted = rows_of(records, root_of, model.processor, options.max_length, target)
+        rows[name], counted = rows_of(
+            records, root_of, model.processor, options.max_length, target, loss_of(name, "all")
+        )
         counts[name] = {"records": len(records), **counted}
     return rows, counts

@@ -1,5 +1,7 @@
 """`curate` as a function: sets in memory, and a folder only when it is asked to write one."""
 
+import json
+
 import pytest
 
 from vlm_mu_jax.errors import InputError
@@ -42,6 +44,17 @@ def test_a_coreset_is_the_records_with_the_highest_scores(data_dir, answers):
     assert [r.id for r in found.forget] == ["u3", "u4"] and [a.id for a in found.answers] == ["u3", "u4"] and seen
     with pytest.raises(InputError, match="needs a score"):
         curate(data_dir / "test.json", candidates=[answers], options=options)
+
+
+def test_a_conversation_gets_the_answer_to_its_last_question(tmp_path):
+    talk = [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "it ."}]
+    asked = [*talk, {"role": "user", "content": "so ?"}, {"role": "assistant", "content": "i am sorry"}]
+    rows = [{"id": "t", "messages": asked, "kind": "unsafe"}, {"id": "s", "question": "what ?", "answer": "a dax"}]
+    (tmp_path / "data.json").write_text(json.dumps([rows[0], rows[1] | {"kind": "safe"}]))
+    with AnswersFile(tmp_path / "answers.jsonl") as file:
+        file.append([Answer("t", Condition(image="none"), None, "sha", "so ?", "the steps are so", 3)])
+    (forget,) = curate(tmp_path / "data.json", candidates=[tmp_path / "answers.jsonl"]).forget
+    assert forget.answers == ("it .", "the steps are so")
 
 
 def test_without_answers_the_requests_alone_are_forgotten(data_dir):

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.data import coreset, curated, forget_retain, questions, readers
+from vlm_mu_jax.data import coreset, curated, forget_retain, readers
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.curation import candidates as answers_of_models
 from vlm_mu_jax.evaluation.judges import BatchJudge, Judge, JudgeOptions, choose
+from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.files import folders
 from vlm_mu_jax.progress import Progress
 
@@ -102,7 +103,7 @@ def curate(
     if not len(requests):
         raise InputError(f"--safety={safety.source}: holds no unsafe record, so there is nothing to forget")
     if candidates:
-        questions.single(requests)  # an answers file answers one question per record
+        requests = dialogues.at_last(requests)  # an answers file answers one question per record
         judge = choose(judge, safety.source.parent, workdir).counted
         forget, lines, counts = _harmful(requests, candidates, judge, progress)
     else:

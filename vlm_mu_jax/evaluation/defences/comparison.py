@@ -155,6 +155,8 @@ def compare_defences(
         tell(f"{defence.name}:")
         model = loaded.get(models.unlearned if defence.unlearned else models.checkpoint)
         entry, judged = runs.run(model, defence, guards[defence.name], questions[defence.name], plan)
+        if too_long := entry["unjudged"].get("too_long"):
+            tell(f"not asked, because they are too long for the model: {too_long} questions; no rate counts them")
         own = tables.compare(defence.name, judged, chosen[0].name, first, plan.judge.name) if rows else []
         first = first or judged
         runs.write(plan, entry, own)
