@@ -3,8 +3,8 @@
     .venv/bin/python -m tests.multidevice.pod FOLDER [PROCESSES DEVICES]
 
 Every process of the pod (2 by default) has its own fake CPU devices (4). A step starts, is killed with kill -9 in all
-processes when it has begun to write, or after a second where it writes at its end alone, and is started again by the
-same command. docs/launch.md has the commands of a real pod.
+processes when it has begun to write (soon after its start where it writes at its end alone), and is started again by
+the same command. docs/launch.md has the commands of a real pod.
 """
 
 import dataclasses
@@ -115,8 +115,8 @@ def started(step: Step, folder: Path, processes: int) -> list[int]:
 
 
 def until_begun(step: Step, folder: Path, running: list[int]) -> None:
-    """Waits until the step has begun to write, or a second."""
-    until = time.monotonic() + (300 if step.begun else 1)
+    """Waits until the step has begun to write; one that writes at its end alone is killed soon after its start."""
+    until = time.monotonic() + (300 if step.begun else 0.05)
     while time.monotonic() < until:
         if step.begun and any(path.is_dir() or path.stat().st_size for path in folder.glob(step.begun)):
             return
