@@ -8,7 +8,7 @@ import pytest
 from tests.steering.conftest import QUESTIONS
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.serving import engine as module
-from vlm_mu_jax.serving import programs
+from vlm_mu_jax.serving import programs, prompt_runs
 from vlm_mu_jax.serving.engine import Answering, BusyError, Engine
 from vlm_mu_jax.serving.prompt_runs import ServedPrompt, padded
 
@@ -136,8 +136,9 @@ def test_drawn_answers_are_those_of_generate_beside_greedy_ones(model, prompts):
     ],
     ids=["per example", "shift per row"],
 )
-def test_every_row_is_steered_by_its_own_gate(home, split_guard, pictures, change):
+def test_every_row_is_steered_by_its_own_gate(home, split_guard, pictures, change, monkeypatch):
     """Gates that the prompt's own prefill decides are tested through the server."""
+    monkeypatch.setattr(prompt_runs, "padded", lambda _: 64)  # as the reference: prompts of one width, few programs
     use = split_guard.using(**{"strength": 4.0, **change})
     prompts = [prompt(home, q, image, "ab"[i]) for i, (q, image) in enumerate(zip(QUESTIONS, pictures, strict=False))]
     steer = use.steer(home)
