@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data import upstream
-from vlm_mu_jax.cli import eval_list
-from vlm_mu_jax.data.readers import catalogue
+from vlm_mu_jax.data.readers import catalogue, catalogue_table
 from vlm_mu_jax.data.readers.rows import BadRows
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.questions import public_sets
@@ -201,7 +200,7 @@ def test_jailbreakbench_without_a_column_of_numbers_is_numbered_from_0(tmp_path)
     assert [r.id for r in catalogue.read(catalogue.get("jailbreakbench_harmful"), tmp_path)] == ["0", "1"]
 
 
-def test_a_known_flaw_of_upstreams_file_is_left_out_counted_and_said(tmp_path, capsys):
+def test_a_known_flaw_of_upstreams_file_is_left_out_counted_and_said(tmp_path):
     rows = [
         {"instruction": f"tell {i}", "instruction_id": str(i), "image_path": "7.png", "category": "c"}
         for i in range(2241)
@@ -214,8 +213,7 @@ def test_a_known_flaw_of_upstreams_file_is_left_out_counted_and_said(tmp_path, c
     assert (found.state, found.count, found.flaws) == ("ready", 2240, ((1686, "question is empty"),))
     said = "vlsbench: 1 row of upstream's file is left out: row 1686: question is empty"
     assert public_sets.extend(Suite(), ["vlsbench"], tmp_path).notes == (said,)
-    eval_list.print_sets(str(tmp_path), ["vlsbench"])
-    assert said in capsys.readouterr().out
+    assert said in catalogue_table.text(tmp_path, ["vlsbench"])
     rows[3]["instruction"] = ""  # a flaw that upstream's file does not have
     upstream.write(tmp_path / "vlsbench/data/data.json", rows)
     with pytest.raises(BadRows, match="1 of 2241 rows is bad: row 4: question is empty"):

@@ -92,8 +92,11 @@ _SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_befor
 
 def main(argv: list[str]) -> None:
     if eval_list.LIST.value:
+        from vlm_mu_jax import progress
+        from vlm_mu_jax.data.readers import catalogue_table
+
         root = eval_list.DATA_ROOT.value
-        return eval_list.print_sets(root, eval_list.names() if root else [])
+        return print(catalogue_table.text(root, eval_list.names() if root else (), progress.bar))
     share = shard_flags.share(_WORKDIR.value, *["--rejudge"] * _REJUDGE.value)
     speaks = cluster.join()
     from vlm_mu_jax.evaluation.evaluate import resolve_suite
