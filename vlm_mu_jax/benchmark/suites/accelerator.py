@@ -43,7 +43,7 @@ RESERVE = 0.05  # of a device's memory, which arguments leave free
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class MeasuredProgram:
     """One program to run. what: a key of `planning.jobs.JOBS`. tokens: made or read by one run."""
 
     name: str
@@ -80,7 +80,7 @@ def bench_config(size: str, platform: str) -> ModelConfig:
     return model_config(cfg, {"remat": "full", "attention": "auto"}, platform)
 
 
-def programs(cfg: ModelConfig, size: str) -> list[Measured]:
+def programs(cfg: ModelConfig, size: str) -> list[MeasuredProgram]:
     """Small programs first, so that the device's peak memory belongs to the last one that ran."""
     layers = tuple(range(max(cfg.text.L // 4 - 2, 0), cfg.text.L // 4 + 1))
     slices = {"select": (), "slices": {"decoder/layers/wdown_LFD": layers}}
@@ -88,12 +88,12 @@ def programs(cfg: ModelConfig, size: str) -> list[Measured]:
     lora = _training("npo", size, {"select": (), "lora_rank": 16})
     position = ROWS[size] * LENGTHS[size]
     return [
-        Measured("decode, 1 prompt", "decode", _asking(1), NEW_TOKENS),
-        Measured("decode, 32 prompts", "decode", _asking(32), 32 * NEW_TOKENS),
-        Measured("word search, a block", "attack", _asking(1), 0),
-        Measured("RMU, slices", "train", rmu, 2 * position),
-        Measured("NPO, LoRA", "train", lora, 2 * position),
-        Measured("NPO, all weights", "train", _training("npo", size, {}), 2 * position),
+        MeasuredProgram("decode, 1 prompt", "decode", _asking(1), NEW_TOKENS),
+        MeasuredProgram("decode, 32 prompts", "decode", _asking(32), 32 * NEW_TOKENS),
+        MeasuredProgram("word search, a block", "attack", _asking(1), 0),
+        MeasuredProgram("RMU, slices", "train", rmu, 2 * position),
+        MeasuredProgram("NPO, LoRA", "train", lora, 2 * position),
+        MeasuredProgram("NPO, all weights", "train", _training("npo", size, {}), 2 * position),
     ]
 
 
@@ -114,7 +114,7 @@ def _asking(rows: int) -> dict[str, Any]:
 
 
 def _run(
-    one: Measured, cfg: ModelConfig, devices: list[Any], options: BenchmarkOptions, peak: float | None
+    one: MeasuredProgram, cfg: ModelConfig, devices: list[Any], options: BenchmarkOptions, peak: float | None
 ) -> dict[str, Any]:
     """The columns of one program, or why it was left out."""
     job, limit = JOBS[one.what](one.settings, cfg, devices), _memory(devices[0])
