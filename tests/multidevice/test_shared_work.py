@@ -69,7 +69,7 @@ def test_shards_of_a_data_file_and_two_processes_write_the_file_of_one(asked, da
     ]
 
 
-def test_guards_and_relearning_of_two_processes_are_those_of_one(root, checkpoint, data_dir, tmp_path):  # noqa: F811
+def test_guards_attacks_and_relearning_of_two_processes_are_those_of_one(root, checkpoint, data_dir, tmp_path):  # noqa: F811
     found = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.json"
@@ -80,5 +80,8 @@ def test_guards_and_relearning_of_two_processes_are_those_of_one(root, checkpoin
     assert two["directions"] == one["directions"] and len(one["directions"]) == 64
     assert two["selection"] == one["selection"] and two["options"] == one["options"]
     assert one["batches"] == [5] and two["batches"] == [3, 2]  # each runs its own
+    assert (tmp_path / "1/attack.json").read_bytes() == (tmp_path / "2/attack.json").read_bytes()
+    lines = [(tmp_path / n / "attack.answers.jsonl").read_text().splitlines() for n in ("1", "2")]
+    assert sorted(lines[0]) == sorted(lines[1]) and not list((tmp_path / "2").glob("*.part-*"))
     assert two["relearned"]["devices"] == 2 and one["relearned"]["devices"] == 1
     assert two["relearned"]["curve"] == one["relearned"]["curve"] and len(one["relearned"]["curve"]) == 2

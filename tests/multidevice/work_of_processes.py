@@ -11,6 +11,9 @@ from pathlib import Path
 import jax
 
 from tests.multidevice.commands_on_devices import ANCHORS
+from vlm_mu_jax.attacks.attack import attack
+from vlm_mu_jax.attacks.options import AttackOptions
+from vlm_mu_jax.attacks.words.one_word import WordOptions
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions, select_guard
 from vlm_mu_jax.parallel import distributed
@@ -27,12 +30,23 @@ from vlm_mu_jax.training.relearning import RelearnOptions, relearn
 def main(out: str, checkpoint: str, data: str, address: str | None = None, *job: str) -> None:
     distributed.join(address, *map(int, job))
     batches = count_calls(hidden_states, "batch_states")
-    found = guards(model_folder.load(checkpoint), data)
+    model = model_folder.load(checkpoint)
+    found = guards(model, data)
     found["batches"] = meet("batches", len(batches))
+    attack(model, data, ATTACK, judge="oracle", out=Path(out).with_suffix("") / "attack.json", name="tiny")
     found["relearned"] = relearned(checkpoint, Path(data))
     if distributed.first():
         Path(out).write_text(json.dumps(found))
     meet("end")
+
+
+ATTACK = AttackOptions(
+    shots=1,
+    search_questions=2,
+    batch_size=2,
+    max_new_tokens=3,
+    words=WordOptions(("what", "list", "some", "any", "give"), shortlist=2, rescored=0, block=4),
+)
 
 
 def count_calls(module, name: str) -> list:

@@ -15,12 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from vlm_mu_jax.attacks import method as methods
 from vlm_mu_jax.attacks import tables
 from vlm_mu_jax.attacks.audit.audit import audit
 from vlm_mu_jax.attacks.margin import openings as openings_lib
+from vlm_mu_jax.attacks.margin import parts
 from vlm_mu_jax.attacks.margin.guards import AttackGuard, attack_guard
 from vlm_mu_jax.attacks.margin.openings import Openings, refuses
 from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, WordScores
@@ -29,18 +31,21 @@ from vlm_mu_jax.attacks.method import MeasuredProposal, Method, Setting
 from vlm_mu_jax.attacks.methods import images, paraphrase, prefill
 from vlm_mu_jax.attacks.methods.pgd import FoundImage, PixelAttack
 from vlm_mu_jax.attacks.methods.suffix import FoundSuffix, SuffixAttack
-from vlm_mu_jax.attacks.options import SUFFIXES, AttackOptions
+from vlm_mu_jax.attacks.options import IMAGES, SUFFIXES, AttackOptions
 from vlm_mu_jax.attacks.questions import AttackRecords
 from vlm_mu_jax.attacks.words import vocabulary
 from vlm_mu_jax.attacks.words.one_word import OneWord
 from vlm_mu_jax.data.readers import hub
 from vlm_mu_jax.data.records import Records
-from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers import answers_file, share
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.judges import Judge, JudgeOptions, choose
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.parallel.distributed import first
+from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.storage.identity import weights_hash
@@ -75,6 +80,9 @@ class AttackResult:
         return tables.attack_table(self.content)
 
 
+_WHY = "it needs `out`, and a method that writes no images; run it as one process"
+
+
 def attack(
     model: Model,
     records: Records | AttackRecords | str | Path,
@@ -106,10 +114,15 @@ def attack(
       meshes: every mesh searches questions of its own; see `search_run.meshes_of`.
       progress: shows progress; None is silent.
 
+    In a job of several processes all call this, with the model on each one's own devices. Questions are shared out, in
+    the search and in the measurement; process 0 judges and writes.
+
     Raises:
       InputError: options, records, guard or judge do not fit, or a prompt is longer than the model's positions.
       JobError: a score is not a finite number, or another attack is writing the same file.
     """
+    if jax.process_count() > 1 and (out is None or options.method in IMAGES):
+        raise InputError(f"method {options.method} in a job of several processes: {_WHY}")
     data = _data(records, options.seed).at_turn(options.turn).fitting(model, options.max_new_tokens)
     steer = attack_guard(model, guard, options.searches)
     with contextlib.ExitStack() as stack:
@@ -126,7 +139,7 @@ def attack(
         measured, asked = methods.run(method, setting), answers_file.read(answers)
         content = method.report(setting, measured) | _about(data, options, name or _name(model))
         content |= judging(asked, counted)
-        if out is not None:
+        if out is not None and first():
             write_json(path, content)
     return AttackResult(method.name, _main_rates(measured), _words(content), asked, content)
 
@@ -229,8 +242,13 @@ def _resumable(out: Path, identity: Mapping[str, Any], kind: type) -> Iterator[t
     """(answers file, open file of finished questions): both of this very attack, or new."""
     answers, margins = (out.with_name(f"{out.stem}.{what}.jsonl") for what in ("answers", "margins"))
     with MarginsFile(margins, identity, kind) as file:
-        if not file.resumed:
-            answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
+        if first():
+            if not file.resumed:
+                answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
+            elif parts.parts(answers):
+                share.append(answers, parts.parts(answers))
+            parts.remove(answers)
+        meet("answers file")
         yield answers, file
 
 

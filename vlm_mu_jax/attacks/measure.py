@@ -15,9 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from vlm_mu_jax.attacks.margin import parts
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation import metrics, statistics
+from vlm_mu_jax.evaluation.answers import answers_file, share
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.judges import Judge
@@ -25,6 +29,8 @@ from vlm_mu_jax.evaluation.judging import judge_answers
 from vlm_mu_jax.evaluation.metrics import Outcome
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.statistics import McNemar, Metric
+from vlm_mu_jax.parallel.distributed import first
+from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.storage.model_folder import Model
 
 SUCCESS = {"jailbreak": "answered", "over_refuse": "refused"}  # the judge's label that a goal wants
@@ -171,6 +177,12 @@ class Measurement:
             for record in records
             for shot, attempt in enumerate(attempts[record.id])
         ]
+        if jax.process_count() > 1:
+            self._answer_share(questions, label)
+        if not first():
+            meet("verdicts")
+            there = {(answer.id, answer.condition): answer for answer in answers_file.read(self.answers)}
+            return metrics.outcomes([there[one.id, one.condition] for one in questions], self.judge.name)
         answers = answer_questions(self.model, questions, self.answers, self.options, label=label)
         judged = judge_answers(
             answers,
@@ -180,7 +192,20 @@ class Measurement:
             images={(one.id, one.condition): one.image for one in questions},
             progress=self.options.progress,
         )
+        meet("verdicts")
         return metrics.outcomes(judged, self.judge.name)
+
+    def _answer_share(self, questions: Sequence[Question], label: str) -> None:
+        """Answers the questions together with the other processes; process 0 has all answers then, and judges them."""
+        known = {(answer.id, answer.condition) for answer in answers_file.read(self.answers)}
+        mine = share.dealt(questions, share.Share(jax.process_index(), jax.process_count()))
+        mine = [one for one in mine if (one.id, one.condition) not in known]
+        options = dataclasses.replace(self.options, is_share=True)
+        answer_questions(self.model, mine, parts.own(self.answers), options, label=label)
+        meet("answers")
+        if first():
+            share.append(self.answers, parts.parts(self.answers))
+            parts.remove(self.answers)
 
     def measure(self, goal: str, comparison: Comparison) -> Measured:
         """The rates of a comparison's questions: unchanged, under attack, under the control."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import attack_methods, command, judge_flags, quantize_flag
+from vlm_mu_jax.cli import attack_methods, cluster, command, judge_flags, mesh_flag, quantize_flag
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.paths import resolved
 
@@ -97,33 +97,29 @@ _RESCORED = flags.DEFINE_integer(
     "rescored", 3, "how many of the best words are scored again in float32, one prompt at a time", lower_bound=0
 )
 _BLOCK = flags.DEFINE_integer("block", 64, "candidate words scored at a time", lower_bound=1)
-_MESH = flags.DEFINE_list(
-    "mesh",
-    None,
-    "devices that score one question together: data, fsdp, tensor (-1: all there are). data and fsdp split a block's"
-    " candidates, fsdp and tensor the weights; further devices score further questions at the same time (default:"
-    " -1,1,1; of pgd, which has no candidates to split, 1,1,1)",
-)
 _BATCH = flags.DEFINE_integer("batch_size", 32, "questions answered at a time", lower_bound=1)
 _TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
 flags.adopt_module_key_flags(attack_methods)
+flags.adopt_module_key_flags(mesh_flag)
+flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(judge_flags)
 flags.adopt_module_key_flags(quantize_flag)
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax import progress
     from vlm_mu_jax.attacks.attack import attack
     from vlm_mu_jax.data.readers import hub
     from vlm_mu_jax.storage import model_folder
 
-    out, options = outputs.check_writable(_OUT.value), _options()
+    out, options, speaks = outputs.check_writable(_OUT.value), _options(), cluster.join()
+    cluster.check_shared(out)
     command.enable_compilation_cache()
     data = hub.local(_DATA.value)
-    judge = judge_flags.rater(data.parent if data.is_file() else data, out)
-    meshes = _meshes(_MESH.value or ["1" if options.method == "pgd" else "-1", "1", "1"])
-    mesh = meshes[0] if meshes else None
+    replies = out if speaks else out.with_name(f"{out.name}.process{cluster.process()}")  # process 0 alone judges
+    judge = judge_flags.rater(data.parent if data.is_file() else data, replies)
     folder = model_folder.find(_CHECKPOINT.value)
+    meshes = _meshes(folder, options.method)
+    mesh = meshes[0] if meshes else None
     records = _records(data)  # a bad file or name is told before the model is loaded
     _check_names(options)
     model = model_folder.load(folder, mesh=mesh, quantize=quantize_flag.QUANTIZE.value)
@@ -137,9 +133,11 @@ def main(argv: list[str]) -> None:
         out=out,
         name=resolved(_CHECKPOINT.value).name,
         meshes=meshes,
-        progress=progress.bar,
+        progress=cluster.bar(),
     )
-    print(found.table())
+    if speaks:
+        print(found.table())
+    cluster.leave_together()
 
 
 def _check_names(options) -> None:
@@ -202,18 +200,20 @@ def _options():
     )
 
 
-def _meshes(given: list[str]) -> list:
-    """The meshes of --mesh."""
+def _meshes(folder: Path, method: str) -> list:
+    """Groups of devices. Each scores one question at a time: it splits a block's candidates, and weights that do not
+    fit one device. Images have no candidates to split."""
     from vlm_mu_jax.attacks.margin.search_run import meshes_of
-    from vlm_mu_jax.errors import InputError
+    from vlm_mu_jax.storage import model_folder
 
-    try:
-        sizes = [int(size) for size in given]
-    except ValueError:
-        sizes = []
-    if len(sizes) != 3:
-        raise InputError(f"--mesh={','.join(given)}: give three whole numbers, data,fsdp,tensor")
-    return meshes_of(*sizes)
+    if sizes := mesh_flag.sizes():
+        return meshes_of(*sizes)
+    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+        config, settings = model_folder.read_config(folder), model_folder.read_settings(folder)
+        chosen = model_folder.chosen_mesh(str(folder), config, settings["dtype"])
+    if chosen is None:
+        return []
+    return meshes_of(1 if method == "pgd" else -1, chosen.shape["fsdp"], chosen.shape["tensor"])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import buckets
+from vlm_mu_jax.files.paths import resolved
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vlm_mu_jax.progress import Progress
 
 COORDINATOR = flags.DEFINE_string(
@@ -23,6 +29,19 @@ def join() -> bool:
 
     distributed.join(COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     return distributed.first()
+
+
+def check_shared(out: "str | Path") -> None:
+    """Raises InputError when the processes of this job cannot see each other's files beside `out`."""
+    if COORDINATOR.value is not None and buckets.remote(resolved(out)) is not None:
+        raise InputError(f"{out}: --coordinator needs a folder that all processes see at once; mount the bucket")
+
+
+def process() -> int:
+    """The number of this process in its job."""
+    from vlm_mu_jax.parallel import distributed
+
+    return distributed.index()
 
 
 def several() -> bool:

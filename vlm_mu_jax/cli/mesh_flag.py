@@ -16,6 +16,13 @@ _MESH = flags.DEFINE_list(
 )
 
 
+def sizes() -> tuple[int, int, int] | None:
+    """data, fsdp and tensor as they are given. Raises InputError for anything but three whole numbers."""
+    from vlm_mu_jax.parallel import placement
+
+    return placement.parse(_MESH.value) if _MESH.value else None
+
+
 @contextlib.contextmanager
 def placed(rows: int, new_tokens: int, training: float = 0.0) -> Iterator[None]:
     """Every model that is loaded inside lies on the devices that --mesh names, or on those that fit.
@@ -27,8 +34,7 @@ def placed(rows: int, new_tokens: int, training: float = 0.0) -> Iterator[None]:
     """
     from vlm_mu_jax.parallel import placement
 
-    sizes = placement.parse(_MESH.value) if _MESH.value else None
-    with placement.placed(placement.Placement(sizes, rows, new_tokens, training, _tell if cluster.bar() else None)):
+    with placement.placed(placement.Placement(sizes(), rows, new_tokens, training, _tell if cluster.bar() else None)):
         yield
 
 

@@ -114,11 +114,17 @@ def load(
     if with_processor:
         processor = read_processor(folder)
         cfg = processor.cfg
-    if mesh is None and (placing := placement.current()) is not None:
-        mesh = placing.mesh(name, functools.partial(generation_bytes, cfg, read_settings(folder)["dtype"]))
+    mesh = chosen_mesh(name, cfg, read_settings(folder)["dtype"]) if mesh is None else mesh
     params = stored_params.load(folder / PARAMS, vlm.param_specs(cfg), mesh)
     model = Model(params, cfg, processor, folder)
     return model if scheme is None else quantized(model, scheme)
+
+
+def chosen_mesh(name: str, cfg: config_lib.ModelConfig, dtype: str) -> jax.sharding.Mesh | None:
+    """The mesh of a model with weights of this dtype, as `parallel.placement.placed` says; None is the first device."""
+    placing = placement.current()
+    needed = functools.partial(generation_bytes, cfg, dtype)
+    return None if placing is None else placing.mesh(name, needed)
 
 
 def quantized(model: Model, scheme: Scheme) -> Model:

@@ -25,8 +25,11 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.attacks.margin.guards import FirstPass
 from vlm_mu_jax.attacks.margin.openings import Node, Openings
+from vlm_mu_jax.attacks.margin.parts import own, parts, remove
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.parallel.distributed import first
+from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.progress import Progress
 
@@ -69,6 +72,8 @@ class WordScores:
 class MarginsFile:
     """An open file of finished questions, by key. One process may have it open: a second one gets a JobError.
 
+    The processes of one job open it together; each adds to a part of its own until they `gather`.
+
     Args:
       identity: what makes results those of this very search; plain values.
       kind: the class of what is kept, with `to_dict` and `from_dict`.
@@ -77,41 +82,77 @@ class MarginsFile:
     """
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any], kind: Any = WordScores):
-        self.path, self._kind = Path(path), kind
+        self._whole, self._kind = Path(path), kind
+        self._header = {"schema": 1, "search": json.loads(json.dumps(identity))}
+        self.path = own(self._whole)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not first():  # process 0 has put together what a killed job left, and keeps what is finished
+            meet("margins")
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed in __exit__)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._scores = self._read(json.loads(json.dumps(identity)))
+            self._scores = self._read()
         except BlockingIOError:
             self._file.close()
             raise JobError(f"{self.path}: another attack is writing it; wait for it or use another --out") from None
         except BaseException:
             self._file.close()
             raise
+        if first():
+            self._take_parts()
+            remove(self._whole)
+            meet("margins")
+        else:
+            self.resumed, known, _ = self._parsed(self._whole)
+            self._scores = {**known}
 
-    def _read(self, identity: Any) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         """Finished questions of this search; cuts off a torn last line, or everything of another search."""
-        raw = self.path.read_bytes()
+        self.resumed, found, size = self._parsed(self.path)
+        os.truncate(self.path, size if self.resumed else 0)
+        if not self.resumed:
+            self._append(self._header)
+        return found
+
+    def _parsed(self, path: Path) -> tuple[bool, dict[str, Any], int]:
+        """(whether the file is of this search, its finished questions, bytes of its complete lines)."""
+        raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         lines = whole.split(b"\n")[:-1]
         try:
             header = json.loads(lines[0]) if lines else None
-            self.resumed = header == {"schema": 1, "search": identity}
-            rows = map(json.loads, lines[1:]) if self.resumed else ()
+            rows = map(json.loads, lines[1:]) if header == self._header else ()
             found = {row.pop("key"): self._kind.from_dict(row) for row in rows}
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.path}: damaged ({error}); delete it to search again") from None
-        os.truncate(self.path, len(whole) if self.resumed else 0)
-        if not self.resumed:
-            self._append({"schema": 1, "search": identity})
-        return found
+            raise InputError(f"{path}: damaged ({error}); delete it to search again") from None
+        return header == self._header, found, len(whole)
+
+    def _take_parts(self) -> None:
+        for part in parts(self._whole):
+            for key, scores in self._parsed(part)[1].items():
+                if key not in self._scores or self._scores[key].to_dict() != scores.to_dict():
+                    self.add(key, scores)
+
+    def gather(self) -> None:
+        """In a job of several processes: all get what each has added since the last time."""
+        if jax.process_count() == 1:
+            return
+        meet("searches")
+        if first():
+            self._take_parts()
+        meet("margins")
+        if not first():
+            self._scores = self._parsed(self._whole)[1]
 
     def __enter__(self) -> "MarginsFile":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
         self._file.close()
+        if kind is None and jax.process_count() > 1:
+            meet("end of the searches")
+            if first():
+                remove(self._whole)
 
     def get(self, key: str) -> Any:
         return self._scores.get(key)
@@ -204,10 +245,18 @@ def results(
     known = {key: found for key in items if run.file is not None and (found := run.file.get(key)) is not None}
     done = {key: found for key, found in known.items() if finished(found)}
     missing = {key: item for key, item in items.items() if key not in done}
+    wanted = list(missing)
+    together = run.file is not None and jax.process_count() > 1
+    if together:  # the processes of a job share the questions out
+        mine = set(wanted[jax.process_index() :: jax.process_count()])
+        missing = {key: item for key, item in missing.items() if key in mine}
     ticks = _ticks(_in_turn(missing, begin, places, done, run.file), counting.unit)
     total = len(missing) * counting.each // counting.unit
     for _ in run.progress(ticks, counting.label, total) if run.progress and missing else ticks:
         pass
+    if together:
+        run.file.gather()
+        done |= {key: run.file.get(key) for key in wanted}
     return done
 
 
@@ -248,7 +297,7 @@ def _ticks(counts: Iterable[int], unit: int) -> Iterator[None]:
 
 
 def meshes_of(data: int = -1, fsdp: int = 1, tensor: int = 1) -> list[Mesh]:
-    """All devices in equal groups, a mesh for each; no mesh where there is only one device.
+    """All devices of this process in equal groups, a mesh for each; no mesh where there is only one device.
 
     Args:
       data, fsdp, tensor: the sizes of one group. -1 stands for all devices that there are.
@@ -256,7 +305,7 @@ def meshes_of(data: int = -1, fsdp: int = 1, tensor: int = 1) -> list[Mesh]:
     Raises:
       InputError: the sizes do not divide the number of devices.
     """
-    sizes, devices = (data, fsdp, tensor), jax.devices()
+    sizes, devices = (data, fsdp, tensor), jax.local_devices()
     together = len(devices) if -1 in sizes else math.prod(sizes)
     if together < 1 or len(devices) % together:
         given = ",".join(map(str, sizes))
