@@ -1,6 +1,6 @@
 """The bytes that a plan predicts of a step are those that a run takes, within 5 %: on the CPU, by the process's memory.
 
-One family here; VLM_MU_JAX_MEMORY=all measures each (docs/scaling.md has the table).
+One family here; VLM_MU_JAX_MEMORY=all measures each.
 """
 
 import os
