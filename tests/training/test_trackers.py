@@ -54,8 +54,8 @@ def test_numbers_go_where_the_config_says_and_stay_on_the_machine(name, tmp_path
 
 
 def test_trackio_itself_keeps_the_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     written(trackers.opened("trackio", tmp_path, 0), tmp_path)
     with sqlite3.connect(next((tmp_path / "trackio").glob("*.db"))) as database:
         rows = database.execute("SELECT step, metrics FROM metrics ORDER BY id").fetchall()

@@ -103,7 +103,7 @@ class _Trackio:
         os.environ.setdefault("TRACKIO_DIR", str((workdir / "trackio").resolve()))  # read when it is imported
         import trackio
 
-        self._run = trackio.init(PROJECT, name=workdir.name, resume="allow", embed=False)
+        self._run = trackio.init(PROJECT, name=workdir.name, resume="allow", embed=False, auto_log_cpu=False)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
