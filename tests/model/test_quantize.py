@@ -72,7 +72,7 @@ def test_only_the_decoders_linears_change_and_eight_bits_hardly_move_the_logits(
     params = random_params(LLAVA)
     batch = pad(*mixed_rows())
     exact = np.asarray(run(params, batch, cfg=LLAVA).logits_BTV)
-    moved = {}
+    moved, same = {}, {}
     for text in ("int8", "int4:8", "nf4:8"):
         found = quantize(params, Scheme.parse(text))
         before, after = flatten(params), flatten(found)
@@ -81,6 +81,8 @@ def test_only_the_decoders_linears_change_and_eight_bits_hardly_move_the_logits(
         assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, params)
         got = np.asarray(run(found, batch, cfg=LLAVA).logits_BTV)
         moved[text] = np.abs(got - exact).mean() / np.abs(exact).mean()
+        same[text] = (got.argmax(-1) == exact.argmax(-1)).mean()
+    assert same["int8"] > 0.95  # the likeliest next token, at every position
     assert 0 < moved["int8"] < 0.02 and moved["int8"] < min(moved["int4:8"], moved["nf4:8"])
 
 
