@@ -135,5 +135,6 @@ def test_requests_that_selection_has_seen_are_left_out(monkeypatch):
     ],
 )
 def test_what_a_part_needs_is_said_before_anything_is_loaded(data_dir, tmp_path, flags, said):
+    (tmp_path / "vlm_mu_jax.json").write_text("{}")  # a folder that is taken for a model until it is loaded
     done = run_command("defences", f"--checkpoint={tmp_path}", f"--data={data_dir}", "--workdir=x", *flags)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
