@@ -1,4 +1,7 @@
-"""Says which program is compiled when that takes long: nothing else would tell a waiting user why."""
+"""Says which program is compiled when that takes long: nothing else would tell a waiting user why.
+
+Of several processes the first one speaks.
+"""
 
 import sys
 import threading
@@ -31,5 +34,9 @@ def _heard(event: str, _: float, **about: Any) -> None:
 
 
 def _say(name: str) -> None:
+    from vlm_mu_jax.parallel import distributed
+
+    if not distributed.first():
+        return
     name = name.removeprefix("jit(").removesuffix(")").strip("_")
     print(f"compiling {name} ...", file=sys.stderr, flush=True)
