@@ -29,8 +29,9 @@ def page(contents: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown page of several models: what was done, then a table for each rate, a column for each model."""
     lines = ["# What holds: the miniature", "", _INTRODUCTION, ""]
     lines += ["| row | what was done | control |", "|---|---|---|"]
+    rows = [row for one in reversed(contents) for row in one["rows"] if row["rates"]]
     for name in TITLES:
-        row = next((row for one in contents for row in one["rows"] if row["name"] == name and row["rates"]), None)
+        row = next((row for row in rows if row["name"] == name), None)
         if row:
             lines.append(f"| {TITLES[name]} | {_one_what(name, row['what'])} | {row['control'] or '–'} |")
     for rate, (title, less) in RATES.items():
