@@ -39,10 +39,13 @@ def _rope(draw: Draw) -> Fields:
 
 
 def _decoder(draw: Draw, heads_fill: bool = False) -> Fields:
-    """Fields of every decoder. heads_fill: its heads together are as wide as the model."""
+    """Fields of every decoder. heads_fill: its heads together are as wide as the model. Otherwise the width is another
+    multiple of their number, as Llama's must be, and 16 at least: below that, norms make float32's rounding larger than
+    the tolerance."""
     K, group, H = _one(draw, 2, 1, 3), _one(draw, 2, 3, 1), _one(draw, 8, 12, 16)
+    width = K * group * _one(draw, 6, 10)
     return {
-        "hidden_size": K * group * (H if heads_fill else _one(draw, 6, 10)),  # Llama's must be a multiple of its heads
+        "hidden_size": K * group * H if heads_fill else width * -(-16 // width),
         "intermediate_size": _one(draw, 29, 40),
         "num_hidden_layers": _one(draw, 3, 1, 2),
         "num_attention_heads": K * group,
