@@ -80,16 +80,19 @@ def test_a_run_lives_in_a_bucket(store, root, tmp_path):  # noqa: F811
     assert lines[:20] == before[:20], "it did not go on from the checkpoint"  # they hold the seconds of each step
     assert json.loads(store.files.cat_file("bucket/runs/sft/config.json"))["model"]["init"] == f"{url}/base"
 
-    done(
-        store,
+    asked = [f"--checkpoint={url}/runs/sft", "--batch_size=4", "--max_new_tokens=3"]
+    evaluated = [
         "eval",
-        f"--checkpoint={url}/runs/sft",
+        *asked,
         f"--data={url}/data",
         f"--workdir={url}/runs/eval",
         "--subset=train",
         "--max_questions=2",
-        "--max_new_tokens=3",
-    )
+    ]
+    for share in ("--shard=0/2", "--shard=1/2", "--join"):
+        done(store, *evaluated, share)
+    done(store, "generate", *asked, f"--data={url}/data/train.json", f"--out={url}/runs/answers.jsonl")
+    assert len(store.files.cat_file("bucket/runs/answers.jsonl").splitlines()) == 12
     assert {"results.json", "answers/unsafe_before.jsonl"} <= names(store, "runs/eval")
     done(store, "convert_hf", "--export", f"--source={url}/runs/sft", f"--out={url}/out")
     store.files.get("bucket/out/", f"{tmp_path}/out/", recursive=True)

@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
 
         root = eval_list.DATA_ROOT.value
         return print(catalogue_table.text(root, eval_list.names() if root else (), progress.bar))
-    share = shard_flags.share(_WORKDIR.value, *["--rejudge"] * _REJUDGE.value)
+    share = shard_flags.share(*["--rejudge"] * _REJUDGE.value)
     speaks = cluster.join()
     from vlm_mu_jax.evaluation.evaluate import resolve_suite
     from vlm_mu_jax.steering import guard_folder

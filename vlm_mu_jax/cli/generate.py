@@ -134,7 +134,7 @@ def _answer_all() -> None:
     speaks = cluster.join()
     command.enable_compilation_cache()
     records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
-    records, share = record_answers.asked_of(records, _KINDS.value), shard_flags.share(_OUT.value)
+    records, share = record_answers.asked_of(records, _KINDS.value), shard_flags.share()
     guard_folder.check(_GUARD.value)
     if shard_flags.JOIN.value:
         answers = record_answers.join_shares(records, _OUT.value)

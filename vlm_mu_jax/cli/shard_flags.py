@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from vlm_mu_jax.cli import cluster
-from vlm_mu_jax.files import buckets
-from vlm_mu_jax.files.paths import resolved
 
 if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.answers.share import Share
@@ -20,11 +18,10 @@ SHARD = flags.DEFINE_string(
 JOIN = flags.DEFINE_bool("join", False, "put the answers of all --shard jobs together; generates nothing")
 
 
-def share(where: str, *others: str) -> "Share | None":
+def share(*others: str) -> "Share | None":
     """The share of --shard.
 
     Args:
-      where: what is written, by all jobs.
       others: further flags that were given and say themselves what is answered.
 
     Raises:
@@ -37,6 +34,4 @@ def share(where: str, *others: str) -> "Share | None":
     given = [*(name for name, value in ways.items() if value), *others]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
-    if any(ways.values()) and buckets.remote(resolved(where)) is not None:
-        raise InputError(f"{where}: {given[0]} needs a folder that all jobs see at once; mount the bucket")
     return Share.parse(SHARD.value) if SHARD.value else None

@@ -16,6 +16,7 @@ from vlm_mu_jax.files.stores import SCHEMES
 _NO_PATHS = ("prompt", "system", "suffix", "carrier", "word", "columns", "coordinator", "judge_server", "host", "hosts")
 _WRITTEN = ("out", "workdir", "chart", "attribution_chart", "saliency_chart", "rebalance", "figures")
 _STREAMED = ("source", "lora", "vision_tower")  # of bin/convert_hf, which reads tensor by tensor
+_WITH_IMAGES = ("data", "check", "safety", "general", "history")  # beside a data file lie its images
 _LOCAL = ("bin/quickstart", "bin/compare", "bin/bench")  # start other commands, or measure this machine's disk
 
 
@@ -70,8 +71,11 @@ def _checked(command: str, name: str, url: str) -> str:
 def _local(command: str, name: str, url: str) -> str:
     if not isinstance(sys.stdout, _Named):
         sys.stdout, sys.stderr = _Named(sys.stdout), _Named(sys.stderr)
-    write = name in _WRITTEN
-    return str(buckets.copies().local(url, write, lock=_lock(), stream=name in _STREAMED))
+    path = buckets.copies().local(url, name in _WRITTEN, lock=_lock(), stream=name in _STREAMED)
+    folder = url.rpartition("/")[0]
+    if name in _WITH_IMAGES and path.is_file() and "/" in folder.partition("://")[2]:  # never a whole bucket
+        buckets.copies().local(folder)
+    return str(path)
 
 
 def _lock() -> str | None:
