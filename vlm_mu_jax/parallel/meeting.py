@@ -88,7 +88,7 @@ def _awaited(client: Any, place: str, what: str, process: int, tell: Callable[[s
             )
         if tell is not None and now - said >= SLOW_SECONDS:
             said = now
-            tell(f"waiting for process {process} ({what}) for {now - start:.0f} s; it is alive")
+            tell(f"waiting for process {process} ({what}) for {now - start:.0f} s; last sign {now - heard:.0f} s ago")
 
 
 _ADVICE = "what is finished is kept: start the job again, with any number of processes"
