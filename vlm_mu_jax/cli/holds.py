@@ -3,7 +3,7 @@
 Rows: the questions as they stand, as text alone, under words searched for this model in both directions, paraphrased,
 with a begun answer, under a GCG suffix, with an image changed by gradient, with weights in 8 and 4 bits, pruned, and
 fine-tuned on a few forgotten examples. A row that cannot be made says why. With --baseline every rate is tested against
-the same row of the model before. --checkpoint may be a folder that bin/convert_hf --export wrote: it is loaded as a
+the same row of the model before. --checkpoint may be a folder that bin/convert_hf has exported: it is loaded as a
 server would, and the result names the hash of each file.
 
 Writes WORKDIR/holds.json, which bin/report can show. A killed run goes on where it stopped. --page writes a Markdown
