@@ -43,6 +43,9 @@ def _write(folder: Path) -> None:
     FAMILIES["llava"].write(folder / "hf")
     write_data(folder / "data")
     shutil.copy(folder / "data" / "train.json", folder / "data" / "validation.json")
+    forget = folder / "data" / "forget.jsonl"
+    lines = [{**json.loads(line), "image_id": None} for line in forget.read_text().splitlines()]
+    forget.write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_story(folder)
     write_evidence(folder / "evidence")
     _write_gguf(folder / "tiny.gguf")
