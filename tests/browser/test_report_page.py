@@ -317,7 +317,7 @@ def test_ten_thousand_answers_stay_quick(browser, tmp_path):
     page = opened(browser, tmp_path, runs)
     paints = []
     for _ in range(3):  # the best of three: the machine may be busy with other things
-        browser.refresh()
+        browser.get(browser.current_url)
         paints.append(WebDriverWait(browser, 30).until(lambda page: page.execute_script(FIRST_PAINT)))
     assert min(paints) <= 2000, f"first paint after {paints} ms"
     browser.find_element("css selector", "button[type=reset]").click()

@@ -111,7 +111,7 @@ def test_a_guard_that_no_folder_identifies_keeps_no_answers(model, quick, data_d
         ({"judge": "oracl"}, "choose from"),
         ({"baseline": "nowhere"}, "results.json: missing"),
         ({"calibrate": "nowhere.csv"}, "cannot be read"),
-        ({"attack_words": "nowhere.json"}, "nowhere.json: missing"),
+        ({"attack_words": "nowhere.json"}, "attack_words=nowhere.json: missing"),
         ({"options": EvaluateOptions(sets=("unsafe",))}, "not among the sets"),
         ({"options": EvaluateOptions(utility=("pope_random",))}, "need --data_root"),
         ({"options": EvaluateOptions(defence="hope")}, "no such defence"),

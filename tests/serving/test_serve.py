@@ -1,5 +1,6 @@
 """What `bin/serve` makes of its flags, and the command itself."""
 
+import contextlib
 import json
 import os
 import signal
@@ -112,12 +113,23 @@ def test_what_cannot_be_served_is_said_before_a_model_is_loaded(home, tmp_path, 
         serve([str(home.folder)], options=ServeOptions(host="no.such.host", port=0))
 
 
+@contextlib.contextmanager
+def interrupts_heard():
+    """What runs in the background of a shell ignores SIGINT, and so does what it starts."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_command_serves_until_it_is_told_to_stop(home, tmp_path):
     (tmp_path / "keys").write_text("secret\n")
     words = [sys.executable, "-m", "vlm_mu_jax.cli.serve", f"--checkpoint=tiny={home.folder}", "--port=0", "--rows=1"]
     words.append(f"--api_key_file={tmp_path / 'keys'}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with (
+        interrupts_heard(),
+        subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server,
+    ):
         line = next(line for line in server.stdout if line.startswith("serving tiny at http://127.0.0.1:"))
         url = line.split()[-1]
         body = {"model": "tiny", "messages": [{"role": "user", "content": "feed it"}], "max_tokens": 4}

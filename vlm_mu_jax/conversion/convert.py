@@ -97,8 +97,8 @@ def _check_images(folder: Path, config: ModelConfig) -> list[str]:
     """Refuses an image processor that we cannot follow, and lists the fields of it that we do not know."""
     if config.vision is None:
         return []
-    read_settings(folder, config.vision.image_size)
     fitted(folder, config.vision)
+    read_settings(folder, config.vision.image_size)
     unknown = unknown_fields(folder)
     return [f"unknown fields of the image processor are ignored: {', '.join(unknown)}"] if unknown else []
 

@@ -166,7 +166,9 @@ def read_attack_words(path: str | Path) -> AttackWords:
     try:
         content = read_file(path, AttackFile)
     except InputError as error:
-        raise InputError(f"--attack_words: {error}; make one with bin/attack") from None
+        raise InputError(
+            f"--attack_words={path}: {str(error).removeprefix(f'{path}: ')}; make one with bin/attack"
+        ) from None
     found = AttackWords(
         **{name: _words(path, name, content.get(name) or []) for name in ("jailbreak", "over_refuse", "null")}
     )
