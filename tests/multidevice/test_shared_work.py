@@ -8,6 +8,7 @@ import pytest
 
 from tests.command import run_command
 from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 (fixtures)
+from tests.multidevice import work_of_processes
 from tests.multidevice.start import environment, free_address, run_together
 
 
@@ -51,37 +52,41 @@ def test_an_evaluation_of_two_processes_is_that_of_one(asked, tmp_path):
     assert not (tmp_path / "two" / "shards").exists()
 
 
-def test_shards_of_a_data_file_and_two_processes_write_the_file_of_one(asked, data_dir, tmp_path):  # noqa: F811
+@pytest.fixture(scope="module")
+def found(root, checkpoint, data_dir, tmp_path_factory):  # noqa: F811
+    """The folder of what work_of_processes.py finds: as one process, which is this one, 1.json and 1/; as two, 2..."""
+    folder = tmp_path_factory.mktemp("found")
+    words = [str(checkpoint), str(data_dir)]
+    work_of_processes.main(str(folder / "1.json"), *words)
+    script = root / "tests" / "multidevice" / "work_of_processes.py"
+    run_together([sys.executable, str(script), str(folder / "2.json"), *words], processes=2, devices=1)
+    return folder
+
+
+def test_shards_of_a_data_file_and_two_processes_write_the_file_of_one(asked, found, data_dir, tmp_path):  # noqa: F811
     asked[1] = f"--data={data_dir / 'test.json'}"
-    outs = [tmp_path / f"{name}.jsonl" for name in ("one", "shards", "two")]
-    assert run_command("generate", *asked, f"--out={outs[0]}").returncode == 0
+    one, shards, two = tmp_path / "one.jsonl", tmp_path / "shards.jsonl", found / "2" / "generated.jsonl"
+    assert run_command("generate", *asked, f"--out={one}").returncode == 0
     for share in ("1/2", "0/2"):
-        assert run_command("generate", *asked, f"--out={outs[1]}", f"--shard={share}").returncode == 0
+        assert run_command("generate", *asked, f"--out={shards}", f"--shard={share}").returncode == 0
         if share == "1/2":
-            early = run_command("generate", *asked, f"--out={outs[1]}", "--join")
+            early = run_command("generate", *asked, f"--out={shards}", "--join")
             assert early.returncode == 2 and "run again --shard=0/2 (5 answers)" in early.stderr
-    assert run_command("generate", *asked, f"--out={outs[1]}", "--join").returncode == 0
-    together("generate", *asked, f"--out={outs[2]}")
-    assert outs[0].read_bytes() == outs[1].read_bytes() == outs[2].read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("two")) == [
-        "two.jsonl",
-        "two.jsonl.provenance.json",
+    assert run_command("generate", *asked, f"--out={shards}", "--join").returncode == 0
+    assert one.read_bytes() == shards.read_bytes() == two.read_bytes()
+    assert sorted(path.name for path in two.parent.glob("generated*")) == [
+        "generated.jsonl",
+        "generated.jsonl.provenance.json",
     ]
 
 
-def test_guards_attacks_and_relearning_of_two_processes_are_those_of_one(root, checkpoint, data_dir, tmp_path):  # noqa: F811
-    found = []
-    for processes in (1, 2):
-        out = tmp_path / f"{processes}.json"
-        script = root / "tests" / "multidevice" / "work_of_processes.py"
-        run_together([sys.executable, str(script), str(out), str(checkpoint), str(data_dir)], processes, 1)
-        found.append(json.loads(out.read_text()))
-    one, two = found
+def test_guards_attacks_and_relearning_of_two_processes_are_those_of_one(found):
+    one, two = (json.loads((found / name).read_text()) for name in ("1.json", "2.json"))
     assert two["directions"] == one["directions"] and len(one["directions"]) == 64
     assert two["selection"] == one["selection"] and two["options"] == one["options"]
     assert one["batches"] == [5] and two["batches"] == [3, 2]  # each runs its own
-    assert (tmp_path / "1/attack.json").read_bytes() == (tmp_path / "2/attack.json").read_bytes()
-    lines = [(tmp_path / n / "attack.answers.jsonl").read_text().splitlines() for n in ("1", "2")]
-    assert sorted(lines[0]) == sorted(lines[1]) and not list((tmp_path / "2").glob("*.part-*"))
+    assert (found / "1/attack.json").read_bytes() == (found / "2/attack.json").read_bytes()
+    lines = [(found / n / "attack.answers.jsonl").read_text().splitlines() for n in ("1", "2")]
+    assert sorted(lines[0]) == sorted(lines[1]) and not list((found / "2").glob("*.part-*"))
     assert two["relearned"]["devices"] == 2 and one["relearned"]["devices"] == 1
     assert two["relearned"]["curve"] == one["relearned"]["curve"] and len(one["relearned"]["curve"]) == 2

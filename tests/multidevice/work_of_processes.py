@@ -1,4 +1,4 @@
-"""Started by test_shared_work.py, as one process or several; process 0 writes what they found together, as JSON.
+"""Run by test_shared_work.py, and started by it as several processes; process 0 writes what they found, as JSON.
 
 python work_of_processes.py OUT CHECKPOINT DATA [ADDRESS PROCESSES PROCESS]
 """
@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 
@@ -14,7 +15,9 @@ from tests.multidevice.commands_on_devices import ANCHORS
 from vlm_mu_jax.attacks.attack import attack
 from vlm_mu_jax.attacks.options import AttackOptions
 from vlm_mu_jax.attacks.words.one_word import WordOptions
-from vlm_mu_jax.data import readers
+from vlm_mu_jax.data import questions, readers
+from vlm_mu_jax.evaluation.answers import record_answers
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions, select_guard
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.parallel.meeting import meet
@@ -29,11 +32,13 @@ from vlm_mu_jax.training.relearning import RelearnOptions, relearn
 
 def main(out: str, checkpoint: str, data: str, address: str | None = None, *job: str) -> None:
     distributed.join(address, *map(int, job))
-    batches = count_calls(hidden_states, "batch_states")
-    model = model_folder.load(checkpoint)
-    found = guards(model, data)
-    found["batches"] = meet("batches", len(batches))
-    attack(model, data, ATTACK, judge="oracle", out=Path(out).with_suffix("") / "attack.json", name="tiny")
+    model, folder = model_folder.load(checkpoint), Path(out).with_suffix("")
+    with mock.patch.object(hidden_states, "batch_states", side_effect=hidden_states.batch_states) as batches:
+        found = guards(model, data)
+    found["batches"] = meet("batches", batches.call_count)
+    attack(model, data, ATTACK, judge="oracle", out=folder / "attack.json", name="tiny")
+    records = questions.read(Path(data) / "test.json")
+    record_answers.answer_file(model, records, folder / "generated.jsonl", options=AnswerOptions(4, 4))
     found["relearned"] = relearned(checkpoint, Path(data))
     if distributed.first():
         Path(out).write_text(json.dumps(found))
@@ -47,12 +52,6 @@ ATTACK = AttackOptions(
     max_new_tokens=3,
     words=WordOptions(("what", "list", "some", "any", "give"), shortlist=2, rescored=0, block=4),
 )
-
-
-def count_calls(module, name: str) -> list:
-    calls, before = [], getattr(module, name)
-    setattr(module, name, lambda *args: calls.append(1) or before(*args))
-    return calls
 
 
 def guards(model, data: str) -> dict:
