@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from tests.command import ROOT
+
 
 class Line:
     """Passes TCP connections on to a port, until it is cut."""
@@ -55,14 +57,15 @@ class ObjectStore:
         self.scheme, self.url = scheme, f"{scheme}://bucket"
         port = free_port()
         if scheme == "gs":
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # as the product; read at the import
             pytest.importorskip("gcsfs"), pytest.importorskip("gcp_storage_emulator")
-            command = ["gcp_storage_emulator", "start", f"--port={port}", "--host=127.0.0.1", "--in-memory"]
+            command = ["tests.gcs_server", "start", f"--port={port}", "--host=127.0.0.1", "--in-memory"]
             command += ["--default-bucket=bucket"]
         else:
             pytest.importorskip("s3fs"), pytest.importorskip("moto")
             command = ["moto.server", "-H", "127.0.0.1", "-p", str(port)]
         with open(folder / f"{scheme}.log", "w") as log:
-            self._server = subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log)
+            self._server = subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log, cwd=ROOT)
         _wait_for(port)
         self.line = Line(port)
         address = f"http://127.0.0.1:{self.line.port}"

@@ -112,3 +112,4 @@ def killed_after_a_checkpoint(store):
         time.sleep(0.02)
     running.send_signal(signal.SIGKILL)
     running.communicate()
+    assert running.returncode == -signal.SIGKILL, "it ended before it was killed"
