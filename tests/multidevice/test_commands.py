@@ -2,7 +2,6 @@
 nothing twice."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 
 import vlm_mu_jax
 from tests.conftest import ROOT
-from tests.multidevice.start import free_address
+from tests.multidevice.start import environment, free_address
 from tests.training.test_train import root, settings  # noqa: F401 (a fixture)
 from vlm_mu_jax.training.train import train
 
@@ -22,10 +21,8 @@ STEPS = 16
 
 
 def start(data, workdir, processes, process, address, steps=STEPS):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=1"
-    for name in ("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR"):
-        environment.pop(name, None)  # the cache is where it is by default
+    left_out = ("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR")  # the cache is where it is by default
+    inherited = {name: value for name, value in environment(1, torch=False).items() if name not in left_out}
     flags = {
         "config": ROOT / "configs/miniature_sft.py",
         "workdir": workdir,
@@ -46,7 +43,7 @@ def start(data, workdir, processes, process, address, steps=STEPS):
         flags |= {"config.eval.questions": 2, "config.eval.batch_size": 4, "config.eval.max_new_tokens": 3}
     return subprocess.Popen(
         [sys.executable, "-m", "vlm_mu_jax.cli.train", *(f"--{name}={value}" for name, value in flags.items())],
-        env=environment,
+        env=inherited,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
