@@ -13,8 +13,9 @@ import pkgutil
 import runpy
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 LIBRARIES = (
@@ -65,6 +66,32 @@ def product() -> Iterator[str]:
     for module in pkgutil.walk_packages(package.__path__, "vlm_mu_jax."):
         if not module.name.startswith("vlm_mu_jax.cli"):
             yield module.name
+
+
+def fork(words: Sequence[str], cwd: Path, streams: Path, mark: str = "", timeout: int = 600) -> int:
+    """Starts `bin/WORDS` in a fork of this process, which must be `warm`; returns its process id.
+
+    Args:
+      streams: folder of its stdout and stderr, files of these names with `mark` behind them.
+      timeout: seconds after which an alarm ends it.
+    """
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        paths = {name: str(streams / f"{name}{mark}") for name in ("stdout", "stderr")}
+        request = {"module": f"vlm_mu_jax.cli.{words[0]}", "argv": [*words[1:]], "cwd": str(cwd), "timeout": timeout}
+        run({**request, "env": dict(os.environ), **paths})
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def run(request: dict) -> None:

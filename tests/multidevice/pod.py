@@ -13,7 +13,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 from tests import command_server
@@ -125,9 +124,12 @@ def killed(step: Step, folder: Path, processes: int) -> bool:
 def started(step: Step, folder: Path, processes: int) -> list[int]:
     """Process ids of the step's command, in all processes of the pod or in the first."""
     if not step.together:
-        return [_fork(step.command.split(), folder, 0)]
+        return [command_server.fork(step.command.split(), folder, folder, "0")]
     pod = [f"--coordinator={free_address()}", f"--num_processes={processes}"]
-    return [_fork([*step.command.split(), *pod, f"--process_id={i}"], folder, i) for i in range(processes)]
+    return [
+        command_server.fork([*step.command.split(), *pod, f"--process_id={i}"], folder, folder, str(i))
+        for i in range(processes)
+    ]
 
 
 def until_begun(step: Step, folder: Path, running: list[int]) -> None:
@@ -140,31 +142,6 @@ def until_begun(step: Step, folder: Path, running: list[int]) -> None:
             return  # ended, all of them
         time.sleep(0.001)
     assert not step.begun, f"{step.name}: wrote nothing: {(folder / 'stderr0').read_text()[-3000:]}"
-
-
-def _fork(words: list[str], folder: Path, process: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        streams = {name: str(folder / f"{name}{process}") for name in ("stdout", "stderr")}
-        request = {
-            "module": f"vlm_mu_jax.cli.{words[0]}",
-            "argv": words[1:],
-            "cwd": str(folder),
-            "env": dict(os.environ),
-        }
-        command_server.run({**request, "timeout": 600, **streams})
-        code = 0
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 if __name__ == "__main__":
