@@ -12,8 +12,8 @@ of its files, one mutation (tests/campaigns/mutations.py). A case fails when the
   line by line and are gone on with, so they may stay),
 - takes more than SECONDS or more than MEMORY.
 
-The input of every failure is kept in OUT/failures, and the same seed draws the same cases. The short form is in
-tests/campaigns/test_campaigns.py; docs/reliability.md has the figures of the long one.
+The input of every failure is kept in OUT/failures, and the same seed draws the same cases. docs/reliability.md has the
+figures.
 """
 
 import argparse
