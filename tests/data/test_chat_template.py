@@ -183,6 +183,8 @@ def test_reasoning_that_a_template_drops_is_not_trained_on(make, tokenizer):
 
 
 HOSTILE = {
+    "a text too long for the memory": ("{{ 'x' * 10000000000 }}", "it makes more than"),
+    "a number too long": ("{{ 10 ** 10 ** 8 }}", "it makes more than"),
     "no template": ("{% for %}", "no jinja template"),
     "a loop without end": ("{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}", "prints more than"),
     "python": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "refuses the conversation"),

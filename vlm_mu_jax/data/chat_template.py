@@ -25,6 +25,18 @@ _PROBE = "vlm-mu-probe"
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": [{"type": "text" | "image", ...}]}
 
 
+def _limited(context: Any, operator: str, left: Any, right: Any) -> Any:
+    """A template's product or power, refused where it would fill the memory."""
+    import jinja2
+
+    number = isinstance(left, int | float) and isinstance(right, int | float)
+    size = 1 if number else max((len(x) for x in (left, right) if hasattr(x, "__len__")), default=1)
+    times = max((abs(x) for x in (left, right) if isinstance(x, int | float)), default=1)
+    if (operator == "*" and size * times > LONGEST_TEXT and not number) or (operator == "**" and times > 1024):
+        raise jinja2.exceptions.SecurityError(f"it makes more than {LONGEST_TEXT} characters")
+    return left * right if operator == "*" else left**right
+
+
 def to_messages(turns: Sequence[Turn], system: str | None = None) -> list[Message]:
     """The conversation as transformers takes it, every content a list of parts."""
     messages = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
@@ -185,7 +197,10 @@ class JinjaTemplate:
         from transformers.utils.chat_template_utils import _compile_jinja_template  # heavy import
 
         try:
-            return _compile_jinja_template(self.source)
+            sandbox = _compile_jinja_template("").environment  # transformers' own, with its filters and functions
+            sandbox.intercepted_binops = frozenset(("*", "**"))
+            sandbox.call_binop = _limited
+            return sandbox.from_string(self.source)
         except jinja2.TemplateError as error:
             raise InputError(f"the chat template is no jinja template ({_line(error)}); correct it") from None
         except (RecursionError, OverflowError):
