@@ -10,7 +10,7 @@ from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun
 from vlm_mu_jax.attacks.measure import Measurement
 from vlm_mu_jax.attacks.method import Draw, Setting, run
-from vlm_mu_jax.attacks.methods import images, paraphrase, pgd, prefill, suffix
+from vlm_mu_jax.attacks.methods import images, pgd, suffix, texts
 from vlm_mu_jax.attacks.methods.pgd import PixelAttack
 from vlm_mu_jax.attacks.methods.suffix import SuffixAttack
 from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
@@ -66,8 +66,8 @@ def rates(part):
 
 
 def test_prefill(attacked, tmp_path):
-    texts = ["i see a", "take it ,"]
-    found = attacked(prefill.begun(texts, ["no never"]))
+    begun = ["i see a", "take it ,"]
+    found = attacked(texts.prefill(begun, ["no never"]))
     part = found["any_of_k"]["asr"]
     assert rates(part) == [0, 1, 0] and part["n"] == 3 and part["words_against_null"]["c"] == 3
     assert [one["value"] for one in part["per_shot"]] == [0, 1]
@@ -81,7 +81,7 @@ def test_prefill(attacked, tmp_path):
 
 
 def test_paraphrases_with_and_without_the_word(attacked):
-    part = attacked(paraphrase.paraphrased(["{question} now"], "what", "swap"))["any_of_k"]["asr"]
+    part = attacked(texts.paraphrase(["{question} now"], "what", "swap"))["any_of_k"]["asr"]
     assert rates(part) == [0, 1, 0] and part["word_alone"]["value"] == 1
 
 

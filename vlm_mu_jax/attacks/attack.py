@@ -22,13 +22,12 @@ from vlm_mu_jax.attacks import method as methods
 from vlm_mu_jax.attacks import tables
 from vlm_mu_jax.attacks.audit.audit import audit
 from vlm_mu_jax.attacks.margin import openings as openings_lib
-from vlm_mu_jax.attacks.margin import parts
 from vlm_mu_jax.attacks.margin.guards import AttackGuard, attack_guard
 from vlm_mu_jax.attacks.margin.openings import Openings, refuses
 from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, WordScores
 from vlm_mu_jax.attacks.measure import Measured, Measurement, judging
 from vlm_mu_jax.attacks.method import MeasuredProposal, Method, Setting
-from vlm_mu_jax.attacks.methods import images, paraphrase, prefill
+from vlm_mu_jax.attacks.methods import images, texts
 from vlm_mu_jax.attacks.methods.pgd import FoundImage, PixelAttack
 from vlm_mu_jax.attacks.methods.suffix import FoundSuffix, SuffixAttack
 from vlm_mu_jax.attacks.options import IMAGES, SUFFIXES, AttackOptions
@@ -45,7 +44,7 @@ from vlm_mu_jax.evaluation.judges import Judge, JudgeOptions, choose
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.parallel.distributed import first
-from vlm_mu_jax.parallel.meeting import meet
+from vlm_mu_jax.parallel.meeting import meet, parts, remove_parts
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.storage.identity import weights_hash
@@ -157,9 +156,9 @@ def method_of(model: Model, data: AttackRecords, options: AttackOptions, referen
     if method == "pgd":
         return PixelAttack(_openings(model, data, options), options.of_pixels)
     if method == "prefill":
-        return prefill.begun(options.prefills, _answered(data))
+        return texts.prefill(options.prefills, _answered(data))
     if method == "paraphrase":
-        return paraphrase.paraphrased(options.paraphrases, options.word, options.words.mode)
+        return texts.paraphrase(options.paraphrases, options.word, options.words.mode)
     return images.pictures(method, options.carrier, options.image)
 
 
@@ -190,8 +189,8 @@ def _openings(model: Model, data: AttackRecords, options: AttackOptions) -> Open
     """What a search is after: the beginnings that are wanted, or refusals, which are not."""
     if options.targets is None:
         return _refusals(model, data, options)
-    texts = prefill.found(_answered(data), options.shots) if options.targets == "data" else options.targets
-    return dataclasses.replace(openings_lib.from_texts(texts, model.processor), wanted=True)
+    wanted = texts.beginnings(_answered(data), options.shots) if options.targets == "data" else options.targets
+    return dataclasses.replace(openings_lib.from_texts(wanted, model.processor), wanted=True)
 
 
 def _candidates(model: Model, data: AttackRecords, options: AttackOptions) -> list[str]:
@@ -245,9 +244,9 @@ def _resumable(out: Path, identity: Mapping[str, Any], kind: type) -> Iterator[t
         if first():
             if not file.resumed:
                 answers.unlink(missing_ok=True)  # of an earlier attack, perhaps on another model
-            elif parts.parts(answers):
-                share.append(answers, parts.parts(answers))
-            parts.remove(answers)
+            elif parts(answers):
+                share.append(answers, parts(answers))
+            remove_parts(answers)
         meet("answers file")
         yield answers, file
 

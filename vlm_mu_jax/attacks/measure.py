@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 
-from vlm_mu_jax.attacks.margin import parts
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.evaluation import metrics, statistics
@@ -30,7 +29,7 @@ from vlm_mu_jax.evaluation.metrics import Outcome
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.statistics import McNemar, Metric
 from vlm_mu_jax.parallel.distributed import first
-from vlm_mu_jax.parallel.meeting import meet
+from vlm_mu_jax.parallel.meeting import meet, own_part, parts, remove_parts
 from vlm_mu_jax.storage.model_folder import Model
 
 SUCCESS = {"jailbreak": "answered", "over_refuse": "refused"}  # the judge's label that a goal wants
@@ -201,11 +200,11 @@ class Measurement:
         mine = share.dealt(questions, share.Share(jax.process_index(), jax.process_count()))
         mine = [one for one in mine if (one.id, one.condition) not in known]
         options = dataclasses.replace(self.options, is_share=True)
-        answer_questions(self.model, mine, parts.own(self.answers), options, label=label)
+        answer_questions(self.model, mine, own_part(self.answers), options, label=label)
         meet("answers")
         if first():
-            share.append(self.answers, parts.parts(self.answers))
-            parts.remove(self.answers)
+            share.append(self.answers, parts(self.answers))
+            remove_parts(self.answers)
 
     def measure(self, goal: str, comparison: Comparison) -> Measured:
         """The rates of a comparison's questions: unchanged, under attack, under the control."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from vlm_mu_jax.attacks.method import GOALS, Draw
 from vlm_mu_jax.attacks.methods.images import CARRIER
-from vlm_mu_jax.attacks.methods.paraphrase import TEMPLATES
 from vlm_mu_jax.attacks.methods.pgd import PixelOptions
 from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
+from vlm_mu_jax.attacks.methods.texts import TEMPLATES
 from vlm_mu_jax.attacks.words.one_word import WordOptions
 from vlm_mu_jax.errors import InputError
 

@@ -57,7 +57,7 @@ _CARRIER = flags.DEFINE_string(
 
 def options(method: str, block: int) -> dict[str, Any]:
     """The flags as arguments of `AttackOptions`; reads the files that they name."""
-    from vlm_mu_jax.attacks.methods import paraphrase
+    from vlm_mu_jax.attacks.methods import texts
     from vlm_mu_jax.attacks.methods.pgd import PixelOptions
     from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 
@@ -77,7 +77,7 @@ def options(method: str, block: int) -> dict[str, Any]:
     if method == "prefill" and _PREFILLS.value:
         found["prefills"] = _lines("prefills", _PREFILLS.value)
     if method == "paraphrase" and _PARAPHRASES.value:
-        found["paraphrases"] = paraphrase.read(Path(_PARAPHRASES.value))
+        found["paraphrases"] = texts.read_paraphrases(Path(_PARAPHRASES.value))
     return found
 
 

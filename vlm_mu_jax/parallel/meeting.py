@@ -2,6 +2,10 @@
 
 Nothing here runs on the devices. Messages go through the coordination service of `jax.distributed`, and a thread of
 each process gives a sign of life, also while a program compiles.
+
+A file that the processes write together has parts: process 0 writes the file itself, each other process a part beside
+it. The parts go into the file whenever the processes meet. Those of a job that was killed go into it when it starts
+again, with any number of processes.
 """
 
 import collections
@@ -9,6 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -99,3 +104,20 @@ def _sign_of(client: Any, process: int) -> str | None:
         return client.key_value_try_get(f"vlm_mu_jax/alive/{process}")
     except jax.errors.JaxRuntimeError:  # none yet
         return None
+
+
+def own_part(path: Path) -> Path:
+    """Where this process writes: the file itself, or its part."""
+    process = jax.process_index()
+    return path if process == 0 else path.with_name(f"{path.name}.part-{process}")
+
+
+def parts(path: Path) -> list[Path]:
+    """The file's parts that there are."""
+    return sorted(path.parent.glob(f"{path.name}.part-*"))
+
+
+def remove_parts(path: Path) -> None:
+    """Removes the parts, whose content is in the file."""
+    for part in parts(path):
+        part.unlink(missing_ok=True)

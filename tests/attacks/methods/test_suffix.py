@@ -11,8 +11,8 @@ from tests.attacks.reference import margin
 from vlm_mu_jax.attacks.margin.guards import FirstPass
 from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, SearchTarget
-from vlm_mu_jax.attacks.methods import gcg, random_search, suffix, suffix_prompts
-from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
+from vlm_mu_jax.attacks.methods import gcg, suffix, suffix_prompts
+from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions, random_stretches
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.data.records import ImagePart, Turn
 from vlm_mu_jax.data.rendering import Context
@@ -30,9 +30,9 @@ def ask():
     return SearchQuestion(QUESTION, np.random.default_rng(0).normal(size=(8, 8, 3)).astype(np.float32))
 
 
-@pytest.fixture(scope="module", params=[gcg, random_search], ids=["gcg", "random"])
+@pytest.fixture(scope="module", params=[gcg.propose, random_stretches], ids=["gcg", "random"])
 def found(request, model, ask):
-    """(module, progress ticks, result) of both goals and of a question without an image."""
+    """(how suffixes are proposed, progress ticks, result) of both goals and of a question without an image."""
     ticks = []
 
     def progress(steps, label, total):
@@ -40,8 +40,8 @@ def found(request, model, ask):
         return ()
 
     some = [ask, SearchQuestion(QUESTION)]
-    down = suffix.search(model, some, SearchTarget(OPENINGS), request.param.propose, USE, SearchRun(progress=progress))
-    up = suffix.search(model, some, SearchTarget(OPENINGS, goal="over_refuse"), request.param.propose, USE)
+    down = suffix.search(model, some, SearchTarget(OPENINGS), request.param, USE, SearchRun(progress=progress))
+    up = suffix.search(model, some, SearchTarget(OPENINGS, goal="over_refuse"), request.param, USE)
     return request.param, ticks, down, up
 
 
@@ -68,7 +68,7 @@ def test_a_search_gets_better_and_never_worse(found):
 def test_wanted_openings_become_likely(model, ask):
     """The goal turns around: the answer is to begin so, where it was not to begin as a refusal."""
     wanted, use = dataclasses.replace(OPENINGS, wanted=True), dataclasses.replace(USE, steps=2)
-    (one,) = suffix.search(model, [ask], SearchTarget(wanted), random_search.propose, use)
+    (one,) = suffix.search(model, [ask], SearchTarget(wanted), random_stretches, use)
     assert one.margin > one.start and abs(one.margin - true_margin(model, one.text, ask.image)) < 1e-4
     assert wanted.sign("jailbreak") == OPENINGS.sign("over_refuse") == 1 and wanted.sign("over_refuse") == -1
 
@@ -77,7 +77,7 @@ def test_budgets_are_counted(found):
     proposals, _, down, _ = found
     assert all(one.flops > 0 for one in down)
     for one in down:
-        assert one.gradients == (USE.steps if proposals is gcg else 0)
+        assert one.gradients == (USE.steps if proposals is gcg.propose else 0)
         assert 2 + USE.steps <= one.prompts <= 2 + USE.steps * USE.candidates
 
 
@@ -90,7 +90,7 @@ def test_the_control_is_another_suffix_of_the_same_length(model, found):
 def test_it_stops_where_it_is_told_and_starts_where_it_is_told(model, ask):
     start = "please the wug"
     use = dataclasses.replace(USE, start=start, stop=-1e9)
-    (one,) = suffix.search(model, [ask], SearchTarget(OPENINGS), random_search.propose, use)
+    (one,) = suffix.search(model, [ask], SearchTarget(OPENINGS), random_stretches, use)
     assert one.text == start and one.curve == () and one.margin == one.start
     assert abs(one.margin - true_margin(model, start, ask.image)) < 1e-4
 
@@ -100,21 +100,21 @@ class Killed(Exception):
 
 
 def killed_at(step):
-    """`random_search.propose`, until a step; and how often it was asked."""
+    """`random_stretches`, until a step; and how often it was asked."""
     asked = []
 
     def propose(*arguments):
         if len(asked) == step:
             raise Killed
         asked.append(arguments)
-        return random_search.propose(*arguments)
+        return random_stretches(*arguments)
 
     return propose, asked
 
 
 def test_a_killed_search_continues_with_the_step_it_was_at(model, ask, tmp_path):
     path, identity = tmp_path / "margins.jsonl", {"a": 1}
-    (whole,) = suffix.search(model, [ask], SearchTarget(OPENINGS), random_search.propose, USE)
+    (whole,) = suffix.search(model, [ask], SearchTarget(OPENINGS), random_stretches, USE)
     with MarginsFile(path, identity, suffix.FoundSuffix) as file, pytest.raises(Killed):
         suffix.search(model, [ask], SearchTarget(OPENINGS), killed_at(2)[0], USE, SearchRun(file=file))
     propose, asked = killed_at(99)
@@ -148,9 +148,7 @@ def together(model, ask, tmp_path_factory):
     use = dataclasses.replace(use, stop=0.05 - margin_behind(model, ask, use.start))
     path = tmp_path_factory.mktemp("universal") / "margins.jsonl"
     with MarginsFile(path, {}, suffix.FoundSuffix) as file:
-        (found,) = suffix.universal(
-            model, asks, SearchTarget(OPENINGS), random_search.propose, use, SearchRun(file=file)
-        )
+        (found,) = suffix.universal(model, asks, SearchTarget(OPENINGS), random_stretches, use, SearchRun(file=file))
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     steps = [suffix.FoundSuffix.from_dict({name: row[name] for name in row if name != "key"}) for row in rows]
     assert steps[-1] == found and found.finished

@@ -45,3 +45,28 @@ def test_a_suffix_behind_another_question(make_model):
 def test_a_tokenizer_without_text_is_refused(model):
     with pytest.raises(InputError, match="no printable token"):
         suffix_prompts.vocabulary(model.processor, 4)
+
+
+def test_each_random_proposal_changes_one_stretch():
+    now, allowed = tuple(range(100, 110)), np.arange(200, 400, dtype=np.int32)
+    proposed, again = (
+        suffix_prompts.random_stretches(
+            [], now, allowed, suffix_prompts.SuffixOptions(candidates=50), np.random.default_rng(3)
+        )
+        for _ in "ab"
+    )
+    np.testing.assert_array_equal(proposed, again)
+    changed = proposed != np.array(now)
+    assert proposed.shape == (49, 10) and np.isin(proposed[changed], allowed).all()
+    sizes = changed.sum(axis=1)
+    assert set(sizes.tolist()) == set(range(1, suffix_prompts.LONGEST + 1))
+    for row, size in zip(changed, sizes, strict=True):
+        first = int(row.argmax())
+        assert row[first : first + size].all()
+
+
+def test_a_random_proposal_for_a_suffix_of_one_token():
+    proposed = suffix_prompts.random_stretches(
+        [], (7,), np.array([8], np.int32), suffix_prompts.SuffixOptions(candidates=4), np.random.default_rng(0)
+    )
+    assert proposed.tolist() == [[8]] * 3

@@ -16,8 +16,7 @@ from vlm_mu_jax.attacks import questions
 from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.measure import Measurement
 from vlm_mu_jax.attacks.method import Draw, Setting, run
-from vlm_mu_jax.attacks.words.null_words import null_words
-from vlm_mu_jax.attacks.words.one_word import OneWord, WordOptions, ranked
+from vlm_mu_jax.attacks.words.one_word import OneWord, WordOptions, null_words, ranked
 from vlm_mu_jax.attacks.words.search import FoundWords
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import Record, Records

@@ -25,11 +25,10 @@ from jax.sharding import Mesh
 
 from vlm_mu_jax.attacks.margin.guards import FirstPass
 from vlm_mu_jax.attacks.margin.openings import Node, Openings
-from vlm_mu_jax.attacks.margin.parts import own, parts, remove
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.parallel.distributed import first
-from vlm_mu_jax.parallel.meeting import meet
+from vlm_mu_jax.parallel.meeting import meet, own_part, parts, remove_parts
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.progress import Progress
 
@@ -84,7 +83,7 @@ class MarginsFile:
     def __init__(self, path: str | Path, identity: Mapping[str, Any], kind: Any = WordScores):
         self._whole, self._kind = Path(path), kind
         self._header = {"schema": 1, "search": json.loads(json.dumps(identity))}
-        self.path = own(self._whole)
+        self.path = own_part(self._whole)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not first():  # process 0 has put together what a killed job left, and keeps what is finished
             meet("margins")
@@ -100,7 +99,7 @@ class MarginsFile:
             raise
         if first():
             self._take_parts()
-            remove(self._whole)
+            remove_parts(self._whole)
             meet("margins")
         else:
             self.resumed, known, _ = self._parsed(self._whole)
@@ -152,7 +151,7 @@ class MarginsFile:
         if kind is None and jax.process_count() > 1:
             meet("end of the searches")
             if first():
-                remove(self._whole)
+                remove_parts(self._whole)
 
     def get(self, key: str) -> Any:
         return self._scores.get(key)

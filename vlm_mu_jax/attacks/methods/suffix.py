@@ -1,9 +1,9 @@
 """Suffix attacks: text behind the question, changed token by token until the refusal margin gives way.
 
-A step proposes many suffixes, from gradients (`gcg.py`) or blindly (`random_search.py`). Each is scored as the
-string that a user would send, tokenised anew as a whole, by the machinery of the word search: one prefix per question,
-guards inside. A proposal whose text is not tokenised to the proposed ids is dropped before it is scored, so that
-a step changes the tokens it means to change. The best one replaces the suffix where it is better.
+A step proposes many suffixes, from gradients (`gcg.propose`) or at random (`suffix_prompts.random_stretches`). Each is
+scored as the string that a user would send, tokenised anew as a whole, by the machinery of the word search: one prefix
+per question, guards inside. A proposal whose text is not tokenised to the proposed ids is dropped before it is scored,
+so that a step changes the tokens it means to change. The best one replaces the suffix where it is better.
 
 A suffix is searched for one question, or for several together (`universal`), as in Zou et al. 2023 (arXiv 2307.15043,
 algorithm 2; llm-attacks/llm-attacks@llm_attacks/base/attack_manager.py, ProgressiveMultiPromptAttack): a question joins
@@ -25,7 +25,7 @@ from vlm_mu_jax.attacks.margin.scoring import Place, SearchTask, places
 from vlm_mu_jax.attacks.margin.search_run import Counting, SearchRun, SearchTarget, Work
 from vlm_mu_jax.attacks.measure import Attempt, Attempts, Comparison
 from vlm_mu_jax.attacks.method import MeasuredProposal, Proposal, Setting, report
-from vlm_mu_jax.attacks.methods import gcg, random_search, suffix_prompts
+from vlm_mu_jax.attacks.methods import gcg, suffix_prompts
 from vlm_mu_jax.attacks.methods.suffix_prompts import Scorer, Slots, SuffixOptions, with_suffix
 from vlm_mu_jax.attacks.questions import SearchQuestion, search_questions
 from vlm_mu_jax.data.records import Records
@@ -98,7 +98,7 @@ def search(
 
     Args:
       model: what `vlm_mu_jax.load` returns.
-      propose: makes the suffixes that a step tries: `gcg.propose` or `random_search.propose`.
+      propose: makes the suffixes that a step tries: `gcg.propose` or `suffix_prompts.random_stretches`.
 
     Raises:
       InputError: the tokenizer has no text for a suffix, or a prompt is longer than the model's positions.
@@ -287,7 +287,7 @@ class _Search:
         )
 
 
-PROPOSE = {"gcg": gcg.propose, "random": random_search.propose}
+PROPOSE = {"gcg": gcg.propose, "random": suffix_prompts.random_stretches}
 
 
 @dataclasses.dataclass(frozen=True)

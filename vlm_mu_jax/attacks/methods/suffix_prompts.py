@@ -16,6 +16,7 @@ from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError, JobError
 
 POSITION, MODE = "question_end", "insert"  # of `data.placing.place`: what a suffix is
+LONGEST = 4  # tokens that a random proposal replaces at once, at most
 _DRAWS = 64  # random suffixes drawn at a time
 _KEPT = 4  # prefix caches of a question under different gates
 
@@ -82,6 +83,28 @@ def surviving(
         if text and row == (*now.head, *proposed_NS[i].tolist(), *now.tail):
             kept.setdefault(text, i)
     return list(kept), list(kept.values())
+
+
+def random_stretches(
+    open_: Sequence[tuple["Scorer", Slots]],
+    ids: tuple[int, ...],
+    allowed: np.ndarray,
+    use: "SuffixOptions",
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Ids [N, S]: each row a stretch of 1 to `LONGEST` tokens of the suffix drawn anew; see `suffix.Propose`.
+
+    The proposals of a search without gradients. The idea is that of Andriushchenko et al. 2024 (arXiv 2404.02151):
+    replace a short stretch, and keep the change when the score is better. Here many stretches are tried at a time, and
+    the score is the refusal margin.
+    """
+    S, N = len(ids), use.candidates - 1
+    proposed_NS = np.tile(np.array(ids, np.int32), (N, 1))
+    size_N = rng.integers(1, min(LONGEST, S) + 1, N)
+    start_N = rng.integers(0, S - size_N + 1)
+    at_S = np.arange(S)[None]
+    changed_NS = (at_S >= start_N[:, None]) & (at_S < (start_N + size_N)[:, None])
+    return np.where(changed_NS, rng.choice(allowed, (N, S)), proposed_NS)
 
 
 def random_suffix(

@@ -10,6 +10,7 @@ an attacker who knows the question and reads the margin. Positions are searched 
 """
 
 import dataclasses
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,6 @@ from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.measure import RATE, SUCCESS, Comparison, Measured, with_words
 from vlm_mu_jax.attacks.method import GOALS, MeasuredProposal, Proposal, Setting
 from vlm_mu_jax.attacks.questions import search_questions
-from vlm_mu_jax.attacks.words.null_words import null_words
 from vlm_mu_jax.attacks.words.search import FoundWords, SearchOptions, against_float32, rescore, search
 from vlm_mu_jax.attacks.words.vocabulary import tokens_of
 from vlm_mu_jax.data.records import Records
@@ -321,3 +321,22 @@ def _search_part(found: FoundWords, tried: Mapping[str, float | None]) -> dict[s
         "flops": found.flops,
         "margins": {word: round(value, 4) for word, value in margin.items()},  # bin/audit compares them with the data
     }
+
+
+def null_words(found: Sequence[FoundWords], winners: set[str], k: int, seed: int, band: float = 0.2) -> list[str]:
+    """Draws K words from the middle of the score distribution.
+
+    The middle is the `band` of quantiles around the median (0.4 to 0.6) in all of the searches. It is widened where it
+    holds fewer than 2 K words.
+
+    Args:
+      found: the searches, over the same words.
+      winners: words that are not drawn.
+      seed: draws them.
+    """
+    words = found[0].words
+    ranks = [np.argsort(np.argsort(f.margins_W, kind="stable")) for f in found]
+    off_centre_W = np.max([np.abs((rank + 0.5) / len(words) - 0.5) for rank in ranks], axis=0)
+    order = [int(i) for i in np.argsort(off_centre_W, kind="stable") if words[i] not in winners]
+    middle = max(sum(off_centre_W[i] <= band / 2 for i in order), min(2 * k, len(order)))
+    return [words[i] for i in random.Random(f"{seed}/null").sample(order[:middle], min(k, middle))]
