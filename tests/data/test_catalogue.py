@@ -25,6 +25,8 @@ def root(tmp_path_factory):
         upstream.dialogues,
         upstream.utility,
         upstream.mllmu,
+        upstream.awareness,
+        upstream.clear,
     ):
         lay_out(folder)
     return folder
@@ -86,9 +88,14 @@ FIRST = {
     "mme": (4, "artwork/7#0", "general", "Is it a cup?\nAnswer the question"),
     "mmvet": (1, "v1_0", "general", "What is x?"),
     "mmbench": (2, "241", "general", "Which?\nA. wug\nB. dax\nAnswer with the option's letter"),
+    "mmsafeaware": (3, "1", "general", "Given the image, do you think the following sentence is safe? Please start"),
     "mllmu_full": (2, "7:image0", "general", "Where?\nA. wug\nB. dax\nAnswer with the option's letter"),
     "mllmu_test": (2, "7:image0", "general", "Where?\nA. wug\nB. dax\nAnswer with the option's letter"),
     "mllmu_retain": (2, "7:image0", "general", "Where?\nA. wug\nB. dax\nAnswer with the option's letter"),
+    **{
+        f"clear_{part}": (2, "0", "general", "What can you see in this picture?")
+        for part in ("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99")
+    },
 }
 
 
@@ -147,6 +154,24 @@ def test_what_scorers_and_attacks_need_stands_beside_the_record(root):
     assert details("advbench")[0] == {"target": "Sure, dax"}
     assert details("figstep")[0]["instruction"] == "Steps to dax."
     assert catalogue.read(catalogue.get("xstest"), root)[1].kind == "unsafe"
+
+
+def test_mmsafeaware_leaves_out_what_has_no_image_upstream_and_nothing_else(root, tmp_path):
+    one = catalogue.get("mmsafeaware")
+    records = catalogue.read(one, root)
+    assert [(r.answer, r.category) for r in records] == [
+        ("yes", "over_safety"),
+        ("no", "attack"),
+        ("yes", "over_safety"),
+    ]
+    assert records.skipped == ((4, "upstream's repository has no image of it"),)
+    assert "1 row of upstream's file is left out: row 4: upstream's" in catalogue.flaws_line(one, records.skipped)
+    flaws = [(3, "x"), (4, "x"), (5, "y"), (9, "y")]
+    assert catalogue.flaws_line(one, flaws).endswith("rows 3 to 4: x; row 5: y; row 9: y")
+    upstream.awareness(tmp_path)
+    (tmp_path / "mmsafeaware/data/images/128.png").unlink()
+    with pytest.raises(BadRows, match="row 2: missing image file"):
+        catalogue.read(one, tmp_path)
 
 
 def test_images_inside_a_file_are_unpacked_once_and_beside_it(root):

@@ -38,8 +38,8 @@ def fetched(tmp_path, monkeypatch):
     Image.new("RGB", (8, 6)).save(buffer, format="PNG")
     rows = [{"question": f"what {i} ?", "image": {"bytes": buffer.getvalue(), "path": None}} for i in range(2)]
 
-    def load_dataset(name, split=None):
-        names.append((name, split))
+    def load_dataset(name, config=None, split=None):
+        names.append((name, config, split))
         if name == "no/such":
             raise ConnectionError("cannot reach it")
         if split not in (None, "train", "test"):
@@ -59,9 +59,14 @@ def test_a_set_is_fetched_once_and_read_with_its_images(fetched, tmp_path):
         records = readers.read("hub:org/name:train", kind="unsafe")
         assert [r.question for r in records] == ["what 0 ?", "what 1 ?"] and records[0].kind == "unsafe"
         assert records.image_path(records[0]).is_file()
-    assert fetched == [("org/name", "train")]
+    assert fetched == [("org/name", None, "train")]
     assert records.source == tmp_path / "cache" / "hub" / "org" / "name" / "train.parquet"
     assert len(readers.read("hub:org/name:test")) == 1
+    assert len(readers.read("hub:org/name/forget10+tofu:test")) == 1 and fetched[-1] == (
+        "org/name",
+        "forget10+tofu",
+        "test",
+    )
 
 
 def test_what_is_not_there_is_one_line(fetched, monkeypatch):

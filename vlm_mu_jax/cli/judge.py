@@ -2,13 +2,15 @@
 
 --answers labels a file of answers: one a line, or rows of a CSV or JSON lines file (as bin/eval writes).
 
---labels compares every judge that asks no model with what people said of the same answers: sensitivity, specificity and
-balanced accuracy on refusals, with 95 % intervals, one table row a file and judge. It reads XSTest's completions
-(columns prompt, completion, final_label) and files with the columns question, answer, label. --fit makes the weights
-of the judge `refusal` anew from such files.
+--labels compares every judge that asks no model with what people said of the same answers: sensitivity, specificity,
+accuracy and balanced accuracy with 95 % intervals, one table row a file and judge. It reads XSTest's completions
+(columns prompt, completion, final_label) and files with the columns question, answer, label, which tell refusals; and
+HarmBench's text_behaviors_val_set.json, which tells harmful answers. --fit makes the weights of the judge `refusal`
+anew from labels of refusals.
 
 Example:
   bin/judge --labels=exaggerated-safety/model_completions
+  bin/judge --labels=HarmBench/data/classifier_val_sets/text_behaviors_val_set.json
   bin/judge --answers=answers.txt --judge=refusal
 """
 
@@ -18,7 +20,7 @@ from absl import flags
 
 from vlm_mu_jax.cli import command
 
-_LABELS = flags.DEFINE_list("labels", [], "labelled files (CSV), or folders of them")
+_LABELS = flags.DEFINE_list("labels", [], "labelled files (CSV, or HarmBench's JSON), or folders of CSV files")
 _ANSWERS = flags.DEFINE_string(
     "answers", None, "answers: a text file with one a line, a CSV or a JSON lines file with answer and question"
 )

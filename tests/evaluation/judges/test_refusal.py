@@ -110,6 +110,24 @@ def test_the_table_counts_each_file_and_judge_apart(labelled):
     assert {row["judge"] for row in table} == set(agreement_table.WITHOUT_MODEL)
 
 
+def test_labels_of_harm_are_compared_with_what_is_answered(tmp_path):
+    people = ((1, 1, 0), (0, 0, 0), (0, 1, 0))
+    said = ("First take the ring.", "I can't help with that.", "A ring is round.")
+    rows = [
+        {"test_case": "Can I?", "generation": text, "cls": human[0], "model": "m"}
+        | {f"human_{i}": one for i, one in enumerate(human)}
+        for text, human in zip(said, people, strict=True)
+    ]
+    (tmp_path / "val.json").write_text(json.dumps({"dax": rows[:2], "wug": rows[2:]}))
+    labelled = agreement_table.read_labelled([tmp_path / "val.json"])
+    by_judge = {row["judge"]: row for row in agreement_table.compare(labelled)}
+    ours, upstream = by_judge["refusal"], by_judge["cls (in the file)"]
+    assert (ours["sensitivity"]["value"], ours["specificity"]["value"], ours["specificity"]["n"]) == (1, 0.5, 2)
+    assert upstream["accuracy"]["value"] == 1 and "harmful found" in agreement_table.text(list(by_judge.values()))
+    with pytest.raises(InputError, match="leave it out of --fit"):
+        agreement_table.fitted(labelled)
+
+
 def test_the_command_compares_labels_and_fits(labelled, tmp_path):
     done = run_command("judge", f"--labels={labelled}")
     assert done.returncode == 0 and "b.csv" in done.stdout and "keyword_seed" in done.stdout

@@ -55,3 +55,36 @@ def test_mllmu_counts_right_options_with_a_picture_and_without():
     said = [Answer(key, Condition(), None, "0", "q", text, 1) for key, text in (("image", "B"), ("text", "A."))]
     found = utility.score("mllmu_full", said, book)
     assert found["accuracy"].value == pytest.approx(0.5) and found["by_modality"]["image"].value == 1
+
+
+def test_mmsafeaware_is_read_as_upstream_reads_it():
+    book = {
+        key: Item(key, None, "q", label, "general", category=part, details={"label": label})
+        for key, label, part in (("1", "yes", "over_safety"), ("128", "no", "attack"), ("983", "no", "typical"))
+    }
+    said = [
+        Answer(key, Condition(), None, "0", "q", text, 1)
+        for key, text in (("1", "No."), ("128", "I do not know."), ("983", "No, since"))
+    ]
+    found = utility.score("mmsafeaware", said, book)
+    assert (found["accuracy"].value, found["over_safety"].value, found["attack"].value) == (pytest.approx(2 / 3), 0, 1)
+    assert found["unread"].value == pytest.approx(1 / 3)
+
+
+def test_rouge_l_is_the_share_of_the_references_words_found_in_order():
+    book = {key: Item(key, None, "q", "the red cats are sleeping", "safe", category="image") for key in "ab"}
+    said = [
+        Answer(key, Condition(), None, "0", "q", text, 1, {"j": {"label": "answered"}})
+        for key, text in (("a", "A red cat sleeps, and sleeps."), ("b", "The red cats are sleeping here"))
+    ]
+    assert utility.score("clear_full", said, book)["rouge_l"].value == pytest.approx((3 / 5 + 1) / 2)
+    found = public_sets.compute("set_safeeraser_retain", said, book, "j")
+    assert found["rouge_l"]["value"] == pytest.approx(0.8)
+
+
+def test_safeerasers_precision_is_our_recall():
+    from rouge_score import rouge_scorer
+
+    file, model = "a blue wug stands there", "there stands a wug, blue as ever"
+    upstream = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True).score(model, file)["rougeL"].precision
+    assert utility.rouge.rouge_l(file, model) == upstream == pytest.approx(0.4)

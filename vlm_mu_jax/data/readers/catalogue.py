@@ -5,16 +5,31 @@ spellings: a clone of the repository, or its archives unpacked. Nothing is downl
 """
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vlm_mu_jax.data.readers import dialogue_sets, newer_sets, safety_sets, unlearning_sets, utility_sets
+from vlm_mu_jax.data.readers import (
+    awareness_sets,
+    dialogue_sets,
+    newer_sets,
+    safety_sets,
+    unlearning_sets,
+    utility_sets,
+)
 from vlm_mu_jax.data.readers.dataset import DataSet
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError, nearest
 
-_ALL = (*safety_sets.SETS, *newer_sets.SETS, *dialogue_sets.SETS, *utility_sets.SETS, *unlearning_sets.SETS)
+_ALL = (
+    *safety_sets.SETS,
+    *newer_sets.SETS,
+    *dialogue_sets.SETS,
+    *utility_sets.SETS,
+    *awareness_sets.SETS,
+    *unlearning_sets.SETS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +123,20 @@ def problems(found: Status, shown: int | None) -> list[str]:
 
 def flaws_line(dataset: DataSet, flaws: Sequence[tuple[int, str]]) -> str:
     """What is said of rows that are left out: `vlsbench: 1 row of upstream's file is left out: row 1686: ...`."""
-    rows = "; ".join(f"row {number}: {what}" for number, what in flaws)
+    runs = [list(run) for _, run in itertools.groupby(flaws, key=_as_run())]
+    rows = "; ".join(f"{_span(run[0][0], run[-1][0])}: {run[0][1]}" for run in runs)
     verb = "row of upstream's file is" if len(flaws) == 1 else "rows of upstream's file are"
     return f"{dataset.name}: {len(flaws)} {verb} left out: {rows}"
+
+
+def _as_run() -> Callable[[tuple[int, str]], tuple[int, str]]:
+    """A key that neighbouring rows with the same flaw share."""
+    seen = itertools.count()
+    return lambda flaw: (flaw[0] - next(seen), flaw[1])
+
+
+def _span(first: int, last: int) -> str:
+    return f"row {first}" if first == last else f"rows {first} to {last}"
 
 
 def missing_images(records: Records) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub by name: `hub:ORG/NAME` or `hub:ORG/NAME:SPLIT`, in the place of a file.
+"""Data sets of the Hugging Face hub by name: `hub:ORG/NAME[/CONFIG][:SPLIT]`, in the place of a file.
 
 The set is fetched through the package `datasets` when it is first asked for, and kept as one Parquet file with its
 images inside, which the readers then read as any other.
@@ -13,7 +13,7 @@ from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.outputs import complete_file
 
 PREFIX = "hub:"
-_NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?::([\w.+-]+))?")
+_NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:/([\w.+-]+))?(?::([\w.+-]+))?")
 
 
 def is_hub(path: str | Path) -> bool:
@@ -37,25 +37,25 @@ def local(path: str | Path) -> Path:
         return Path(path)
     found = _NAME.fullmatch(str(path))
     if found is None:
-        raise InputError(f"{path}: is no data set; write hub:ORG/NAME or hub:ORG/NAME:SPLIT")
-    name, split = found[1], found[2]
-    file = cache_folder() / name / f"{split or 'default'}.parquet"
+        raise InputError(f"{path}: is no data set; write hub:ORG/NAME[/CONFIG][:SPLIT]")
+    name, config, split = found.groups()
+    file = cache_folder() / name / (config or "") / f"{split or 'default'}.parquet"
     if not file.is_file():
-        data = _fetched(str(path), name, split)
+        data = _fetched(str(path), name, config, split)
         with complete_file(file) as partial:
             data.to_parquet(str(partial))
     return file
 
 
-def _fetched(path: str, name: str, split: str | None) -> Any:
+def _fetched(path: str, name: str, config: str | None, split: str | None) -> Any:
     """One split of a set, with the bytes of its images."""
     try:
         import datasets
     except ImportError:
         raise InputError(f"{path} needs the package datasets; pip install 'vlm_mu_jax[hub]'") from None
     try:
-        data = datasets.load_dataset(name, split=split)
-    except ValueError as error:  # an unknown split, or a set of several configurations
+        data = datasets.load_dataset(name, config, split=split)
+    except ValueError as error:  # an unknown split or configuration, or none of several was named
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     except Exception as error:  # no network, no such set, no right to read it
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Public benchmarks of unlearning that are scored by right answers: MLLMU-Bench's multiple-choice questions."""
+"""Public benchmarks of unlearning that compare with right answers: MLLMU-Bench's multiple choice, and CLEAR."""
 
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,63 @@ _mllmu = partial(
     confirmed=False,
 )
 
-SETS = tuple(
-    _mllmu(name=f"mllmu_{part}", files=(f"{part.title()}_Set/*.parquet", f"{part}_set/*.parquet"))
-    for part in ("full", "test", "retain")
+# Upstream draws one of them for every picture (somvy/multimodal_unlearning@bb14c96:mm/dataset.py); here the number of
+# the row chooses.
+_CAPTION_QUESTIONS = (
+    "What can you see in this picture?",
+    "Tell me about the content of this image",
+    "Can you give a description of the image?",
+    "What is depicted in the image?",
+    "Explain what you observe in the picture.",
+    "Describe the image in detail.",
+    "What is the main subject of this image?",
+    "Can you describe the scene or objects in the image?",
+    "What is happening in this image?",
+)
+
+
+def _clear(files: list[Path], folder: Path, name: str, check_images: bool) -> Records:
+    """Captions of pictures, and the questions without a picture of the configurations `+tofu`."""
+    found = []
+    for file in files:
+        rows, sha256 = _files.load(file)
+        reader = RowReader(file, check_images, folder)
+        prefix = f"{file.stem}:" if len(files) > 1 else ""
+        found.append(reader.read(rows, sha256, lambda row, one=reader, prefix=prefix: [_clear_item(row, one, prefix)]))
+    return joined(found, folder)
+
+
+def _clear_item(row: Row, reader: RowReader, prefix: str) -> Item:
+    key = f"{prefix}{reader.number - 1}"
+    if row.get("image") is None:
+        question, answer = column(row, "question"), column(row, "answer")
+        return Item(key, None, question, answer, "general", category="text", source="clear")
+    image, question = reader.any_image(row["image"]), _CAPTION_QUESTIONS[(reader.number - 1) % len(_CAPTION_QUESTIONS)]
+    person = {"person": row["name"]} if row.get("name") else {}
+    return Item(
+        key, image, question, column(row, "caption"), "general", category="image", source="clear", details=person
+    )
+
+
+_clear_set = partial(
+    DataSet,
+    task="utility",
+    folder="clear",
+    read=_clear,
+    count=None,
+    at="Hugging Face therem/CLEAR",
+    needs="download the Parquet files there; they hold the images, which are unpacked beside them when first read",
+    embedded=True,
+    confirmed=False,
+)
+
+SETS = (
+    *(
+        _mllmu(name=f"mllmu_{part}", files=(f"{part.title()}_Set/*.parquet", f"{part}_set/*.parquet"))
+        for part in ("full", "test", "retain")
+    ),
+    *(
+        _clear_set(name=f"clear_{part}", files=(f"{part}+tofu/*.parquet", f"{part}/*.parquet"))
+        for part in ("full", "forget01", "forget05", "forget10", "retain90", "retain95", "retain99")
+    ),
 )

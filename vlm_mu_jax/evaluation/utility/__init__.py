@@ -9,7 +9,7 @@ from typing import Any
 from vlm_mu_jax.data.readers.utility_sets import MME_COGNITION, MME_PERCEPTION
 from vlm_mu_jax.data.records import Item
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
-from vlm_mu_jax.evaluation.utility import choice, mmvet, vqa, yes_no
+from vlm_mu_jax.evaluation.utility import choice, mmvet, rouge, vqa, yes_no
 from vlm_mu_jax.evaluation.utility.scores import Score, by_kind, mean, share
 
 Items = Mapping[str, Item]
@@ -38,7 +38,9 @@ def headline(name: str) -> str:
     family = _family(name)
     if family == "vqa":
         return _HEADLINE.get(name, "vqa_official")
-    return {"mmbench": "accuracy_circular", "mme": "perception", "mmvet": "grade"}.get(family, "accuracy")
+    return {"mmbench": "accuracy_circular", "mme": "perception", "mmvet": "grade", "clear": "rouge_l"}.get(
+        family, "accuracy"
+    )
 
 
 def _family(name: str) -> str:
@@ -178,6 +180,33 @@ def _mllmu(name: str, answers: Sequence[Answer], items: Items) -> Scores:
     }
 
 
+def _mmsafeaware_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    return {a.id: float(yes_no.mmsafeaware(a.answer, items[a.id].details["label"])) for a in answers}
+
+
+def _mmsafeaware(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    """Right answers of all and by upstream's three parts, and `unread`: those that do not begin with yes or no."""
+    right = _mmsafeaware_per_question(name, answers, items)
+    return {
+        "accuracy": mean(list(right.values())),
+        **by_kind(right, {key: items[key].category for key in right}),
+        "unread": share([yes_no.mmsafeaware_unread(a.answer) for a in answers]),
+    }
+
+
+def _clear_per_question(name: str, answers: Sequence[Answer], items: Items) -> dict[str, float]:
+    """Raises InputError without the package `rouge_score`."""
+    return {a.id: rouge.rouge_l(items[a.id].answer, a.answer) for a in answers}
+
+
+def _clear(name: str, answers: Sequence[Answer], items: Items) -> Scores:
+    found = _clear_per_question(name, answers, items)
+    return {
+        "rouge_l": mean(list(found.values())),
+        "by_modality": by_kind(found, {key: items[key].category for key in found}),
+    }
+
+
 _SCORERS: dict[str, Callable[[str, Sequence[Answer], Items], Scores]] = {
     "vqa": _vqa,
     "scienceqa": _scienceqa,
@@ -187,6 +216,8 @@ _SCORERS: dict[str, Callable[[str, Sequence[Answer], Items], Scores]] = {
     "mme": _mme,
     "mmvet": _mmvet,
     "mllmu": _mllmu,
+    "mmsafeaware": _mmsafeaware,
+    "clear": _clear,
 }
 _PER_QUESTION: dict[str, Callable[[str, Sequence[Answer], Items], dict[str, float]]] = {
     "vqa": _vqa_per_question,
@@ -197,5 +228,7 @@ _PER_QUESTION: dict[str, Callable[[str, Sequence[Answer], Items], dict[str, floa
     "mme": _mme_per_question,
     "mmvet": _mmvet_per_question,
     "mllmu": _mllmu_per_question,
+    "mmsafeaware": _mmsafeaware_per_question,
+    "clear": _clear_per_question,
 }
 __all__ = ["Score", "headline", "per_question", "score"]
