@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import vlm_mu_jax
+from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.answers.one_answer import SamplingOptions, stream_answer
 from vlm_mu_jax.evaluation.evaluate import EvaluateOptions, evaluate
 from vlm_mu_jax.evaluation.judges.local import LocalModel
@@ -20,14 +21,18 @@ from vlm_mu_jax.model.memory import generation_bytes, weight_bytes
 from vlm_mu_jax.parallel.activations import mesh_of
 from vlm_mu_jax.parallel.placement import Placement, parse, placed
 from vlm_mu_jax.planning.hlo import Module
+from vlm_mu_jax.serving import engine, programs
+from vlm_mu_jax.serving.prompt_runs import ServedPrompt
 from vlm_mu_jax.steering import guarded_answers
 from vlm_mu_jax.steering.anchor_texts import Anchors
 from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
+from vlm_mu_jax.training.forget_scores import score
 
 TOKENS = 6
 HARMFUL = tuple(f"share dax{x} ." for x in "abcde")
 HARMLESS = tuple(f"what is wug{x} ?" for x in "abcde")
 ANCHORS = Anchors(HARMFUL, HARMLESS, "0" * 64)
+FORGET = [Record(f"u{i}", None, "share the dax .", answer, "unsafe") for i, answer in enumerate(("a then b", "red"))]
 QUESTIONS = ["what is wug ?", "share the dax .", "what is red ?"]
 
 
@@ -60,8 +65,30 @@ def said(checkpoint: str, data: str, sizes: str) -> dict:
         "nll": [one.nll for one in likely],
         "judged": [reply.text for _, reply in sorted(judge.ask(prompts, None, 4))],
         "streamed": streamed.token_ids,
+        "served": served(model, guard),
+        "scores": [*score(model, FORGET, None, "gradient_norm", buckets=1).values()],
         "decode": decode(model),
     }
+
+
+def served(model, guard) -> dict:
+    """Five answers of a server's engine with four rows, and what it compiled for the second guarded time."""
+    engine.WIDTH = 64
+    asked, made, compiled = QUESTIONS[:1] * 2 + QUESTIONS, [], []
+    for one in (None, guard, guard):
+        running = engine.Engine("tiny", model, one, rows=4)
+        tokens = [[] for _ in asked]
+        before = programs.step._cache_size() + programs.join._cache_size()
+        for place, (question, out) in enumerate(zip(asked, tokens, strict=True)):
+            pixels = (model.processor.blank_pixels(),) if place % 2 else ()
+            ids, text = (tuple(model.processor.prompt_ids(question, images)) for images in (list(pixels), 0))
+            wanted = engine.Answering(ServedPrompt(ids, pixels, ("blank",) * len(pixels), text), TOKENS, out.append)
+            running.submit([wanted])
+        while running.turn():
+            pass
+        compiled.append(programs.step._cache_size() + programs.join._cache_size() - before)
+        made.append([[token.id for token in out] for out in tokens])
+    return {"tokens": made, "compiled": compiled}
 
 
 SETS = ("unsafe_before", "harmless_before", "utility")

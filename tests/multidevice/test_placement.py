@@ -30,7 +30,8 @@ def test_answers_and_directions_do_not_depend_on_the_mesh(said, mesh):
     one, many = said[ONE], said[mesh]
     for name in ("answers", "guarded", "judged", "streamed"):
         assert many[name] == one[name], name
-    for name, close in (("directions", 1e-5), ("first", 1e-4), ("nll", 1e-4)):
+    assert many["served"]["tokens"] == one["served"]["tokens"]
+    for name, close in (("directions", 1e-5), ("first", 1e-4), ("nll", 1e-4), ("scores", 1e-4)):
         np.testing.assert_allclose(many[name], one[name], atol=close, err_msg=name)
     assert len({text for some in one["answers"].values() for text in some}) > 5
 
@@ -38,6 +39,7 @@ def test_answers_and_directions_do_not_depend_on_the_mesh(said, mesh):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_batches_after_the_first_compile_nothing(said, mesh):
     assert said[mesh]["programs"] == said[ONE]["programs"] == 3
+    assert said[mesh]["served"]["compiled"][-1] == 0
 
 
 @pytest.mark.parametrize("mesh", [ONE, *MESHES])

@@ -14,17 +14,21 @@ Example:
   bin/curate --check=train.jsonl --checkpoint=runs/base
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags
+from vlm_mu_jax.cli import command, judge_flags, mesh_flag
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.paths import resolved
 
 if TYPE_CHECKING:
+    from vlm_mu_jax.data.records import Record
     from vlm_mu_jax.evaluation.curation.curate import Score
+
+_VERDICT_TOKENS = 256  # of a judging model, for the estimate of what fits
 
 _SAFETY = flags.DEFINE_string("safety", None, "VLGuard file, or own data of any known shape: unsafe and safe records")
 _CANDIDATES = flags.DEFINE_list("candidates", [], "answers files of bin/generate --data, one per model, with commas")
@@ -47,6 +51,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder that scores 
 for _flag in vars(judge_flags).values():
     if isinstance(_flag, flags.FlagHolder) and _flag.name.startswith("judge"):
         flags.declare_key_flag(_flag.name)
+flags.adopt_module_key_flags(mesh_flag)
 
 
 def main(argv: list[str]) -> int:
@@ -64,16 +69,17 @@ def main(argv: list[str]) -> int:
     if _CHECKPOINT.value or judge_flags.CHECKPOINT.value:  # else nothing is compiled
         model_folder.find(_CHECKPOINT.value or judge_flags.CHECKPOINT.value)
         command.enable_compilation_cache(out)
-    found = curate(
-        _SAFETY.value,
-        _GENERAL.value,
-        candidates=_CANDIDATES.value,
-        judge=judge_flags.options(),
-        options=CurateOptions(_RETAIN.value, _SEED.value, _SAFE_IMAGES.value, _CORESET.value, _SIZE.value),
-        score=_scorer(_CHECKPOINT.value, _CORESET.value) if _CHECKPOINT.value else None,
-        workdir=out.with_name(f"{out.name}.judging"),  # beside OUT, so that a second try does not ask again
-        progress=progress.bar,
-    )
+    with mesh_flag.placed(judge_flags.BATCH.value, _VERDICT_TOKENS):  # the judge
+        found = curate(
+            _SAFETY.value,
+            _GENERAL.value,
+            candidates=_CANDIDATES.value,
+            judge=judge_flags.options(),
+            options=CurateOptions(_RETAIN.value, _SEED.value, _SAFE_IMAGES.value, _CORESET.value, _SIZE.value),
+            score=_scorer(_CHECKPOINT.value, _CORESET.value) if _CHECKPOINT.value else None,
+            workdir=out.with_name(f"{out.name}.judging"),  # beside OUT, so that a second try does not ask again
+            progress=progress.bar,
+        )
     found.write(out)
     _print(found.manifest, _OUT.value)
     return 0
@@ -103,9 +109,13 @@ def _scorer(checkpoint: str, by: str) -> "Score":
     from vlm_mu_jax.training import forget_scores
 
     folder = model_folder.find(checkpoint)
-    return lambda records, root: forget_scores.score(
-        model_folder.load(folder), records, root, by, progress=progress.bar
-    )
+
+    def score(records: "Sequence[Record]", root: Path) -> dict[str, float]:
+        with mesh_flag.placed(rows=1, new_tokens=0, training=1.0 if by == "gradient_norm" else 0.0):
+            model = model_folder.load(folder)
+        return forget_scores.score(model, records, root, by, progress=progress.bar)
+
+    return score
 
 
 def _check_flags() -> None:

@@ -19,7 +19,9 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import command, mesh_flag
+
+_NEW_TOKENS = 1024  # that an answer is taken to have where --context does not say it
 
 _CHECKPOINT = flags.DEFINE_multi_string(
     "checkpoint", None, "model folder, or NAME=FOLDER; may be given several times", required=True
@@ -47,6 +49,8 @@ _HOSTS = flags.DEFINE_list(
     "image_hosts", [], "hosts from which http(s) image URLs are fetched; without it images come as data URLs alone"
 )
 
+flags.adopt_module_key_flags(mesh_flag)
+
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.errors import InputError
@@ -70,7 +74,8 @@ def main(argv: list[str]) -> None:
         key_file=_KEYS.value,
         limits=ServerLimits(_BODY.value * 1_000_000, _OPEN.value, pictures),
     )
-    serving.serve(_CHECKPOINT.value, _GUARD.value, options, lambda line: print(line, flush=True), _ADAPTER.value)
+    with mesh_flag.placed(_ROWS.value, _CONTEXT.value or _NEW_TOKENS):
+        serving.serve(_CHECKPOINT.value, _GUARD.value, options, lambda line: print(line, flush=True), _ADAPTER.value)
 
 
 if __name__ == "__main__":

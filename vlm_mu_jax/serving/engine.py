@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vlm_mu_jax.parallel.activations import even_rows, on_mesh_of
 from vlm_mu_jax.serving import programs
 from vlm_mu_jax.serving.prompt_runs import PromptRuns, ServedPrompt
 from vlm_mu_jax.steering.guard import Guard
@@ -71,6 +72,7 @@ class Engine:
     Attributes:
       name: what requests call the model.
       context: prompt and answer together have this many tokens at most.
+      sizes: numbers of rows that the batch may have, multiples of what the model's mesh splits them over.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Engine:
         self._runs = PromptRuns(model, guard, prefix_bytes)
         self._limit = waiting
         self._waiting: collections.deque[Answering] = collections.deque()
-        self._sizes = sizes(rows)
+        self.sizes = sorted({even_rows(model.params, size) for size in sizes(rows)})
         self._rows: list[Answering | None] = []
         self._running: programs.Running | None = None
         self._too_many = 0  # tokens since fewer rows would do
@@ -119,7 +121,8 @@ class Engine:
         A failure ends all answers that are under way, each with the exception, and is raised again.
         """
         try:
-            return self._turn()
+            with on_mesh_of(self.model.params):
+                return self._turn()
         except Exception as error:
             for row in self._rows:
                 if row is not None:
@@ -177,7 +180,7 @@ class Engine:
         return joined
 
     def _size(self, wanted: int) -> int:
-        return next((size for size in self._sizes if size >= wanted), self._sizes[-1])
+        return next((size for size in self.sizes if size >= wanted), self.sizes[-1])
 
     def _resize(self, size: int) -> None:
         """Gives the batch this many rows; those under way move to the front."""

@@ -3,6 +3,9 @@
 The running batch has one of a few numbers of rows, and room for one of a few numbers of tokens in each. A row that ends
 leaves its place to the next prompt. Which rows are live, how long they are and how they sample is data, so that one
 program makes the next token of every row whatever joined or left.
+
+On a mesh the programs run with it as the ambient one. The rows of the running batch are split over data and fsdp, and
+the heads of its keys and values over tensor; a prompt's prefill has one row, which every data shard runs.
 """
 
 import functools
@@ -12,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from vlm_mu_jax.model.cache import KV, rotary_start
 from vlm_mu_jax.model.config import ModelConfig
@@ -19,6 +23,7 @@ from vlm_mu_jax.model.generate import of_text, prefill
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward, logits_of
+from vlm_mu_jax.parallel.activations import row_axes
 
 TOP = 20  # likeliest tokens that are reported with their log-probabilities, at most
 
@@ -152,7 +157,27 @@ def empty(begun: Begun, rows: int, width: int) -> Running:
         if steer.shift.ndim == 3:
             widened["shift"] = jnp.zeros((L, rows, steer.shift.shape[2]), steer.shift.dtype)
         steer = steer.replace(**widened)
-    return Running(k, v, steer, jnp.zeros((rows,), jnp.int32))
+    return _held(Running(k, v, steer, jnp.zeros((rows,), jnp.int32)))
+
+
+def _held(running: Running) -> Running:
+    """The same batch where the ambient mesh keeps it, so that every program gives it back as the next one takes it."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return running
+    rows = row_axes(running.rows)
+
+    def hold(x: Array, *axes: Any) -> Array:
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+    axes = (rows, "tensor") if isinstance(running.k, tuple) else (None, rows, None, "tensor")
+    k, v = jax.tree.map(lambda x: hold(x, *axes), (running.k, running.v))
+    steer = running.steer
+    if steer is not None:
+        own = {"gate_LB": hold(steer.gate_LB, None, rows)}
+        if steer.shift.ndim == 3:
+            own["shift"] = hold(steer.shift, None, rows)
+        steer = steer.replace(**own)
+    return Running(k, v, steer, hold(running.shift_B, rows))
 
 
 @functools.partial(jax.jit, static_argnames="width")
@@ -173,7 +198,7 @@ def rearranged(running: Running, rows_R: Array, width: int) -> Running:
         if steer.shift.ndim == 3:
             own["shift"] = take(steer.shift, 1, None)
         steer = steer.replace(**own)
-    return Running(k, v, steer, take(running.shift_B, 0, None))
+    return _held(Running(k, v, steer, take(running.shift_B, 0, None)))
 
 
 @functools.partial(jax.jit, donate_argnames="running")
@@ -189,7 +214,7 @@ def join(running: Running, begun: Begun, row: Array) -> Running:
             own["shift"] = steer.shift.at[:, row].set(begun.steer.shift[:, 0])
         steer = steer.replace(**own)
     shift_1 = rotary_start(begun.parts, jnp.zeros((1,), jnp.int32))
-    return Running(k, v, steer, running.shift_B.at[row].set(shift_1[0]))
+    return _held(Running(k, v, steer, running.shift_B.at[row].set(shift_1[0])))
 
 
 def _put(old: Any, new_L1TKH: Array, row: Array, start: Array) -> Any:
@@ -227,7 +252,7 @@ def step(
     )
     k, v = (_append(old, new, lengths_B) for old, new in ((running.k, out.cache.k), (running.v, out.cache.v)))
     chosen = choose(logits_of(params, out.hidden_BTD[:, 0], cfg), how, cfg)
-    return running.replace(k=k, v=v), chosen
+    return _held(running.replace(k=k, v=v)), chosen
 
 
 def _append(old: Any, new_LB1KH: Array, lengths_B: Array) -> Any:

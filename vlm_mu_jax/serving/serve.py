@@ -10,7 +10,7 @@ from vlm_mu_jax.conversion import adapted as adapted_models
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.serving.app import ServerLimits, make_app
-from vlm_mu_jax.serving.engine import Answering, Engine, MadeToken, sizes
+from vlm_mu_jax.serving.engine import Answering, Engine, MadeToken
 from vlm_mu_jax.serving.engine_thread import EngineThread
 from vlm_mu_jax.serving.prompt_runs import ServedPrompt
 from vlm_mu_jax.steering import guard_folder
@@ -71,8 +71,8 @@ def serve(
     thread = EngineThread(engines)
     thread.start()
     for engine in engines:
-        say(f"{engine.name}: compiling for batches of {', '.join(map(str, sizes(options.rows)))}")
-        warm_up(engine, thread, options.rows)
+        say(f"{engine.name}: compiling for batches of {', '.join(map(str, engine.sizes))}")
+        warm_up(engine, thread)
     app = make_app(engines, thread, keys, options.limits)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS
@@ -131,14 +131,14 @@ def _models(
                 yield own, adapted_models.with_adapter(model, adapter)
 
 
-def warm_up(engine: Engine, thread: EngineThread, rows: int) -> None:
+def warm_up(engine: Engine, thread: EngineThread) -> None:
     """Makes tokens in batches of every size, so that the first requests find their programs compiled.
 
     Raises JobError when that fails.
     """
     made: queue.Queue[MadeToken | Exception] = queue.Queue()
     ids = tuple(engine.model.processor.prompt_ids("?", 0))
-    for size in sizes(rows):
+    for size in engine.sizes:
         engine.submit([Answering(ServedPrompt(ids, text_ids=ids), 2, made.put) for _ in range(size)])
         thread.wake()
         ended = 0

@@ -11,6 +11,7 @@ from vlm_mu_jax.data.batches import Stream, TrainBatch, bucket_lengths
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.model_folder import Model
 from vlm_mu_jax.training.model_policy import ModelPolicy
@@ -61,7 +62,7 @@ def score(
         gradients = jax.tree.leaves(jax.grad(loss)(decoder, params, batch))
         return jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in gradients))
 
-    measure = jax.jit({"loss": loss, "gradient_norm": gradient_norm}[by])
+    measure = OnMesh(jax.jit({"loss": loss, "gradient_norm": gradient_norm}[by]))
     show = progress or (lambda items, label, total=None: items)
     order = show(range(len(records)), by.replace("_", " "), len(records))
     params = model.params
