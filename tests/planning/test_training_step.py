@@ -22,17 +22,20 @@ from vlm_mu_jax.training.trainable import Selection
 LENGTH, BATCH = 16, 4
 
 
-def config(name, objective=(), train=()):
+def config(name, objective=(), train=(), quantize=""):
     c = settings.defaults(name, layer=1 if name == "rmu" else None)
     c.batch_size, c.accumulate, c.data.max_length, c.steps = BATCH, 2, LENGTH, 5
     c.objective.update(dict(objective))
     c.train.update(dict(train))
+    c.model.quantize = quantize
     return settings.checked(c)
 
 
 CASES = {
     "npo": config("npo"),
     "npo lora": config("npo", train={"select": (), "lora_rank": 2}),
+    "npo lora int8": config("npo", train={"select": (), "lora_rank": 2}, quantize="int8"),
+    "npo lora int4": config("npo", train={"select": (), "lora_rank": 2}, quantize="int4:8"),
     "rmu": config("rmu", train={"select": ("projector/.*",)}),
     "kl": config("graddiff", objective={"retain_kl": 1.0}),
     "dual": config("npo", objective={"retain_limit": 0.5}),
@@ -59,8 +62,9 @@ def test_shapes_dtypes_and_structure_are_those_of_a_real_run(name, monkeypatch):
     selection = Selection.of(**chosen["train"])
     optim = OptimConfig(**chosen["optim"])
     spec = TrainingSpec(cfg, objective, optim, chosen["steps"], selection, chosen["accumulate"])
+    spec = dataclasses.replace(spec, quantize=settings.scheme(chosen["model"]))
     params = rules.place(tiny.params(cfg), param_specs(cfg), mesh)
-    job = prepare.prepare(spec, params, streams, mesh)
+    job = prepare.prepare(spec, spec.held(params, mesh), streams, mesh)
     with Feed(job.streams, mesh, chosen["accumulate"], 0, 1) as feed:
         rows = feed.next().rows
     real = (job.state, job.frozen, rows, job.constants)

@@ -18,6 +18,7 @@ from tests.training import tiny
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.model.params import flatten, unflatten
+from vlm_mu_jax.model.quantize import Scheme, quantize
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.training import step
 from vlm_mu_jax.training.checkpoint import Checkpoints
@@ -256,3 +257,27 @@ def test_start_weights_stay_valid_and_everything_is_returned(params):
 def test_mismatches_are_named(params, objective, options, message):
     with pytest.raises(InputError, match=message):
         run(params, None, objective=objective, **options)
+
+
+@pytest.mark.parametrize("text", ["int8", "int4:8"])
+def test_adapters_train_over_a_base_in_few_bits_as_over_the_rounded_one(params, text, tmp_path):
+    scheme, adapters = Scheme.parse(text), Selection(select=(), lora_rank=2)
+    over_held = run(params, tmp_path, steps=4, trainable=adapters, quantize=scheme)
+    over_rounded = run(quantize(params, scheme), None, steps=4, trainable=adapters, checkpoint_every=0)
+    np.testing.assert_allclose(over_held.metrics["loss"], over_rounded.metrics["loss"], rtol=1e-5)
+    chex.assert_trees_all_close(over_held.trainable, over_rounded.trainable, atol=1e-5)
+    chex.assert_trees_all_close(over_held.params, over_rounded.params, atol=1e-5)
+    moved = jax.tree.leaves(over_held.trainable["lora"])
+    assert set(over_held.trainable) == {"lora"} and all(np.isfinite(leaf).all() and leaf.any() for leaf in moved)
+
+
+def test_a_run_over_a_base_in_few_bits_goes_on_bit_for_bit_and_only_as_itself(params, tmp_path):
+    options = {"trainable": Selection(select=(), lora_rank=2), "quantize": Scheme.parse("int8")}
+    straight = run(params, tmp_path / "a", steps=4, **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(params, tmp_path / "b", steps=4, progress=before_step(4, crash), **options)
+    chex.assert_trees_all_equal(run(params, tmp_path / "b", steps=4, **options).trainable, straight.trainable)
+    with pytest.raises(InputError, match="another --workdir"):
+        run(params, tmp_path / "b", steps=4, **{**options, "quantize": Scheme.parse("int4:8")})
+    with pytest.raises(InputError, match="weights in few bits do not train"):
+        run(params, None, steps=4, quantize=Scheme.parse("int8"), checkpoint_every=0)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import vlm_mu_jax
 from tests.command import run_command
@@ -15,7 +16,9 @@ from vlm_mu_jax.miniature import checkpoint, language
 from vlm_mu_jax.miniature.world import make_world
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.model.params import flatten, init_params
+from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.model.vlm import param_specs
+from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import write_model_folder
 from vlm_mu_jax.training.export import owned
 from vlm_mu_jax.training.settings import checked, defaults
@@ -113,6 +116,24 @@ def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_
         assert ("preferred" in data) == (name == "dpo") and data.get("preferred", data["forget"])["rows"] == 5
     else:
         assert data["train"]["rows"] == 18
+
+
+def test_adapters_over_a_base_in_few_bits_come_out_merged_and_over_the_original(root, tmp_path):
+    scheme = Scheme.parse("int4:8")
+    train(settings(root, "npo", model__quantize=str(scheme), train__select=(), train__lora_rank=2), tmp_path)
+    before, after = vlm_mu_jax.load(root / "model", quantize=str(scheme)), vlm_mu_jax.load(tmp_path)
+    pairs = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    a, b = (pairs[f"base_model.model.model.language_model.layers.1.mlp.up_proj.lora_{half}.weight"] for half in "AB")
+    rounded, merged = (np.asarray(m.params["decoder"]["layers"]["wup_LDF"])[1] for m in (before, after))
+    np.testing.assert_allclose(merged, rounded + 8.0 * (b @ a).T, atol=1e-6)  # alpha 16 over rank 2
+    assert (merged != rounded).any()
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == str(root / "model")
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert provenance["quantize"] == "int4:8"
+    assert provenance["start_weights_sha256"] == weights_hash(vlm_mu_jax.load(root / "model").params)
+    with pytest.raises(InputError, match="int5: use one of"):
+        train(settings(root, "npo", model__quantize="int5"), tmp_path / "other")
 
 
 def test_a_killed_run_on_a_long_file_goes_on_at_the_same_row(root, tmp_path):

@@ -31,7 +31,7 @@ from vlm_mu_jax.model.params import Params
 # kind -> (bits, inputs that share a scale unless told otherwise; None is the whole channel)
 KINDS: dict[str, tuple[int, int | None]] = {"int8": (8, None), "int4": (4, 128), "nf4": (4, 64)}
 _CHANNEL = "channel"
-_NF4 = np.array(
+NF4 = np.array(
     [
         -1.0,
         -0.6961928009986877,
@@ -103,8 +103,8 @@ class Quantized(NamedTuple):
 def quantize(params: Params, scheme: Scheme) -> Params:
     """The parameters after a round trip through the scheme, in their own dtype.
 
-    The arithmetic of a model stays in floating point, so this measures what quantised weights answer and saves no
-    memory. Every leaf that is left alone is the same array as before.
+    The weights stay in floating point: this measures what quantised weights answer, and saves no memory, as
+    `stored.hold` does. Every leaf that is left alone is the same array as before.
     """
     layers = dict(params["decoder"]["layers"])
     for name in LINEARS:
@@ -136,7 +136,7 @@ def encoded(w: Array, scheme: Scheme, inputs: int = 1) -> Quantized:
     most = jnp.max(jnp.abs(w_LGIO), axis=2, keepdims=True)
     most = jnp.where(most == 0, 1.0, most)
     if scheme.kind == "nf4":
-        middles = (_NF4[1:] + _NF4[:-1]) / 2
+        middles = (NF4[1:] + NF4[:-1]) / 2
         return Quantized(jnp.searchsorted(middles, w_LGIO / most).astype(jnp.uint4), most)
     bound = 2 ** (KINDS[scheme.kind][0] - 1) - 1
     codes = jnp.round(w_LGIO / most * bound).astype(jnp.dtype(scheme.kind))
@@ -146,7 +146,7 @@ def encoded(w: Array, scheme: Scheme, inputs: int = 1) -> Quantized:
 def decoded(stored: Quantized, scheme: Scheme, like: Array) -> Array:
     """The linear maps again, with the shape and dtype of `like`."""
     codes = stored.codes_LGIO.astype(jnp.int32)
-    values = jnp.asarray(_NF4)[codes] if scheme.kind == "nf4" else codes.astype(jnp.float32)
+    values = jnp.asarray(NF4)[codes] if scheme.kind == "nf4" else codes.astype(jnp.float32)
     w_LGIO = values * stored.scale_LG1O
     layers, _, _, outputs = w_LGIO.shape
     w_LIO = w_LGIO.reshape(layers, -1, outputs)[:, : like[0].size // outputs]

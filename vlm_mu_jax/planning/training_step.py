@@ -1,6 +1,7 @@
 """The training step of a config on devices that are not here. Its inputs are shapes with shardings, not arrays."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,15 @@ import jax.numpy as jnp
 from vlm_mu_jax.data.batches import TrainBatch
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.params import abstract_params, flatten, unflatten
+from vlm_mu_jax.model.params import Params, Specs, abstract_params, flatten, unflatten
+from vlm_mu_jax.model.quantize import Scheme
+from vlm_mu_jax.model.stored import StoredLinear, hold, shardings
 from vlm_mu_jax.model.vlm import Batch, param_specs
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import rules
 from vlm_mu_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
+from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training.duals import with_duals
 from vlm_mu_jax.training.flops import train_step_flops
 from vlm_mu_jax.training.optimizer import OptimConfig, make_optimizer
@@ -63,6 +67,7 @@ def planned_step(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any])
     mesh = make_mesh(**settings["mesh"], devices=devices)
     specs = param_specs(cfg)
     params = _placed(abstract_params(specs, jnp.dtype(cfg.dtype)), rules.shardings(specs, mesh))
+    params = _in_few_bits(params, settings_lib.scheme(settings["model"]), specs, mesh)
     optimizer = with_duals(make_optimizer(OptimConfig(**settings["optim"]), settings["steps"]), objective)
     learned, frozen = jax.eval_shape(
         lambda tree: split(tree, selection, specs, jax.random.key(0), objective.needs_reference), params
@@ -87,8 +92,24 @@ def planned_step(settings: dict[str, Any], cfg: ModelConfig, devices: list[Any])
     )
 
 
+def _in_few_bits(params: Params, scheme: Scheme | None, specs: Specs, mesh: jax.sharding.Mesh) -> Params:
+    """The decoder's linear maps as a run with `model.quantize` holds them."""
+    if scheme is None:
+        return params
+    held, declared = jax.eval_shape(lambda tree: hold(tree, scheme), params), flatten(specs)
+    return unflatten(
+        {
+            path: _placed(leaf, shardings(leaf, path, declared[path], mesh))
+            if isinstance(leaf, StoredLinear)
+            else flatten(params)[path]
+            for path, leaf in flatten(held).items()
+        }
+    )
+
+
 def _count(tree: Any) -> int:
-    return sum(x.size for x in jax.tree.leaves(tree))
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, StoredLinear))
+    return sum(math.prod(x.shape) for x in leaves)
 
 
 def _placed(tree: Any, shardings: Any) -> Any:

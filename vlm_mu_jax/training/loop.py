@@ -13,6 +13,7 @@ In a job of several processes all call `fit` with the same arguments. Process 0 
 """
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -99,6 +100,7 @@ def fit(
     params = rules.place(params, param_specs(spec.cfg), mesh)
     if storage.cache and not storage.weights:
         storage = dataclasses.replace(storage, weights=weights_hash(params))
+    params, storage = _held(spec, params, mesh, storage, donate)
     workdir = storage.workdir
     saving = nullcontext() if workdir is None else Checkpoints(workdir / "checkpoints", storage.keep)
     with goodput.watching_compiles(), saving as checkpoints:
@@ -122,6 +124,24 @@ def fit(
             if checkpoints:
                 checkpoints.wait()
         return Fitted(prepared.params(trained), recorder.history(), trained, step, history.rows)
+
+
+def _held(
+    spec: TrainingSpec, params: Params, mesh: Mesh, storage: RunStorage, donate: bool
+) -> tuple[Params, RunStorage]:
+    """The start weights as the run holds them, and their name in the caches."""
+    held = spec.held(params, mesh)
+    if spec.quantize is None:
+        return held, storage
+    if donate:
+        kept = {id(leaf) for leaf in jax.tree.leaves(held)}
+        for leaf in jax.tree.leaves(params):
+            if id(leaf) not in kept:
+                leaf.delete()
+    if storage.weights:
+        name = hashlib.sha256(f"{storage.weights} {spec.quantize}".encode()).hexdigest()
+        storage = dataclasses.replace(storage, weights=name)
+    return held, storage
 
 
 @dataclasses.dataclass

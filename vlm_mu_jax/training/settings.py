@@ -16,6 +16,7 @@ from vlm_mu_jax.errors import InputError
 
 if TYPE_CHECKING:
     from vlm_mu_jax.model.config import ModelConfig
+    from vlm_mu_jax.model.quantize import Scheme
 
 
 def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigDict:
@@ -43,6 +44,7 @@ def defaults(objective: str, layer: int | None = None) -> ml_collections.ConfigD
         like="",  # a name of model/families/published.py, whose sizes bin/plan takes while init is no folder yet
         template=config_dict.placeholder(str),  # conversation template; None = the model folder's
         remat="none",  # none, full, dots, attn_out: what the backward pass recomputes
+        quantize="",  # int8, int4, nf4, int4:32, ...: holds the decoder's linear maps in few bits while adapters train
         attention="auto",  # auto, xla, cudnn, splash: see model/flash.py for what is legal where
     )
     c.data = _data()
@@ -120,6 +122,13 @@ def model_config(cfg: "ModelConfig", model: Mapping[str, Any], platform: str) ->
     return cfg.with_text(
         remat=model["remat"], attention=flash.choose(model["attention"], platform, cfg.text, cfg.dtype)
     )
+
+
+def scheme(model: Mapping[str, Any]) -> "Scheme | None":
+    """How `config.model.quantize` holds the decoder's linear maps; None as they are. InputError for another text."""
+    from vlm_mu_jax.model.quantize import Scheme
+
+    return Scheme.parse(model["quantize"]) if model["quantize"] else None
 
 
 def checked(config: ml_collections.ConfigDict) -> dict[str, Any]:

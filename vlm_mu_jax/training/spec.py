@@ -9,9 +9,16 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.lora import LINEARS, PREFIX
+from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.quantize import Scheme
+from vlm_mu_jax.model.stored import hold
+from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training.evaluation import EvaluationPlan
@@ -19,7 +26,7 @@ from vlm_mu_jax.training.goodput import Goodput
 from vlm_mu_jax.training.metrics import Log
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.robust import PLAIN, Robust
-from vlm_mu_jax.training.trainable import ALL, Selection
+from vlm_mu_jax.training.trainable import ALL, Selection, selected_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +42,7 @@ class TrainingSpec:
       accumulate: micro-batches per step.
       robust: how the gradient of the forget terms is taken, see `training.robust`.
       seed: draws new LoRA pairs and RMU's control vector. Streams carry seeds of their own.
+      quantize: holds the decoder's linear maps in few bits while adapters train; see `model.stored`.
     """
 
     cfg: ModelConfig
@@ -45,6 +53,24 @@ class TrainingSpec:
     accumulate: int = 1
     robust: Robust = PLAIN
     seed: int = 0
+    quantize: Scheme | None = None
+
+    def held(self, params: Params, mesh: Mesh) -> Params:
+        """The start weights as the run holds them: in few bits where `quantize` says so.
+
+        Raises:
+          InputError: a linear map of the decoder trains, which codes cannot.
+        """
+        if self.quantize is None:
+            return params
+        specs = param_specs(self.cfg)
+        paths = [*selected_paths(self.trainable, specs), *(path for path, _ in self.trainable.slices)]
+        if not self.trainable.lora_rank or any(path.removeprefix(PREFIX) in LINEARS for path in paths):
+            raise InputError(
+                f"config.model.quantize={self.quantize}: weights in few bits do not train; set train.lora_rank, and a "
+                "train.select without the decoder's linear maps, such as ()"
+            )
+        return hold(params, self.quantize, specs, mesh)
 
     def streams(self, given: Mapping[str, Stream], shards: int) -> dict[str, Stream]:
         """The given streams in the objective's order.
@@ -91,6 +117,7 @@ class TrainingSpec:
             "data": data.hexdigest(),
             "start weights": str(weights),
             "robustness": repr(self.robust),
+            **({} if self.quantize is None else {"quantised base": str(self.quantize)}),
         }
 
 

@@ -120,6 +120,8 @@ def train(
     model = dataclasses.replace(model, config=processor.cfg, processor=processor)
     start = weights_hash(model.params)
     about = {name: settings[name] for name in ("seed", "objective", "robust", "steps")}
+    if spec.quantize is not None:
+        about["quantize"] = str(spec.quantize)
     provenance = provenance_of(settings["objective"]["name"], about, sources.manifest, start)
     storage = RunStorage(
         workdir,
@@ -163,7 +165,15 @@ def _planned(settings: Mapping[str, Any], cfg: ModelConfig) -> tuple[TrainingSpe
     mesh = make_mesh(**settings["mesh"])
     cfg = settings_lib.model_config(cfg, settings["model"], mesh.devices.flat[0].platform)
     spec = TrainingSpec(
-        cfg, objective, optim, settings["steps"], selection, settings["accumulate"], robust, settings["seed"]
+        cfg,
+        objective,
+        optim,
+        settings["steps"],
+        selection,
+        settings["accumulate"],
+        robust,
+        settings["seed"],
+        settings_lib.scheme(settings["model"]),
     )
     return spec, mesh
 

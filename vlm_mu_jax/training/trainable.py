@@ -23,6 +23,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import lora as lora_lib
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs, flatten, unflatten
 from vlm_mu_jax.model.stacks import Stack, freeze
+from vlm_mu_jax.model.stored import StoredLinear, merged
 
 Tree = dict[str, Any]
 Dtypes = Mapping[str, Any]  # parameter path -> dtype
@@ -162,7 +163,8 @@ def dtypes(params: Params) -> Dtypes:
 def assemble(trainable: Tree, frozen: Tree, selection: Selection, dtypes: Dtypes) -> tuple[Params, dict | None]:
     """Parameters and adapters for `forward`, differentiable in `trainable`.
 
-    With slices, decoder stacks that do not train whole come as `stacks.Stack`, whose frozen layers cost no gradient.
+    With slices or adapters, decoder stacks that do not train whole come as `stacks.Stack`, whose frozen layers cost no
+    gradient and are read in place.
     """
     flat, sliced = _merged_whole(trainable, frozen, dtypes)
     for path, layers in selection.slices:
@@ -170,7 +172,7 @@ def assemble(trainable: Tree, frozen: Tree, selection: Selection, dtypes: Dtypes
         in_decoder = path.startswith(lora_lib.PREFIX)
         flat[path] = Stack(flat[path], part, layers) if in_decoder else _written(flat[path], part, layers)
     params = unflatten(flat)
-    if any(path.startswith(lora_lib.PREFIX) for path, _ in selection.slices):
+    if selection.lora_rank or any(path.startswith(lora_lib.PREFIX) for path, _ in selection.slices):
         whole = flatten(trainable.get("weights", {}))
         blocks = params["decoder"]["layers"]
         frozen_blocks = {name: leaf for name, leaf in blocks.items() if lora_lib.PREFIX + name not in whole}
@@ -204,6 +206,8 @@ def finished(trainable: Tree, frozen: Tree, selection: Selection, dtypes: Dtypes
     for path, layers in selection.slices:
         flat[path] = _written(flat[path], sliced[path].astype(dtypes[path]), layers)
     params, lora = unflatten(flat), _adapters(trainable, selection, dtypes)
+    if any(isinstance(leaf, StoredLinear) for leaf in flat.values()):
+        return merged(params, lora)
     return params if lora is None else lora_lib.merge(params, lora)
 
 

@@ -47,6 +47,7 @@ def test_frequent_words_of_a_language_are_words_in_their_order(tokenizers_by_kin
     words = vocabulary.candidate_words("english:2000", tokenizers_by_kind["byte_level"])
     assert len(words) == len(set(words)) == 2000 and words[:3] == ["the", "to", "and"]
     assert all(word.isalpha() for word in words) and words.index("what") < words.index("share")
+    assert {"a", "i"} == {word for word in words if len(word) == 1} and "ve" not in words
     assert "und" in vocabulary.candidate_words("de:50", None)
     with pytest.raises(InputError, match="there is no list of 'xx'"):
         vocabulary.candidate_words("xx:50", None)

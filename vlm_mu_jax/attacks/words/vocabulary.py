@@ -11,6 +11,8 @@ from vlm_mu_jax.errors import InputError
 
 PIECES = "pieces"
 LANGUAGES = {"english": "en"}  # a language by name; all others by their code
+# Entries of English lists that are no words: letters by themselves, and what contractions leave.
+_NO_WORDS = {"en": frozenset("bcdefghjklmnopqrstuvwxyz") | {"ll", "re", "ve"}}
 _WORD_STARTS = ("▁", "Ġ")
 _LIST = re.compile(r"([a-z]{2,3}|english):(\d+)")
 
@@ -21,7 +23,8 @@ def distinct(words: Iterable[str]) -> list[str]:
 
 
 def frequent_words(language: str, count: int) -> list[str]:
-    """The `count` most frequent words of a language, most frequent first: words of letters alone.
+    """The `count` most frequent words of a language, most frequent first: words of letters alone. Of English ones
+    single letters but "a" and "i" are left out.
 
     language: "english" or a code, such as "de". Source: the package wordfreq, whose data end in 2021 and stay as they
     are, so that a list is the same tomorrow.
@@ -38,7 +41,8 @@ def frequent_words(language: str, count: int) -> list[str]:
     except LookupError:
         known = ", ".join(sorted(wordfreq.available_languages()))
         raise InputError(f"--words={language}:{count}: there is no list of {language!r}; there are {known}") from None
-    found = distinct(word for word in listed if word.isalpha())
+    left_out = _NO_WORDS.get(code, frozenset())
+    found = distinct(word for word in listed if word.isalpha() and word not in left_out)
     if len(found) < count:
         raise InputError(f"--words={language}:{count}: the list has {len(found)} words; ask for fewer")
     return found[:count]
