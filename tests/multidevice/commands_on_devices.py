@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import vlm_mu_jax
+from vlm_mu_jax.absent import import_transformers_without_torch
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.answers.one_answer import SamplingOptions, stream_answer
 from vlm_mu_jax.evaluation.evaluate import EvaluateOptions, evaluate
@@ -121,4 +122,5 @@ def decode(model) -> dict:
 
 
 if __name__ == "__main__":
+    import_transformers_without_torch()
     main(*sys.argv[1:])

@@ -11,15 +11,12 @@ import numpy as np
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "tests" / "multidevice" / "training_on_devices.py"
-WITHOUT_TORCH = ROOT / "tests" / "multidevice" / "without_torch"
 
 
-def environment(devices, torch=True):
-    """That of a process with fake devices. torch: whether its transformers finds PyTorch, which takes it long."""
+def environment(devices):
+    """That of a process with fake devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    path = os.pathsep.join(map(str, [ROOT] if torch else [WITHOUT_TORCH, ROOT]))
-    found = {"PYTHONPATH": path, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return {**os.environ, **found, **({} if torch else {"TRANSFORMERS_VERBOSITY": "error"})}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def free_address():
@@ -28,13 +25,13 @@ def free_address():
         return f"localhost:{s.getsockname()[1]}"
 
 
-def run_together(command, processes, devices, timeout=900, torch=True):
+def run_together(command, processes, devices, timeout=900):
     """Runs the command once per process, with ADDRESS PROCESSES PROCESS behind it; all must end with 0."""
     address = free_address()
     started = [
         subprocess.Popen(
             [*command, *([address, str(processes), str(i)] if processes > 1 else [])],
-            env=environment(devices, torch),
+            env=environment(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -22,7 +22,7 @@ STEPS = 16
 
 def start(data, workdir, processes, process, address, steps=STEPS):
     left_out = ("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR")  # the cache is where it is by default
-    inherited = {name: value for name, value in environment(1, torch=False).items() if name not in left_out}
+    inherited = {name: value for name, value in environment(1).items() if name not in left_out}
     flags = {
         "config": ROOT / "configs/miniature_sft.py",
         "workdir": workdir,

@@ -18,9 +18,7 @@ MESHES = ["2,1,1", "1,2,2", "2,2,2"]
 def said(root, checkpoint, data_dir):  # noqa: F811
     """What the commands gave, by mesh. All in one process of eight devices."""
     command = [sys.executable, str(root / "tests/multidevice/commands_on_devices.py"), str(checkpoint), str(data_dir)]
-    done = subprocess.run(
-        [*command, ONE, *MESHES], env=environment(8, torch=False), capture_output=True, text=True, timeout=900
-    )
+    done = subprocess.run([*command, ONE, *MESHES], env=environment(8), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

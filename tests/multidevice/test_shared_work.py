@@ -18,7 +18,7 @@ def together(name, *flags, processes=2):
     started = [
         subprocess.Popen(
             [*job, f"--num_processes={processes}", f"--process_id={process}"],
-            env=environment(1, torch=False),
+            env=environment(1),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -59,7 +59,7 @@ def found(root, checkpoint, data_dir, tmp_path_factory):  # noqa: F811
     words = [str(checkpoint), str(data_dir)]
     work_of_processes.main(str(folder / "1.json"), *words)
     script = root / "tests" / "multidevice" / "work_of_processes.py"
-    run_together([sys.executable, str(script), str(folder / "2.json"), *words], processes=2, devices=1, torch=False)
+    run_together([sys.executable, str(script), str(folder / "2.json"), *words], processes=2, devices=1)
     return folder
 
 

@@ -37,7 +37,7 @@ class Stopped(Exception):
 
 def main(jobs, out):
     opened = [[] for _ in jobs]
-    start = jax.jit(lambda: tiny.params(tiny.LLAVA))()
+    start = tiny.params(tiny.LLAVA)  # as one jitted program the draws would take four seconds to compile
     for i, job in enumerate(jobs):
         try:
             fitted = trained(start, opened[i], **job)

@@ -12,6 +12,7 @@ from unittest import mock
 import jax
 
 from tests.multidevice.commands_on_devices import ANCHORS
+from vlm_mu_jax.absent import import_transformers_without_torch
 from vlm_mu_jax.attacks.attack import attack
 from vlm_mu_jax.attacks.options import AttackOptions
 from vlm_mu_jax.attacks.words.one_word import WordOptions
@@ -85,4 +86,5 @@ def relearned(checkpoint: str, data: Path) -> dict:
 
 
 if __name__ == "__main__":
+    import_transformers_without_torch()
     main(*sys.argv[1:])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
+from vlm_mu_jax import absent
 from vlm_mu_jax.cli import compile_notes, help_page, urls
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files import buckets
@@ -202,6 +203,7 @@ def _quiet_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     leave_out_absent_tpu()
+    absent.import_transformers_without_torch()
     if not _debug_wanted():
         from absl import logging
 

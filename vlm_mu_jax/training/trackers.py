@@ -4,15 +4,14 @@ Nothing leaves the machine unless it is told to. W&B writes into WORKDIR/wandb, 
 set or `wandb sync` sends the folder. Trackio writes into WORKDIR/trackio, or `TRACKIO_DIR`, and knows no other place.
 """
 
-import contextlib
 import hashlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from vlm_mu_jax.absent import absent
 from vlm_mu_jax.errors import InputError, nearest
 
 PROJECT = "vlm_mu_jax"
@@ -46,22 +45,9 @@ def opened(name: str, workdir: Path, start: int) -> Tracker:
     return made[name](workdir, start)
 
 
-@contextlib.contextmanager
-def _absent(package: str) -> Iterator[None]:
-    """Inside, importing the package fails as if it were not installed. One that was imported before stays."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-
-
 class _TensorBoard:
     def __init__(self, workdir: Path, start: int):
-        with _absent("torch"):  # tensorboardX imports it wherever it is installed: a second, and 200 MB, for nothing
+        with absent("torch"):  # tensorboardX imports it wherever it is installed: a second, and 200 MB, for nothing
             from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(workdir), purge_step=start + 1)
