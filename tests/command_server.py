@@ -53,6 +53,8 @@ def serve() -> None:
 
 def warm() -> None:
     """Imports what every command of this process will share."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    importlib.import_module("vlm_mu_jax.absent").import_transformers_without_torch()  # as the commands do
     for name in (*LIBRARIES, *product()):
         importlib.import_module(name)
     gc.freeze()  # what is shared with every child stays shared
@@ -61,7 +63,6 @@ def warm() -> None:
 
 def product() -> Iterator[str]:
     """The product's modules that define no flags."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     package = importlib.import_module("vlm_mu_jax")
     for module in pkgutil.walk_packages(package.__path__, "vlm_mu_jax."):
         if not module.name.startswith("vlm_mu_jax.cli"):

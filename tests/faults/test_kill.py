@@ -7,24 +7,42 @@ import signal
 import subprocess
 import sys
 import time
+from subprocess import PIPE
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.faults.long_run import STEPS
 
-STEPS = 60
 SCRIPT = ROOT / "tests" / "faults" / "long_run.py"
 
 
-def start(workdir, cache):
+@pytest.fixture
+def server(tmp_path):
+    """The process that forks one for every run."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla"),
     }
-    command = [sys.executable, str(SCRIPT), str(workdir), str(STEPS)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(SCRIPT)]
+    with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
+        yield process
+        process.stdin.close()
+
+
+def said(server, what):
+    """The number in the server's next line, which begins with `what`."""
+    word, number = server.stdout.readline().split()
+    assert word == what
+    return int(number)
+
+
+def start(server, workdir):
+    """The id of a process that runs there."""
+    server.stdin.write(f"{workdir}\n")
+    return said(server, "process")
 
 
 def losses(workdir):
@@ -44,23 +62,38 @@ def writing(workdir):
     return any("tmp" in path.name for path in (workdir / "checkpoints").iterdir())
 
 
-def killed(process, workdir, condition, delay):
-    """Kills the process `delay` seconds after `condition` holds; returns (first step of its run, newest checkpoint)."""
-    first = int(process.stdout.readline().split()[1])
-    while not condition(workdir) and process.poll() is None:
+def killed(server, workdir, condition, delay):
+    """Kills a run `delay` seconds after `condition` holds; returns (first step of the run, newest checkpoint)."""
+    process, first = start(server, workdir), said(server, "from")
+    while not condition(workdir):
+        assert not ended(process), "it ended before it was killed"
         time.sleep(0.0005)
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    process.stdout.close()
+    os.kill(process, signal.SIGKILL)
+    assert said(server, "ended") == -signal.SIGKILL, "it ended before it was killed"
     return first, complete(workdir)
 
 
+def ended(process):
+    """Whether there is no such process any more: the server asks for its exit code at once."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def whole(server, workdir):
+    """Lets a run end; returns its first step."""
+    start(server, workdir)
+    first = said(server, "from")
+    assert said(server, "ended") == 0
+    return first
+
+
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_as_the_one_that_was_not(tmp_path):
-    cache = tmp_path / "xla"
-    whole = start(tmp_path / "whole", cache)
-    assert whole.communicate()[0] == "from 0\n" and whole.returncode == 0
+def test_a_run_killed_again_and_again_ends_as_the_one_that_was_not(server, tmp_path):
+    assert whole(server, tmp_path / "whole") == 0
     expected, work, saved, draw = losses(tmp_path / "whole"), tmp_path / "work", 0, random.Random(0)
     for condition, delay in (
         (writing, 0.0),  # in the middle of the first checkpoint
@@ -69,11 +102,10 @@ def test_a_run_killed_again_and_again_ends_as_the_one_that_was_not(tmp_path):
         (lambda work: complete(work) >= 30, draw.uniform(0, 0.1)),
         (writing, draw.uniform(0, 0.02)),
     ):
-        first, now = killed(start(work, cache), work, condition, delay)
+        first, now = killed(server, work, condition, delay)
         assert first == saved, "steps before the last checkpoint were lost"
         saved = now
     assert 30 <= saved < STEPS
-    last = start(work, cache)
-    assert last.communicate()[0] == f"from {saved}\n" and last.returncode == 0
+    assert whole(server, work) == saved
     assert losses(work) == expected
     assert not writing(work), "half-written checkpoints were left behind"

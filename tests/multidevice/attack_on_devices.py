@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from tests.attacks.conftest import tiny_model
+from vlm_mu_jax.absent import import_transformers_without_torch
 from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.margin.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.methods import gcg, pgd, suffix
@@ -85,4 +86,5 @@ def others(asks, meshes, folder):
 
 
 if __name__ == "__main__":
+    import_transformers_without_torch()
     main(sys.argv[1])

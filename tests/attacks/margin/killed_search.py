@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from tests.attacks.conftest import tiny_model
+from vlm_mu_jax.absent import import_transformers_without_torch
 from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, SearchTarget
 from vlm_mu_jax.attacks.questions import SearchQuestion
@@ -42,4 +43,5 @@ def main(path: str, pause: float) -> None:
 
 
 if __name__ == "__main__":
+    import_transformers_without_torch()
     main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from tests.evaluation.conftest import CONFIG, make_params, make_tokenizer
+from vlm_mu_jax.absent import import_transformers_without_torch
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.questions.question import Question
@@ -30,4 +31,5 @@ def run(path: Path, pause: float) -> None:
 
 
 if __name__ == "__main__":
+    import_transformers_without_torch()
     run(Path(sys.argv[1]), float(sys.argv[2]))
