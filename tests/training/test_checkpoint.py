@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files import buckets
 from vlm_mu_jax.training.checkpoint import Checkpoints
+from vlm_mu_jax.training.train import train
 
 RUN = {"seed": "0"}
 
@@ -62,3 +64,18 @@ def test_a_half_written_step_does_not_count_and_a_damaged_one_is_named(tmp_path)
 def test_at_least_one_is_kept(tmp_path):
     with pytest.raises(InputError, match="keep must be at least 1"):
         Checkpoints(tmp_path, keep=0)
+
+
+def test_a_bucket_out_of_reach_and_processes_without_a_common_folder_are_one_line(tmp_path, monkeypatch):
+    def lost(*_, **__):
+        raise ConnectionError("no way\nto it")
+
+    saved = Checkpoints(tmp_path)
+    monkeypatch.setattr(buckets, "remote", lambda path: "s3://b/run")
+    monkeypatch.setattr(saved._manager, "save", lost)
+    with pytest.raises(JobError, match=r"s3://b/run: a checkpoint cannot be written \(ConnectionError: no way to it\)"):
+        saved.save(1, {"w": jnp.zeros(3)}, {}, RUN)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for begin in (Checkpoints, lambda workdir: train("miniature_sft", workdir)):  # before a model is looked for
+        with pytest.raises(InputError, match="s3://b/run: several processes write checkpoints together"):
+            begin(tmp_path)

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from logging import LogRecord
 from pathlib import Path
 
 from absl import flags
@@ -208,6 +209,12 @@ def _quiet_environment() -> None:
         from absl import logging
 
         logging.set_verbosity(logging.ERROR)
+        logging.get_absl_logger().addFilter(_is_news)
+
+
+def _is_news(record: LogRecord) -> bool:
+    """Whether a line of the log says what no exception will: Orbax logs what it raises, once for every thread."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def leave_out_absent_tpu() -> None:

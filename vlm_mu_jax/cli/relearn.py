@@ -69,9 +69,11 @@ def main(argv: list[str]) -> None:
     outputs.check_writable(workdir / "relearn.json")
     speaks = cluster.join()
     from vlm_mu_jax.storage import model_folder
+    from vlm_mu_jax.training.checkpoint import check_place
     from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions
     from vlm_mu_jax.training.relearning import relearn
 
+    check_place(workdir)
     options = _options(data)
     questions = EvaluationQuestions.from_folder(_CHECKPOINT.value, options.questions, options.seed)
     records, what = _examples(data, options.seed)

@@ -28,7 +28,8 @@ class Store:
             raise InputError(f"{scheme}:// needs {needed}; install it: pip install 'vlm_mu_jax[cloud]'") from error
 
     def _quiet(self) -> None:
-        """gcsfs asks for the kind of every bucket, and for credentials that an emulator does not want."""
+        """gcsfs asks for the kind of every bucket, and for credentials that an emulator does not want. It logs what it
+        raises, with the traceback."""
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         os.environ.setdefault("TENSORSTORE_GCS_BACKEND", "gcs")
         if self.scheme == "gs" and (emulator := os.environ.get("STORAGE_EMULATOR_HOST")):
@@ -36,7 +37,7 @@ class Store:
 
             os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator)
             conf.setdefault("gs", {}).setdefault("token", "anon")  # Orbax opens the store by itself
-        logging.getLogger("gcsfs").setLevel(logging.ERROR)
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
     def find(self, key: str, siblings: bool = False) -> dict[str, int]:
         """Size of every object that is `key` or lies below it; siblings: also of those called KEY.*.

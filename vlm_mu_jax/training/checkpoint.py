@@ -5,7 +5,8 @@ all of them see. Arrays are not compressed: trained weights and moments do not s
 the disk's speed.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ class Checkpoints:
     """Saved steps of a run: the newest `keep` and the best one.
 
     Each step holds `trainable`, `optimizer` and `run` (JSON). It appears under its number only when it is complete.
-    Saving is asynchronous. Orbax copies the arrays first, so the next step may donate them.
+    Saving is asynchronous. Orbax copies the arrays first, so the next step may donate them. A bucket that cannot be
+    reached is a JobError of whichever call finds it out.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
@@ -32,7 +34,9 @@ class Checkpoints:
         self._folder = resolved(folder)
         self._kept = _Kept(keep)
         options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, create=True)
-        self._manager = ocp.CheckpointManager(_place(self._folder), options=options, handler_registry=_handlers())
+        check_place(self._folder)
+        with self._told():
+            self._manager = ocp.CheckpointManager(_place(self._folder), options=options, handler_registry=_handlers())
 
     def latest(self) -> int | None:
         """Number of updates done at the newest complete checkpoint, None when there is none."""
@@ -47,18 +51,18 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         buckets.send()  # no checkpoint is newer than the metrics and references beside it
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                trainable=ocp.args.PyTreeSave(trainable),
-                optimizer=ocp.args.PyTreeSave(optimizer),
-                run=ocp.args.JsonSave(run),
-            ),
+        items = ocp.args.Composite(
+            trainable=ocp.args.PyTreeSave(trainable),
+            optimizer=ocp.args.PyTreeSave(optimizer),
+            run=ocp.args.JsonSave(run),
         )
+        with self._told():
+            self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Until everything that was saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._told():
+            self._manager.wait_until_finished()
         buckets.send()
 
     def run(self, step: int) -> dict[str, Any]:
@@ -82,6 +86,22 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What a bucket's library raises as a JobError; a folder of this machine has errors that name the file."""
+        try:
+            yield
+        except (InputError, JobError):
+            raise
+        except Exception as error:  # each store has its own
+            url = buckets.remote(self._folder)
+            if url is None:
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise JobError(
+                f"{url}: a checkpoint cannot be written ({reason}); the same command goes on from the last complete one"
+            ) from error
+
     def _restore(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -92,20 +112,23 @@ class Checkpoints:
             ) from error
 
 
-def _place(folder: Path) -> Any:
-    """Where Orbax writes. It knows Google's buckets; S3's have what it wrote here sent by `buckets`.
+def check_place(folder: Path) -> None:
+    """Before anything is loaded: whether checkpoints can be written below a folder.
 
     Raises:
-      JobError: several processes, which would each write here, and S3.
+      InputError: several processes and S3. Each would write a copy of its own, of which none is complete.
     """
+    url = buckets.remote(folder)
+    if url is not None and not url.startswith("gs://") and jax.process_count() > 1:
+        raise InputError(f"{url}: several processes write checkpoints together to gs:// or to a folder that all see")
+
+
+def _place(folder: Path) -> Any:
+    """Where Orbax writes. It knows Google's buckets; S3's have what it wrote here sent by `buckets`."""
     from etils import epath
 
     url = buckets.remote(folder)
-    if url is None or url.startswith("gs://"):
-        return folder if url is None else epath.Path(url)
-    if jax.process_count() > 1:
-        raise JobError(f"{url}: several processes write checkpoints together to gs:// or to a folder that all see")
-    return folder
+    return epath.Path(url) if url is not None and url.startswith("gs://") else folder
 
 
 class _Kept(ocp.checkpoint_managers.PreservationPolicy):

@@ -24,6 +24,7 @@ from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training import trackers
+from vlm_mu_jax.training.checkpoint import check_place
 from vlm_mu_jax.training.config_files import load_config
 from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions, evaluation_of
 from vlm_mu_jax.training.export import export, owned, provenance_of, write_files
@@ -101,6 +102,7 @@ def train(
       JobError: training failed, or was stopped by SIGTERM after a checkpoint.
     """
     settings, workdir = settings_of(config, changes), Path(workdir)
+    check_place(workdir)
     if settings["sweep"]:
         raise InputError("config.sweep is set; run its points with training.sweep.run_sweep, or set it to ()")
     if observers.evaluation is None:
