@@ -37,6 +37,13 @@ MINIATURE = {
         "train": {"select": (), "slices": {"decoder/layers/wdown_LFD": (0, 1)}},
         "optim": {"learning_rate": 1e-3},
     },
+    # the same at every block but the last; the MLP output weights in front of them train
+    "adaptive_rmu": {
+        "objective": {"layers": (1, 2), "width_reduction": "mean", "positions": ("prompt", "answer")},
+        "train": {"select": (), "slices": {"decoder/layers/wdown_LFD": (0, 1, 2)}},
+        "optim": {"learning_rate": 1e-3},
+    },
+    "rr": {"objective": {"layers": (1, 2), "positions": ("prompt", "answer"), "retain_alpha": 1.0}},
     "undial": {"objective": KEEP},
     "ceu": {"objective": KEEP},
     "wga": {"objective": KEEP},

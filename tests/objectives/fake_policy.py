@@ -46,7 +46,8 @@ class FakePolicy:
             known = None if before is None else (before, self.head)
             found = logprobs.answer_sums(self.hidden_of(r), self.head, r.batch.tokens_BT, r.mask_BT, read.tokens, known)
             sums = dict(zip(read.tokens, found, strict=True))
-        return Reading(sums, self.hidden_of(r) if read.layer is not None else None, before if read.reference else None)
+        hidden = {layer: self.hidden_of(r) for layer in read.layers}
+        return Reading(sums, hidden, dict.fromkeys(read.layers, before) if read.reference else {})
 
 
 def value(objective, policy, streams):

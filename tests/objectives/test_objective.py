@@ -24,6 +24,8 @@ EVERYTHING = {
 CASES = {name: (name, {}) for name in OBJECTIVES if name != "lm"}  # lm is sft
 CASES |= {
     "rmu": ("rmu", {"layer": 0}),
+    "adaptive_rmu": ("adaptive_rmu", {"layers": (0,), "scale": 2.0}),
+    "rr": ("rr", {"layers": (0,), "horizon": 3}),
     "pdu": ("pdu", {"retain_limit": 0.3, "retain_weight": 2.0}),
     "npo as code": ("npo", {"reading": "as_code", "beta": 0.9}),
     "npo token mean": ("npo", {"reduction": "token_mean"}),
@@ -97,7 +99,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(objective, whole):
 def test_masked_out_tokens_have_no_gradient_in_token_losses(objective):
     """A token that stands nowhere near a loss token never moves."""
     streams = toy.parts(objective)
-    if any(read.layer is not None for read in objective.reads(streams).values()):
+    if any(read.layers for read in objective.reads(streams).values()):
         pytest.skip("activations are pushed at prompt positions too")
     lonely = 3
     for part in streams.values():
@@ -121,9 +123,8 @@ def test_general_data_are_optional(objective, whole):
 def test_reads_of_one_stream_are_merged_and_ask_for_each_thing_once():
     objective = make_objective("simnpo", **EVERYTHING)
     retain = objective.reads(toy.parts(objective))["retain"]
-    assert retain == Read((NLL(), KL()), layer=0, reference=True) and objective.needs_reference
-    with pytest.raises(ValueError, match="different layers"):
-        Read(layer=1) | Read(layer=2)
+    assert retain == Read((NLL(), KL()), layers=(0,), reference=True) and objective.needs_reference
+    assert Read(layers=(2,)) | Read(layers=(1, 2)) == Read(layers=(1, 2))
 
 
 def test_an_objective_says_what_it_needs():

@@ -6,6 +6,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.objectives.keep import CE, Constrained, KLToReference
 from vlm_mu_jax.objectives.npo import NPO, Preference
 from vlm_mu_jax.objectives.registry import FORGET, OBJECTIVES, make_objective, options
+from vlm_mu_jax.objectives.rerouting import Rerouting, Tether
 from vlm_mu_jax.objectives.rmu import RMU, Hold
 
 
@@ -14,14 +15,19 @@ def terms(name, **given):
 
 
 def required(name):
-    return {key: {int: 1, float: 0.3}[option.kind] for key, option in options(name).items() if option.required}
+    return {
+        key: {int: 1, float: 0.3, tuple: (0, 1)}[option.kind]
+        for key, option in options(name).items()
+        if option.required
+    }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_has_defaults_that_work(name):
     objective = make_objective(name, **required(name))
     assert objective.streams and hash(objective) == hash(make_objective(name, **required(name)))
-    assert required(name) == {"rmu": {"layer": 1}, "pdu": {"retain_limit": 0.3}}.get(name, {})
+    several = dict.fromkeys(("rr", "adaptive_rmu"), {"layers": (0, 1)})
+    assert required(name) == ({"rmu": {"layer": 1}, "pdu": {"retain_limit": 0.3}} | several).get(name, {})
 
 
 @pytest.mark.parametrize("name", FORGET)
@@ -42,8 +48,11 @@ def test_keep_terms_take_after_their_forget_term():
     assert found[Preference] == (1.0, Preference(0.9, "batch_token_mean", False))
     assert Preference not in terms("npo") and terms("npo", retain_preference=0.5)[Preference][1].beta == 0.1
     found = terms("rmu", layer=2, reading="as_code", positions=["prompt"])
-    assert found[Hold] == (1.0, Hold(2, "mean", ("prompt",))) and found[RMU][1].positions == ("prompt",)
-    assert terms("rmu", layer=2, hold_layer=1)[Hold][1].layer == 1
+    assert found[Hold] == (1.0, Hold((2,), "mean", ("prompt",))) and found[RMU][1].positions == ("prompt",)
+    assert terms("rmu", layer=2, hold_layer=1)[Hold][1].layers == (1,)
+    assert terms("adaptive_rmu", layers=[2, 1], positions=["prompt"])[Hold][1] == Hold((1, 2), "sum", ("prompt",))
+    found = terms("rr", layers=(2,), horizon=10)
+    assert found.keys() == {Rerouting, Tether} and found[Tether] == (1.0, Tether((0, 1, 2), horizon=10))
     assert terms("npo", forget_weight=2.0)[NPO][0] == 2.0
 
 
@@ -63,6 +72,9 @@ def test_names_that_differ_in_defaults():
         ("sft", {"beta": 1.0}, "none"),
         ("rmu", {}, "objective.layer is required"),
         ("pdu", {}, "objective.retain_limit is required"),
+        ("rr", {"layers": ()}, "objective.layers names no"),
+        ("rr", {"layers": (0,), "horizon": 0}, "objective.horizon"),
+        ("adaptive_rmu", {"layers": (0,), "positions": ("x",)}, "objective.positions"),
         ("npo", {"retain_alpha": 1.0}, "objective.hold_layer is required"),
         ("wga", {"retain_preference": 1.0}, "objective.preference_beta is required"),
         ("npo", {"retain_limit": 1.0, "dual_rate": -1.0}, "dual_rate"),

@@ -93,7 +93,7 @@ def test_hold_is_zero_at_the_reference_and_sees_its_positions_only(rng):
 
     def loss(hidden, positions=("answer",)):
         policy = FakePolicy(lambda r: hidden, reference_of=lambda r: before)
-        return value(Hold(0, "sum", positions), policy, {"retain": batch})
+        return value(Hold((0,), "sum", positions), policy, {"retain": batch})
 
     before = hidden
     assert loss(hidden) == 0 and np.abs(jax.grad(loss)(hidden)).max() == 0

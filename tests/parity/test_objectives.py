@@ -22,7 +22,8 @@ from vlm_mu_jax.training.model_policy import ModelPolicy
 
 STREAMS = ("forget", "preferred", "retain")
 TOLERANCE = 1e-5  # relative; for gradients, of the norm of a parameter's gradient
-LAYER = 1
+LAYER, LAYERS = 1, (0, 1)
+PROGRESS = 0.1  # of rerouting, at its first update
 
 spec = importlib.util.spec_from_file_location("objectives_torch", ROOT / "third_party/peers/objectives_torch.py")
 peer = importlib.util.module_from_spec(spec)
@@ -95,6 +96,23 @@ CASES = {
             + 0.5 * peer.hold_paper(m, ref, d["retain"], LAYER)
         ),
     ),
+    "adaptive rmu": (
+        "adaptive_rmu",
+        {"layers": LAYERS, "scale": 1.5, "retain_alpha": 0.5},
+        lambda m, ref, d, c: (
+            peer.adaptive_rmu(m, ref, d["forget"], LAYERS, 1.5, c)
+            + peer.ce(m, d["retain"])
+            + 0.5 * sum(peer.hold_paper(m, ref, d["retain"], layer) for layer in LAYERS) / 2
+        ),
+    ),
+    "rr": (
+        "rr",
+        {"layers": (LAYER,), "horizon": 10, "forget_weight": 3.0, "retain_alpha": 3.0},
+        lambda m, ref, d, c: (
+            3 * (1 - PROGRESS) * peer.rerouting(m, ref, d["forget"], (LAYER,))
+            + 3 * PROGRESS * peer.tether(m, ref, d["retain"], LAYERS)
+        ),
+    ),
     "rmu as code": (
         "rmu",
         {"layer": LAYER, "reading": "as_code"},
@@ -127,12 +145,12 @@ class Pair:
         known = {name: random_rows(self.cfg, np.random.default_rng([seed, i])) for i, name in enumerate(STREAMS)}
         found = [read.tokens for objective in OBJECTIVES.values() for read in objective.reads(known).values()]
         self.losses = tuple(dict.fromkeys(loss for tokens in found for loss in tokens))
-        reads = dict.fromkeys(STREAMS, Read(self.losses, LAYER, reference=True))
+        reads = dict.fromkeys(STREAMS, Read(self.losses, LAYERS, reference=True))
 
         def read(params):
             policy = ModelPolicy(params, None, self.reference, self.cfg, {})
             return {
-                name: ([r.sums[loss] for loss in self.losses], r.hidden_BTD, r.reference_BTD)
+                name: ([r.sums[loss] for loss in self.losses], r.hidden, r.reference)
                 for name, r in policy.read(known, reads).items()
             }
 

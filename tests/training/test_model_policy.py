@@ -14,7 +14,7 @@ from vlm_mu_jax.objectives.reading import Read
 from vlm_mu_jax.objectives.token_losses import KL, NLL
 from vlm_mu_jax.training.model_policy import ModelPolicy
 
-READ = Read((NLL(), KL()), layer=0, reference=True)
+READ = Read((NLL(), KL()), (0,), reference=True)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_reading_is_what_forward_says_with_and_without_the_adapter(params, row
     @jax.jit
     def read(params):
         seen = ModelPolicy(params, lora, params, tiny.TEXT, {}).read({"a": rows}, {"a": READ})["a"]
-        return seen.sums[NLL()], seen.sums[KL()], seen.hidden_BTD, seen.reference_BTD
+        return seen.sums[NLL()], seen.sums[KL()], seen.hidden[0], seen.reference[0]
 
     nll_B, kl_B, hidden_BTD, reference_BTD = read(params)
     current, before = (jax.nn.log_softmax(forward(p, rows.batch, tiny.TEXT).logits_BTV[:, :-1]) for p in (now, params))
@@ -49,13 +49,13 @@ def test_a_reading_is_what_forward_says_with_and_without_the_adapter(params, row
 
 def test_nothing_that_is_not_asked_for_is_read(params, rows):
     policy = ModelPolicy(params, None, None, tiny.TEXT, {})  # no reference at all
-    seen = policy.read({"a": rows, "b": rows}, {"a": Read(layer=1)})
-    assert seen.keys() == {"a"} and not seen["a"].sums and seen["a"].reference_BTD is None
+    seen = policy.read({"a": rows, "b": rows}, {"a": Read(layers=(1,))})
+    assert seen.keys() == {"a"} and not seen["a"].sums and not seen["a"].reference
 
 
 def test_a_layer_that_does_not_exist_is_named(params, rows):
     with pytest.raises(InputError, match=r"layer 2; the decoder has 0\.\.1"):
-        ModelPolicy(params, None, None, tiny.TEXT, {}).read({"a": rows}, {"a": Read(layer=2)})
+        ModelPolicy(params, None, None, tiny.TEXT, {}).read({"a": rows}, {"a": Read(layers=(2,))})
 
 
 def test_a_window_changes_no_sum(params, rows):
@@ -71,12 +71,12 @@ def test_blocks_that_both_weights_share_run_once_and_change_nothing(params, rows
     changed = unflatten(dict(flatten(params)))
     down = params["decoder"]["layers"]["wdown_LFD"]
     changed["decoder"]["layers"]["wdown_LFD"] = down.at[1].add(0.3)
-    read = Read((NLL(), KL()), layer=1, reference=True)
+    read = Read((NLL(), KL()), layers=(0, 1), reference=True)
 
     def seen(shared):
         policy = ModelPolicy(changed, None, params, tiny.TEXT, {}, shared)
         found = policy.read({"a": rows}, {"a": read})["a"]
-        return found.sums[NLL()], found.sums[KL()], found.hidden_BTD, found.reference_BTD
+        return found.sums[NLL()], found.sums[KL()], found.hidden[1], found.reference[1]
 
     def blocks(shared):
         """Decoder blocks in the program."""

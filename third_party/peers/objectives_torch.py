@@ -136,6 +136,36 @@ def rmu_paper(model, batch: Batch, layer: int, control: torch.Tensor) -> torch.T
     return squared[batch["attention_mask"].bool()].mean()
 
 
+def adaptive_rmu(model, ref, batch: Batch, layers: tuple[int, ...], scale: float, unit: torch.Tensor) -> torch.Tensor:
+    """arXiv 2408.06223: the target's length is that of the reference's activation, as eq. 2."""
+    real, parts = batch["attention_mask"].bool(), []
+    for layer in layers:
+        with torch.no_grad():
+            target = scale * _hidden(ref, batch, layer).norm(dim=-1, keepdim=True) * unit
+        parts.append(((_hidden(model, batch, layer) - target) ** 2).sum(-1)[real].mean())
+    return torch.stack(parts).mean()
+
+
+def rerouting(model, ref, batch: Batch, layers: tuple[int, ...]) -> torch.Tensor:
+    """arXiv 2406.04313, algorithm 1; GraySwanAI/circuit-breakers src/lorra_circuit_breaker.py: relu of the cosine."""
+    real, parts = batch["attention_mask"].bool(), []
+    for layer in layers:
+        with torch.no_grad():
+            before = _hidden(ref, batch, layer)
+        parts.append(torch.relu(F.cosine_similarity(_hidden(model, batch, layer), before, dim=-1))[real].mean())
+    return torch.stack(parts).mean()
+
+
+def tether(model, ref, batch: Batch, layers: tuple[int, ...]) -> torch.Tensor:
+    """The same algorithm's retain loss, over real positions alone (the code's mean counts padding and embeddings)."""
+    real, parts = batch["attention_mask"].bool(), []
+    for layer in layers:
+        with torch.no_grad():
+            before = _hidden(ref, batch, layer)
+        parts.append(torch.norm(_hidden(model, batch, layer) - before, dim=-1, p=2)[real].mean())
+    return torch.stack(parts).mean()
+
+
 def hold_code(model, ref, batch: Batch, layer: int) -> torch.Tensor:
     """The same code's retain term: activations of the frozen model, means over everything."""
     with torch.no_grad():

@@ -33,21 +33,19 @@ class Read:
 
     Attributes:
       tokens: losses to be summed over the loss tokens of every row.
-      layer: 0-based decoder block whose output (the residual stream after it) is wanted; None for no activations.
+      layers: 0-based decoder blocks whose outputs (the residual stream after each) are wanted, in order.
       reference: whether these activations are also wanted under the weights before training.
     """
 
     tokens: tuple[TokenLoss, ...] = ()
-    layer: int | None = None
+    layers: tuple[int, ...] = ()
     reference: bool = False
 
     def __or__(self, other: "Read") -> "Read":
         """Everything that either of two terms asks of the same stream."""
-        layers = {read.layer for read in (self, other) if read.layer is not None}
-        if len(layers) > 1:
-            raise ValueError(f"two terms ask for different layers of one stream: {sorted(layers)}")
         tokens = tuple(dict.fromkeys((*self.tokens, *other.tokens)))
-        return Read(tokens, layers.pop() if layers else None, self.reference or other.reference)
+        layers = tuple(sorted({*self.layers, *other.layers}))
+        return Read(tokens, layers, self.reference or other.reference)
 
     @property
     def needs_reference(self) -> bool:
@@ -61,13 +59,14 @@ class Reading:
 
     Attributes:
       sums: float32 [B] per token loss.
-      hidden_BTD: the residual stream after the layer that was asked for, under the weights in training.
-      reference_BTD: the same under the weights before training.
+      hidden: [B, T, D] by layer: the residual stream after each layer that was asked for, under the weights in
+        training.
+      reference: the same under the weights before training.
     """
 
     sums: Mapping[TokenLoss, Array]
-    hidden_BTD: Array | None = None
-    reference_BTD: Array | None = None
+    hidden: Mapping[int, Array] = dataclasses.field(default_factory=dict)
+    reference: Mapping[int, Array] = dataclasses.field(default_factory=dict)
 
 
 class Policy(Protocol):

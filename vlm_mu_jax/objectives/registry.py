@@ -17,7 +17,8 @@ from vlm_mu_jax.objectives.gradient import GA, WGA, SatImp
 from vlm_mu_jax.objectives.keep import CE, Constrained, KLToReference
 from vlm_mu_jax.objectives.npo import NPO, Preference, SimNPO
 from vlm_mu_jax.objectives.objective import Objective, Term
-from vlm_mu_jax.objectives.rmu import RMU, Hold
+from vlm_mu_jax.objectives.rerouting import Rerouting, Tether
+from vlm_mu_jax.objectives.rmu import RMU, AdaptiveRMU, Hold
 from vlm_mu_jax.objectives.soft_targets import CEU, UNDIAL, Flat
 
 TRAINING = ("lm", "sft")  # cross-entropy on the stream `train`; they differ in the data and its mask
@@ -30,6 +31,8 @@ FORGET: dict[str, type[Term]] = {
     "dpo": DPO,
     "idkdpo": DPO,
     "rmu": RMU,
+    "adaptive_rmu": AdaptiveRMU,
+    "rr": Rerouting,
     "undial": UNDIAL,
     "ceu": CEU,
     "wga": WGA,
@@ -43,6 +46,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "ga": {"retain_weight": 0.0, "general_weight": 0.0},
     "idkdpo": {"preferred": "idk"},
     "rmu": {"retain_alpha": 1.0},
+    "adaptive_rmu": {"retain_alpha": 1.0},
+    "rr": {"retain_weight": 0.0, "retain_alpha": 1.0, "general_weight": 0.0},
 }
 
 
@@ -54,10 +59,12 @@ class Keep:
       forget_weight: of the forget term.
       retain_weight: of cross-entropy on `retain`.
       retain_kl: of KL on `retain` to the model before training.
-      retain_alpha: of Hold, which keeps the activations of `retain` after block `hold_layer`.
+      retain_alpha: of Hold, which keeps the activations of `retain` after block `hold_layer`. With rr and no
+        `hold_layer` it is the weight of Tether.
       retain_preference: of the seed's term on `retain`, which is unbounded below. None follows NPO's `reading`.
       general_weight: of cross-entropy on `general`.
-      hold_layer: Hold's decoder block. With RMU it defaults to RMU's own, with RMU's positions and scale.
+      hold_layer: Hold's decoder block. With RMU and adaptive RMU it defaults to their own, with their positions and
+        scale.
       preference_beta: beta of the seed's term. With NPO it defaults to NPO's, and the term takes NPO's other options.
       retain_limit: nats per token. When set, retain_weight is only the start of a dual variable, see keep.Constrained.
       dual_rate: the dual variable moves by this times (CE - limit) after every step.
@@ -96,12 +103,15 @@ class Keep:
         return 1.0, Constrained(self.retain_limit, self.retain_weight, self.dual_rate, self.dual_warmup)
 
     def _hold(self, forget: Term) -> Term:
-        if isinstance(forget, RMU):
-            layer = forget.layer if self.hold_layer is None else self.hold_layer
-            return Hold(layer, forget.width_reduction, forget.positions)
-        if self.hold_layer is None:
-            raise InputError("objective.hold_layer is required with objective.retain_alpha; name a decoder block")
-        return Hold(self.hold_layer)
+        if isinstance(forget, RMU | AdaptiveRMU):
+            own = (forget.layer,) if isinstance(forget, RMU) else forget.layers
+            layers = own if self.hold_layer is None else (self.hold_layer,)
+            return Hold(layers, forget.width_reduction, forget.positions)
+        if self.hold_layer is not None:
+            return Hold((self.hold_layer,))
+        if isinstance(forget, Rerouting):
+            return Tether(tuple(range(max(forget.layers) + 1)), forget.positions, forget.horizon)
+        raise InputError("objective.hold_layer is required with objective.retain_alpha; name a decoder block")
 
     def _preference(self, forget: Term) -> Term:
         if isinstance(forget, NPO):

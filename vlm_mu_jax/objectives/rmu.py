@@ -7,6 +7,13 @@ u is one unit vector for the whole run. It is drawn once from `seed` and stored 
 checked against its own target later. `uniform` draws from [0, 1)^D, as the paper and every public code do. All its
 entries are positive: its cosine with the all-ones direction is 0.87 at D = 4096. `normal` draws an isotropic direction.
 
+Adaptive RMU (arXiv 2408.06223) scales the target by what it replaces. It works at several layers at once here:
+
+    AdaptiveRMU   mean over layers and positions of |h(forget) - scale |h_reference(forget)| u|^2
+
+The norm is that of the reference at the same position, as the paper has it. The authors' code takes one layer, and the
+mean norm of the first batch for the whole run. Their loss is a mean over the width and over padding.
+
 Two named readings of the Safety Mirage paper (arXiv 2503.11832):
   as_paper  eq. 2: squared norm (sum over D), every real position (image, prompt, answer)
   as_code   OPTML-Group/VLM-Safety-Unlearn@1f89239: mean over D, and padding positions count like any other
@@ -67,6 +74,26 @@ def squared_distance(h_BTD: Array, target_BTD: Array, mask_BT: Array, width_redu
     return jnp.where(mask_BT, per_position_BT, 0.0).sum()
 
 
+def check_positions(positions: tuple[str, ...]) -> None:
+    """Raises InputError unless `positions`, the option of that name, names token classes."""
+    if not positions or not set(positions) <= set(TOKEN_CLASSES):
+        raise InputError(f"objective.positions: {positions} must name some of {', '.join(TOKEN_CLASSES)}")
+
+
+def sorted_layers(layers: tuple[int, ...]) -> tuple[int, ...]:
+    """The decoder blocks of the option `layers`, each once; raises InputError when it names none."""
+    if not layers:
+        raise InputError("objective.layers names no decoder block; name some, such as (1, 2)")
+    return tuple(sorted(set(layers)))
+
+
+def _check_choices(width_reduction: str, distribution: str) -> None:
+    if width_reduction not in ("sum", "mean"):
+        raise InputError(f"objective.width_reduction: {width_reduction!r} is unknown; use sum or mean")
+    if distribution not in ("uniform", "normal"):
+        raise InputError(f"objective.distribution: {distribution!r} is unknown; use uniform or normal")
+
+
 class _Activations(Term):
     """What both terms share: a mean of squared distances over the positions of some token classes."""
 
@@ -107,27 +134,67 @@ class RMU(_Activations):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         object.__setattr__(self, "positions", tuple(self.positions))
-        if self.width_reduction not in ("sum", "mean"):
-            raise InputError(f"objective.width_reduction: {self.width_reduction!r} is unknown; use sum or mean")
-        if self.distribution not in ("uniform", "normal"):
-            raise InputError(f"objective.distribution: {self.distribution!r} is unknown; use uniform or normal")
-        if not self.positions or not set(self.positions) <= set(TOKEN_CLASSES):
-            raise InputError(f"objective.positions: {self.positions} must name some of {', '.join(TOKEN_CLASSES)}")
+        _check_choices(self.width_reduction, self.distribution)
+        check_positions(self.positions)
 
     @property
     def stream(self) -> str:
         return "forget"
 
     def reads(self) -> dict[str, Read]:
-        return {"forget": Read(layer=self.layer)}
+        return {"forget": Read(layers=(self.layer,))}
 
     def constants(self, width: int, seed: int) -> dict[str, Array]:
         return {"control_D": control_vector(width, self.c, seed, self.distribution)}
 
     def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
-        hidden_BTD = seen["forget"].hidden_BTD
+        hidden_BTD = seen["forget"].hidden[self.layer]
         control_BTD = jnp.broadcast_to(policy.constants["control_D"], hidden_BTD.shape)
         value = self._mean_distance(policy, rows, hidden_BTD, control_BTD, totals)
+        return value, {"unlearn_loss": value}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveRMU(_Activations):
+    """Adaptive RMU on the stream `forget`, at several layers.
+
+    Attributes:
+      layers: 0-based decoder blocks whose outputs are steered.
+      scale: length of the target, as a multiple of the norm that the activation had before training.
+      distribution: of the target's direction, uniform or normal.
+      width_reduction: sum or mean over D.
+      positions: token classes that count.
+    """
+
+    layers: tuple[int, ...]
+    scale: float = 5.0
+    distribution: str = "uniform"
+    width_reduction: str = "sum"
+    positions: tuple[str, ...] = READINGS["as_paper"]["positions"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", tuple(self.positions))
+        object.__setattr__(self, "layers", sorted_layers(self.layers))
+        _check_choices(self.width_reduction, self.distribution)
+        check_positions(self.positions)
+
+    @property
+    def stream(self) -> str:
+        return "forget"
+
+    def reads(self) -> dict[str, Read]:
+        return {"forget": Read(layers=self.layers, reference=True)}
+
+    def constants(self, width: int, seed: int) -> dict[str, Array]:
+        return {"control_D": control_vector(width, 1.0, seed, self.distribution)}
+
+    def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
+        reading, value = seen["forget"], jnp.float32(0.0)
+        for layer in self.layers:
+            norm_BT1 = jnp.linalg.norm(reading.reference[layer].astype(jnp.float32), axis=-1, keepdims=True)
+            target_BTD = self.scale * norm_BT1 * policy.constants["control_D"]
+            value += self._mean_distance(policy, rows, reading.hidden[layer], target_BTD, totals)
+        value = value / len(self.layers)
         return value, {"unlearn_loss": value}
 
 
@@ -135,18 +202,21 @@ class RMU(_Activations):
 class Hold(_Activations):
     """Keeps activations of retain data what they were before training.
 
-    It is the retain term of RMU, and works beside any forget term.
+    It is the retain term of RMU, and works beside any forget term. The value is the mean over the layers.
     """
 
-    layer: int
+    layers: tuple[int, ...]
     width_reduction: str = "sum"
     positions: tuple[str, ...] = READINGS["as_paper"]["positions"]
     stream: str = "retain"
 
     def reads(self) -> dict[str, Read]:
-        return {self.stream: Read(layer=self.layer, reference=True)}
+        return {self.stream: Read(layers=self.layers, reference=True)}
 
     def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         reading = seen[self.stream]
-        value = self._mean_distance(policy, rows, reading.hidden_BTD, reading.reference_BTD, totals)
+        value = sum(
+            self._mean_distance(policy, rows, reading.hidden[layer], reading.reference[layer], totals)
+            for layer in self.layers
+        ) / len(self.layers)
         return value, {"hold_loss": value}

@@ -108,12 +108,12 @@ def passes(cfg: ModelConfig, objective: Objective, rows: Mapping[str, Any], shar
     for name, read in objective.reads(rows).items():
         row, last = rows[name], cfg.text.L - 1
         width = (row.batch.tokens_BT if row.window_BW is None else row.window_BW).shape[1]
-        end = last if read.tokens else read.layer
+        end = last if read.tokens else max(read.layers, default=None)
         if end is not None:
             found.append(Pass(row.batch, 0, end, width if read.tokens else 0, grad=True))
         if read.needs_reference:
             logits = any(loss.uses_reference for loss in read.tokens)
-            end = last if logits else read.layer
+            end = last if logits else max(read.layers)
             found.append(Pass(row.batch, shared or 0, end, width * logits, grad=False, images=shared is None))
     return found
 

@@ -48,7 +48,7 @@ class ModelPolicy:
         """Readings by stream name.
 
         Where token losses are asked for, the pass runs the whole decoder. Where only activations are, it ends at their
-        layer.
+        last layer.
         """
         return {name: self._stream(rows[name], read) for name, read in reads.items()}
 
@@ -59,17 +59,18 @@ class ModelPolicy:
         return logprobs.answer_nll(hidden, self._head(self.params), tokens, mask)
 
     def _stream(self, rows: TrainBatch, read: Read) -> Reading:
-        """One pass under each of the weights. Token losses go on from the layer whose activations were read."""
-        if read.layer is not None and not 0 <= read.layer < self.cfg.text.L:
-            raise InputError(f"the objective asks for layer {read.layer}; the decoder has 0..{self.cfg.text.L - 1}")
+        """One pass under each of the weights. Token losses go on from the last layer whose activations were read."""
+        for layer in read.layers:
+            if not 0 <= layer < self.cfg.text.L:
+                raise InputError(f"the objective asks for layer {layer}; the decoder has 0..{self.cfg.text.L - 1}")
         now, before = self._starts(rows.batch, read)
-        hidden = reference = None
-        if read.layer is not None:
-            now = self._now(now, read.layer + 1)
-            hidden = now.x_BTD
+        hidden, reference = {}, {}
+        for layer in read.layers:
+            now = self._now(now, layer + 1)
+            hidden[layer] = now.x_BTD
             if read.reference:
-                before = self._before(before, read.layer + 1)
-                reference = before.x_BTD
+                before = self._before(before, layer + 1)
+                reference[layer] = before.x_BTD
         return Reading(self._sums(rows, read, now, before), hidden, reference)
 
     def _sums(self, rows: TrainBatch, read: Read, now: "_State", before: "_State | None") -> dict:
@@ -90,7 +91,7 @@ class ModelPolicy:
             return now, None
         if self.shared is None:
             return now, _State(0, decoder_input(self.reference, batch, self.cfg))
-        last = self.cfg.text.L if read.layer is None else read.layer + 1
+        last = read.layers[0] + 1 if read.layers else self.cfg.text.L
         now = self._now(now, min(self.shared, last))
         return now, now
 
