@@ -192,7 +192,7 @@ class AdaptiveRMU(_Activations):
         reading, value = seen["forget"], jnp.float32(0.0)
         for layer in self.layers:
             norm_BT1 = jnp.linalg.norm(reading.reference[layer].astype(jnp.float32), axis=-1, keepdims=True)
-            target_BTD = self.scale * norm_BT1 * policy.constants["control_D"]
+            target_BTD = self.scale * norm_BT1 * policy.constants["control_D"][None, None]
             value += self._mean_distance(policy, rows, reading.hidden[layer], target_BTD, totals)
         value = value / len(self.layers)
         return value, {"unlearn_loss": value}

@@ -5,7 +5,8 @@ sweep, recipes               many trainings: a grid of settings, the recipes tha
 settings, config_files       the config: every key with its default, files by name
 sources, feed                the data: files to token rows, rows to batches on the devices
 spec, prepare, loop          one run: what it is, what comes before the first step, the steps
-step, model_policy, robust   one update: losses, gradients over micro-batches, optimizer
+step, model_policy           one update: losses, gradients over micro-batches, optimizer
+robust, latent               gradients that make forgetting hold when weights or activations move
 trainable, optimizer, duals  what trains, how it is updated, and the objective's own variables
 reference, features          what is computed once before training
 evaluation                   evaluation while training, and evaluation_questions, what it asks

@@ -25,9 +25,9 @@ import numpy as np
 from vlm_mu_jax.model import flops, lora
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.vlm import Batch, param_specs
-from vlm_mu_jax.objectives.keep import CE
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.parallel.chips import chip_of
+from vlm_mu_jax.training.latent import RELEARN
 from vlm_mu_jax.training.robust import PLAIN, Robust
 from vlm_mu_jax.training.trainable import Selection, selected_paths, shared_blocks
 
@@ -93,9 +93,10 @@ def _gradients(objective: Objective, robust: Robust) -> list[tuple[int, Objectiv
         return [(1, objective)]
     keep = objective.part(forgets=False)
     found = [] if keep is None else [(1, keep)]
-    if robust.kind == "tamper":
-        found.append((robust.steps, Objective(((1.0, CE("forget")),))))
-    return [*found, ({"sam": 2, "tamper": robust.steps + 1}[robust.kind], objective.part(forgets=True))]
+    if robust.kind in ("tamper", "latent"):  # latent differentiates by activations: what trains is counted too much
+        found.append((robust.steps, RELEARN))
+    times = {"sam": 2, "tamper": robust.steps + 1, "latent": 1}[robust.kind]
+    return [*found, (times, objective.part(forgets=True))]
 
 
 def passes(cfg: ModelConfig, objective: Objective, rows: Mapping[str, Any], shared: int | None = None) -> list[Pass]:

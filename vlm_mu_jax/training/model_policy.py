@@ -31,6 +31,8 @@ class ModelPolicy:
       constants: see `Policy`.
       shared: how many leading decoder blocks compute the same under both weights, as `trainable.shared_blocks` says.
         They then run once.
+      latent_NBTD: what is added to the residual stream behind blocks 0..N - 1, on the stream `forget` and under the
+        weights in training alone. See `latent`.
     """
 
     params: Params
@@ -39,6 +41,7 @@ class ModelPolicy:
     cfg: ModelConfig
     constants: Mapping[str, Array]
     shared: int | None = None
+    latent_NBTD: Array | None = None
 
     @property
     def image_token_id(self) -> int | None:
@@ -50,7 +53,8 @@ class ModelPolicy:
         Where token losses are asked for, the pass runs the whole decoder. Where only activations are, it ends at their
         last layer.
         """
-        return {name: self._stream(rows[name], read) for name, read in reads.items()}
+        calm = dataclasses.replace(self, latent_NBTD=None)
+        return {name: (self if name == "forget" else calm)._stream(rows[name], read) for name, read in reads.items()}
 
     def nll(self, rows: TrainBatch) -> tuple[Array, Array]:
         """Summed answer NLL in nats and number of answer tokens, per row."""
@@ -86,14 +90,23 @@ class ModelPolicy:
 
     def _starts(self, batch: Batch, read: Read) -> tuple["_State", "_State | None"]:
         """Where the passes under the present weights and under those before training part, or begin."""
-        now = _State(0, decoder_input(self.params, batch, self.cfg))
+        now = _State(0, self._disturbed(decoder_input(self.params, batch, self.cfg)))
         if not read.needs_reference:
             return now, None
-        if self.shared is None:
+        if self.shared is None or self.latent_NBTD is not None:
             return now, _State(0, decoder_input(self.reference, batch, self.cfg))
         last = read.layers[0] + 1 if read.layers else self.cfg.text.L
         now = self._now(now, min(self.shared, last))
         return now, now
+
+    def _disturbed(self, stream: DecoderInput) -> DecoderInput:
+        """The rows with `latent_NBTD`, beside what the model itself adds behind its blocks."""
+        if self.latent_NBTD is None:
+            return stream
+        given = [deep for deep in (self.latent_NBTD, stream.deep_NBTD) if deep is not None]
+        blocks = max(len(deep) for deep in given)
+        padded = [jnp.pad(deep, [(0, blocks - len(deep))] + [(0, 0)] * 3) for deep in given]
+        return stream.replace(deep_NBTD=sum(padded))
 
     def _now(self, state: "_State", block: int | None = None) -> "_State":
         return self._run(self.params, self.lora, state, self.cfg.text.L if block is None else block)

@@ -20,6 +20,7 @@ from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.parallel.activations import OnMesh
 from vlm_mu_jax.training.duals import advanced, duals_of
+from vlm_mu_jax.training.latent import latent_attack
 from vlm_mu_jax.training.model_policy import ModelPolicy
 from vlm_mu_jax.training.robust import PLAIN, Robust, robust_gradient
 from vlm_mu_jax.training.trainable import Dtypes, Selection, Tree, assemble, shared_blocks
@@ -48,11 +49,13 @@ def loss_and_gradients(
     frozen: Tree,
     rows: Rows,
     constants: dict[str, Array],
+    latent: Array | None = None,
     *,
     cfg: ModelConfig,
     objective: Objective,
     selection: Selection,
     dtypes: Dtypes,
+    of_latent: bool = False,
 ) -> tuple[Tree, Metrics]:
     """The gradient of the objective over all micro-batches. Pure.
 
@@ -61,33 +64,39 @@ def loss_and_gradients(
       frozen: all other parameters, and the start values of those that the objective compares with.
       rows: the step's rows. Streams that the objective does not read are left alone.
       constants: see `objectives.reading.Policy`.
+      latent: [micro-batches, N, rows, T, D], added to the residual stream of the stream `forget`, see `latent`.
       cfg, objective, selection, dtypes: as for `make_step`.
+      of_latent: the gradient is that of `latent`, and not of what trains.
 
     Returns:
-      the gradient, shaped as `trainable`, and scalar metrics with "loss" among them.
+      the gradient, shaped as `trainable` or `latent`, and scalar metrics with "loss" among them.
     """
     rows = {name: rows[name] for name in (*objective.streams, *objective.optional_streams) if name in rows}
     totals = jax.tree.map(
         lambda x: x.sum(axis=0), jax.vmap(lambda micro: objective.denominators(micro, cfg.image_token_id))(rows)
     )
 
-    def loss_of(trainable: Tree, micro: Rows) -> tuple[Array, Metrics]:
+    def loss_of(trainable: Tree, latent: Array | None, micro: Rows) -> tuple[Array, Metrics]:
         params, lora = assemble(trainable, frozen, selection, dtypes)
         reference = frozen if objective.needs_reference else None
-        policy = ModelPolicy(params, lora, reference, cfg, constants, shared_blocks(selection, param_specs(cfg)))
+        shared = shared_blocks(selection, param_specs(cfg))
+        policy = ModelPolicy(params, lora, reference, cfg, constants, shared, latent)
         loss, metrics = objective.loss(policy, micro, totals)
         return loss, {"loss": loss, **metrics}
 
-    gradient = jax.grad(loss_of, has_aux=True)
-    first = jax.tree.map(lambda x: x[0], rows)
+    gradient = jax.grad(loss_of, argnums=int(of_latent), has_aux=True)
+    first = jax.tree.map(lambda x: x[0], (latent, rows))
+    if of_latent:  # every micro-batch has its own
+        found, metrics = jax.lax.map(lambda micro: gradient(trainable, *micro), (latent, rows))
+        return found, jax.tree.map(lambda x: x.sum(axis=0), metrics)
     if jax.tree.leaves(rows)[0].shape[0] == 1:
-        return gradient(trainable, first)
+        return gradient(trainable, *first)
 
-    def add(total: tuple[Tree, Metrics], micro: Rows) -> tuple[tuple[Tree, Metrics], None]:
-        return jax.tree.map(jnp.add, total, gradient(trainable, micro)), None
+    def add(total: tuple[Tree, Metrics], micro: tuple[Array | None, Rows]) -> tuple[tuple[Tree, Metrics], None]:
+        return jax.tree.map(jnp.add, total, gradient(trainable, *micro)), None
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, trainable, first))
-    total, _ = jax.lax.scan(add, zeros, rows)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, trainable, *first))
+    total, _ = jax.lax.scan(add, zeros, (latent, rows))
     return total
 
 
@@ -114,13 +123,19 @@ def make_step(
 
     def step(state: TrainState, frozen: Tree, rows: Rows, constants: dict[str, Array]) -> tuple[TrainState, Metrics]:
         known = {**constants, **duals_of(state.opt_state)}
+        fixed = {"cfg": cfg, "selection": selection, "dtypes": dtypes}
 
-        def gradient(objective: Objective, trainable: Tree) -> tuple[Tree, Metrics]:
-            return loss_and_gradients(
-                trainable, frozen, rows, known, cfg=cfg, objective=objective, selection=selection, dtypes=dtypes
-            )
+        def gradient(objective: Objective, trainable: Tree, latent: Array | None = None) -> tuple[Tree, Metrics]:
+            return loss_and_gradients(trainable, frozen, rows, known, latent, objective=objective, **fixed)
 
-        gradients, metrics = robust_gradient(gradient, objective, state.trainable, robust)
+        def attack(trainable: Tree) -> Array:
+            def ascent(objective: Objective, latent: Array) -> Array:
+                given = {"objective": objective, "of_latent": True, **fixed}
+                return loss_and_gradients(trainable, frozen, rows, known, latent, **given)[0]
+
+            return latent_attack(ascent, rows["forget"], cfg, robust)
+
+        gradients, metrics = robust_gradient(gradient, objective, state.trainable, robust, attack)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         opt_state = advanced(opt_state, objective, metrics, state.step)
         trainable = optax.apply_updates(state.trainable, updates)
