@@ -32,6 +32,8 @@ _UNLEARN = (
     "dpo",
     "idkdpo",
     "rmu",
+    "adaptive_rmu",
+    "rr",
     "undial",
     "ceu",
     "wga",
@@ -43,13 +45,25 @@ _SFT = ("posthoc", "mixed", "diverse", "unsafe_filter")
 RECIPES = (
     *(Recipe(f"sft_{variant}", f"miniature_sft:{variant}", baseline=True) for variant in _SFT),
     *(Recipe(name, f"miniature_unlearn:{name}") for name in _UNLEARN),
-    # against relearning: forgetting deeper, at the nearest weights where it is worst, and along an attacker's steps
+    # against relearning: forgetting deeper, at the nearest weights where it is worst, along an attacker's steps, and
+    # under an attacker in the residual stream
     Recipe("npo_deep", "miniature_unlearn:npo", changes={"objective.beta": 0.3}),
     Recipe("npo_sam", "miniature_unlearn:npo", changes={"robust.kind": "sam", "robust.length": 1.0}),
     Recipe(
         "npo_tamper",
         "miniature_unlearn:npo",
         changes={"robust.kind": "tamper", "robust.length": 0.3, "robust.steps": 4, "forget_batch_size": 8},
+    ),
+    Recipe(
+        "npo_latent",
+        "miniature_unlearn:npo",
+        changes={
+            "robust.kind": "latent",
+            "robust.length": 2.0,
+            "robust.steps": 6,
+            "robust.layers": (1, 2),
+            "forget_batch_size": 8,
+        },
     ),
     Recipe("npo_after_sft", "miniature_unlearn:npo", start="sft/model"),
     Recipe("rmu_after_sft", "miniature_unlearn:rmu", start="sft/model"),
