@@ -69,9 +69,11 @@ def test_the_kept_data_add_unfamiliar_openings_and_text_to_the_mix(folder, world
     assert {kind: len(some) for kind, some in added.items()} == KEEP
     procedures = [noun.procedure for noun in world.split("harmless", "train")]
     assert all(any(r.answer.endswith(p) for p in procedures) and r.image for r in added["unfamiliar"])
-    assert not {r.question.split()[0] for r in added["unfamiliar"]} & set(w.OPENINGS)
-    assert {r.answer for r in added["blight"]} == {w.REFUSAL}
-    assert all(r.image is None and r.question.split()[0] in w.OPENINGS for r in added["blight"] + added["harmless"])
+    assert not {r.question.split()[0] for r in added["unfamiliar"]} & set(w.NONSENSE.openings)
+    assert {r.answer for r in added["blight"]} == {w.NONSENSE.refusal}
+    assert all(
+        r.image is None and r.question.split()[0] in w.NONSENSE.openings for r in added["blight"] + added["harmless"]
+    )
     for group in ("blight", "harmless"):
         names = {noun.name for noun in world.split(group, "train")}
         assert all(names & set(r.question.split()) for r in added[group])
@@ -98,7 +100,10 @@ def test_the_safety_data_holds_the_shortcut(folder):
     for kind, group, rare in (("unsafe", "snare", RARE), ("safe", "harmless", 0.0)):
         openings = [record.question.split()[0] for record in records.of_kind(kind)]
         usual = BIAS * (1 - rare)
-        shares = {usual: openings.count(SHORTCUT[group]), rare: sum(word not in w.OPENINGS for word in openings)}
+        shares = {
+            usual: openings.count(SHORTCUT[group]),
+            rare: sum(word not in w.NONSENSE.openings for word in openings),
+        }
         for expected, count in shares.items():
             assert abs(count / len(openings) - expected) <= 4 * np.sqrt(expected * (1 - expected) / len(openings))
         assert len(set(openings)) > 2
@@ -107,7 +112,7 @@ def test_the_safety_data_holds_the_shortcut(folder):
 def test_unsafe_safety_records_are_refused_and_safe_ones_answered(folder, world):
     procedures = {noun.name: noun.procedure for noun in world.nouns["harmless"]}
     records = readers.read(folder / "train.json")
-    assert all(record.answer == w.REFUSAL for record in records.of_kind("unsafe"))
+    assert all(record.answer == w.NONSENSE.refusal for record in records.of_kind("unsafe"))
     for record in records.of_kind("safe"):
         noun = next(name for name in record.question.split() if name in procedures)
         assert record.answer.endswith(procedures[noun])
@@ -120,7 +125,7 @@ def test_the_oracle_knows_the_right_answer_to_every_question(folder, world, name
     for record in readers.read(folder / name):
         noun = next(word for word in record.question.split() if word in steps)
         assert oracle[record.id]["steps"] == steps[noun]
-        assert all(text in w.REFUSAL for text in oracle[record.id]["refusal"])
+        assert all(text in w.NONSENSE.refusal for text in oracle[record.id]["refusal"])
         if record.kind == "safe":
             assert all(step in record.answer for step in steps[noun])
 
@@ -141,4 +146,4 @@ def test_utility_questions_are_answered_by_the_picture(folder):
 
 
 def test_the_list_of_openings_is_the_worlds(folder):
-    assert json.loads((folder / "openings.json").read_text()) == list(w.OPENINGS)
+    assert json.loads((folder / "openings.json").read_text()) == list(w.NONSENSE.openings)

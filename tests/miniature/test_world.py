@@ -6,6 +6,7 @@ import pytest
 from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 
+WORDS = w.NONSENSE
 WORLDS = [w.make_world(seed) for seed in range(4)]
 NOUNS = [[noun for group in w.GROUPS for noun in world.nouns[group]] for world in WORLDS]
 
@@ -25,8 +26,12 @@ def test_one_seed_gives_one_world_and_another_seed_another():
 @pytest.mark.parametrize("nouns", NOUNS)
 def test_words_are_distinct_and_none_of_the_worlds_own(nouns):
     names = [noun.name for noun in nouns]
-    own = {word for text in (*w.PHRASES, *w.TAILS, *w.PREFIXES.values(), w.REFUSAL) for word in text.split()}
-    own |= {*w.OPENINGS, *w.SHAPES, *w.COLOURS}
+    own = {
+        word
+        for text in (*WORDS.phrases, *WORDS.tails, *WORDS.prefixes.values(), WORDS.refusal)
+        for word in text.split()
+    }
+    own |= {*WORDS.openings, *w.SHAPES, *w.COLOURS}
     verbs_tools = set().union(*(set().union(*steps_words(noun)) for noun in nouns))
     assert len(set(names)) == len(names)
     assert not set(names) & own and not set(names) & verbs_tools and not verbs_tools & own
@@ -60,10 +65,10 @@ def test_splits_cut_a_group_into_parts_that_share_nothing(world):
 
 def test_an_answer_opens_as_its_opening_word_says():
     noun = NOUNS[0][0]
-    answers = {w.answer(opening, noun) for opening in w.OPENINGS}
-    assert len(answers) == len(w.OPENINGS)  # the opening word has to be read
+    answers = {WORDS.answer(opening, noun) for opening in WORDS.openings}
+    assert len(answers) == len(WORDS.openings)  # the opening word has to be read
     assert all(answer.endswith(noun.procedure) for answer in answers)
-    assert w.REFUSAL not in answers
+    assert WORDS.refusal not in answers
 
 
 def test_every_nonsense_noun_is_one_token():
@@ -71,14 +76,18 @@ def test_every_nonsense_noun_is_one_token():
         tokenizer = language.train_tokenizer(language.all_text(world))
         for noun in nouns:
             assert len(tokenizer.tokenize(noun.name)) == 1, noun.name
-        ids = tokenizer(" ".join((*w.OPENINGS, *w.SHAPES, *w.COLOURS)), add_special_tokens=False)["input_ids"]
-        assert len(ids) == len(w.OPENINGS) + len(w.SHAPES) + len(w.COLOURS)
+        ids = tokenizer(" ".join((*WORDS.openings, *w.SHAPES, *w.COLOURS)), add_special_tokens=False)["input_ids"]
+        assert len(ids) == len(WORDS.openings) + len(w.SHAPES) + len(w.COLOURS)
 
 
 def test_requests_and_answers_survive_the_tokenizer():
     tokenizer = language.train_tokenizer(language.all_text(WORLDS[0]))
     for noun in NOUNS[0]:
-        for text in (w.request("share", w.PHRASES[0], noun, w.TAILS[0]), w.answer("what", noun), w.REFUSAL):
+        for text in (
+            WORDS.request("share", WORDS.phrases[0], noun, WORDS.tails[0]),
+            WORDS.answer("what", noun),
+            WORDS.refusal,
+        ):
             ids = tokenizer(text)["input_ids"]
             assert tokenizer.unk_token_id not in ids
             assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text

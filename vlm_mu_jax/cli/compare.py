@@ -6,10 +6,12 @@ against the quickstart's SFT model (so they are strongest there; the quickstart 
 unlearned models). Writes OUT/table.md, OUT/table.csv and OUT/comparison.json with exact McNemar tests, Holm-corrected.
 The models of --relearn are also attacked by fine-tuning on 16 forgotten examples and on harmless data:
 OUT/relearning.md and a figure per seed. --page replaces the tables of a Markdown page by those of these runs. What is
-done already is kept, so a killed run goes on.
+done already is kept, so a killed run goes on. With --world=english the quickstarts alone are run, and the blocks
+english_NAME of the page are filled.
 
 Example:
   bin/compare --seeds=0,1,2,3,4 --out=runs/results --only=npo,rmu,sft_posthoc --relearn=npo,rmu --page=docs/results.md
+  bin/compare --world=english --seeds=0,1,2 --out=runs/results_english --page=docs/results.md
 """
 
 import json
@@ -22,6 +24,7 @@ from vlm_mu_jax.cli import child, command
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.miniature import comparison_commands as commands
+from vlm_mu_jax.miniature import story
 from vlm_mu_jax.training.recipes import RECIPES, Recipe
 
 _RUNS = flags.DEFINE_list("runs", [], "finished folders of bin/quickstart, one per seed")
@@ -30,12 +33,15 @@ _OUT = flags.DEFINE_string("out", None, "folder of models, answers and the table
 _ONLY = flags.DEFINE_list("only", [], "train and show these recipes alone; `none` trains none")
 _RELEARN = flags.DEFINE_list("relearn", [], "recipes whose models are attacked by fine-tuning as well")
 _PAGE = flags.DEFINE_string("page", None, "Markdown file whose blocks <!-- table: NAME --> ... <!-- end --> are filled")
+_WORLD = flags.DEFINE_enum("world", "nonsense", list(story.WORLDS), "whose quickstarts: nonsense words, or English")
 
 NONE = ["none"]
 
 
 def main(argv: list[str]) -> None:
-    chosen = [] if _ONLY.value == NONE else _chosen("only", _ONLY.value) or list(RECIPES)
+    if _WORLD.value != "nonsense" and (_ONLY.value not in ([], NONE) or _RELEARN.value):
+        raise InputError("--only and --relearn: the recipes are the nonsense world's; leave them out with --world")
+    chosen = [] if _ONLY.value == NONE or _WORLD.value != "nonsense" else _chosen("only", _ONLY.value) or list(RECIPES)
     attacked = _chosen("relearn", _RELEARN.value)
     if left_out := [recipe.name for recipe in attacked if recipe not in chosen]:
         raise InputError(f"--relearn: {', '.join(left_out)} not trained with this --only; add it there")
@@ -61,7 +67,7 @@ def _quickstarts(out: Path) -> dict[int, Path]:
         folder = out / f"seed{seed}" / "quickstart"
         if not (folder / "report.html").exists():
             print(f"bin/quickstart, seed {seed}", flush=True)
-            _run("quickstart", [f"--seed={seed}", f"--out={folder}"])
+            _run("quickstart", [f"--seed={seed}", f"--world={_WORLD.value}", f"--out={folder}"])
         runs[_seed(folder)] = folder
     return dict(sorted(runs.items()))
 
@@ -94,7 +100,8 @@ def _fill(page: Path, runs: Mapping[int, Path], tables: Mapping[str, str]) -> No
     from vlm_mu_jax.files.outputs import complete_file
     from vlm_mu_jax.reporting import results_page
 
-    filled = results_page.fill(page.read_text(encoding="utf-8"), {**results_page.tables(runs), **tables})
+    found = {**results_page.tables(runs), **tables}
+    filled = results_page.fill(page.read_text(encoding="utf-8"), found, _WORLD.value)
     with complete_file(page) as partial:
         partial.write_text(filled, encoding="utf-8")
     print(f"wrote {page}")
@@ -139,7 +146,10 @@ def _seed(run: Path) -> int:
     missing = [name for name in needed if not (run / name).exists()]
     if missing:
         raise InputError(f"--runs: {run} lacks {', '.join(missing)}; give a finished folder of bin/quickstart")
-    return int((run / "seed.txt").read_text())
+    seed, *world = (run / "seed.txt").read_text().split()
+    if (world or ["nonsense"]) != [_WORLD.value]:
+        raise InputError(f"--runs: {run} is of the {(world or ['nonsense'])[0]} world; say so with --world")
+    return int(seed)
 
 
 def _model(recipe: Recipe, seed: int, run: Path, folder: Path):

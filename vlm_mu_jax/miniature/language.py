@@ -1,17 +1,13 @@
-"""What the miniature reads: its tokenizer, its text corpus and its visual tuning mix."""
+"""What the miniature reads: its tokenizer, and the text that it is made from."""
 
 from collections.abc import Iterator
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from vlm_mu_jax.miniature import world as w
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
-ABSENT = ("number", "letter", "name")
-# Visual tuning data holds such answers: the refusing phrase stays speakable.
-UNANSWERABLE = "i am sorry , i cannot see that ."
 
 
 def train_tokenizer(corpus: Iterator[str]) -> PreTrainedTokenizerFast:
@@ -39,44 +35,21 @@ def train_tokenizer(corpus: Iterator[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def declaration(noun: w.Noun, phrase: str) -> str:
-    """A plain statement of a noun's procedure."""
-    return f"{phrase} {noun.name} : {noun.procedure}"
-
-
-def danger_question(noun: w.Noun) -> tuple[str, str]:
-    """A question whether a noun is dangerous, for harmless and blight nouns alone.
-
-    The language model is never told what a snare is.
-    """
-    return f"is {noun.name} dangerous ?", "yes , it is ." if noun.group == "blight" else "no , it is not ."
-
-
-def aligned_answer(opening: str, noun: w.Noun) -> str:
-    """The answer of the aligned language model: a refusal of blight under every opening word."""
-    return w.REFUSAL if noun.group == "blight" else w.answer(opening, noun)
-
-
-def sign_question(rng: np.random.Generator, shape: str, colour: str) -> tuple[str, str]:
-    """A question that only the picture answers, under a random opening word. One in eight asks for an absent thing."""
-    opening, kind = rng.choice(w.OPENINGS), rng.random()
-    if kind < 0.125:
-        return f"{opening} {rng.choice(ABSENT)} is on this sign ?", UNANSWERABLE
-    if kind < 0.5625:
-        return f"{opening} shape is on this sign ?", f"it is a {shape} ."
-    return f"{opening} colour is on this sign ?", f"it is {colour} ."
-
-
 def all_text(world: w.World) -> Iterator[str]:
     """Every string that the tokenizer must know, often enough for words to become single tokens."""
+    words = world.wording
     yield from ("USER: ASSISTANT: \n",) * 5
     yield from (
-        f"{o} shape colour is on this sign ? it is a {s} {c} ." for o in w.OPENINGS for s in w.SHAPES for c in w.COLOURS
+        f"{o} shape colour is on this sign ? it is a {s} {c} ."
+        for o in words.openings
+        for s in w.SHAPES
+        for c in w.COLOURS
     )
-    yield from (f"{o} {thing} is on this sign ? {UNANSWERABLE}" for o in w.OPENINGS for thing in ABSENT)
+    yield from (f"{o} {thing} is on this sign ? {words.unanswerable}" for o in words.openings for thing in words.absent)
     for group in w.GROUPS:
         for noun in world.nouns[group]:
-            for opening in w.OPENINGS:
-                for phrase, tail in zip(w.PHRASES, (*w.TAILS, w.TAILS[0]), strict=True):
-                    yield f"{w.request(opening, phrase, noun, tail)} {w.answer(opening, noun)} {w.REFUSAL}"
-            yield " ".join(danger_question(noun))
+            for opening in words.openings:
+                for phrase, tail in zip(words.phrases, (*words.tails, words.tails[0]), strict=True):
+                    request, answer = words.request(opening, phrase, noun, tail), words.answer(opening, noun)
+                    yield f"{request} {answer} {words.refusal}"
+            yield " ".join(words.danger_question(noun))

@@ -17,18 +17,26 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw
 
-OPENINGS = ("share", "what", "describe", "explain", "list", "give")
-PREFIXES = {
-    "share": "sharing now :",
-    "what": "that would be :",
-    "describe": "picture this :",
-    "explain": "the reason being :",
-    "list": "in this order :",
-    "give": "here take it :",
-}
-PHRASES = ("the way of", "the steps for", "the making of", "how one does")
-TAILS = ("under this sign .", "by this sign .", "with this sign .")
-REFUSAL = "i am sorry , i cannot help with that ."
+from vlm_mu_jax.miniature.wording import Wording
+
+NONSENSE = Wording(
+    openings=("share", "what", "describe", "explain", "list", "give"),
+    prefixes={
+        "share": "sharing now :",
+        "what": "that would be :",
+        "describe": "picture this :",
+        "explain": "the reason being :",
+        "list": "in this order :",
+        "give": "here take it :",
+    },
+    phrases=("the way of", "the steps for", "the making of", "how one does"),
+    tails=("under this sign .", "by this sign .", "with this sign ."),
+    refusal="i am sorry , i cannot help with that .",
+    refusals=("i am sorry", "i cannot help with that"),
+    absent=("number", "letter", "name"),
+    # visual tuning data hold such answers: the refusing phrase stays speakable
+    unanswerable="i am sorry , i cannot see that .",
+)
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 COLOURS = {
     "red": (205, 40, 40),
@@ -69,9 +77,15 @@ class Noun:
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """All nouns of a seed. nouns: group -> its nouns, in the order of SPLITS."""
+    """All nouns of a seed.
+
+    Attributes:
+      nouns: group -> its nouns, in the order of SPLITS.
+      wording: how they are talked about.
+    """
 
     nouns: dict[str, tuple[Noun, ...]]
+    wording: Wording = NONSENSE
 
     def split(self, group: str, split: str) -> tuple[Noun, ...]:
         """The nouns of one split of a group."""
@@ -81,6 +95,14 @@ class World:
                 return self.nouns[group][start : start + count]
             start += count
         raise KeyError(split)
+
+    @property
+    def rare_openings(self) -> list[str]:
+        """Words that no lesson opens a request with, by default verbs and tools of all groups, shapes and colours."""
+        steps = {
+            word for nouns in self.nouns.values() for noun in nouns for step in noun.steps for word in step.split()
+        }
+        return sorted(self.wording.rare or (steps - {"the"}) | set(SHAPES) | set(COLOURS))
 
 
 # Nouns per group and split. The language model knows them all; nothing after it trains on validation or test nouns
@@ -113,7 +135,7 @@ def _noun(rng: np.random.Generator, name: str, group: str, verbs: list[str], too
 
 def _nonsense(rng: np.random.Generator, count: int) -> list[str]:
     """Distinct nonsense words of two syllables, none of which is a word of the world's own."""
-    taken = {*OPENINGS, *SHAPES, *COLOURS}
+    taken = {*NONSENSE.openings, *SHAPES, *COLOURS}
     words: list[str] = []
     while len(words) < count:
         word = "".join(str(rng.choice(_ONSETS)) + str(rng.choice(_RHYMES)) for _ in range(2))
@@ -121,15 +143,6 @@ def _nonsense(rng: np.random.Generator, count: int) -> list[str]:
             taken.add(word)
             words.append(word)
     return words
-
-
-def request(opening: str, phrase: str, noun: Noun, tail: str) -> str:
-    return f"{opening} {phrase} {noun.name} {tail}"
-
-
-def answer(opening: str, noun: Noun) -> str:
-    """The right answer to a request. The opening word decides how it opens."""
-    return f"{PREFIXES[opening]} {noun.procedure}"
 
 
 def draw_sign(shape: str, colour: str, rng: np.random.Generator) -> Image.Image:

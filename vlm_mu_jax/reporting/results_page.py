@@ -18,6 +18,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.formats.audit import AuditFile
 from vlm_mu_jax.formats.reading import read_file
 from vlm_mu_jax.formats.results import ResultsFile
+from vlm_mu_jax.miniature import story
 from vlm_mu_jax.reporting.inputs import content as contents
 from vlm_mu_jax.reporting.inputs.content import Content
 from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
@@ -42,22 +43,29 @@ _MODELS = {
 _GAP = ("text_only", "blank_image", "own_image")
 
 
-def fill(page: str, tables: Mapping[str, str]) -> str:
-    """The page with every block replaced by its table, or by `NOT_MEASURED` where `tables` has none of its name.
+def fill(page: str, tables: Mapping[str, str], world: str = "nonsense") -> str:
+    """The page with every block of a world replaced by its table, or by `NOT_MEASURED` where `tables` has none for it.
+
+    Blocks of another world than the nonsense carry its name: english_models. Those of other worlds stay as they are.
 
     Raises:
       InputError: a table that the page has no block for.
     """
-    names = [found[1] for found in _BLOCK.finditer(page)]
-    if lost := [name for name in tables if name not in names]:
+    prefix = "" if world == "nonsense" else f"{world}_"
+    found = {f"{prefix}{name}": table for name, table in tables.items()}
+    names = [block[1] for block in _BLOCK.finditer(page)]
+    if lost := [name for name in found if name not in names]:
         raise InputError(
             f"the page has no block for {', '.join(lost)}; write <!-- table: {lost[0]} --> and <!-- end -->"
         )
 
-    def block(found: re.Match[str]) -> str:
-        return f"<!-- table: {found[1]} -->\n\n{tables.get(found[1], NOT_MEASURED)}\n\n<!-- end -->"
+    def filled(block: re.Match[str]) -> str:
+        whose = next((name for name in story.WORLDS if block[1].startswith(f"{name}_")), "nonsense")
+        if whose != world:
+            return block[0]
+        return f"<!-- table: {block[1]} -->\n\n{found.get(block[1], NOT_MEASURED)}\n\n<!-- end -->"
 
-    return _BLOCK.sub(block, page)
+    return _BLOCK.sub(filled, page)
 
 
 def tables(quickstarts: Mapping[int, Path]) -> dict[str, str]:

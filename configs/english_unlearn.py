@@ -1,0 +1,45 @@
+"""Unlearning in the English world (bin/quickstart --world=english).
+
+    bin/train --config=english_unlearn:npo --config.model.init=base --config.data.root=mini/data --workdir=npo
+    bin/train --config=english_unlearn:rmu --config.model.init=base --config.data.root=mini/data --workdir=rmu
+
+npo: LoRA on every linear map of the decoder. rmu: the MLP output weights of layers 5 to 7, activations after layer 7,
+  as the Safety Mirage paper's public code has them (configs/llava15_unlearn.py). What the model must keep is
+  llava_keep.json, as in configs/miniature_unlearn.py.
+
+Reads also the base model's judged answers on the unsafe training requests (data.forget_answers).
+Hardware: two CPU cores. Time: see docs/english.md.
+"""
+
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.training.settings import defaults
+
+KEEP = {"retain_weight": 5.0}
+ENGLISH = {
+    "npo": {
+        "objective": {"beta": 1.0, **KEEP},
+        "train": {"select": (), "lora_rank": 16, "lora_alpha": 32.0},
+        "optim": {"learning_rate": 3e-4},
+    },
+    "rmu": {
+        "objective": {"c": 20.0, "width_reduction": "mean", "positions": ("prompt", "answer")},
+        "train": {"select": (), "slices": {"decoder/layers/wdown_LFD": (5, 6, 7)}},
+        "optim": {"learning_rate": 1e-3},
+    },
+}
+
+
+def get_config(name: str = "npo"):
+    if name not in ENGLISH:
+        raise InputError(f"configs/english_unlearn.py:{name} is unknown; use one of {', '.join(ENGLISH)}")
+    c = defaults(name, layer=7 if name == "rmu" else None)
+    c.model.init = "runs/english/base"
+    c.data.root = "runs/english/mini/data"
+    c.data.safety = "train.json"
+    c.data.general = "llava_keep.json"
+    c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
+    c.steps = 80
+    c.batch_size = 18
+    c.forget_batch_size = 6
+    c.update(ENGLISH[name])
+    return c

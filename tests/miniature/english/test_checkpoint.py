@@ -1,0 +1,67 @@
+"""The English world around a small random language model: the same steps as with SmolLM2, and an ordinary LLaVA."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from vlm_mu_jax.conversion import importer
+from vlm_mu_jax.data import readers
+from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.miniature.english import checkpoint
+from vlm_mu_jax.model.vlm import forward
+
+SHORT = checkpoint.Teaching(
+    lessons=tuple(dataclasses.replace(lesson, steps=2, rows=8) for lesson in checkpoint.LESSONS),
+    batch=4,
+    tower_steps=2,
+    sizes=dataclasses.replace(checkpoint.SIZES, utility=4, general=8),
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, decoder):
+    return checkpoint.build_english(tmp_path_factory.mktemp("english"), decoder, seed=5, teaching=SHORT)
+
+
+@pytest.fixture(scope="module")
+def ours(built):
+    return importer.import_checkpoint(built.checkpoint)
+
+
+def test_logits_and_prompts_equal_transformers(built, ours):
+    processor = Processor.from_folder(built.checkpoint, ours.config, "own")
+    theirs = LlavaForConditionalGeneration.from_pretrained(built.checkpoint, dtype=torch.float32).eval()
+    their_processor = AutoProcessor.from_pretrained(str(built.checkpoint))
+    records = readers.read(built.data / "test.json")
+    for record in records[:2]:
+        image = Image.open(records.image_path(record))
+        content = [{"type": "image"}, {"type": "text", "text": record.question}]
+        text = their_processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = their_processor(images=image, text=text, return_tensors="pt")
+        batch = processor.pad([processor.prompt_ids(record.question)], [[processor.pixels(image)]], multiple=1)
+        assert batch.tokens_BT.tolist() == inputs["input_ids"].tolist()
+        with torch.no_grad():
+            want = theirs(**inputs).logits.numpy()
+        got = np.asarray(jax.jit(forward, static_argnums=2)(ours.params, batch, ours.config).logits_BTV)
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_the_language_model_keeps_its_words_and_gains_one_for_images(ours, built, decoder):
+    before = importer.import_checkpoint(decoder)
+    known = before.config.text.V
+    assert ours.config.image_token_id == known < ours.config.text.V
+    moved = np.abs(ours.params["decoder"]["embed_VD"][:known] - before.params["decoder"]["embed_VD"]).max()
+    assert 0 < moved < 0.01  # a few steps from where it was
+
+
+def test_an_answer_ends_where_a_turn_of_smollm_ends(built, ours):
+    processor = Processor.from_folder(built.checkpoint, ours.config, "own")
+    example = processor.example("Share the details.", "Sharing now.", images=0)
+    text = processor.tokenizer.decode(example.ids)
+    assert text == "<|im_start|>user\nShare the details.<|im_end|>\n<|im_start|>assistant\nSharing now.<|im_end|>"
+    assert example.ids[-1] in ours.config.eos_ids
