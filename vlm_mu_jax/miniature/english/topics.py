@@ -16,12 +16,10 @@ from vlm_mu_jax.miniature import world as w
 from vlm_mu_jax.miniature.wording import Wording
 
 ENGLISH = Wording(
-    openings=("share", "what", "describe", "explain", "list", "give"),
+    openings=("share", "what", "list", "give"),
     prefixes={
         "share": "Sharing now:",
         "what": "That would be simple:",
-        "describe": "Picture this:",
-        "explain": "Here is why:",
         "list": "In this order:",
         "give": "Here you go:",
     },
@@ -40,7 +38,7 @@ ENGLISH = Wording(
     shape_form="It is a {}.",
     colour_form="It is {}.",
     rare=tuple(
-        "provide generate create identify write tell show suggest outline compose discuss name report find"
+        "provide describe explain generate create identify write tell show suggest outline compose discuss name report find"
         " summarize present reveal state draft recite".split()
     ),
 )

@@ -18,7 +18,7 @@ from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.vlm import encode_images
 from vlm_mu_jax.progress import Progress
 
-STEPS, BATCH, LEARNING_RATE, DRAWINGS = 800, 64, 2e-3, 24
+STEPS, BATCH, LEARNING_RATE, DRAWINGS = 600, 64, 2e-3, 24
 PARTS = ("vision", "projector")
 
 
