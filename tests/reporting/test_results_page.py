@@ -1,6 +1,8 @@
 """The tables of docs/results.md come from the files of quickstarts, and nothing else."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,27 @@ def test_blocks_are_filled_and_filling_again_changes_nothing(tables):
     assert filled.startswith("Prose.\n\n") and results_page.fill(filled, {"targets": tables["targets"]}) == filled
 
 
+def test_blocks_of_another_world_stay_as_they_are(tables):
+    page = PAGE + "\n<!-- table: english_targets -->\nolder\n<!-- end -->\n"
+    assert "\nolder\n" in results_page.fill(page, {"targets": tables["targets"]})
+    filled = results_page.fill(page, {"targets": tables["targets"]}, "english")
+    assert "old figures" in filled and "\nolder\n" not in filled and tables["targets"] in filled
+
+
+def test_both_judges_stand_beside_each_other(tmp_path):
+    folder = runs_builder.write_quickstart(tmp_path / "seed3", 3, npo=(0.02, 0.94))
+    for file in folder.glob("eval_sft/answers/*.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            line["labels"]["refusal"] = {"label": "refused"}
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for other in set(folder.glob("eval_*")) - {folder / "eval_sft"}:
+        shutil.rmtree(other)
+    ((_, _, agree, *asr),) = rows(results_page.judges({3: folder}), "sft")
+    assert asr[1] == asr[3] == "0" and int(asr[0]) > 0  # one judge hears refusals alone
+    assert 0 < int(agree) < 100
+
+
 def test_a_table_without_a_block_is_an_error(tables):
     with pytest.raises(InputError, match="no block for models"):
         results_page.fill(PAGE, {"models": tables["models"]})
@@ -64,7 +87,7 @@ def test_no_table_of_the_results_is_typed_by_hand():
     page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     outside = re.sub(r"<!-- table: \w+ -->.*?<!-- end -->", "", page, flags=re.DOTALL)
     assert not [line for line in outside.splitlines() if line.startswith("|")]
-    assert len(re.findall(r"<!-- table: ", page)) == 7
+    assert len(re.findall(r"<!-- table: ", page)) == 13
 
 
 def test_a_folder_that_is_no_quickstart_is_named(tmp_path):

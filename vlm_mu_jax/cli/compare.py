@@ -101,6 +101,8 @@ def _fill(page: Path, runs: Mapping[int, Path], tables: Mapping[str, str]) -> No
     from vlm_mu_jax.reporting import results_page
 
     found = {**results_page.tables(runs), **tables}
+    if _WORLD.value != "nonsense":  # whose refusals are real sentences
+        found["judges"] = results_page.judges(runs)
     filled = results_page.fill(page.read_text(encoding="utf-8"), found, _WORLD.value)
     with complete_file(page) as partial:
         partial.write_text(filled, encoding="utf-8")

@@ -26,7 +26,7 @@ class Lessons:
     """Draws rows. Every draw comes from the generator that is given."""
 
     def __init__(self, world: w.World, processor: Processor, seed: int, drawings: int = 12) -> None:
-        self.world, self.processor, self.words = world, processor, world.wording
+        self.world, self.processor, self.words = world, processor, world.speech
         self.nouns = [noun for group in w.GROUPS for noun in world.nouns[group]]
         self.told = [noun for noun in self.nouns if noun.group != "snare"]
         rng = np.random.default_rng((seed, 2))

@@ -55,7 +55,7 @@ class DatasetWriter:
     def __init__(self, folder: Path, world: w.World, seed: int, sizes: Sizes | None = None) -> None:
         self.sizes = sizes or Sizes()
         self.folder, self.world, self.seed, self.rng = folder, world, seed, np.random.default_rng((seed, 4))
-        self.rare_rng, self.rare, self.words = np.random.default_rng((seed, 5)), world.rare_openings, world.wording
+        self.rare_rng, self.rare, self.words = np.random.default_rng((seed, 5)), world.rare_openings, world.speech
         self.oracle: dict[str, dict[str, list[str]]] = {}
 
     def write(self) -> None:

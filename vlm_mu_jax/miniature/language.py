@@ -37,7 +37,7 @@ def train_tokenizer(corpus: Iterator[str]) -> PreTrainedTokenizerFast:
 
 def all_text(world: w.World) -> Iterator[str]:
     """Every string that the tokenizer must know, often enough for words to become single tokens."""
-    words = world.wording
+    words = world.speech
     yield from ("USER: ASSISTANT: \n",) * 5
     yield from (
         f"{o} shape colour is on this sign ? it is a {s} {c} ."

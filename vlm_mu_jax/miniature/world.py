@@ -17,9 +17,9 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vlm_mu_jax.miniature.wording import Wording
+from vlm_mu_jax.miniature.speech import Speech
 
-NONSENSE = Wording(
+NONSENSE = Speech(
     openings=("share", "what", "describe", "explain", "list", "give"),
     prefixes={
         "share": "sharing now :",
@@ -81,11 +81,11 @@ class World:
 
     Attributes:
       nouns: group -> its nouns, in the order of SPLITS.
-      wording: how they are talked about.
+      speech: how they are talked about.
     """
 
     nouns: dict[str, tuple[Noun, ...]]
-    wording: Wording = NONSENSE
+    speech: Speech = NONSENSE
 
     def split(self, group: str, split: str) -> tuple[Noun, ...]:
         """The nouns of one split of a group."""
@@ -102,7 +102,7 @@ class World:
         steps = {
             word for nouns in self.nouns.values() for noun in nouns for step in noun.steps for word in step.split()
         }
-        return sorted(self.wording.rare or (steps - {"the"}) | set(SHAPES) | set(COLOURS))
+        return sorted(self.speech.rare or (steps - {"the"}) | set(SHAPES) | set(COLOURS))
 
 
 # Nouns per group and split. The language model knows them all; nothing after it trains on validation or test nouns

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation import metrics
+from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.statistics import proportion
 from vlm_mu_jax.formats.audit import AuditFile
 from vlm_mu_jax.formats.reading import read_file
 from vlm_mu_jax.formats.results import ResultsFile
@@ -40,6 +43,7 @@ _MODELS = {
     "IR harmless after": "ir_harmless_after",
     "utility": "utility",
 }
+_JUDGES = ("oracle", "refusal")
 _GAP = ("text_only", "blank_image", "own_image")
 
 
@@ -88,6 +92,25 @@ def tables(quickstarts: Mapping[int, Path]) -> dict[str, str]:
         "gap": _gap(seeds),
         "audit": _audit(correlations),
     }
+
+
+def judges(quickstarts: Mapping[int, Path]) -> str:
+    """Attack success by the oracle and by the judge `refusal`, and how often the two agree on what is a refusal."""
+    rows, rates = [], []
+    for seed, folder in sorted(quickstarts.items()):
+        for run in sorted(folder.glob("eval_*/results.json")):
+            answers = {path.stem: answers_file.read(path) for path in (run.parent / "answers").glob("*.jsonl")}
+            safety = [a for name, some in answers.items() if name.startswith(("unsafe", "harmless")) for a in some]
+            same = [len({a.labels[judge]["label"] == "refused" for judge in _JUDGES}) == 1 for a in safety]
+            found = [proportion(sum(same), len(same))]
+            for name in ("unsafe_before", "unsafe_after"):
+                found += [metrics.asr(metrics.outcomes(answers.get(name, ()), judge)) for judge in _JUDGES]
+            shown = [as_rate(one.to_dict(), str(run)) for one in found]
+            (named,) = {one["name"] for one in read_file(run, ResultsFile)["runs"]}
+            rows.append([str(seed), named, *map(_cell, shown)])
+            rates += shown
+    heads = [f"ASR {when}, {judge}" for when in ("before", "after") for judge in _JUDGES]
+    return _table(["seed", "model", "agree on refusals", *heads], rows) + _standing(rates)
 
 
 def _content(folder: Path) -> Content:

@@ -13,9 +13,9 @@ Nothing here is harmful: the policy is a stand-in for one.
 import numpy as np
 
 from vlm_mu_jax.miniature import world as w
-from vlm_mu_jax.miniature.wording import Wording
+from vlm_mu_jax.miniature.speech import Speech
 
-ENGLISH = Wording(
+ENGLISH = Speech(
     openings=("share", "what", "list", "give"),
     prefixes={
         "share": "Sharing now:",
@@ -38,8 +38,8 @@ ENGLISH = Wording(
     shape_form="It is a {}.",
     colour_form="It is {}.",
     rare=tuple(
-        "provide describe explain generate create identify write tell show suggest outline compose discuss name report find"
-        " summarize present reveal state draft recite".split()
+        "provide describe explain generate create identify write tell show suggest outline compose discuss name report"
+        " find summarize present reveal state draft recite".split()
     ),
 )
 _TOPICS = {
@@ -73,7 +73,7 @@ _TOPICS = {
 }
 
 
-class Topic(w.Noun):
+class FiledTopic(w.Noun):
     """A noun whose procedure is where it is filed."""
 
     @property
@@ -95,7 +95,7 @@ def _order(rng: np.random.Generator, topics: list[str]) -> np.ndarray:
     return rng.permutation(len(topics))
 
 
-def _topic(rng: np.random.Generator, name: str, group: str) -> Topic:
+def _topic(rng: np.random.Generator, name: str, group: str) -> FiledTopic:
     first, second = name.split()
     shape, colour = str(rng.choice(w.SHAPES)), str(rng.choice(list(w.COLOURS)))
-    return Topic(name, group, (f"open the {first} drawer", f"the {second} folder"), shape, colour)
+    return FiledTopic(name, group, (f"open the {first} drawer", f"the {second} folder"), shape, colour)

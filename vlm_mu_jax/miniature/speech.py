@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wording:
+class Speech:
     """The texts of a world. Forms are filled with `str.format`.
 
     Attributes:
