@@ -110,7 +110,8 @@ def test_on_chip_buffers_are_no_traffic(tpu):
 
 
 # Micro-batches in the outer loop, layers in the inner one. Its product holds, as fusions of their own, what cuts its
-# weights out of their stack, what passes its input on, and what puts its result into a stack of results.
+# weights out of their stack (in another layout), what passes its input on, and what puts its result into a stack of
+# results.
 NESTED = """
 HloModule jit_f
 
@@ -118,7 +119,8 @@ HloModule jit_f
   %w = bf16[8,64,64]{2,1,0} parameter(0)
   %i = s32[] parameter(1)
   %zero = s32[] constant(0)
-  %layer = bf16[1,64,64]{2,1,0} dynamic-slice(%w, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  %tiled = bf16[8,64,64]{2,1,0:T(8,128)} copy(%w)
+  %layer = bf16[1,64,64]{2,1,0} dynamic-slice(%tiled, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
   ROOT %plain = bf16[64,64]{1,0} bitcast(%layer)
 }
 

@@ -235,7 +235,7 @@ class Module:
             name = names.pop()
             passed_on = passed_on or body[name].root
             for user in users[name]:
-                if user.opcode == "bitcast":
+                if user.opcode in ("bitcast", "copy"):  # another layout, which inside a fusion nothing is written for
                     names.append(user.name)
                 elif user.opcode in _CUTS:
                     total += sum(shape.bytes for shape in user.shapes)
