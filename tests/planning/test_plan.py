@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import jax
 import pytest
 
 from tests.command import run_command
@@ -93,8 +94,12 @@ def settings_of(model, **changes):
 
 
 def planned(what, chosen, where):
-    """In this process, so that a test can look at what is compiled."""
-    return planner.plan(what, chosen, jobs.model_config(chosen), where, tell=lambda line: None)
+    """In this process, so that a test can look at what is compiled; how fast the program would be is not asked."""
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    try:
+        return planner.plan(what, chosen, jobs.model_config(chosen), where, tell=lambda line: None)
+    finally:
+        jax.config.update("jax_exec_time_optimization_effort", 0.0)
 
 
 @pytest.mark.slow
