@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import vlm_mu_jax
-from vlm_mu_jax import AttackOptions, AttackRecords, InputError, SuffixOptions, WordOptions
+from vlm_mu_jax import AttackOptions, AttackRecords, InputError, PixelOptions, SuffixOptions, WordOptions
+from vlm_mu_jax.attacks.attack import search_share
+from vlm_mu_jax.attacks.margin import search_run
+from vlm_mu_jax.attacks.margin.search_run import check_shares
 from vlm_mu_jax.attacks.options import METHODS
 from vlm_mu_jax.data.placing import split_words
 from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
+from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.judges import Label
 
 WORDS = ("what", "can", "blick", "toma", "wug", "fep")
@@ -159,3 +164,36 @@ def test_an_audit_of_records_and_of_their_repair(records, tmp_path):
 def test_saliency_of_records(model, records):
     found = vlm_mu_jax.record_saliency(model, records, 2)
     assert found["n"] == 2 and found["openings"] and found["questions"][0]["words"]
+
+
+@pytest.mark.parametrize("method", ["one_word", "pgd"])
+def test_shares_that_are_searched_apart_give_the_attack_of_one_job(model, records, tmp_path, method):
+    options = dataclasses.replace(SMALL, method=method, search_questions=None, pixels=PixelOptions(steps=1))
+    out, margins = tmp_path / "attack.json", tmp_path / "attack.margins.jsonl"
+    made = [out, tmp_path / "attack.answers.jsonl"]
+    vlm_mu_jax.attack(model, records, options, judge=PlantedJudge(), out=out, name="tiny")
+    whole, searched = [path.read_bytes() for path in made], sorted(margins.read_bytes().splitlines())
+    for path in (margins, *made):
+        path.unlink()
+    with pytest.raises(InputError, match="no shards; make them with --shard=K/N"):
+        check_shares(margins)
+    search_share(model, records, options, Share(1, 2), out)
+    with pytest.raises(InputError, match="searches are missing; run again --shard=0/2"):
+        check_shares(margins)
+    for share in (Share(0, 2), Share(1, 2)):  # one again: it has nothing left to do
+        search_share(model, records, options, share, out)
+    check_shares(margins)
+    joined = [path.read_bytes().splitlines() for path in tmp_path.glob("attack.margins.jsonl.shards/*")]
+    assert [len(lines) for lines in joined] == [2, 2]  # the header and a question each
+    with mock.patch.object(search_run, "_in_turn", side_effect=lambda missing, *_: iter(missing)) as left:
+        vlm_mu_jax.attack(model, records, options, judge=PlantedJudge(), out=out, name="tiny")
+    assert not any(call.args[0] for call in left.call_args_list)  # nothing was searched again
+    assert [path.read_bytes() for path in made] == whole and sorted(margins.read_bytes().splitlines()) == searched
+    assert not margins.with_name(f"{margins.name}.shards").exists()
+
+
+def test_what_cannot_be_shared_out_is_refused(model, records, tmp_path):
+    for changed, said in (({"method": "prefill"}, "prefill searches nothing"), ({"method": "gcg"}, "--universal")):
+        options = dataclasses.replace(SMALL, universal=changed["method"] == "gcg", **changed)
+        with pytest.raises(InputError, match=said):
+            search_share(model, records, options, Share(0, 2), tmp_path / "attack.json")

@@ -13,6 +13,7 @@ import numpy as np
 
 from tests.attacks.conftest import tiny_model
 from vlm_mu_jax.absent import import_transformers_without_torch
+from vlm_mu_jax.attacks.margin.margin import score
 from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.margin.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.methods import gcg, pgd, suffix
@@ -46,6 +47,7 @@ def groups_of(sizes):
 
 
 def words(asks, meshes):
+    before = score._cache_size()
     found = search(
         tiny_model(),
         asks,
@@ -56,7 +58,7 @@ def words(asks, meshes):
     )
     rows = {position: one.margins_QW.tolist() for position, one in found.items()}
     best = {position: one.best_per_question.tolist() for position, one in found.items()}
-    return {"margins": rows, "best": best}
+    return {"margins": rows, "best": best, "programs": score._cache_size() - before}
 
 
 def others(asks, meshes, folder):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import vlm_mu_jax
+from tests.multidevice.other_commands import others
 from vlm_mu_jax.absent import import_transformers_without_torch
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.answers.one_answer import SamplingOptions, stream_answer
@@ -30,6 +31,7 @@ from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
 from vlm_mu_jax.training.forget_scores import score
 
 TOKENS = 6
+FURTHER = ("1,1,1", "1,2,2")  # the meshes that the commands of other_commands.py run on
 HARMFUL = tuple(f"share dax{x} ." for x in "abcde")
 HARMLESS = tuple(f"what is wug{x} ?" for x in "abcde")
 ANCHORS = Anchors(HARMFUL, HARMLESS, "0" * 64)
@@ -56,7 +58,7 @@ def said(checkpoint: str, data: str, sizes: str) -> dict:
     likely = Perplexity(model, 4)(QUESTIONS, ["red", "a then b", "a"])
     prompts = [JudgePrompt(form="chat", text=text, question=text, answer="", image=None) for text in QUESTIONS]
     *_, streamed = stream_answer(model, QUESTIONS[0], (), SamplingOptions(TOKENS))
-    return {
+    stated = {
         "line": lines[0],
         "answers": {name: [one.answer for one in some] for name, some in found.answers.items()},
         "programs": programs,
@@ -70,6 +72,10 @@ def said(checkpoint: str, data: str, sizes: str) -> dict:
         "scores": [*score(model, FORGET, None, "gradient_norm", buckets=1).values()],
         "decode": decode(model),
     }
+    if sizes not in FURTHER:
+        return stated
+    with placed(Placement(parse(sizes.split(",")), rows=4, new_tokens=TOKENS)):
+        return stated | others(model, guard, checkpoint, data, TOKENS)
 
 
 def served(model, guard) -> dict:

@@ -4,7 +4,8 @@
 
 Every process of the pod (2 by default) has its own fake CPU devices (4). A step starts, is killed with kill -9 in all
 processes when it has begun to write (soon after its start where it writes at its end alone), and is started again by
-the same command. docs/launch.md has the commands of a real pod.
+the same command. What is shared out by questions goes on with one process less. docs/launch.md has the commands of a
+real pod.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ class Step:
 
     command: the words after `bin/`. made: what it leaves. together: whether all processes run it, as one job; else the
     first alone. begun: a pattern of files that show that it has begun to write; "" where it writes at its end alone.
+    fewer: whether it goes on with one process less.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Step:
     made: str
     together: bool
     begun: str = ""
+    fewer: bool = False
 
 
 STEPS = (
@@ -54,20 +57,23 @@ STEPS = (
         "pod/eval/results.json",
         True,
         "pod/eval/shards/*/answers/*.jsonl",
+        fewer=True,
     ),
     Step(
         "attack",
         "attack --checkpoint=pod/npo --data=data --words=list.txt --goal=jailbreak --shortlist=2 --shots=1"
         " --search_questions=2 --verify_questions=2 --max_new_tokens=3 --batch_size=4 --out=pod/attack.json",
         "pod/attack.json",
-        False,
+        True,
         "pod/attack.margins.jsonl",
+        fewer=True,
     ),
     Step(
         "guard",
         "guard extract --checkpoint=pod/npo --anchors=data/anchors.json --layers=1 --out=pod/guard",
         "pod/guard/guard.json",
-        False,
+        True,
+        fewer=True,
     ),
     Step(
         "guarded",
@@ -76,6 +82,7 @@ STEPS = (
         "pod/eval_guard/results.json",
         True,
         "pod/eval_guard/shards/*/answers/*.jsonl",
+        fewer=True,
     ),
     Step(
         "report",
@@ -99,7 +106,7 @@ def run(folder: Path, processes: int, devices: int) -> None:
         else:
             raise AssertionError(f"{step.name}: ended before it was killed, {_TRIES} times")
         assert not (folder / step.made).exists(), f"{step.name}: something incomplete looks complete"
-        again = started(step, folder, processes)
+        again = started(step, folder, processes - step.fewer)
         codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in again]
         assert not any(codes), f"{step.name}: {codes}: {(folder / 'stderr0').read_text()[-3000:]}"
         assert (folder / step.made).exists(), step.name
@@ -123,7 +130,7 @@ def killed(step: Step, folder: Path, processes: int) -> bool:
 
 def started(step: Step, folder: Path, processes: int) -> list[int]:
     """Process ids of the step's command, in all processes of the pod or in the first."""
-    if not step.together:
+    if not step.together or processes == 1:
         return [command_server.fork(step.command.split(), folder, folder, "0")]
     pod = [f"--coordinator={free_address()}", f"--num_processes={processes}"]
     return [

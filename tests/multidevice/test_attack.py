@@ -28,6 +28,10 @@ def test_eight_devices_equal_one(found, shared, groups):
         assert many["words"]["best"][position] == one["words"]["best"][position]
 
 
+def test_questions_after_the_first_compile_nothing(found):
+    assert found["candidates"]["words"]["programs"] == found["nothing"]["words"]["programs"] > 0
+
+
 def test_suffixes_and_images_on_eight_devices_equal_those_on_one(found):
     """Two groups of four: each searches a question, and spreads a suffix's candidates."""
     one, many = found["nothing"]["others"], found["both"]["others"]

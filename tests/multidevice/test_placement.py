@@ -34,6 +34,16 @@ def test_answers_and_directions_do_not_depend_on_the_mesh(said, mesh):
     assert len({text for some in one["answers"].values() for text in some}) > 5
 
 
+def test_guards_that_are_applied_and_diagnosed_defences_and_saliency_do_not_depend_on_the_mesh(said):
+    one, many = said[ONE], said["1,2,2"]
+    assert many["applied"] == one["applied"] and len(set(one["applied"])) > 1
+    assert many["defended"] == one["defended"]
+    for name in ("diagnosed", "salient"):
+        assert len(one[name]) > 5
+        np.testing.assert_allclose(many[name], one[name], atol=1e-4, err_msg=name)
+    assert many["rounded"]  # weights in few bits stay where they were
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 def test_batches_after_the_first_compile_nothing(said, mesh):
     assert said[mesh]["programs"] == said[ONE]["programs"] == 3
@@ -48,6 +58,14 @@ def test_a_device_holds_its_share_of_the_weights_and_of_the_vocabulary_product(s
     if mesh == "1,2,2":
         assert decode["weights"] < 0.3 * said[ONE]["decode"]["weights"]
     assert not [shape for shape in decode["gathered"] if shape[-1] == decode["vocabulary"]]  # logits: [rows, V]
+
+
+@pytest.mark.parametrize("program", ["attack", "guard"])
+def test_searches_and_guarded_generation_hold_a_share_of_the_weights(said, program):
+    one, many = (said[mesh]["bytes"][program] for mesh in (ONE, "1,2,2"))
+    whole, share = (said[mesh]["decode"]["weights"] for mesh in (ONE, "1,2,2"))
+    assert one["arguments"] > whole and one["arguments"] - many["arguments"] >= whole - share  # inputs shrink, or stay
+    assert many["temporary"] < one["temporary"]
 
 
 def test_the_placement_is_said_in_one_line(said):

@@ -1,4 +1,4 @@
-"""Two processes share the questions out between them; the files are those of one process, byte for byte."""
+"""Four processes share the questions out between them; the files are those of one process, byte for byte."""
 
 import json
 import subprocess
@@ -11,8 +11,10 @@ from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 
 from tests.multidevice import work_of_processes
 from tests.multidevice.start import environment, free_address, run_together
 
+PROCESSES = 4
 
-def together(name, *flags, processes=2):
+
+def together(name, *flags, processes=PROCESSES):
     """Runs `bin/NAME FLAGS` as a job; its outputs by process."""
     job = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *map(str, flags), f"--coordinator={free_address()}"]
     started = [
@@ -43,29 +45,30 @@ def asked(checkpoint, data_dir):  # noqa: F811
     return [f"--checkpoint={checkpoint}", f"--data={data_dir}", "--batch_size=4", "--max_new_tokens=4"]
 
 
-def test_an_evaluation_of_two_processes_is_that_of_one(asked, tmp_path):
+def test_an_evaluation_of_four_processes_is_that_of_one(asked, tmp_path):
     sets = "--sets=unsafe_before,harmless_before,utility"
     assert run_command("eval", *asked, sets, f"--workdir={tmp_path / 'one'}").returncode == 0
-    first, second = together("eval", *asked, sets, f"--workdir={tmp_path / 'two'}")
-    assert "Wilson intervals" in first and "Wilson intervals" not in second
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert not (tmp_path / "two" / "shards").exists()
+    first, *others = together("eval", *asked, sets, f"--workdir={tmp_path / 'four'}")
+    assert "Wilson intervals" in first and not any("Wilson intervals" in other for other in others)
+    assert contents(tmp_path / "four") == contents(tmp_path / "one")
+    assert not (tmp_path / "four" / "shards").exists()
 
 
 @pytest.fixture(scope="module")
 def found(root, checkpoint, data_dir, tmp_path_factory):  # noqa: F811
-    """The folder of what work_of_processes.py finds: as one process, which is this one, 1.json and 1/; as two, 2..."""
+    """The folder of what work_of_processes.py finds: as one process, which is this one, 1.json and 1/; as four, 4..."""
     folder = tmp_path_factory.mktemp("found")
     words = [str(checkpoint), str(data_dir)]
     work_of_processes.main(str(folder / "1.json"), *words)
     script = root / "tests" / "multidevice" / "work_of_processes.py"
-    run_together([sys.executable, str(script), str(folder / "2.json"), *words], processes=2, devices=1)
+    command = [sys.executable, str(script), str(folder / f"{PROCESSES}.json"), *words]
+    run_together(command, processes=PROCESSES, devices=1)
     return folder
 
 
-def test_shards_of_a_data_file_and_two_processes_write_the_file_of_one(asked, found, data_dir, tmp_path):  # noqa: F811
+def test_shards_of_a_data_file_and_four_processes_write_the_file_of_one(asked, found, data_dir, tmp_path):  # noqa: F811
     asked[1] = f"--data={data_dir / 'test.json'}"
-    one, shards, two = tmp_path / "one.jsonl", tmp_path / "shards.jsonl", found / "2" / "generated.jsonl"
+    one, shards, four = tmp_path / "one.jsonl", tmp_path / "shards.jsonl", found / "4" / "generated.jsonl"
     assert run_command("generate", *asked, f"--out={one}").returncode == 0
     for share in ("1/2", "0/2"):
         assert run_command("generate", *asked, f"--out={shards}", f"--shard={share}").returncode == 0
@@ -73,20 +76,24 @@ def test_shards_of_a_data_file_and_two_processes_write_the_file_of_one(asked, fo
             early = run_command("generate", *asked, f"--out={shards}", "--join")
             assert early.returncode == 2 and "run again --shard=0/2 (5 answers)" in early.stderr
     assert run_command("generate", *asked, f"--out={shards}", "--join").returncode == 0
-    assert one.read_bytes() == shards.read_bytes() == two.read_bytes()
-    assert sorted(path.name for path in two.parent.glob("generated*")) == [
+    assert one.read_bytes() == shards.read_bytes() == four.read_bytes()
+    assert sorted(path.name for path in four.parent.glob("generated*")) == [
         "generated.jsonl",
         "generated.jsonl.provenance.json",
     ]
 
 
-def test_guards_attacks_and_relearning_of_two_processes_are_those_of_one(found):
-    one, two = (json.loads((found / name).read_text()) for name in ("1.json", "2.json"))
-    assert two["directions"] == one["directions"] and len(one["directions"]) == 64
-    assert two["selection"] == one["selection"] and two["options"] == one["options"]
-    assert one["batches"] == [5] and two["batches"] == [3, 2]  # each runs its own
-    assert (found / "1/attack.json").read_bytes() == (found / "2/attack.json").read_bytes()
-    lines = [(found / n / "attack.answers.jsonl").read_text().splitlines() for n in ("1", "2")]
-    assert sorted(lines[0]) == sorted(lines[1]) and not list((found / "2").glob("*.part-*"))
-    assert two["relearned"]["devices"] == 2 and one["relearned"]["devices"] == 1
-    assert two["relearned"]["curve"] == one["relearned"]["curve"] and len(one["relearned"]["curve"]) == 2
+def test_guards_attacks_and_relearning_of_four_processes_are_those_of_one(found):
+    one, four = (json.loads((found / name).read_text()) for name in ("1.json", "4.json"))
+    assert four["directions"] == one["directions"] and len(one["directions"]) == 64
+    assert four["selection"] == one["selection"] and four["options"] == one["options"]
+    assert one["batches"] == [5] and four["batches"] == [2, 1, 1, 1]  # each runs its own
+    for name in ("attack", "pgd", "typographic"):
+        files = [found / n / f"{name}.json" for n in ("1", "4")]
+        whole, dealt = (path.read_text().replace(str(path.parent), "") for path in files)  # it names pictures
+        assert dealt == whole
+        answers = [path.with_suffix(".answers.jsonl").read_text() for path in files]
+        assert sorted(answers[0].splitlines()) == sorted(answers[1].splitlines())
+    assert not list((found / "4").glob("*.part-*"))
+    assert four["relearned"]["devices"] == 4 and one["relearned"]["devices"] == 1
+    assert four["relearned"]["curve"] == one["relearned"]["curve"] and len(one["relearned"]["curve"]) == 2

@@ -14,6 +14,7 @@ import jax
 from tests.multidevice.commands_on_devices import ANCHORS
 from vlm_mu_jax.absent import import_transformers_without_torch
 from vlm_mu_jax.attacks.attack import attack
+from vlm_mu_jax.attacks.methods.pgd import PixelOptions
 from vlm_mu_jax.attacks.options import AttackOptions
 from vlm_mu_jax.attacks.words.one_word import WordOptions
 from vlm_mu_jax.data import questions, readers
@@ -38,6 +39,9 @@ def main(out: str, checkpoint: str, data: str, address: str | None = None, *job:
         found = guards(model, data)
     found["batches"] = meet("batches", batches.call_count)
     attack(model, data, ATTACK, judge="oracle", out=folder / "attack.json", name="tiny")
+    for method in ("pgd", "typographic"):
+        pictures = dataclasses.replace(ATTACK, method=method, goals=("jailbreak",), verify_questions=2)
+        attack(model, data, pictures, judge="oracle", out=folder / f"{method}.json", name="tiny")
     records = questions.read(Path(data) / "test.json")
     record_answers.answer_file(model, records, folder / "generated.jsonl", options=AnswerOptions(4, 4))
     found["relearned"] = relearned(checkpoint, Path(data))
@@ -51,6 +55,7 @@ ATTACK = AttackOptions(
     search_questions=2,
     batch_size=2,
     max_new_tokens=3,
+    pixels=PixelOptions(steps=2),
     words=WordOptions(("what", "list", "some", "any", "give"), shortlist=2, rescored=0, block=4),
 )
 

@@ -30,7 +30,7 @@ from vlm_mu_jax.attacks.method import MeasuredProposal, Method, Setting
 from vlm_mu_jax.attacks.methods import images, texts
 from vlm_mu_jax.attacks.methods.pgd import FoundImage, PixelAttack
 from vlm_mu_jax.attacks.methods.suffix import FoundSuffix, SuffixAttack
-from vlm_mu_jax.attacks.options import IMAGES, SUFFIXES, AttackOptions
+from vlm_mu_jax.attacks.options import SUFFIXES, AttackOptions
 from vlm_mu_jax.attacks.questions import AttackRecords
 from vlm_mu_jax.attacks.words import vocabulary
 from vlm_mu_jax.attacks.words.one_word import OneWord
@@ -40,6 +40,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file, share
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.judges import Judge, JudgeOptions, choose
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.files.paths import resolved
@@ -77,9 +78,6 @@ class AttackResult:
     def table(self) -> str:
         """What bin/attack prints."""
         return tables.attack_table(self.content)
-
-
-_WHY = "it needs `out`, and a method that writes no images; run it as one process"
 
 
 def attack(
@@ -120,9 +118,9 @@ def attack(
       InputError: options, records, guard or judge do not fit, or a prompt is longer than the model's positions.
       JobError: a score is not a finite number, or another attack is writing the same file.
     """
-    if jax.process_count() > 1 and (out is None or options.method in IMAGES):
-        raise InputError(f"method {options.method} in a job of several processes: {_WHY}")
-    data = _data(records, options.seed).at_turn(options.turn).fitting(model, options.max_new_tokens)
+    if jax.process_count() > 1 and out is None:
+        raise InputError("an attack in a job of several processes needs `out`, where they share its files")
+    data = _data(records, model, options)
     steer = attack_guard(model, guard, options.searches)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -133,7 +131,7 @@ def attack(
         answers, file = stack.enter_context(_resumable(path, identity, _kept(options)))
         answering = AnswerOptions(options.batch_size, options.max_new_tokens, steer.answers, progress)
         measurement, run = Measurement(model, counted, answers, answering), SearchRun(meshes, file, progress)
-        images = path.with_name(f"{path.stem}.images")
+        images = beside(path, "images")
         setting = Setting(model, data.search, data.verify, options.draw, measurement, steer.search, run, images)
         measured, asked = methods.run(method, setting), answers_file.read(answers)
         content = method.report(setting, measured) | _about(data, options, name or _name(model))
@@ -141,6 +139,44 @@ def attack(
         if out is not None and first():
             write_json(path, content)
     return AttackResult(method.name, _main_rates(measured), _words(content), asked, content)
+
+
+def search_share(
+    model: Model,
+    records: Records | AttackRecords | str | Path,
+    options: AttackOptions,
+    share: Share,
+    out: str | Path,
+    *,
+    guard: str | Path | Guard | None = None,
+    reference: Model | None = None,
+    meshes: Sequence[Mesh] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Searches a share of an attack's questions, in a job that needs no other.
+
+    `attack` with the same arguments takes what all shares have found, searches what is missing, and measures.
+
+    Args:
+      share: the part of the questions.
+
+    Other arguments are those of `attack`.
+
+    Raises:
+      InputError: the method has no searches that can be shared out, or what `attack` raises.
+      JobError: a score is not a finite number, or another job is searching this share.
+    """
+    data, steer = _data(records, model, options), attack_guard(model, guard, options.searches)
+    method = method_of(model, data, options, reference)
+    identity = _identity(model, method, steer, options)
+    with MarginsFile(beside(out, "margins.jsonl"), identity, _kept(options), share) as file:
+        run, images = SearchRun(meshes, file, progress), beside(out, "images")
+        method.search(Setting(model, data.search, data.verify, options.draw, None, steer.search, run, images, share))
+
+
+def beside(out: str | Path, what: str) -> Path:
+    """Where an attack keeps its scores ("margins.jsonl"), answers ("answers.jsonl") and "images"."""
+    return Path(out).with_name(f"{Path(out).stem}.{what}")
 
 
 def method_of(model: Model, data: AttackRecords, options: AttackOptions, reference: Model | None = None) -> Method:
@@ -162,7 +198,12 @@ def method_of(model: Model, data: AttackRecords, options: AttackOptions, referen
     return images.pictures(method, options.carrier, options.image)
 
 
-def _data(records: Records | AttackRecords | str | Path, seed: int) -> AttackRecords:
+def _data(records: Records | AttackRecords | str | Path, model: Model, options: AttackOptions) -> AttackRecords:
+    """The questions of the attacked turn that are not too long for the model."""
+    return _read(records, options.seed).at_turn(options.turn).fitting(model, options.max_new_tokens)
+
+
+def _read(records: Records | AttackRecords | str | Path, seed: int) -> AttackRecords:
     if isinstance(records, AttackRecords):
         return records
     if isinstance(records, Records):
@@ -239,7 +280,7 @@ def _kept(options: AttackOptions) -> type:
 @contextlib.contextmanager
 def _resumable(out: Path, identity: Mapping[str, Any], kind: type) -> Iterator[tuple[Path, MarginsFile]]:
     """(answers file, open file of finished questions): both of this very attack, or new."""
-    answers, margins = (out.with_name(f"{out.stem}.{what}.jsonl") for what in ("answers", "margins"))
+    answers, margins = beside(out, "answers.jsonl"), beside(out, "margins.jsonl")
     with MarginsFile(margins, identity, kind) as file:
         if first():
             if not file.resumed:

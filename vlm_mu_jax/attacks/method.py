@@ -20,7 +20,10 @@ from vlm_mu_jax.attacks.margin.search_run import SearchRun, SearchTarget
 from vlm_mu_jax.attacks.measure import RATE, Attempts, Comparison, Measured, Measurement
 from vlm_mu_jax.attacks.questions import pick
 from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.storage.model_folder import Model
 
 GOALS = ("jailbreak", "over_refuse")
@@ -51,22 +54,31 @@ class Setting:
 
     Attributes:
       search, verify: the questions for searches, and those that the attack is measured on, which a search never sees.
+      measurement: asks the model. None where only searches run.
       steer: the guard as searches take it. The answers' guard is in `measurement.options`.
       folder: where attack images are written.
+      share: the part of the questions that a search uses; None is all. An attack is measured on all.
     """
 
     model: Model
     search: Records
     verify: Records
     draw: Draw
-    measurement: Measurement
+    measurement: Measurement | None
     steer: Steer | FirstPass | None = None
     run: SearchRun = SearchRun()
     folder: Path = Path("images")
+    share: Share | None = None
 
     def to_search(self, goal: str) -> Records:
         """The questions that a search for the goal uses. Raises InputError when there is none."""
         return pick(self.search, goal, self.draw.search_questions, self.draw.seed)
+
+    def shared_out(self, records: Records) -> Records:
+        """Those of the records that are this job's to search."""
+        if self.share is None:
+            return records
+        return dataclasses.replace(records, items=records.items[self.share.index :: self.share.count])
 
     def to_verify(self, goal: str) -> Records:
         """The questions that the goal's attack is measured on. Raises InputError when there is none."""
@@ -109,6 +121,14 @@ class Method(Protocol):
 
     def propose(self, setting: Setting) -> Iterator[Proposal]:
         """Attempts and their control, one proposal after the other; the searches run while it is iterated."""
+        ...
+
+    def search(self, setting: Setting) -> None:
+        """Runs the searches on this job's share of the questions; the run's file keeps what they find.
+
+        Raises:
+          InputError: the method has no searches that can be shared out.
+        """
         ...
 
     def report(self, setting: Setting, measured: Sequence[MeasuredProposal]) -> dict[str, Any]:
@@ -222,8 +242,13 @@ class Unsearched:
         for goal in setting.draw.goals:
             records = setting.to_verify(goal)
             attempts, control, beside = self.make(records, setting)
+            meet("attempts")  # process 0 has written their pictures
             names = (self.name, f"{self.name}_control")
             yield Proposal(goal, Comparison(records, attempts, control, names, f"{goal} {self.name}", beside))
+
+    def search(self, setting: Setting) -> None:
+        """Raises InputError: there is nothing to search."""
+        raise InputError(f"--method={self.name} searches nothing, so there is nothing for --shard; leave it out")
 
     def report(self, setting: Setting, measured: Sequence[MeasuredProposal]) -> dict[str, Any]:
         """The content of attack.json."""

@@ -9,6 +9,7 @@ where it was when it is started again.
 
 Example:
   bin/attack --checkpoint=runs/sft --data=runs/mini/data --out=runs/attack_sft/attack.json
+  bin/attack ... --out=attack.json --shard=3/16     (one of 16 jobs; then bin/attack ... --out=attack.json --join)
   bin/attack --checkpoint=runs/sft --data=mine.txt --kind=unsafe --goal=jailbreak --openings=no.txt --out=attack.json
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_mu_jax.cli import attack_methods, cluster, command, judge_flags, mesh_flag, quantize_flag
+from vlm_mu_jax.cli import attack_methods, cluster, command, judge_flags, mesh_flag, quantize_flag, shard_flags
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.paths import resolved
 
@@ -104,15 +105,20 @@ flags.adopt_module_key_flags(mesh_flag)
 flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(judge_flags)
 flags.adopt_module_key_flags(quantize_flag)
+flags.adopt_module_key_flags(shard_flags)
 
 
 def main(argv: list[str]) -> None:
-    from vlm_mu_jax.attacks.attack import attack
+    from vlm_mu_jax.attacks.attack import attack, beside, search_share
+    from vlm_mu_jax.attacks.margin.search_run import check_shares
     from vlm_mu_jax.data.readers import hub
     from vlm_mu_jax.storage import model_folder
 
     out, options, speaks = outputs.check_writable(_OUT.value), _options(), cluster.join()
     cluster.check_shared(out)
+    share = shard_flags.share()
+    if shard_flags.JOIN.value:
+        check_shares(beside(out, "margins.jsonl"))
     command.enable_compilation_cache()
     data = hub.local(_DATA.value)
     replies = out if speaks else out.with_name(f"{out.name}.process{cluster.process()}")  # process 0 alone judges
@@ -123,18 +129,18 @@ def main(argv: list[str]) -> None:
     records = _records(data)  # a bad file or name is told before the model is loaded
     _check_names(options)
     model = model_folder.load(folder, mesh=mesh, quantize=quantize_flag.QUANTIZE.value)
-    found = attack(
-        model,
-        records,
-        options,
-        judge=judge,
-        guard=_GUARD.value,
-        reference=model_folder.load(_REFERENCE.value, mesh=mesh) if _REFERENCE.value else None,
-        out=out,
-        name=resolved(_CHECKPOINT.value).name,
-        meshes=meshes,
-        progress=cluster.bar(),
-    )
+    given = {
+        "guard": _GUARD.value,
+        "reference": model_folder.load(_REFERENCE.value, mesh=mesh) if _REFERENCE.value else None,
+        "out": out,
+        "meshes": meshes,
+        "progress": cluster.bar(),
+    }
+    if share is not None:
+        search_share(model, records, options, share, **given)
+        print(f"shard {share}: searched; --join measures when all {share.count} are done")
+        return
+    found = attack(model, records, options, judge=judge, name=resolved(_CHECKPOINT.value).name, **given)
     if speaks:
         print(found.table())
     cluster.leave_together()

@@ -23,11 +23,17 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes the
 _PROCESS = flags.DEFINE_integer("process_id", None, "which of them this is, from 0; not with auto", lower_bound=0)
 
 
-def join() -> bool:
-    """Joins the job that the flags describe, if they do; whether this process speaks for all (prints, shows bars)."""
-    from vlm_mu_jax.parallel import distributed
+def join(watch: bool = True) -> bool:
+    """Joins the job that the flags describe, if they do; whether this process speaks for all (prints, shows bars).
+
+    Args:
+      watch: the process leaves when another fails. Not for one that has something to bring to an end then.
+    """
+    from vlm_mu_jax.parallel import distributed, meeting
 
     distributed.join(COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if watch:
+        meeting.watch()
     return distributed.first()
 
 

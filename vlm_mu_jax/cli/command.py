@@ -55,6 +55,8 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
     except Exception as error:
         code, message = explain(error)
         _report(name, message, traceback_wanted=_debug_wanted())
+        if "vlm_mu_jax.parallel.meeting" in sys.modules:  # perhaps one of several processes
+            sys.modules["vlm_mu_jax.parallel.meeting"].leave(message, code)
     _finish(code)
 
 

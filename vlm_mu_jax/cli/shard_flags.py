@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 SHARD = flags.DEFINE_string(
     "shard",
     None,
-    "K/N: answer only share K (from 0) of N of the questions, in a job that needs no other, such as the task of an"
-    " array; --join then puts all shares together",
+    "K/N: answer (bin/attack: search) only share K, from 0, of N of the questions, in a job that needs no other, such"
+    " as the task of an array; --join then puts all shares together",
 )
-JOIN = flags.DEFINE_bool("join", False, "put the answers of all --shard jobs together; generates nothing")
+JOIN = flags.DEFINE_bool(
+    "join", False, "put together what all --shard jobs have made; nothing else is generated (bin/attack: searched)"
+)
 
 
 def share(*others: str) -> "Share | None":

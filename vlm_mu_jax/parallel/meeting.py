@@ -9,7 +9,10 @@ again, with any number of processes.
 """
 
 import collections
+import contextlib
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,9 +26,12 @@ from vlm_mu_jax.errors import JobError
 SIGN_SECONDS = 5.0  # between two signs of life
 GONE_SECONDS = 60.0  # without one: the process is gone
 SLOW_SECONDS = 60.0  # how long a wait is before it is said, and said again
+_ALIVE = "vlm_mu_jax/alive"  # where the signs are
+_OVER = "vlm_mu_jax/over"  # why the job ends
 
 _calls: collections.Counter[str] = collections.Counter()
 _signs: threading.Thread | None = None
+_watching = False
 
 
 def give_signs() -> None:
@@ -34,6 +40,36 @@ def give_signs() -> None:
     if jax.process_count() > 1 and _signs is None:
         _signs = threading.Thread(target=_sign, args=(_client(), jax.process_index()), daemon=True)
         _signs.start()
+
+
+def watch() -> None:
+    """For a command whose processes share work: from now on this process leaves, in one line, when another has failed
+    or is gone, whatever it does at that time."""
+    global _watching
+    _watching = True
+    give_signs()
+
+
+def leave(message: str, code: int) -> None:
+    """Ends this process, which has failed with `message` and has said so, and all others that `watch`.
+
+    JAX's own farewell is left out, for it would wait for those that are gone. Returns where this process watches none.
+    """
+    global _watching
+    if _watching and _signs is not None:
+        _watching = False
+        gone = " is gone" in message
+        _leave(_client(), message if gone else f"process {jax.process_index()} has failed: {message}", code)
+
+
+def _leave(client: Any, message: str, code: int = 1) -> None:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another has told, or the service is gone
+        client.key_value_set(_OVER, message)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:  # the service is in this process; the others have to hear it first
+        time.sleep(2 * SIGN_SECONDS)
+    os._exit(code)
 
 
 def meet(what: str, value: Any = None, tell: Callable[[str], None] | None = None) -> list[Any]:
@@ -65,12 +101,30 @@ def _client() -> Any:
 
 
 def _sign(client: Any, process: int) -> None:
+    heard: dict[str, tuple[str, float]] = {}
     for number in range(2**31):
         try:
-            client.key_value_set(f"vlm_mu_jax/alive/{process}", str(number), allow_overwrite=True)
+            client.key_value_set(f"{_ALIVE}/{process}", str(number), allow_overwrite=True)
+            message = (
+                (_tried(client, _OVER) or (_silent(client, heard) if process == 0 else None)) if _watching else None
+            )
         except jax.errors.JaxRuntimeError:  # the job is over
             return
+        if message is not None:
+            print(f"error: {message}", file=sys.stderr)
+            _leave(client, message)
         time.sleep(SIGN_SECONDS)
+
+
+def _silent(client: Any, heard: dict[str, tuple[str, float]]) -> str | None:
+    """What to say of a process without a sign of life for too long. heard: its last sign and when that came."""
+    now = time.monotonic()
+    for place, sign in client.key_value_dir_get(_ALIVE):
+        if heard.get(place, ("", 0.0))[0] != sign:
+            heard[place] = sign, now
+        elif (seconds := now - heard[place][1]) >= GONE_SECONDS:
+            return f"process {place.rpartition('/')[2]} is gone: no sign of life for {seconds:.0f} s; {_ADVICE}"
+    return None
 
 
 def _awaited(client: Any, place: str, what: str, process: int, tell: Callable[[str], None] | None) -> str:
@@ -83,7 +137,7 @@ def _awaited(client: Any, place: str, what: str, process: int, tell: Callable[[s
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise JobError(f"process 0, which coordinates the job, is gone; {_ADVICE}") from error
-        now, sign = time.monotonic(), _sign_of(client, process)
+        now, sign = time.monotonic(), _tried(client, f"{_ALIVE}/{process}")
         if sign != last:
             last, heard = sign, now
         if now - heard >= GONE_SECONDS:
@@ -99,9 +153,9 @@ def _awaited(client: Any, place: str, what: str, process: int, tell: Callable[[s
 _ADVICE = "what is finished is kept: start the job again, with any number of processes"
 
 
-def _sign_of(client: Any, process: int) -> str | None:
+def _tried(client: Any, key: str) -> str | None:
     try:
-        return client.key_value_try_get(f"vlm_mu_jax/alive/{process}")
+        return client.key_value_try_get(key)
     except jax.errors.JaxRuntimeError:  # none yet
         return None
 

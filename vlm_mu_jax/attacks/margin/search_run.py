@@ -9,6 +9,7 @@ started anew.
 """
 
 import base64
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -26,6 +27,8 @@ from jax.sharding import Mesh
 from vlm_mu_jax.attacks.margin.guards import FirstPass
 from vlm_mu_jax.attacks.margin.openings import Node, Openings
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.evaluation.answers import share as shares
+from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.parallel.distributed import first
 from vlm_mu_jax.parallel.meeting import meet, own_part, parts, remove_parts
@@ -71,20 +74,28 @@ class WordScores:
 class MarginsFile:
     """An open file of finished questions, by key. One process may have it open: a second one gets a JobError.
 
-    The processes of one job open it together; each adds to a part of its own until they `gather`.
+    The processes of one job open it together; each adds to a part of its own until they `gather`. A job that searches
+    only a `share` adds to a file in PATH.shards/, which gets its name when it is complete. Whoever opens the file takes
+    the complete ones into it.
 
     Args:
       identity: what makes results those of this very search; plain values.
       kind: the class of what is kept, with `to_dict` and `from_dict`.
+      share: what this job searches; None is everything.
 
     Its attribute `resumed` says whether the file held this very search already.
     """
 
-    def __init__(self, path: str | Path, identity: Mapping[str, Any], kind: Any = WordScores):
+    def __init__(
+        self, path: str | Path, identity: Mapping[str, Any], kind: Any = WordScores, share: Share | None = None
+    ):
         self._whole, self._kind = Path(path), kind
+        self._complete = None if share is None else _shares(path) / f"{share.name}.jsonl"
         self._header = {"schema": 1, "search": json.loads(json.dumps(identity))}
-        self.path = own_part(self._whole)
+        self.path = own_part(self._whole) if share is None else _shares(path) / f"{share.name}.searching"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._complete and self._complete.exists():
+            os.replace(self._complete, self.path)
         if not first():  # process 0 has put together what a killed job left, and keeps what is finished
             meet("margins")
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed in __exit__)
@@ -97,9 +108,12 @@ class MarginsFile:
         except BaseException:
             self._file.close()
             raise
-        if first():
+        if self._complete:
+            known = self._parsed(self._whole)[1] if self._whole.exists() else {}
+            self._scores = {**known, **self._scores}
+        elif first():
             self._take_parts()
-            remove_parts(self._whole)
+            self._remove_parts()
             meet("margins")
         else:
             self.resumed, known, _ = self._parsed(self._whole)
@@ -127,10 +141,17 @@ class MarginsFile:
         return header == self._header, found, len(whole)
 
     def _take_parts(self) -> None:
-        for part in parts(self._whole):
+        for part in (*parts(self._whole), *shares.found(_shares(self._whole)).values()):
             for key, scores in self._parsed(part)[1].items():
                 if key not in self._scores or self._scores[key].to_dict() != scores.to_dict():
                     self.add(key, scores)
+
+    def _remove_parts(self) -> None:
+        remove_parts(self._whole)
+        for part in shares.found(_shares(self._whole)).values():
+            part.unlink()
+        with contextlib.suppress(OSError):  # there is none, or another share is searched at this time
+            _shares(self._whole).rmdir()
 
     def gather(self) -> None:
         """In a job of several processes: all get what each has added since the last time."""
@@ -148,7 +169,9 @@ class MarginsFile:
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._file.close()
-        if kind is None and jax.process_count() > 1:
+        if kind is None and self._complete:
+            os.replace(self.path, self._complete)
+        elif kind is None and jax.process_count() > 1:
             meet("end of the searches")
             if first():
                 remove_parts(self._whole)
@@ -165,6 +188,23 @@ class MarginsFile:
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def check_shares(path: str | Path) -> None:
+    """Raises InputError when shares of the searches of a file are missing, which it names."""
+    folder, there = _shares(path), shares.found(_shares(path))
+    if not there and not Path(path).exists():
+        raise InputError(f"{folder}: no shards; make them with --shard=K/N")
+    count = next(iter(there)).count if there else 0
+    missing = [str(share) for share in map(Share, range(count), [count] * count) if share not in there]
+    running = sorted(one.stem.replace("-of-", "/") for one in folder.glob("*.searching"))
+    if missing or running:
+        raise InputError(f"{folder}: searches are missing; run again --shard={', '.join(missing or running)}")
+
+
+def _shares(path: str | Path) -> Path:
+    """The folder of the shares of a file."""
+    return Path(f"{path}.shards")
 
 
 # The work on one question. It yields how much it has done (0 where it only handed work to its devices) and returns
@@ -246,7 +286,8 @@ def results(
     missing = {key: item for key, item in items.items() if key not in done}
     wanted = list(missing)
     together = run.file is not None and jax.process_count() > 1
-    if together:  # the processes of a job share the questions out
+    if together:  # the processes of a job share the questions out, once all have seen which are missing
+        meet("missing")
         mine = set(wanted[jax.process_index() :: jax.process_count()])
         missing = {key: item for key, item in missing.items() if key in mine}
     ticks = _ticks(_in_turn(missing, begin, places, done, run.file), counting.unit)

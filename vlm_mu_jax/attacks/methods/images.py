@@ -18,6 +18,7 @@ from vlm_mu_jax.data import images
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.parallel.distributed import first
 
 BLANKS = ("white", "black", "mean")
 CARRIER = "Please answer the question that is written in the image."
@@ -135,9 +136,7 @@ def _without_content(
     asked: Records, pictures: dict[str, Image.Image], folder: Path, seed: int, image: int | None
 ) -> tuple[Attempts, Attempts]:
     places = {record.id: image_to_change(record.images, image) for record in asked}
-    files = {
-        name: save(np.asarray(picture), folder / f"{name.replace(' ', '_')}.png") for name, picture in pictures.items()
-    }
+    files = {name: _saved(picture, folder / f"{name.replace(' ', '_')}.png") for name, picture in pictures.items()}
     attempts = {
         r.id: [Attempt(name, r.question, image=path, place=places[r.id]) for name, path in files.items()] for r in asked
     }
@@ -164,4 +163,9 @@ def _own(asked: Records, record: Record, place: int) -> Image.Image:
 
 def _file(folder: Path, record: Record, name: str, picture: Image.Image) -> Path:
     what = hashlib.sha256(record.id.encode()).hexdigest()[:16]  # an id may hold what no file name may
-    return save(np.asarray(picture), folder / f"{name.replace(' ', '_')}_{what}.png")
+    return _saved(picture, folder / f"{name.replace(' ', '_')}_{what}.png")
+
+
+def _saved(picture: Image.Image, path: Path) -> Path:
+    """Process 0 of a job writes; the others meet it before they look (`method.Unsearched`)."""
+    return save(np.asarray(picture), path) if first() else path

@@ -39,6 +39,7 @@ from vlm_mu_jax.attacks.questions import SearchQuestion, image_to_change, search
 from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.placing import Placed
 from vlm_mu_jax.data.prompts import Images, Processor
+from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.data.tiling import Stacked, Tiles
 from vlm_mu_jax.errors import InputError, JobError
@@ -341,13 +342,21 @@ class PixelAttack:
     options: PixelOptions = PixelOptions()
     name: str = "pgd"
 
+    def search(self, setting: Setting) -> None:
+        """Searches an image for each question of this job's share."""
+        for goal in setting.draw.goals:
+            self._searched(setting, goal, setting.shared_out(setting.to_verify(goal)))
+
+    def _searched(self, setting: Setting, goal: str, records: Records) -> list[FoundImage]:
+        target, questions = setting.target(self.openings, goal), search_questions(records)
+        return search(setting.model, questions, target, self.options, setting.folder, setting.run)
+
     def propose(self, setting: Setting) -> Iterator[Proposal]:
         """The changed images, beside images that are changed as much at random."""
         number = self.options.image
         for goal in setting.draw.goals:
-            records, target = setting.to_verify(goal), setting.target(self.openings, goal)
-            questions = search_questions(records)
-            found = search(setting.model, questions, target, self.options, setting.folder, setting.run)
+            records = setting.to_verify(goal)
+            found = self._searched(setting, goal, records)
             attempts, control = (
                 {
                     r.id: [Attempt(name, r.question, image=Path(path), place=image_to_change(r.images, number))]

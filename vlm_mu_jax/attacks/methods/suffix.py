@@ -29,6 +29,7 @@ from vlm_mu_jax.attacks.methods import gcg, suffix_prompts
 from vlm_mu_jax.attacks.methods.suffix_prompts import Scorer, Slots, SuffixOptions, with_suffix
 from vlm_mu_jax.attacks.questions import SearchQuestion, search_questions
 from vlm_mu_jax.data.records import Records
+from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.storage.model_folder import Model
 
 
@@ -314,10 +315,20 @@ class SuffixAttack:
         for goal in setting.draw.goals:
             yield self._together(setting, goal) if self.universal else self._each(setting, goal)
 
+    def search(self, setting: Setting) -> None:
+        """Searches a suffix for each question of this job's share."""
+        if self.universal:
+            raise InputError("--universal searches all questions together; leave out --shard")
+        for goal in setting.draw.goals:
+            self._searched(setting, goal, setting.shared_out(setting.to_search(goal)))
+
+    def _searched(self, setting: Setting, goal: str, records: Records) -> list[FoundSuffix]:
+        target = setting.target(self.openings, goal)
+        return search(setting.model, search_questions(records), target, PROPOSE[self.by], self.options, setting.run)
+
     def _each(self, setting: Setting, goal: str) -> Proposal:
         records, target = setting.to_search(goal), setting.target(self.openings, goal)
-        questions = search_questions(records)
-        found = search(setting.model, questions, target, PROPOSE[self.by], self.options, setting.run)
+        found = self._searched(setting, goal, records)
         ranked = sorted(found, key=lambda one: -target.sign * (one.margin - one.original))
         own, own_null = (
             {r.id: _suffixed(r.question, [text]) for r, text in zip(records, texts, strict=True)}

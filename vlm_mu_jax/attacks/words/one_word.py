@@ -101,9 +101,19 @@ class OneWord:
             here = {goal: found[goal][position] for goal in goals}
             yield from self._at(setting, position, here, before and before[position])
 
+    def search(self, setting: Setting) -> None:
+        """Scores every word in this job's share of the questions."""
+        goals = setting.draw.goals
+        wanted = [(setting.model, goal, "") for goal in goals]
+        if self.reference is not None and "over_refuse" in goals:
+            wanted.append((self.reference, "over_refuse", "reference"))
+        for model, goal, role in wanted:
+            if setting.shared_out(setting.to_search(goal)).items:
+                self._search(setting, model, goal, role)
+
     def _search(self, setting: Setting, model: Model, goal: str, role: str = "") -> dict[str, FoundWords]:
         use, target = self.options, setting.target(self.openings, goal)
-        questions = search_questions(setting.to_search(goal))
+        questions = search_questions(setting.shared_out(setting.to_search(goal)))
         top = max(setting.draw.shots, use.shortlist)
         options = SearchOptions(use.positions, use.mode, top, use.block)
         target = dataclasses.replace(target, steer=None) if role else target
