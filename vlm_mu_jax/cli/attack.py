@@ -114,9 +114,9 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.data.readers import hub
     from vlm_mu_jax.storage import model_folder
 
-    out, options, speaks = outputs.check_writable(_OUT.value), _options(), cluster.join()
+    share, options = shard_flags.share(), _options()
+    out, speaks = outputs.check_writable(_OUT.value), cluster.join()
     cluster.check_shared(out)
-    share = shard_flags.share()
     if shard_flags.JOIN.value:
         check_shares(beside(out, "margins.jsonl"))
     command.enable_compilation_cache()

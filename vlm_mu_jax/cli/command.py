@@ -56,7 +56,7 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
         code, message = explain(error)
         _report(name, message, traceback_wanted=_debug_wanted())
         if "vlm_mu_jax.parallel.meeting" in sys.modules:  # perhaps one of several processes
-            sys.modules["vlm_mu_jax.parallel.meeting"].leave(message, code)
+            sys.modules["vlm_mu_jax.parallel.meeting"].leave(error, message, code)
     _finish(code)
 
 

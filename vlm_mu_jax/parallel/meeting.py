@@ -50,16 +50,25 @@ def watch() -> None:
     give_signs()
 
 
-def leave(message: str, code: int) -> None:
-    """Ends this process, which has failed with `message` and has said so, and all others that `watch`.
+def leave(error: Exception, message: str, code: int) -> None:
+    """Ends this process, which has failed and has said so, and all others that `watch`.
 
     JAX's own farewell is left out, for it would wait for those that are gone. Returns where this process watches none.
+
+    Args:
+      error: what happened. One of JAX may come from a process that is gone in the middle of common work: then that one
+        is named, when its signs have been missing for long enough.
+      message: the line that was said.
+      code: the exit code.
     """
     global _watching
-    if _watching and _signs is not None:
-        _watching = False
-        gone = " is gone" in message
-        _leave(_client(), message if gone else f"process {jax.process_index()} has failed: {message}", code)
+    if not _watching or _signs is None:
+        return
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        time.sleep(GONE_SECONDS + 2 * SIGN_SECONDS)
+    _watching = False
+    gone = " is gone" in message
+    _leave(_client(), message if gone else f"process {jax.process_index()} has failed: {message}", code)
 
 
 def _leave(client: Any, message: str, code: int = 1) -> None:
