@@ -45,7 +45,9 @@ def compiled_bytes(job, model) -> dict:
     devices = list(mesh.devices.flat) if mesh else jax.devices()[:1]
     planned = job({"mesh": sizes, "batch_size": 4}, model.config, devices)
     memory = planned.jitted.lower(*planned.args, **planned.kwargs).compile().memory_analysis()
-    return {"arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes}
+    used = model.params["decoder"] if job is jobs.attack else model.params  # candidates follow an encoded image
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(used))
+    return {"arguments": memory.argument_size_in_bytes, "weights": held}
 
 
 def _alike(changed: jax.Array, leaf: jax.Array) -> bool:

@@ -63,9 +63,11 @@ def test_a_device_holds_its_share_of_the_weights_and_of_the_vocabulary_product(s
 @pytest.mark.parametrize("program", ["attack", "guard"])
 def test_searches_and_guarded_generation_hold_a_share_of_the_weights(said, program):
     one, many = (said[mesh]["bytes"][program] for mesh in (ONE, "1,2,2"))
-    whole, share = (said[mesh]["decode"]["weights"] for mesh in (ONE, "1,2,2"))
-    assert one["arguments"] > whole and one["arguments"] - many["arguments"] >= whole - share  # inputs shrink, or stay
-    assert many["temporary"] < one["temporary"]
+    assert many["weights"] < 0.3 * one["weights"]
+    assert one["arguments"] > one["weights"]
+    assert (
+        one["arguments"] - many["arguments"] >= one["weights"] - many["weights"]
+    )  # what is no weight shrinks or stays
 
 
 def test_the_placement_is_said_in_one_line(said):
