@@ -202,3 +202,15 @@ def test_an_open_folder_is_closed_again(checkpoint):
         pass
     with pytest.raises(ValueError, match="closed file"):
         files.read(next(iter(files.tensors)))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_parts_of_large_tensors_make_the_same_parameters(dtype, checkpoint, monkeypatch):
+    want = flatten(importer.import_checkpoint(checkpoint, importer.ConvertOptions(dtype=dtype)).params)
+    monkeypatch.setattr(stream, "_PIECE_BYTES", 600)  # a few rows, whose number does not divide the tensors'
+    buffers = []
+    made = stream._buffers
+    monkeypatch.setattr(stream, "_buffers", lambda size: buffers.append(size) or made(size))
+    got = flatten(importer.import_checkpoint(checkpoint, importer.ConvertOptions(dtype=dtype)).params)
+    assert buffers[0] <= 600
+    assert all(got[path].tobytes() == leaf.tobytes() for path, leaf in want.items())

@@ -89,5 +89,8 @@ class _InMemory:
         slot = self._slots[key]
         return slot.layout.to_file(np.asarray(self._flat[slot.path][slot.index()]))
 
+    def in_rows(self, key: str) -> bool:
+        return False
+
     def sha256(self) -> Iterator[tuple[str, str]]:
         return iter(())

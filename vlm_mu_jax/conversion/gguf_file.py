@@ -6,6 +6,7 @@ before anything is allocated by it.
 """
 
 import contextlib
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -75,24 +76,31 @@ class GgufFile:
         kind = tensor.tensor_type.name
         return TensorInfo(self.path.name, self.shapes[name], kind if kind in _PLAIN else "F32", int(tensor.data_offset))
 
-    def read_from(self, file: HashedFile, name: str, memory: np.ndarray) -> np.ndarray:
-        """A tensor in `memory`, bytes [N] of which `nbytes` of its info are used."""
+    def read_from(
+        self, file: HashedFile, name: str, memory: np.ndarray, rows: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """A tensor, or rows [first, last) of its outermost axis, in `memory`, bytes [N] that suffice."""
         import gguf
 
         tensor, info = self._tensors[name], self.info(name)
-        kind = tensor.tensor_type
+        kind, whole = tensor.tensor_type, info.shape
+        first, last = rows or (0, whole[0] if whole else 1)
+        shape = (last - first, *whole[1:]) if rows else whole
+        dtype = _PLAIN.get(kind.name, np.dtype(np.float32))
+        memory = memory[: math.prod(shape) * dtype.itemsize]
+        start = info.start + int(tensor.n_bytes) // (whole[0] if whole else 1) * first
         if kind.name in _PLAIN:
-            file.read_into(info.start, memory[: nbytes(info)])
-            return memory[: nbytes(info)].view(_PLAIN[kind.name]).reshape(info.shape)
-        array = memory[: nbytes(info)].view(np.float32).reshape(-1, info.shape[-1])
-        row_bytes = int(tensor.n_bytes) // len(array)
-        step = max(1, _PANEL_BYTES // (4 * info.shape[-1]))
-        for first in range(0, len(array), step):
-            rows = array[first : first + step]
-            stored = np.empty((len(rows), row_bytes), np.uint8)
-            file.read_into(info.start + first * row_bytes, stored.reshape(-1))
-            rows[:] = gguf.quants.dequantize(stored, kind)
-        return array.reshape(info.shape)
+            file.read_into(start, memory)
+            return memory.view(dtype).reshape(shape)
+        array = memory.view(np.float32).reshape(-1, shape[-1])
+        row_bytes = int(tensor.n_bytes) // (math.prod(whole) // whole[-1])
+        step = max(1, _PANEL_BYTES // (4 * shape[-1]))
+        for at in range(0, len(array), step):
+            some = array[at : at + step]
+            stored = np.empty((len(some), row_bytes), np.uint8)
+            file.read_into(start + at * row_bytes, stored.reshape(-1))
+            some[:] = gguf.quants.dequantize(stored, kind)
+        return array.reshape(shape)
 
 
 class GgufTensors:
@@ -124,6 +132,14 @@ class GgufTensors:
         size = nbytes(self.tensors[key])
         array = self._gguf.read_from(self._file, self._names[key], np.empty(size, np.uint8) if into is None else into)
         return self._undo[key](array) if key in self._undo else array
+
+    def in_rows(self, key: str) -> bool:
+        """Whether `read_rows` can read the tensor."""
+        return key not in self._undo
+
+    def read_rows(self, key: str, first: int, last: int, into: np.ndarray) -> np.ndarray:
+        """See `TensorFiles.read_rows`."""
+        return self._gguf.read_from(self._file, self._names[key], into, (first, last))
 
     def sha256(self) -> Iterator[tuple[str, str]]:
         yield self.names[0], self._file.sha256()

@@ -93,7 +93,11 @@ def import_checkpoint(
         def put(path: str, layer: int | None, array: np.ndarray) -> None:
             stream.copy(flat[path] if layer is None else flat[path][layer], array)
 
-        job.read(put, progress)
+        def put_rows(slot: names.Slot, first: int, rows: np.ndarray) -> None:
+            out = flat[slot.path] if slot.layer is None else flat[slot.path][slot.layer]
+            stream.copy_rows(out, slot, first, rows)
+
+        job.read(put, progress, put_rows)
         found = job.source
         return Imported(
             params_lib.unflatten(flat),
@@ -129,9 +133,14 @@ class Job:
         """How many numbers the model has."""
         return sum(math.prod(spec.shape) for spec in params_lib.flatten(self.source.specs).values())
 
-    def read(self, put: Callable[[str, int | None, np.ndarray], None], progress: Progress | None) -> None:
-        """Hands every tensor to `put(path, layer, array)`; see `stream.import_tensors`."""
-        stream.import_tensors(self.source.files, self.slots, self.dtypes, put, progress or _silent)
+    def read(
+        self,
+        put: Callable[[str, int | None, np.ndarray], None],
+        progress: Progress | None,
+        put_rows: stream.PutRows | None = None,
+    ) -> None:
+        """Hands every tensor to `put(path, layer, array)`, or in parts; see `stream.import_tensors`."""
+        stream.import_tensors(self.source.files, self.slots, self.dtypes, put, progress or _silent, put_rows)
 
     def provenance(self) -> dict[str, Any]:
         """Where the weights come from. Call it after `read`: files are hashed while they are read."""

@@ -24,6 +24,10 @@ class Tensors(Protocol):
 
     def read(self, key: str, into: np.ndarray | None = None) -> np.ndarray: ...
 
+    def in_rows(self, key: str) -> bool: ...
+
+    def read_rows(self, key: str, first: int, last: int, into: np.ndarray) -> np.ndarray: ...
+
     def sha256(self) -> Iterator[tuple[str, str]]: ...
 
 
@@ -63,6 +67,14 @@ class Overlay:
     def read(self, key: str, into: np.ndarray | None = None) -> np.ndarray:
         """One tensor; `into` is memory that may be used, see `TensorFiles.read`."""
         return self._read(key) if key in self._own else self._below.read(key, into)
+
+    def in_rows(self, key: str) -> bool:
+        """Whether `read_rows` can read the tensor; what is computed is computed whole."""
+        return key not in self._own and self._below.in_rows(key)
+
+    def read_rows(self, key: str, first: int, last: int, into: np.ndarray) -> np.ndarray:
+        """See `TensorFiles.read_rows`."""
+        return self._below.read_rows(key, first, last, into)
 
     def sha256(self) -> Iterator[tuple[str, str]]:
         yield from self._below.sha256()

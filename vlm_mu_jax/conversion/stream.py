@@ -19,7 +19,10 @@ from vlm_mu_jax.conversion.tensor_files import nbytes
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.progress import Progress
 
+PutRows = Callable[[names.Slot, int, np.ndarray], None]
+
 _BUFFERS = 3  # one is read into while two are written from
+_PIECE_BYTES = 8 * 2**20  # of a tensor that is read in rows
 _PANEL_BYTES = 4 * 2**20  # part of a transposed array that fits into the cache with its copy
 
 
@@ -29,6 +32,7 @@ def import_tensors(
     dtypes: Mapping[str, np.dtype],
     put: Callable[[str, int | None, np.ndarray], None],
     progress: Progress,
+    put_rows: PutRows | None = None,
 ) -> None:
     """Reads every tensor in the order of the files, and hands it over in our shape and dtype.
 
@@ -38,29 +42,60 @@ def import_tensors(
       dtypes: path -> dtype to hand over.
       put: called with (path, layer, array), from several threads; it must not keep the array.
       progress: shown over tensors.
+      put_rows: called for a part of a large tensor with (slot, first, rows of the file's tensor from `first` on), as
+        `put` is. Without it every tensor is whole in memory for a moment.
 
     Raises:
       InputError: a number is too large for the dtype.
     """
     ordered = sorted(slots, key=lambda slot: (files.tensors[slot.key].file, files.tensors[slot.key].start))
-    largest = max((nbytes(files.tensors[slot.key]) for slot in slots), default=0)
-    free = _buffers(largest)
+    parts = [part for slot in ordered for part in (_parts(files, slot) if put_rows else [(slot, None)])]
+    free = _buffers(max((_bytes(files, *part) for part in parts), default=0))
 
-    def hand_over(slot: names.Slot, tensor: np.ndarray, buffer: np.ndarray) -> None:
+    def hand_over(slot: names.Slot, rows: tuple[int, int] | None, tensor: np.ndarray, buffer: np.ndarray) -> None:
         try:
-            put(slot.path, slot.layer, slot.layout.to_ours(_cast(tensor, dtypes[slot.path], slot.key), slot.shape))
+            tensor = _cast(tensor, dtypes[slot.path], slot.key)
+            if rows is None:
+                put(slot.path, slot.layer, slot.layout.to_ours(tensor, slot.shape))
+            else:
+                put_rows(slot, rows[0], tensor)
         finally:
             free.put(buffer)
 
     pending: deque[Future] = deque()
     with ThreadPoolExecutor(_BUFFERS - 1) as pool:
-        for slot in progress(ordered, "converting tensors", len(ordered)):
+        for slot, rows in progress(parts, "converting tensors", len(parts)):
             buffer = free.get()
             while pending and pending[0].done():
                 pending.popleft().result()
-            pending.append(pool.submit(hand_over, slot, files.read(slot.key, buffer), buffer))
+            read = files.read(slot.key, buffer) if rows is None else files.read_rows(slot.key, *rows, buffer)
+            pending.append(pool.submit(hand_over, slot, rows, read, buffer))
         for future in pending:
             future.result()
+
+
+def _parts(files: Tensors, slot: names.Slot) -> list[tuple[names.Slot, tuple[int, int] | None]]:
+    """The tensor whole (None), or in rows [first, last) of at most `_PIECE_BYTES` together."""
+    info = files.tensors[slot.key]
+    if nbytes(info) <= _PIECE_BYTES or not files.in_rows(slot.key):
+        return [(slot, None)]
+    count = info.shape[0]
+    step = max(1, _PIECE_BYTES * count // nbytes(info))
+    return [(slot, (first, min(first + step, count))) for first in range(0, count, step)]
+
+
+def _bytes(files: Tensors, slot: names.Slot, rows: tuple[int, int] | None) -> int:
+    info = files.tensors[slot.key]
+    return nbytes(info) if rows is None else nbytes(info) // info.shape[0] * (rows[1] - rows[0])
+
+
+def copy_rows(out: np.ndarray, slot: names.Slot, first: int, rows: np.ndarray) -> None:
+    """Writes rows of the file's tensor, from `first` on, into our array of the slot."""
+    flat, end = rows.reshape(len(rows), -1), first + len(rows)
+    if slot.layout.transposed:
+        copy(out.reshape(-1, slot.file_shape[0])[:, first:end], flat.T)
+    else:
+        out.reshape(slot.file_shape[0], -1)[first:end] = flat
 
 
 def _cast(tensor: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:

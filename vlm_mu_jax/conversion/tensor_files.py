@@ -83,6 +83,18 @@ class TensorFiles:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def in_rows(self, key: str) -> bool:
+        """Whether `read_rows` can read the tensor."""
+        return self.tensors[key].strides is None
+
+    def read_rows(self, key: str, first: int, last: int, into: np.ndarray) -> np.ndarray:
+        """Rows [first, last) of the tensor's outermost axis, in the memory of `into`."""
+        info = self.tensors[key]
+        dtype, shape = _NUMPY[info.dtype], (last - first, *info.shape[1:])
+        row, size = nbytes(info) // info.shape[0], math.prod(shape) * dtype.itemsize
+        self._open[info.file].read_into(info.start + first * row, into[:size])
+        return into[:size].view(dtype).reshape(shape)
+
     def read(self, key: str, into: np.ndarray | None = None) -> np.ndarray:
         """One tensor.
 
