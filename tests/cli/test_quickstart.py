@@ -14,7 +14,7 @@ from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 from vlm_mu_jax.training.config_files import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = story.steps(seed=3)
+STEPS = story.steps(seed=3, holds=True)
 ENGLISH = story.steps(seed=3, world="english", build=" --gguf=x.gguf")
 
 
@@ -30,7 +30,7 @@ def test_a_step_is_a_command_with_known_flags(step):
 
 
 READS = ("checkpoint", "source", "baseline", "guard", "attack_words", "config.model.init", "reference", "data")
-READS += ("attack", "attack_rebalanced", "attack_again", "audit", "guard_diagnostics", "training", "export")
+READS += ("attack", "attack_rebalanced", "attack_again", "audit", "guard_diagnostics", "training", "export", "holds")
 
 
 @pytest.mark.parametrize("steps", [STEPS, ENGLISH], ids=["nonsense", "english"])

@@ -133,8 +133,9 @@ def test_drawn_answers_are_those_of_generate_beside_greedy_ones(model, prompts):
     [
         {"decide": "example", "gate_source": "text", "scope": "all"},
         {"operator": "transplant", "component": "text", "gate": "none", "scope": "all", "strength": 1.0},
+        {"decide": "example", "gate_source": "text", "scope": "last", "hide_image": True},
     ],
-    ids=["per example", "shift per row"],
+    ids=["per example", "shift per row", "image hidden"],
 )
 def test_every_row_is_steered_by_its_own_gate(home, split_guard, pictures, change, monkeypatch):
     """Gates that the prompt's own prefill decides are tested through the server."""

@@ -20,6 +20,14 @@ GUARDS = {
     **NOT_BAKEABLE,
     "text tokens": {"operator": "amplify", "component": "self", "gate": "none", "scope": "text"},
     "of the answer": {"operator": "reflect", "gate": "none", "scope": "generated"},
+    "image hidden": {
+        "operator": "add",
+        "decide": "example",
+        "gate_source": "text",
+        "scope": "last",
+        "hide_image": True,
+        "strength": 8.0,
+    },
 }
 
 

@@ -267,6 +267,32 @@ def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(m
     assert [one.text for one in found] == [one.answer for one in asked] == said and len(set(said)) > 1
 
 
+def test_an_answer_does_not_read_an_image_that_the_guard_hides(model, guard, pictures):
+    """The prompt has read it, so the first token stays. Closed gates change nothing. Shared images are hidden."""
+    use = guard.using(gate="none", scope="last")
+    batch = next(prompt_batches(model, QUESTIONS, pictures, 4))[0]
+    plain, hidden = (
+        generate(model.params, batch, model.config, max_new_tokens=6, steer=use.using(hide_image=hide).as_steer())
+        for hide in (False, True)
+    )
+    np.testing.assert_array_equal(plain.logprobs_BG[:, 0], hidden.logprobs_BG[:, 0])
+    assert np.abs(np.asarray(plain.logprobs_BG - hidden.logprobs_BG)[:, 1:]).max() > 1e-3
+    closed = use.using(hide_image=True).as_steer().replace(gated=True, gate_LB=np.zeros((4, 4), np.float32))
+    shut = generate(model.params, batch, model.config, max_new_tokens=6, steer=closed)
+    bare = generate(model.params, batch, model.config, max_new_tokens=6)
+    np.testing.assert_array_equal(shut.logprobs_BG, bare.logprobs_BG)
+    blank = [model.processor.blank_pixels()] * 4
+    items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS)]
+    shared = answer_questions(model, items, None, AnswerOptions(4, 6, steer=use.using(hide_image=True).as_steer()))
+    alone = next(prompt_batches(model, QUESTIONS, blank, 4))[0]
+    made = generate(model.params, alone, model.config, max_new_tokens=6, steer=use.using(hide_image=True).as_steer())
+    ends = set(model.config.eos_ids)
+    assert [one.answer for one in shared] == [
+        model.processor.decode([int(t) for t in row[:n] if int(t) not in ends]).strip()
+        for row, n in zip(np.asarray(made.tokens_BG), np.asarray(made.lengths_B), strict=True)
+    ]
+
+
 def test_scope_is_the_models(guard):
     assert [guard.using(scope=scope).as_steer().scope for scope in SCOPES] == list(SCOPES)
     assert guard.using(scope="last", gate="none").as_steer().scope == "last" and GuardOptions().scope == "prompt"

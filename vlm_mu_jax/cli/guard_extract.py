@@ -89,9 +89,14 @@ _SCOPE = flags.DEFINE_enum(
 )
 _FPR = flags.DEFINE_float("fpr", 0.05, "share of harmless anchors that the calibrated gate may let act", 0.0, 0.99)
 _NORM = flags.DEFINE_bool("norm_preserving", False, "rescale steered states to their norm before steering")
+_HIDE = flags.DEFINE_bool(
+    "hide_image",
+    False,
+    "where the guard acts, the answer's tokens do not read the image; select tries both",
+)
 
 NEEDS = (guard_flags.ANCHORS,)
-_USING = (_OPERATOR, _COMPONENT, _STRENGTH, _UNIT, _GATE, _DECIDE, _SOURCE, _SCOPE, _FPR, _NORM)
+_USING = (_OPERATOR, _COMPONENT, _STRENGTH, _UNIT, _GATE, _DECIDE, _SOURCE, _SCOPE, _FPR, _NORM, _HIDE)
 
 
 def prepare() -> Callable[[Any], None]:

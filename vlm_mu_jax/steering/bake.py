@@ -43,6 +43,8 @@ def obstacle(use: GuardOptions, hf_config: dict) -> str | None:
         return "behind an RMSNorm it is no linear change of any weight"
     if use.scope != "all":
         return f"weights act on all positions, not on its scope {use.scope!r}"
+    if use.hide_image:
+        return "no weights hide an image from the answer"
     if use.operator == "ablate" and any(part.get("tie_word_embeddings") for part in (hf_config, text)):
         return "its embedding is the output matrix as well (tie_word_embeddings)"
     if use.operator == "add" and text.get("model_type") != "llama":
@@ -197,6 +199,7 @@ def module_settings(guard: Guard) -> dict:
         "quorum": use.quorum,
         "norm_preserving": use.norm_preserving,
         "scope": use.scope,
+        "hide_image": use.hide_image,
     }
 
 

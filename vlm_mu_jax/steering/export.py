@@ -109,6 +109,8 @@ def vector_obstacle(use: GuardOptions, form: str = "control_vector") -> str | No
         return f"{vector}, and this guard's scope is {use.scope!r}; nearest: --scope=all, or --as=hooks"
     if use.norm_preserving:
         return f"{vector}, and cannot rescale a state; nearest: --nonorm_preserving, or --as=hooks"
+    if use.hide_image:
+        return f"{vector}, and hides no image; nearest: --nohide_image, whose refusals can be garbled, or --as=hooks"
     if form == "control_vector" and 0 in use.layers:
         return "llama.cpp never steers the output of block 0; nearest: --layers from 1 on, or --as=hooks"
     return None

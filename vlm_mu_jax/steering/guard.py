@@ -112,7 +112,7 @@ class Guard:
             unit_L=self.unit_L(),
             component_LBM=component_LBM,
             norm_preserving=use.norm_preserving,
-        ).replace(scope=use.scope)
+        ).replace(scope=use.scope, hide_image=use.hide_image)
         if use.gate == "none":
             return steer
         threshold_L = self.threshold_L()
@@ -157,7 +157,8 @@ class Guard:
         decided = f"decided per {use.decide}" + (" from the text alone" if use.gate_source == "text" else "")
         component = "" if use.component == "token" else f", component of the {use.component} prompt"
         what = f"{use.operator} {use.strength:g} at layers {layers}{component}"
-        lines = [f"{what}, scope {use.scope}, gate {use.gate}, {decided}"]
+        hidden = ", image hidden from the answer" if use.hide_image else ""
+        lines = [f"{what}, scope {use.scope}{hidden}, gate {use.gate}, {decided}"]
         threshold_L = self.threshold_L()
         gap_L = self.scores.harmful_LN.mean(1) - self.scores.harmless_LN.mean(1)
         for layer in use.gate_layers or use.layers:

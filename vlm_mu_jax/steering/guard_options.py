@@ -47,6 +47,8 @@ class GuardOptions:
       unit: what strength 1 of `add` is. "gap": the distance of the class means along the direction. "norm": the mean
         norm of the residual stream at that layer.
       gate_layers: with "example", the layers that vote. Empty: the steered layers.
+      hide_image: where the guard acts, the answer's tokens do not read the prompt's images. What the prompt's own
+        tokens read off them stays. Which is better depends on the model; `select_guard` tries both.
 
     Raises InputError for an unknown name and for options that exclude each other.
     """
@@ -64,6 +66,7 @@ class GuardOptions:
     component: str = "token"
     unit: str = "gap"
     gate_layers: tuple[int, ...] = ()
+    hide_image: bool = False
 
     def __post_init__(self):
         checks = (

@@ -11,8 +11,9 @@ import numpy as np
 
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.data.rendering import Context
-from vlm_mu_jax.model.generate import can_share, generate
-from vlm_mu_jax.model.steer import Steer, while_decoding
+from vlm_mu_jax.model.cache import without_images
+from vlm_mu_jax.model.generate import can_share, generate, marked
+from vlm_mu_jax.model.steer import Steer, hides_image, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.parallel.activations import OnMesh, even_rows
 from vlm_mu_jax.progress import Progress
@@ -142,11 +143,12 @@ def _first_token(params, batch: Batch, cfg, steer: Steer | None) -> jax.Array:
 def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.Array:
     """Mean negative log-likelihood of each row's answer after its prompt, [B]."""
     prompt = forward(params, batch, cfg, steer=steer, keep_cache=True, last_only=True)
+    past = (marked(prompt.cache, batch, cfg, steer),)
     rest = forward(
         params,
         answers,
         cfg,
-        past=(prompt.cache,),
+        past=without_images(past, prompt.gate_LB) if hides_image(steer) else past,
         offset_B=batch.lengths_B,
         steer=while_decoding(steer, prompt.gate_LB),
     )

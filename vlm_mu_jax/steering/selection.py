@@ -45,6 +45,7 @@ class Candidate:
     scope: str = "prompt"
     component: str = "token"
     rank: int = 0
+    hide_image: bool = False
 
 
 OFF = Candidate("off", 0.0, (), "none")
@@ -127,7 +128,8 @@ class GuardChoice:
             layers = ",".join(map(str, row["layers"]))[:13] or "-"
             setting = (row["operator"], f"{row['strength']:g}", row["rank"] or "-", layers, row["gate"], row["scope"])
             missing = f"{row['unjudged']} answers without verdict" if row["unjudged"] else ""
-            note = "; ".join(filter(None, ("" if row["feasible"] else "outside the bounds", missing)))
+            hidden = "image hidden from the answer" if row["hide_image"] else ""
+            note = "; ".join(filter(None, (hidden, "" if row["feasible"] else "outside the bounds", missing)))
             lines.append(form.format(*setting, *_shown(row), note))
         return "\n".join(line.rstrip() for line in lines)
 

@@ -89,7 +89,7 @@ def test_guards_that_decide_once_per_example_from_a_first_pass(model, image, ste
     seen = [] if text_only else [image]
     states = np.concatenate([states_of(model, place(QUESTION, w).question, seen) for w in WORDS], axis=1)
     middle_L = np.median(np.einsum("lbd,ld->lb", states, steer.basis_LMD[:, 0]), axis=1)
-    steer = steer.replace(threshold_L=middle_L, scope="prompt")
+    steer = steer.replace(threshold_L=middle_L, scope="last" if text_only else "prompt", hide_image=text_only)
     guard = FirstPass(lambda states_LBD: gates.per_example(steer, states_LBD, quorum=1.0), text_only)
 
     def steer_of(question):

@@ -18,10 +18,10 @@ from jax import Array
 
 from vlm_mu_jax.attacks.margin.openings import Node
 from vlm_mu_jax.attacks.margin.prefix import ImageTokens, rows_with, upto
-from vlm_mu_jax.model.cache import KV
+from vlm_mu_jax.model.cache import KV, without_images
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
-from vlm_mu_jax.model.steer import Steer, while_decoding
+from vlm_mu_jax.model.steer import Steer, hides_image, while_decoding
 from vlm_mu_jax.model.vlm import Batch, Output, forward, logits_of
 from vlm_mu_jax.steering.shapes import check_shapes
 
@@ -71,9 +71,14 @@ def score(
     """
     check_shapes(tokens_CT=rows.tokens_CT, lengths_C=rows.lengths_C, embedded_CTD=rows.embedded_CTD)
     out = _run(params, rows, cfg, steer, lora, keep=len(nodes) > 1)
+    past = _past(rows, out.cache)
+    if hides_image(steer) and past:
+        past = without_images(
+            (*past[:-1], past[-1].replace(image_BS=rows.tokens_CT == cfg.image_token_id)), out.gate_LB
+        )
     steer = while_decoding(steer, out.gate_LB)
     prompt_C = rows.lengths_C if rows.kv is None else rows.start + rows.lengths_C
-    margin_C = _walk(params, out.hidden_BTD[:, 0], _past(rows, out.cache), prompt_C, cfg, nodes, steer, lora)
+    margin_C = _walk(params, out.hidden_BTD[:, 0], past, prompt_C, cfg, nodes, steer, lora)
     return margin_C, out.gate_LB
 
 

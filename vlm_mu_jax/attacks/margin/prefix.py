@@ -26,6 +26,7 @@ from vlm_mu_jax.data.prompts import Images, Processor, bucket
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.generate import marked
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, on_prefix
 from vlm_mu_jax.model.vlm import Batch, encode_images, forward
@@ -222,7 +223,8 @@ def run_prefix(
     out = forward(params, batch, cfg, steer=on_prefix(steer), lora=lora, keep_cache=True, logits=False)
     # Every token of the prompt is earlier than any candidate's own; only a sliding window needs to know how much.
     positions = None if cfg.text.sliding_window is None else out.cache.positions_BS
-    kv = out.cache.replace(k=out.cache.k[:, 0], v=out.cache.v[:, 0], positions_BS=positions)
+    cache = marked(out.cache, batch, cfg, steer)
+    kv = cache.replace(k=out.cache.k[:, 0], v=out.cache.v[:, 0], positions_BS=positions)
     return Prefix(kv, None if out.gate_LB is None else out.gate_LB[:, 0])
 
 

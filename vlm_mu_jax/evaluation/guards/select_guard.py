@@ -109,6 +109,13 @@ class GuardSelection:
         self.guard.save(folder, {"selection": self.as_json()}, files)
 
 
+def _with_image_hidden(selection: GuardChoice, score: Trials, bounds: Bounds) -> GuardChoice:
+    """The choice between the best candidate and the same with the image hidden from the answer."""
+    hidden = dataclasses.replace(selection.best, hide_image=True)
+    again = select([OFF, selection.best, hidden], score, bounds)
+    return GuardChoice(again.best, [*selection.rows, again.rows[-1]], bounds)
+
+
 def select_guard(
     model: Model,
     guard: Guard,
@@ -155,6 +162,8 @@ def select_guard(
         batch_size=options.batch_size,
     )
     selection = select(candidates, score, options.bounds, progress)
+    if selection.best.operator != OFF.operator and model.config.vision is not None:
+        selection = _with_image_hidden(selection, score, options.bounds)
     if selection.best.operator == OFF.operator:  # a guard that does nothing, so that what comes next still runs
         guard = guard.using(operator="amplify", strength=0.0, gate="none", component="token", gate_layers=())
     else:
