@@ -8,6 +8,8 @@ last left alone. A trial fails when
 
 - a file that a reader would take for complete differs from the uninterrupted one, right after a kill or at the end,
 - an answer is lost or doubled,
+- a server that is killed while it answers (tests/campaigns/killed_server.py) leaves a changed file, or a client takes
+  part of an answer for the whole, or the next server answers another thing,
 - the last run ends with another code than 0.
 
 docs/reliability.md has the figures.
@@ -26,7 +28,7 @@ import time
 from pathlib import Path
 
 from tests import command_server
-from tests.campaigns import forks
+from tests.campaigns import forks, killed_server
 from tests.campaigns.world import write_world
 
 VOLATILE = (
@@ -131,7 +133,7 @@ def _steady(value: object) -> object:
 
 def run_whole(job: Job, world: Path, place: Path) -> tuple[dict[str, object], float]:
     """(the contents of an uninterrupted run, its seconds)."""
-    _fresh(world, place)
+    fresh(world, place)
     begin = time.monotonic()
     code = os.waitstatus_to_exitcode(os.waitpid(forks.start(job.command, place), 0)[1])
     said = (place.parent / "stderr").read_text()
@@ -141,23 +143,23 @@ def run_whole(job: Job, world: Path, place: Path) -> tuple[dict[str, object], fl
 
 def trial(job: Job, world: Path, place: Path, whole: dict[str, object], seconds: float, rng: random.Random) -> Trial:
     """One start, one or more kills, and the run that is left alone."""
-    _fresh(world, place)
+    fresh(world, place)
     done = Trial(job.name, [], [])
     while not done.kills or rng.random() < 0.5:
         child = forks.start(job.command, place)
         after = rng.uniform(0, seconds)
         if _killed(child, after):
             done.kills.append(round(after, 3))
-            done.faults += _compared(contents(place, job.results), whole, complete=False)
+            done.faults += compared(contents(place, job.results), whole, complete=False)
         elif not done.kills:  # it was faster than the first run: draw an earlier moment
-            _fresh(world, place)
+            fresh(world, place)
             seconds *= 0.8
         else:
             break
     code = os.waitstatus_to_exitcode(os.waitpid(forks.start(job.command, place), 0)[1])
     if code != 0:
         done.faults.append(f"exit code {code}: {(place.parent / 'stderr').read_text()[-500:]}")
-    done.faults += _compared(contents(place, job.results), whole, complete=True)
+    done.faults += compared(contents(place, job.results), whole, complete=True)
     return done
 
 
@@ -171,7 +173,7 @@ def _killed(child: int, after: float) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def _compared(found: dict[str, object], whole: dict[str, object], complete: bool) -> list[str]:
+def compared(found: dict[str, object], whole: dict[str, object], complete: bool) -> list[str]:
     """What differs. Before the end files may be missing, and files of lines may be shorter."""
     faults = [f"{name} is missing" for name in whole if complete and name not in found]
     for name, value in found.items():
@@ -192,7 +194,7 @@ def _unjudged(lines: list[str]) -> list[str]:
     return [json.dumps({k: v for k, v in json.loads(line).items() if k != "labels"}, sort_keys=True) for line in lines]
 
 
-def _fresh(world: Path, place: Path) -> None:
+def fresh(world: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(world, place)
 
@@ -202,23 +204,29 @@ def campaign(out: Path, kills: int, seed: int, only: str = "", show: bool = Fals
     world = write_world(out / "world")
     command_server.warm()
     jobs = [job for job in JOBS if only in job.name]
+    serving = only in "serve"
     whole = {job.name: run_whole(job, world, out / "place") for job in jobs}
     rng, trials, count = random.Random(seed), [], collections.Counter()
+    said = killed_server.answer_alone(world, out / "place") if serving else ""
     while sum(count.values()) < kills:
+        if serving:
+            after, faults = killed_server.trial(world, out / "place", said, rng)
+            trials.append(Trial("serve", [after], faults))
+            count["serve"] += 1
         for job in jobs:
             made = trial(job, world, out / "place", *whole[job.name], rng)
             trials.append(made)
             count[job.name] += len(made.kills)
             if show:
                 print(f"{job.name}: killed after {made.kills} s: {'; '.join(made.faults) or 'equal'}", flush=True)
-    failed = [made for made in trials if made.faults]
-    figures = {
-        "seed": seed,
-        "kills": dict(count),
-        "trials": len(trials),
-        "failed": [dataclasses.asdict(t) for t in failed],
-    }
-    (out / "figures.json").write_text(json.dumps(figures, indent=1))
+        failed = [made for made in trials if made.faults]
+        figures = {
+            "seed": seed,
+            "kills": dict(count),
+            "trials": len(trials),
+            "failed": [dataclasses.asdict(t) for t in failed],
+        }
+        (out / "figures.json").write_text(json.dumps(figures, indent=1))
     return failed
 
 

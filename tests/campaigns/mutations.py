@@ -59,6 +59,7 @@ def _of_format(name: str) -> Callable[[bytes, random.Random], bytes] | None:
         "jinja": _template,
         "gguf": _header,
         "png": _png,
+        "jpg": _jpeg,
         "csv": _table,
         "txt": _table,
     }.get(ending)
@@ -164,6 +165,20 @@ def _png(content: bytes, rng: random.Random) -> bytes:
         data[24:26] = rng.randbytes(2)
     if rng.random() < 0.5:
         data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
+
+
+def _jpeg(content: bytes, rng: random.Random) -> bytes:
+    """A segment's length, the height and width of the frame, or a table of another kind."""
+    data = bytearray(content)
+    segments = [at for at in range(2, min(len(data), 700) - 9) if data[at] == 0xFF and data[at + 1] not in (0, 0xFF)]
+    at, kind = rng.choice(segments), rng.randrange(3)
+    if kind == 0:
+        data[at + 2 : at + 4] = struct.pack(">H", rng.choice((0, 1, 2, 9, 2**16 - 1)))
+    elif kind == 1 and (frame := next((a for a in segments if data[a + 1] in (0xC0, 0xC2)), None)) is not None:
+        data[frame + 5 : frame + 9] = struct.pack(">HH", *rng.choices((0, 1, 9, 60_000, 2**16 - 1), k=2))
+    else:
+        data[at + 1] = rng.choice((0xC0, 0xC2, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xE1, 0xFE))
     return bytes(data)
 
 

@@ -26,15 +26,15 @@ def get_config():
 QUESTION = "what are the steps of the dax on this sign ?"
 
 
-def write_world(folder: Path) -> Path:
-    """Writes the world into `folder`, unless it is there; returns the folder."""
+def write_world(folder: Path, models: bool = True) -> Path:
+    """Writes the world into `folder`, unless it is there; returns the folder. models: with `ours`, `guard`, a GGUF."""
     if not (folder / "complete").exists():
-        words = [sys.executable, "-m", "tests.campaigns.world", str(folder)]
+        words = [sys.executable, "-m", "tests.campaigns.world", str(folder), "models" if models else ""]
         subprocess.run(words, cwd=ROOT, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     return folder
 
 
-def _write(folder: Path) -> None:
+def _write(folder: Path, models: bool) -> None:
     from tests.families import FAMILIES
     from tests.parity.test_family_matrix import write_data
     from tests.reporting.runs_builder import write_evidence, write_story
@@ -48,8 +48,9 @@ def _write(folder: Path) -> None:
     forget.write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_story(folder)
     write_evidence(folder / "evidence")
-    _write_gguf(folder / "tiny.gguf")
-    _write_ours(folder)
+    if models:
+        _write_gguf(folder / "tiny.gguf")
+        _write_ours(folder)
     _write_texts(folder)
     (folder / "complete").write_text("")
 
@@ -82,6 +83,8 @@ def _write_ours(folder: Path) -> None:
 
 
 def _write_texts(folder: Path) -> None:
+    from PIL import Image
+
     turns = [
         {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "take it ."}]},
         {"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "turn it ."}], "id": 7},
@@ -93,10 +96,13 @@ def _write_texts(folder: Path) -> None:
     table = "".join(f'"{row["question"]}","{row["answer"]}"\n' for row in answers)
     (folder / "answers.csv").write_text("question,answer\n" + table)
     (folder / "tiny_config.py").write_text(CONFIG)
+    asked = {"id": "a", "question": QUESTION, "answer": "take it", "kind": "unsafe", "image": "train/0.jpg"}
+    (folder / "data" / "jpeg.json").write_text(json.dumps([asked]))
+    Image.open(folder / "data" / "train" / "0.png").convert("RGB").save(folder / "data" / "train" / "0.jpg")
     (folder / "list.txt").write_text("please\ncan\nexplain\nwug\nfep\ntoma\n")
     lines = [f"{i},{QUESTION},take it,unsafe,data/train/{i}.png" for i in range(3)]
     (folder / "questions.csv").write_text("id,question,answer,kind,image\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]))
+    _write(Path(sys.argv[1]), sys.argv[2:] != [""])

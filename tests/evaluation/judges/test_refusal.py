@@ -161,6 +161,8 @@ def test_lines_of_an_answers_file_are_read_as_answers(tmp_path):
         "refused",
         "answered",
     ]
-    (tmp_path / "a.jsonl").write_text('{"question": "How?"}\n')
-    with pytest.raises(InputError, match="no answer"):
-        agreement_table.label_file(tmp_path / "a.jsonl", "refusal")
+    wrong = {'{"question": "How?"}': "no answer", '{"question": {}, "answer": "a"}': "no text", "[" * 20_000: "no JSON"}
+    for line, part in wrong.items():
+        (tmp_path / "a.jsonl").write_text(f"{line}\n")
+        with pytest.raises(InputError, match=part):
+            agreement_table.label_file(tmp_path / "a.jsonl", "refusal")

@@ -122,6 +122,9 @@ def test_a_server_that_stumbles_is_tried_again(tmp_path, fake_server, status):
         (200, {"choices": []}, "malformed"),
         (200, {"choices": [{"index": 0, "message": None}]}, "malformed"),
         (200, {"object": "error"}, "malformed"),
+        (200, "[" * 20_000, "RecursionError"),
+        (200, {"choices": [{"index": 0, "text": "No", "finish_reason": "stop"}]}, "malformed"),  # of another request
+        (200, {"choices": [{"message": {"content": "No"}, "finish_reason": "error"}]}, "failed"),
         (200, "EMPTY", "empty reply"),
         (200, "NULL", "empty reply"),
         (200, "VAGUE", "neither of yes and no"),

@@ -15,7 +15,7 @@ def drawing():
     with canvas.style():
         figure, (axis,) = canvas.panels(1, 1.0, width=2.0)
         axis.barh(0, 1, color=canvas.color("asr"))
-        axis.set_title("inherit <b> & $x$")
+        axis.set_title("inherit <b> & $x$\x1b\x00")  # the control characters are no XML
         return canvas.to_svg(figure, "test", "a <title>")
 
 

@@ -12,6 +12,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import refusal_fit
 from vlm_mu_jax.evaluation.judges.choice import NAMES, get
 from vlm_mu_jax.evaluation.statistics import proportion
+from vlm_mu_jax.files.json_file import parse_json
 
 EXAMPLES = Path(__file__).with_name("refusal_examples.json")
 WITHOUT_MODEL = tuple(name for name in NAMES if name != "oracle")
@@ -168,11 +169,13 @@ def _csv(path: Path) -> list[dict[str, str]]:
 
 def _json_lines(path: Path) -> list[dict[str, str]]:
     try:
-        rows = [json.loads(line) for line in _text(path).split("\n") if line.strip()]
-    except ValueError as error:
+        rows = [parse_json(line) for line in _text(path).split("\n") if line.strip()]
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON lines file ({error})") from None
     if not all(isinstance(row, dict) and isinstance(row.get("answer"), str) for row in rows):
         raise InputError(f"{path}: a line has no answer; give lines such as those of bin/eval")
+    if not all(isinstance(row.get("question", ""), str | None) for row in rows):
+        raise InputError(f"{path}: a line's question is no text; give lines such as those of bin/eval")
     return rows
 
 

@@ -11,9 +11,10 @@ import io
 import math
 import mimetypes
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from vlm_mu_jax.evaluation.judges.verdicts import first_word
 _MOST_LOGPROB = 0.01  # 0 and some rounding
 GIVE_UP = 10  # failures before any success, after which the server is taken for unusable
 # what reading a body of another form than the protocol's raises
-_OTHER_FORM = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+_OTHER_FORM = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+_MOST_BYTES = 2**24  # of one reply
+_FAILED = ("error", "content_filter")  # finish reasons of a text that the server did not end by itself
 _AS_THEY_ARE = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
 
@@ -72,7 +75,8 @@ class Server:
             api_key=os.environ.get("OPENAI_API_KEY") or "none",
             timeout=settings.timeout,
             max_retries=settings.retries,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._try]}),
+            default_headers={"Accept-Encoding": "identity"},  # compressed, a small reply could fill the memory
+            http_client=_http_client(openai, settings, self._try),
         )
 
     def cost(self) -> dict:
@@ -104,8 +108,10 @@ class Server:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _try(self, _: Any) -> None:
+    def _try(self, request: Any) -> None:
         """Runs before every try, so that retries keep the pace too."""
+        if request.method != "POST":  # a redirect that leaves the question behind: the answer would be to another one
+            raise ValueError("the server redirects to another request")
         self._pace.wait()
         with self._lock:
             self._used["tries"] += 1
@@ -114,7 +120,7 @@ class Server:
         with self._lock:
             self._used["requests"] += 1
         try:
-            reply = self._read(self._send(prompt, words is not None, max_tokens), words)
+            reply = self._read(self._send(prompt, words is not None, max_tokens), words, prompt.form == "raw")
         except InputError:  # an image that cannot be read: the user's to mend
             raise
         except self._openai.OpenAIError as error:
@@ -145,7 +151,7 @@ class Server:
             messages=messages, max_completion_tokens=max_tokens, **common, **more
         )
 
-    def _read(self, response: Any, words: tuple[str, str] | None) -> Reply:
+    def _read(self, response: Any, words: tuple[str, str] | None, raw: bool) -> Reply:
         """The text, and the probability of the first word if the server said it."""
         if isinstance(response, str) or not getattr(response, "choices", None):
             return Reply(error=f"malformed reply (no choices in {str(response)[:80]!r})")
@@ -155,13 +161,57 @@ class Server:
                 self._used["prompt_tokens"] += usage.prompt_tokens or 0
                 self._used["completion_tokens"] += usage.completion_tokens or 0
         choice = response.choices[0]
-        text = choice.message.content if hasattr(choice, "message") else choice.text
+        if getattr(response, "error", None) or choice.finish_reason in _FAILED:
+            return Reply(error=f"the server failed (finish reason {choice.finish_reason})")
+        text = choice.text if raw else choice.message.content
         if not isinstance(text, str) or not text.strip():
             return Reply(error=f"empty reply (finish reason {choice.finish_reason})")
         if words is None or not choice.logprobs or first_word(text, words) is None:
             return Reply(text=text)
         p = first_word_probability(_positions(choice.logprobs), words)
         return Reply(text=text, probability=None if p is None else p[0], mass=None if p is None else p[1])
+
+
+def _http_client(openai: Any, settings: ServerSettings, before: Callable[[Any], None]) -> Any:
+    """A client that reads whole replies within the time of a try, of at most `_MOST_BYTES`, one per connection.
+
+    The timeout of HTTP clients is that of one read: a server that sends a byte now and then would hold them for good.
+    On a connection that is used again, a second answer to one request would be taken for the answer to the next.
+    """
+    httpx = sys.modules[_client_module(openai)]
+
+    class Bounded(httpx.SyncByteStream):
+        def __init__(self, stream: Any):
+            self._stream, self._until = stream, time.monotonic() + settings.timeout
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for part in self._stream:
+                size += len(part)
+                if time.monotonic() > self._until:
+                    raise httpx.ReadTimeout("the reply takes too long")
+                if size > _MOST_BYTES:
+                    raise httpx.ReadError("the reply is too long")
+                yield part
+
+        def close(self) -> None:
+            self._stream.close()
+
+    def bound(response: Any) -> None:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise httpx.DecodingError("the reply is compressed, which was not asked for")
+        response.stream = Bounded(response.stream)
+
+    limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=0)
+    return openai.DefaultHttpxClient(
+        timeout=settings.timeout, limits=limits, event_hooks={"request": [before], "response": [bound]}
+    )
+
+
+def _client_module(openai: Any) -> str:
+    """The name of the HTTP package that this version of `openai` stands on."""
+    names = (base.__module__.partition(".")[0] for base in openai.DefaultHttpxClient.__mro__)
+    return next(name for name in names if name.startswith("httpx"))
 
 
 def first_word_probability(

@@ -14,6 +14,7 @@ import html
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _ROLE_OF = {color: f"var(--{role})" for role, color in _LIGHT.items()}  # one co
 _DOTS_PER_INCH = 200
 _WIDE, _PHONE = 10.0, 3.7  # inches; the phone's width makes 8 points about 11 pixels on a screen of 420
 _LETTER = 4.8  # points that one letter of a legend or an axis label takes, about
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _narrow = contextvars.ContextVar("narrow", default=False)
 
 _STYLE = {
@@ -153,8 +155,8 @@ def to_svg(figure: Figure, name: str, title: str) -> Drawing:
         _wrap(figure)
     stream = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(stream, format="svg", metadata=nothing)
-    text = stream.getvalue()
+    _saved(figure, stream, format="svg", metadata=nothing)
+    text = _CONTROL.sub(" ", stream.getvalue())  # names come from files, and XML has no such characters
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
     text = text.replace("xlink:href=", "href=")
@@ -165,6 +167,13 @@ def to_svg(figure: Figure, name: str, title: str) -> Drawing:
     drawing = Drawing(re.sub(r"<svg[^>]*>", lambda _: head, text, count=1).strip())
     drawing.name, drawing.figure = name, figure
     return drawing
+
+
+def _saved(figure: Figure, to: io.BytesIO | io.StringIO | Path, **options) -> None:
+    """Without a word on letters that matplotlib's own font lacks: names may be in any script."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(to, **options)
 
 
 def _wrap(figure: Figure) -> None:
@@ -195,7 +204,7 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
     svg, png = (folder / f"{drawing.name}{ending}" for ending in (".svg", ".png"))
     svg.write_text(standalone(drawing), encoding="utf-8")
     drawing.figure.patch.set_alpha(None)  # a file has no page behind it
-    drawing.figure.savefig(png, dpi=_DOTS_PER_INCH, facecolor=color("card"))
+    _saved(drawing.figure, png, dpi=_DOTS_PER_INCH, facecolor=color("card"))
     return [svg, png]
 
 
