@@ -18,7 +18,7 @@ from jax import Array
 class Stack:
     """A stacked parameter of which no layer trains, or only some.
 
-    frozen: [L, ...]; it gets no gradient, and blocks read it in place, one layer at a time, without a copy of a part.
+    frozen: [L, ...]; it gets no gradient. Runs of some blocks read it in place, one layer at a time, without a copy.
     trained: [S, ...], its layers `layers` as they are in training; None when none trains.
     """
 
@@ -65,17 +65,18 @@ def runs(layers: dict[str, Any], first: int, end: int) -> list[Run]:
 
 
 def _run(layers: dict[str, Any], a: int, b: int, depth: int) -> Run:
-    scanned, in_place = {}, {}
+    scanned, in_place, whole = {}, {}, (a, b) == (0, depth)
     for name, leaf in layers.items():
         if not isinstance(leaf, Stack):
-            scanned[name] = leaf if (a, b) == (0, depth) else _cut(leaf, a, b)
+            scanned[name] = leaf if whole else _cut(leaf, a, b)
         elif not any(a <= layer < b for layer in leaf.layers):
-            in_place[name] = jax.lax.stop_gradient(leaf.frozen)
+            # A scan over the whole stack needs no copy either, and keeps none of it for the backward pass.
+            (scanned if whole else in_place)[name] = jax.lax.stop_gradient(leaf.frozen)
         elif leaf.layers == tuple(range(a, b)):
             scanned[name] = leaf.trained
         else:
             scanned[name] = _mixed(leaf, a, b)
-    return Run(a, b, scanned, in_place, (a, b) == (0, depth))
+    return Run(a, b, scanned, in_place, whole)
 
 
 def _mixed(leaf: Stack, a: int, b: int) -> Array:
