@@ -159,7 +159,16 @@ def _reader(path: Path) -> Any:
     import gguf
 
     class Bounded(gguf.GGUFReader):
-        """The library's reader, which itself takes what lies behind the end of the file for empty."""
+        """The library's reader, which itself takes what lies behind the end of the file for empty. It keeps a slice of
+        its memory map for every token of a vocabulary, and such a slice takes several times the memory of an array."""
+
+        @property
+        def data(self) -> np.ndarray:
+            return self._plain
+
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._plain = np.asarray(mapped)
 
         def _get(self, offset: int, dtype: Any, count: Any = 1, *others: Any, **named: Any) -> np.ndarray:
             if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
