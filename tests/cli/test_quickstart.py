@@ -15,7 +15,7 @@ from vlm_mu_jax.training.config_files import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = story.steps(seed=3, holds=True)
-ENGLISH = story.steps(seed=3, world="english", build=" --gguf=x.gguf")
+ENGLISH = story.steps(seed=3, world="english", build=" --gguf=x.gguf", holds=True)
 
 
 @pytest.mark.parametrize("step", STEPS + ENGLISH, ids=lambda step: step.made)
