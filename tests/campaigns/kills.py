@@ -44,6 +44,7 @@ VOLATILE = (
     "compile",
     "path",
     "workdir",
+    "git",
 )
 PARTIAL = (".jsonl",)  # files that grow line by line; what stands in them is complete lines
 

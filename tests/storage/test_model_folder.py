@@ -193,6 +193,8 @@ def test_damaged_folders_are_one_line(tmp_path):
     assert "cannot be read" in broken("c", lambda copy: (copy / "params" / "_METADATA").unlink())
     assert "JSON" in broken("d", lambda copy: (copy / "vlm_mu_jax.json").write_text("{"))
     assert "format" in broken("e", lambda copy: (copy / "vlm_mu_jax.json").write_text("{}"))
+    listed = '{"format": 1, "template": [], "dialect": "llava_v5", "dtype": "float32"}'
+    assert "template is no text" in broken("h", lambda copy: (copy / "vlm_mu_jax.json").write_text(listed))
     assert "config.json: missing" in broken("f", lambda copy: (copy / "config.json").unlink())
 
 

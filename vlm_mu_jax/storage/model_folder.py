@@ -189,6 +189,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / SETTINGS}: {', '.join(sorted(missing))} is missing; convert the model again")
     if settings["format"] != FORMAT:
         raise InputError(f"{folder / SETTINGS}: format {settings['format']!r} is not {FORMAT}; update vlm_mu_jax")
+    for name in ("template", "dialect", "dtype", "system"):
+        if not isinstance(settings.get(name, ""), str):
+            raise InputError(f"{folder / SETTINGS}: {name} is no text; convert the model again")
     return settings
 
 
