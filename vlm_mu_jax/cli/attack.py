@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
 
     share, options = shard_flags.share(), _options()
     out, speaks = outputs.check_writable(_OUT.value), cluster.join()
-    cluster.check_shared(out)
+    cluster.check_shared(out, "--shard" if share else "--join" if shard_flags.JOIN.value else None)
     if shard_flags.JOIN.value:
         check_shares(beside(out, "margins.jsonl"))
     command.enable_compilation_cache()

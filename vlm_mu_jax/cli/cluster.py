@@ -37,10 +37,12 @@ def join(watch: bool = True) -> bool:
     return distributed.first()
 
 
-def check_shared(out: "str | Path") -> None:
-    """Raises InputError when the processes of this job cannot see each other's files beside `out`."""
-    if COORDINATOR.value is not None and buckets.remote(resolved(out)) is not None:
-        raise InputError(f"{out}: --coordinator needs a folder that all processes see at once; mount the bucket")
+def check_shared(out: "str | Path", flag: str | None = None) -> None:
+    """Raises InputError when the processes of this job, or of others that `flag` speaks of, cannot see each other's files
+    beside `out`."""
+    flag = flag or ("--coordinator" if COORDINATOR.value is not None else None)
+    if flag is not None and buckets.remote(resolved(out)) is not None:
+        raise InputError(f"{out}: {flag} needs a folder that all processes see at once; mount the bucket")
 
 
 def process() -> int:
