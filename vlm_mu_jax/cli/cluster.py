@@ -38,8 +38,8 @@ def join(watch: bool = True) -> bool:
 
 
 def check_shared(out: "str | Path", flag: str | None = None) -> None:
-    """Raises InputError when the processes of this job, or of others that `flag` speaks of, cannot see each other's files
-    beside `out`."""
+    """Raises InputError when the processes of this job, or the jobs that `flag` speaks of, cannot see each other's
+    files beside `out`."""
     flag = flag or ("--coordinator" if COORDINATOR.value is not None else None)
     if flag is not None and buckets.remote(resolved(out)) is not None:
         raise InputError(f"{out}: {flag} needs a folder that all processes see at once; mount the bucket")
