@@ -188,8 +188,7 @@ def judge_campaign(folder: Path, cases: int, seed: int, failing: Mapping[int, st
 
 def hub_campaign(folder: Path, cases: int, seed: int) -> dict:
     """Checkpoints asked of a hub that fails. The environment must name no real hub: see `main`."""
-    import huggingface_hub
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     from vlm_mu_jax.conversion.locate import locate
     from vlm_mu_jax.errors import InputError
@@ -199,7 +198,7 @@ def hub_campaign(folder: Path, cases: int, seed: int) -> dict:
         name = rng.choice([n for n in FAILURES if n not in TRUE_BESIDE])
         with hub(FAILURES[name]) as url:
             constants.ENDPOINT = url
-            huggingface_hub.hf_api.api.endpoint = url
+            hf_api.api.endpoint = url
             try:
                 found = locate(f"hub:org/case{number}")
                 outcomes[f"{name}: came"] += 1
@@ -238,7 +237,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"HF_HUB_CACHE": str(given.out / "hub"), "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    os.environ |= {"HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(given.out / "hub"), "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
     figures = {"judge": judge_campaign(given.out / "judge", given.cases, given.seed)} if given.cases else {}
     if given.hub_cases:
         figures["hub"] = hub_campaign(given.out, given.hub_cases, given.seed)
