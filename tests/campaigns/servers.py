@@ -237,7 +237,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(given.out / "hub"), "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    os.environ |= {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_CACHE": str(given.out / "hub"),
+        "HF_HUB_ETAG_TIMEOUT": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+    }
     figures = {"judge": judge_campaign(given.out / "judge", given.cases, given.seed)} if given.cases else {}
     if given.hub_cases:
         figures["hub"] = hub_campaign(given.out, given.hub_cases, given.seed)
