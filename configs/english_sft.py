@@ -1,6 +1,6 @@
 """Safety fine-tuning of the English world (bin/quickstart --world=english): the last 10 of SmolLM2's 30 blocks train.
 
-    bin/train --config=english_sft --config.model.init=base --config.data.root=mini/data --workdir=sft
+    bin/train --config=configs/english_sft.py --config.model.init=base --config.data.root=mini/data --workdir=sft
 
 The name behind the colon is one of `VARIANTS`; posthoc when none is named. They read what the miniature's variants of
 the same name read (configs/miniature_sft.py):

@@ -1,6 +1,7 @@
 """`bin/eval` with public sets as a user runs it: --list on a half-filled disk, and asking sets without --data."""
 
 import json
+import re
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_list_tells_what_is_ready_and_what_lacks(root):
     assert rows["pope_random"] == "incomplete" and "pope_random: 2 questions, published are 3000" in done.stdout
     assert "mmvet: 1 images are missing: images/v1_0.png" in done.stdout
     assert "ThuCCSLab/FigStep" in done.stdout and "Hugging Face sqrti/SPA-VL *" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"1 of 57 sets are ready under {root}"
+    assert re.fullmatch(rf"1 of \d+ sets are ready under {re.escape(str(root))}", done.stdout.splitlines()[-1])
 
 
 def test_list_of_named_sets_says_how_to_get_them(root):

@@ -33,7 +33,7 @@ def test_the_argument_reaches_the_config():
     ("name", "message"),
     [
         ("miniature_unlaern:npo", "did you mean miniature_unlearn:npo?"),
-        ("configs/none.py", "use one of llava15_unlearn"),
+        ("configs/none.py", "use one of english_sft, english_unlearn, llava15_unlearn"),
         ("/nowhere/sweep.py", "there is no config file /nowhere/sweep.py"),
         ("miniature_unlearn:nope", "nope is unknown; use one of ga"),
         (__file__, "has no get_config()"),
