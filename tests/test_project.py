@@ -94,6 +94,12 @@ def test_no_two_public_classes_share_a_name():
     assert not {name: files for name, files in found.items() if len(files) > 1}
 
 
+def test_flags_stay_in_the_commands():
+    """A function of any other room takes arguments: what a command does, a notebook can do."""
+    read = {path for path in SOURCES if re.search(r"^\s*(from|import) absl\b", path.read_text(encoding="utf-8"), re.M)}
+    assert read and not [str(path) for path in read if path.parent.name != "cli"]
+
+
 def test_the_files_that_architecture_names_exist():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", text)

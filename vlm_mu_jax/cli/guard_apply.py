@@ -2,12 +2,19 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import guard_flags
 from vlm_mu_jax.files import outputs
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.data.records import Records
+    from vlm_mu_jax.evaluation.guards.apply_guard import ApplyOptions
+    from vlm_mu_jax.evaluation.judges import Judge
+    from vlm_mu_jax.steering.guard import Guard
+    from vlm_mu_jax.storage.model_folder import Model
 
 _IMAGE = flags.DEFINE_multi_enum(
     "image", ["blank"], ["own", "blank", "none"], "apply: image of every question; may be given several times"
@@ -16,7 +23,7 @@ _IMAGE = flags.DEFINE_multi_enum(
 NEEDS = (guard_flags.DATA, guard_flags.GUARD)
 
 
-def prepare() -> Callable[[Any], None]:
+def prepare() -> Callable[["Model"], None]:
     """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.evaluation.guards.apply_guard import ApplyOptions
     from vlm_mu_jax.steering import guard_folder
@@ -37,7 +44,13 @@ def prepare() -> Callable[[Any], None]:
 
 
 def _run(
-    folder: str, give_guard: Callable[[Any], Any], requests: Any, judge: Any, options: Any, out: str, model: Any
+    folder: str,
+    give_guard: Callable[["Model"], "Guard"],
+    requests: "Records",
+    judge: "Judge",
+    options: "ApplyOptions",
+    out: str,
+    model: "Model",
 ) -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.answers.answers_file import rewrite

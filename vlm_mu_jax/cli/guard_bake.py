@@ -2,12 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import guard_flags
 from vlm_mu_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.steering.guard import Guard
+    from vlm_mu_jax.storage.model_folder import Model
 
 _MODULE = flags.DEFINE_bool(
     "module", False, "bake: leave the weights alone and add a module that steers them (trust_remote_code)"
@@ -16,7 +20,7 @@ _MODULE = flags.DEFINE_bool(
 NEEDS = (guard_flags.GUARD,)
 
 
-def prepare() -> Callable[[Any], None]:
+def prepare() -> Callable[["Model"], None]:
     """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.conversion.exporter import MARKER
     from vlm_mu_jax.files.folders import check_replaceable
@@ -38,7 +42,7 @@ def prepare() -> Callable[[Any], None]:
     return functools.partial(_run, give_guard, out, module)
 
 
-def _run(give_guard: Callable[[Any], Any], out: str, module: bool, model: Any) -> None:
+def _run(give_guard: Callable[["Model"], "Guard"], out: str, module: bool, model: "Model") -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.steering.bake import bake_guard
 

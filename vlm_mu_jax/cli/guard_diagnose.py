@@ -2,13 +2,20 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import guard_extract, guard_flags
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.data.records import Records
+    from vlm_mu_jax.evaluation.guards.diagnose_guard import DiagnoseOptions
+    from vlm_mu_jax.evaluation.judges import Judge
+    from vlm_mu_jax.steering.guard import Guard
+    from vlm_mu_jax.storage.model_folder import Model
 
 _LAYER = flags.DEFINE_integer("layer", None, "diagnose: layer of the PCA; the middle one without it", lower_bound=0)
 _ANSWERS = flags.DEFINE_bool(
@@ -21,7 +28,7 @@ _PERPLEXITY_MODEL = flags.DEFINE_string(
 NEEDS = (guard_flags.DATA,)
 
 
-def prepare() -> Callable[[Any], None]:
+def prepare() -> Callable[["Model"], None]:
     """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.evaluation.guards.diagnose_guard import DiagnoseOptions
     from vlm_mu_jax.storage import model_folder
@@ -46,7 +53,14 @@ def prepare() -> Callable[[Any], None]:
     return functools.partial(_run, guard_extract.guard_or_extraction(), requests, judge, options, out)
 
 
-def _run(give_guard: Callable[[Any], Any], requests: Any, judge: Any, options: Any, out: str, model: Any) -> None:
+def _run(
+    give_guard: Callable[["Model"], "Guard"],
+    requests: "Records",
+    judge: "Judge | None",
+    options: "DiagnoseOptions",
+    out: str,
+    model: "Model",
+) -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.evaluation.guards.diagnose_guard import diagnose_guard
 

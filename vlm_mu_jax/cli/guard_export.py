@@ -2,13 +2,17 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import guard_flags
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.steering.guard import Guard
+    from vlm_mu_jax.storage.model_folder import Model
 
 _AS = flags.DEFINE_enum(
     "as",
@@ -21,7 +25,7 @@ _AS = flags.DEFINE_enum(
 NEEDS = (guard_flags.GUARD,)
 
 
-def prepare() -> Callable[[Any], None]:
+def prepare() -> Callable[["Model"], None]:
     """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.files.json_file import read_json
     from vlm_mu_jax.steering import guard_folder
@@ -53,7 +57,7 @@ def _how(form: str, out: str, scope: str, layers: Sequence[int]) -> str:
     return f"use it with AISteer360: ActivationAdapter(AdditiveTransform(SteeringVector.load({out!r})), {adapter})"
 
 
-def _run(give_guard: Callable[[Any], Any], form: str, architecture: str, out: str, model: Any) -> None:
+def _run(give_guard: Callable[["Model"], "Guard"], form: str, architecture: str, out: str, model: "Model") -> None:
     from vlm_mu_jax.steering.export import export_guard
 
     guard = give_guard(model)

@@ -3,12 +3,17 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import cluster, guard_flags
 from vlm_mu_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.steering.extraction import ExtractOptions
+    from vlm_mu_jax.steering.guard import Guard
+    from vlm_mu_jax.storage.model_folder import Model
 
 _METHOD = flags.DEFINE_enum(
     "method",
@@ -99,7 +104,7 @@ NEEDS = (guard_flags.ANCHORS,)
 _USING = (_OPERATOR, _COMPONENT, _STRENGTH, _UNIT, _GATE, _DECIDE, _SOURCE, _SCOPE, _FPR, _NORM, _HIDE)
 
 
-def prepare() -> Callable[[Any], None]:
+def prepare() -> Callable[["Model"], None]:
     """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.files.folders import check_replaceable
     from vlm_mu_jax.steering.guard_folder import META
@@ -109,7 +114,7 @@ def prepare() -> Callable[[Any], None]:
     return functools.partial(_run, extraction(guard_flags.ANCHORS.value, options), out)
 
 
-def _run(make_guard: Callable[[Any], Any], out: str, model: Any) -> None:
+def _run(make_guard: Callable[["Model"], "Guard"], out: str, model: "Model") -> None:
     from vlm_mu_jax.parallel.distributed import first
 
     guard = make_guard(model)
@@ -119,7 +124,7 @@ def _run(make_guard: Callable[[Any], Any], out: str, model: Any) -> None:
         print(f"written to {out}")
 
 
-def extraction(anchors_file: str | Path, options: Any) -> Callable[[Any], Any]:
+def extraction(anchors_file: str | Path, options: "ExtractOptions") -> Callable[["Model"], "Guard"]:
     """What extracts a guard from a model. The anchors are read now: a bad file is told before the model loads."""
     from vlm_mu_jax.steering.anchor_texts import load_anchors
     from vlm_mu_jax.steering.extraction import extract_guard
@@ -127,7 +132,7 @@ def extraction(anchors_file: str | Path, options: Any) -> Callable[[Any], Any]:
     return functools.partial(extract_guard, anchors=load_anchors(anchors_file), options=options, progress=cluster.bar())
 
 
-def guard_or_extraction() -> Callable[[Any], Any]:
+def guard_or_extraction() -> Callable[["Model"], "Guard"]:
     """What gives the guard of a model: that of --guard, or one from --anchors or the data folder's anchors.json."""
     from vlm_mu_jax.steering import guard_folder
     from vlm_mu_jax.steering.guard import load_guard
@@ -154,7 +159,7 @@ def _everyday(file: str, most: int) -> list[str]:
     return everyday_questions(records, most)
 
 
-def extract_options() -> Any:
+def extract_options() -> "ExtractOptions":
     """The extraction's options from the flags, checked against the model's configuration."""
     from vlm_mu_jax.steering.extraction import ExtractOptions
     from vlm_mu_jax.storage import model_folder

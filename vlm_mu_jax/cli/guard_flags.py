@@ -1,11 +1,15 @@
 """What the actions of bin/guard share: flags, and what is read from them."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import cluster, judge_flags
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.data.records import Records
+    from vlm_mu_jax.evaluation.judges import Judge
 
 flags.adopt_module_key_flags(judge_flags)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -36,14 +40,14 @@ def data_folder() -> Path:
     return request_file(DATA.value).parent
 
 
-def requests() -> Any:
+def requests() -> "Records":
     """The unsafe and safe requests of --data. Raises InputError when there are none."""
     from vlm_mu_jax.evaluation.guards.asking import read_requests
 
     return read_requests(DATA.value)
 
 
-def judge() -> Any:
+def judge() -> "Judge":
     """Who tells refusals. What a judging model says is kept apart for each process of a job."""
     from vlm_mu_jax.parallel import distributed
 

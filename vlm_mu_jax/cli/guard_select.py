@@ -2,11 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import cluster, guard_extract, guard_flags
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.data.records import Records
+    from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions
+    from vlm_mu_jax.evaluation.judges import Judge
+    from vlm_mu_jax.steering.guard import Guard
+    from vlm_mu_jax.storage.model_folder import Model
 
 _LIMIT = flags.DEFINE_integer("max_questions", None, "select: at most this many requests of each kind", lower_bound=1)
 _SHARE = flags.DEFINE_float(
@@ -40,7 +47,7 @@ _GAIN = flags.DEFINE_float(
 NEEDS = (guard_flags.DATA,)
 
 
-def prepare() -> Callable[[Any], None]:
+def prepare() -> Callable[["Model"], None]:
     """Reads and checks the flags. Returns what is done with the model."""
     from vlm_mu_jax.files.folders import check_replaceable
     from vlm_mu_jax.steering.guard_folder import META
@@ -51,7 +58,7 @@ def prepare() -> Callable[[Any], None]:
     return functools.partial(_run, guard_extract.guard_or_extraction(), requests, guard_flags.judge(), options, out)
 
 
-def _options() -> Any:
+def _options() -> "SelectOptions":
     from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions
     from vlm_mu_jax.steering.selection import Bounds
 
@@ -71,7 +78,14 @@ def _options() -> Any:
     )
 
 
-def _run(give_guard: Callable[[Any], Any], requests: Any, judge: Any, options: Any, out: str, model: Any) -> None:
+def _run(
+    give_guard: Callable[["Model"], "Guard"],
+    requests: "Records",
+    judge: "Judge",
+    options: "SelectOptions",
+    out: str,
+    model: "Model",
+) -> None:
     from vlm_mu_jax.evaluation.guards.select_guard import select_guard
     from vlm_mu_jax.parallel.distributed import first
     from vlm_mu_jax.reporting.figures.guard_selection import heat_map

@@ -14,7 +14,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model.config import VisionConfig
 from vlm_mu_jax.model.families import IMAGE_PROCESSORS
-from vlm_mu_jax.model.image_plans.plan import ImagePlan, ImageProcessorKind
+from vlm_mu_jax.model.image_plans.image_plan import ImagePlan, ImageProcessorKind
 
 FILES = ("processor_config.json", "preprocessor_config.json")  # the first that describes an image processor counts
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's

@@ -19,7 +19,7 @@ from vlm_mu_jax.data.rendering import Context, Renderer, asked, common_prefix
 from vlm_mu_jax.data.tiling import Among, Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.image_plans.plan import ImagePlan, Layout, Size
+from vlm_mu_jax.model.image_plans.image_plan import ImagePlan, Layout, Size
 from vlm_mu_jax.model.vlm import Batch
 
 # An image as `Processor.pixels` takes it (file or picture) or makes it (float32 [H, W, 3], or tiles).

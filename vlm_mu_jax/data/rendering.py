@@ -14,7 +14,7 @@ from vlm_mu_jax.data.chat_template import ChatTemplate, JinjaTemplate, Message
 from vlm_mu_jax.data.records import ImagePart, Record, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.image_plans.plan import Layout
+from vlm_mu_jax.model.image_plans.image_plan import Layout
 
 
 @dataclasses.dataclass(frozen=True)

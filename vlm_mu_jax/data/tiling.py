@@ -15,8 +15,8 @@ from PIL import Image
 
 from vlm_mu_jax.data import images
 from vlm_mu_jax.model.config import VisionConfig
+from vlm_mu_jax.model.image_plans.image_plan import Blend, ImagePlan, Layout, Size, Table, View
 from vlm_mu_jax.model.image_plans.patches import Patches
-from vlm_mu_jax.model.image_plans.plan import Blend, ImagePlan, Layout, Size, Table, View
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.image_plans.plan import Blend
+from vlm_mu_jax.model.image_plans.image_plan import Blend
 
 if TYPE_CHECKING:
     from vlm_mu_jax.model.vlm import Batch

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from vlm_mu_jax.model.connectors.connector import Connector
-from vlm_mu_jax.model.image_plans.plan import ImagePlan
+from vlm_mu_jax.model.image_plans.image_plan import ImagePlan
 from vlm_mu_jax.model.towers.tower import Tower
 
 

@@ -12,7 +12,7 @@ from vlm_mu_jax.model.checks import check_batch
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.decoder import DecoderInput, decode, decoder_specs
 from vlm_mu_jax.model.grids import places
-from vlm_mu_jax.model.image_plans.plan import Blend
+from vlm_mu_jax.model.image_plans.image_plan import Blend
 from vlm_mu_jax.model.layers import rms_norm
 from vlm_mu_jax.model.params import Params, Specs
 from vlm_mu_jax.model.stacks import freeze

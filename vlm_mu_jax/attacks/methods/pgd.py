@@ -45,7 +45,7 @@ from vlm_mu_jax.data.tiling import Stacked, Tiles
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.image_plans.plan import ImagePlan
+from vlm_mu_jax.model.image_plans.image_plan import ImagePlan
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vlm import encode_images

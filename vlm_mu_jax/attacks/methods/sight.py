@@ -21,8 +21,8 @@ from vlm_mu_jax.data import images, tiling
 from vlm_mu_jax.data.images import ImageSettings
 from vlm_mu_jax.data.prompts import Processor, bucket
 from vlm_mu_jax.data.tiling import Stacked
+from vlm_mu_jax.model.image_plans.image_plan import ImagePlan, Size, Table, View
 from vlm_mu_jax.model.image_plans.patches import Patches
-from vlm_mu_jax.model.image_plans.plan import ImagePlan, Size, Table, View
 
 Scales = tuple[Array | np.ndarray, Array | np.ndarray, Array | np.ndarray]  # rows_MSH, columns_MSW, rows_first_M
 

@@ -14,7 +14,7 @@ from typing import Any
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.families import gemma, gemma_vision, idefics, internvl, llama, llava, onevision, qwen, qwen_vl
-from vlm_mu_jax.model.image_plans.plan import ImageProcessorKind
+from vlm_mu_jax.model.image_plans.image_plan import ImageProcessorKind
 from vlm_mu_jax.model.tensors import Dialect
 
 FAMILIES: tuple[ModuleType, ...] = (llava, llama, qwen, gemma, internvl, onevision, idefics, gemma_vision, qwen_vl)

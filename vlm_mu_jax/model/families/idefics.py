@@ -6,7 +6,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig, VisionConfig
 from vlm_mu_jax.model.connectors import shuffled_linear
 from vlm_mu_jax.model.families import llama, reading, texts
-from vlm_mu_jax.model.image_plans.plan import ImageProcessorKind
+from vlm_mu_jax.model.image_plans.image_plan import ImageProcessorKind
 from vlm_mu_jax.model.image_plans.split import SplitTiles, plain_fields
 from vlm_mu_jax.model.tensors import Dialect
 from vlm_mu_jax.model.towers import siglip, vit

@@ -8,7 +8,7 @@ from vlm_mu_jax.model.connectors import shuffled_mlp
 from vlm_mu_jax.model.connectors.mlp import Mlp
 from vlm_mu_jax.model.families import llama, qwen, reading, texts
 from vlm_mu_jax.model.image_plans.aspect import AspectTiles
-from vlm_mu_jax.model.image_plans.plan import ImageProcessorKind
+from vlm_mu_jax.model.image_plans.image_plan import ImageProcessorKind
 from vlm_mu_jax.model.tensors import Dialect
 from vlm_mu_jax.model.towers import internvit
 

@@ -6,7 +6,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig, VisionConfig
 from vlm_mu_jax.model.connectors import mlp
 from vlm_mu_jax.model.families import llama, qwen, reading, texts
-from vlm_mu_jax.model.image_plans.plan import ImageProcessorKind
+from vlm_mu_jax.model.image_plans.image_plan import ImageProcessorKind
 from vlm_mu_jax.model.image_plans.tiled import Tiled
 from vlm_mu_jax.model.image_plans.whole import Whole
 from vlm_mu_jax.model.tensors import Dialect

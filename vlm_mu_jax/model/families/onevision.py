@@ -8,7 +8,7 @@ from vlm_mu_jax.model.config import ModelConfig, VisionConfig
 from vlm_mu_jax.model.connectors.mlp import Mlp
 from vlm_mu_jax.model.families import llama, llava, qwen, reading, texts
 from vlm_mu_jax.model.image_plans.anyres_max import AnyresMax, Squared
-from vlm_mu_jax.model.image_plans.plan import ImageProcessorKind
+from vlm_mu_jax.model.image_plans.image_plan import ImageProcessorKind
 from vlm_mu_jax.model.image_plans.tiled import Tiled
 from vlm_mu_jax.model.tensors import Dialect
 

@@ -9,8 +9,8 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig, TextConfig, VisionConfig
 from vlm_mu_jax.model.connectors.merger import Merger
 from vlm_mu_jax.model.families import llama, qwen, reading
+from vlm_mu_jax.model.image_plans.image_plan import ImageProcessorKind
 from vlm_mu_jax.model.image_plans.patches import Patches
-from vlm_mu_jax.model.image_plans.plan import ImageProcessorKind
 from vlm_mu_jax.model.tensors import FLAT, KERNEL, LINEAR, MERGE, SAME, Dialect, Row
 from vlm_mu_jax.model.towers.patch_vit import PatchVit
 

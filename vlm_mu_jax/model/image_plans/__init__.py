@@ -1,1 +1,1 @@
-"""Image plans: pictures to encoded images and image tokens, one file each behind the interface `plan.ImagePlan`."""
+"""Image plans: pictures to encoded images and image tokens. One file each, behind `image_plan.ImagePlan`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Blend, Cut, Layout, Size, View
+from vlm_mu_jax.model.image_plans.image_plan import Blend, Cut, Layout, Size, View
 from vlm_mu_jax.model.image_plans.tiled import Tiled
 
 TAPS = 4  # features that bilinear interpolation blends

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Cut, Layout, Size, View
+from vlm_mu_jax.model.image_plans.image_plan import Cut, Layout, Size, View
 
 
 @dataclasses.dataclass(frozen=True)
 class AspectTiles(Cut):
-    """The tiles row by row, then (behind more than one) a small view of the whole picture; see `plan.ImagePlan`.
+    """The tiles row by row, then (behind more than one) a small view of the whole picture; see `image_plan.ImagePlan`.
 
     P: image tokens of an encoded image. image_size: pixels along a side of it. fewest, most: tiles of a picture.
     before, after: texts around a picture's tokens.

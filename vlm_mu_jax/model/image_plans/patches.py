@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.image_plans.plan import Cut, Size
+from vlm_mu_jax.model.image_plans.image_plan import Cut, Size
 
 _MOST_OBLONG = 200  # longer side over shorter
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches(Cut):
-    """See `plan.ImagePlan`; an encoded image is one patch. merge x merge patches become one image token.
+    """See `image_plan.ImagePlan`; an encoded image is one patch. merge x merge patches become one image token.
 
     A picture keeps its shape. Its sides become multiples of merge * patch_size, and its area one between `least` and
     `most` pixels. frames: times that its pixels are repeated in a patch.

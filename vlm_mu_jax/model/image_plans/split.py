@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Cut, Layout, Size, View
+from vlm_mu_jax.model.image_plans.image_plan import Cut, Layout, Size, View
 
 _LARGEST = 4096  # pixels of a picture's longer side, whatever the image processor's config says
 _AROUND, _WHOLE = "<fake_token_around_image>", "<global-img>"
@@ -18,7 +18,7 @@ _AROUND, _WHOLE = "<fake_token_around_image>", "<global-img>"
 
 @dataclasses.dataclass(frozen=True)
 class SplitTiles(Cut):
-    """See `plan.ImagePlan`.
+    """See `image_plan.ImagePlan`.
 
     P: image tokens of an encoded image. image_size: pixels along a side of it.
     longest: what the longer side of every picture is first scaled to, up or down; None for its own size.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_mu_jax.model.image_plans.plan import Cut, Layout, Size, View
+from vlm_mu_jax.model.image_plans.image_plan import Cut, Layout, Size, View
 
 
 @dataclasses.dataclass(frozen=True)

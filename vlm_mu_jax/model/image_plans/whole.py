@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vlm_mu_jax.model.image_plans.plan import Layout, Size, View
+from vlm_mu_jax.model.image_plans.image_plan import Layout, Size, View
 
 
 @dataclasses.dataclass(frozen=True)
