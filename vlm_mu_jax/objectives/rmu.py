@@ -11,8 +11,9 @@ Adaptive RMU (arXiv 2408.06223) scales the target by what it replaces. It works 
 
     AdaptiveRMU   mean over layers and positions of |h(forget) - scale |h_reference(forget)| u|^2
 
-The norm is that of the reference at the same position, as the paper has it. The authors' code takes one layer, and the
-mean norm of the first batch for the whole run. Their loss is a mean over the width and over padding.
+The norm is that of the reference at the same position, as the paper has it. A copy of the authors' code takes one
+layer, and the mean norm of the first batch for the whole run. Its loss is a mean over the width and over padding. The
+authors' own repository was not read.
 
 Two named readings of the Safety Mirage paper (arXiv 2503.11832):
   as_paper  eq. 2: squared norm (sum over D), every real position (image, prompt, answer)
