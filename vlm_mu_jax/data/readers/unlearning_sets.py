@@ -61,17 +61,15 @@ def _picture(row: Row, person: str, reader: RowReader) -> str | None:
     return unpack(Embedded(person, image.content), reader.path, reader.root)
 
 
-_mllmu = partial(
+_parquet_set = partial(
     DataSet,
     task="utility",
-    folder="mllmu",
-    read=_read,
     count=None,
-    at="Hugging Face MLLMMU/MLLMU-Bench",
     needs="download the Parquet files there; they hold the images, which are unpacked beside them when first read",
     embedded=True,
     confirmed=False,
 )
+_mllmu = partial(_parquet_set, folder="mllmu", read=_read, at="Hugging Face MLLMMU/MLLMU-Bench")
 
 # Upstream draws one of them for every picture (somvy/multimodal_unlearning@bb14c96:mm/dataset.py); here the number of
 # the row chooses.
@@ -111,17 +109,7 @@ def _clear_item(row: Row, reader: RowReader, prefix: str) -> Item:
     )
 
 
-_clear_set = partial(
-    DataSet,
-    task="utility",
-    folder="clear",
-    read=_clear,
-    count=None,
-    at="Hugging Face therem/CLEAR",
-    needs="download the Parquet files there; they hold the images, which are unpacked beside them when first read",
-    embedded=True,
-    confirmed=False,
-)
+_clear_set = partial(_parquet_set, folder="clear", read=_clear, at="Hugging Face therem/CLEAR")
 
 SETS = (
     *(
