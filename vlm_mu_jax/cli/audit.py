@@ -1,4 +1,4 @@
-"""Audit of safety data: which words predict refusal.
+"""Audits safety data: which words predict refusal?
 
 For every word at the start, at the end and anywhere in the questions: counts by label and by outcome, PMI and log odds
 with 95 % intervals; how well the first word alone predicts the outcome (cross-validated, against the majority); and the

@@ -1,4 +1,4 @@
-"""Speed of ours beside other code on the same machine: same random weights, same inputs, in one process tree.
+"""Times our code beside other code on the same machine: same random weights, same inputs, in one process tree.
 
 Each suite says in its module (vlm_mu_jax/benchmark/suites/) what it compares with. Both sides warm up, then run in
 turn; the median counts. A row is only printed when both sides did the same work. `ratio` above 1 means that ours is

@@ -136,14 +136,15 @@ def _parse(argv: list[str], actions: Sequence[str], name: str, operands: str = "
     try:
         rest = flags.FLAGS(argv)
     except Exception as error:  # ml_collections raises plain errors for a config file or key that does not exist
+        if actions and not set(actions) & set(argv[1:]):
+            raise _no_action(name, actions, [word for word in argv[1:] if not word.startswith("-")]) from error
         raise InputError(_usage_problem(error, argv, name)) from error
     for flag in map(flags.FLAGS.__getitem__, flags.FLAGS):
         if type(flag.value).__name__ == "_ErrorConfig":  # how ml_collections keeps a config file it could not open
             raise InputError(_unreadable_config(flag.name, flag.value._error))
     extra = rest[1:]
     if actions and (not extra or extra[0] not in actions):
-        given = f"not {extra[0]!r}" if extra else "none is given"
-        raise InputError(f"{name} needs one of {', '.join(actions)} as its first argument ({given}); see {name} --help")
+        raise _no_action(name, actions, extra)
     if operands:
         if not extra:
             raise InputError(f"{name} needs {operands}; see {name} --help")
@@ -152,6 +153,11 @@ def _parse(argv: list[str], actions: Sequence[str], name: str, operands: str = "
         surplus = extra[bool(actions)]
         raise InputError(f"unexpected argument {surplus!r}; flags are written --name=value, see {name} --help")
     return rest
+
+
+def _no_action(name: str, actions: Sequence[str], given: Sequence[str]) -> InputError:
+    found = f"not {given[0]!r}" if given else "none is given"
+    return InputError(f"{name} needs one of {', '.join(actions)} as its first argument ({found}); see {name} --help")
 
 
 def _usage_problem(error: Exception, argv: list[str], name: str) -> str:

@@ -1,4 +1,4 @@
-"""Converts a Hugging Face checkpoint (LLaVA or Llama family) or a GGUF file into our model folder, and back.
+"""Converts a Hugging Face checkpoint or a GGUF file into a model folder of ours, and back to Hugging Face.
 
 The way back (--export) writes a folder that `transformers` loads; unless the weights were trained or cast in between,
 it holds the same tensors bit for bit. Both ways hold a few tensors at a time, whatever the size of the model. Nothing

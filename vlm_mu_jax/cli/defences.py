@@ -56,7 +56,7 @@ _TEMPLATES = flags.DEFINE_string(
     "JSON object of templates with {question} (default: jailbreak_templates.json of --data, if there)",
 )
 _WORDS = flags.DEFINE_multi_string(
-    "attack_words", [], "attack.json of bin/attack for all defences, or DEFENCE=attack.json for one; repeatable"
+    "attack_words", [], "attack.json of bin/attack for all defences, or DEFENCE=attack.json for one"
 )
 _SHOTS = flags.DEFINE_integer("shots", 3, "how many of an attack's words a request is tried with", lower_bound=1)
 _SETTINGS = flags.DEFINE_list(

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from vlm_mu_jax.steering.guard import Guard
     from vlm_mu_jax.storage.model_folder import Model
 
-_IMAGE = flags.DEFINE_multi_enum(
-    "image", ["blank"], ["own", "blank", "none"], "apply: image of every question; may be given several times"
-)
+_IMAGE = flags.DEFINE_multi_enum("image", ["blank"], ["own", "blank", "none"], "apply: image of every question")
 
 NEEDS = (guard_flags.DATA, guard_flags.GUARD)
 

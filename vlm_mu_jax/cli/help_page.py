@@ -81,7 +81,9 @@ def _group(module: str, program: str) -> str:
 
 
 def _described(flag: flags.Flag) -> list[str]:
-    known = flag.default is not None and flag.default_as_str not in ("", "''", "None")
+    default = ",".join(map(str, flag.default)) if isinstance(flag.default, list) else flag.default_as_str or ""
+    default = default.strip("'")
+    known = flag.default is not None and default not in ("", "None")
     if flag.boolean:
         head, note = f"--[no]{flag.name}" if flag.default else f"--{flag.name}", ""
     else:
@@ -89,11 +91,12 @@ def _described(flag: flags.Flag) -> list[str]:
         head = f"--{flag.name}={'FILE' if kind == 'config object' else kind.split()[-1].upper()}"
         values = getattr(flag.parser, "enum_values", None)
         head = f"--{flag.name}={'|'.join(values)}" if values else head
-        note = f" (default {flag.default_as_str.strip(chr(39))})" if known else ""
+        note = f" (default {default})" if known else ""
     # bounds are validators too; what absl says of a required flag is all that tells them apart
     if required(flag):
         note = " (required)"
-    told = re.sub(r"^<[^>]*>: ", "", flag.help or "") + note  # absl puts an enum's values in front of its help
+    told = re.sub(r"^<[^>]*>: ", "", flag.help or "")  # absl puts an enum's values in front of its help
+    told = re.sub(r";\s+repeat this option to specify a list of values$", "; may be repeated", told) + note
     return [f"  {head}", *textwrap.wrap(told, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]
 
 

@@ -1,4 +1,4 @@
-"""Relearning attack: how soon does fine-tuning bring the unlearned harm back?
+"""Attacks an unlearned model by fine-tuning: how soon does the unlearned harm come back?
 
 Fine-tunes the model on a few of the forgotten examples (--forget=K) or on harmless data (--harmless=FILE), and asks
 held-out questions on the way. Writes WORKDIR/relearn.json, a curve of attack success against steps with 95 % intervals,

@@ -1,8 +1,8 @@
-"""Report: one self-contained HTML page from the runs of bin/eval, with verdict, tables, figures and answers.
+"""Makes one self-contained HTML page from the runs of bin/eval, with verdict, tables, figures and answers.
 
-Name one or more run folders; the order of models within a kind is kept. Beside the page stand results.json (all runs
-merged) and results.csv; with --figures=DIR every figure is also a file. --inspect_log, --lmms_eval and --parquet write
-answers and rates for other programs. Every other input is optional; a part without
+Name one or more run folders. Models of one kind stay in the order in which they are named. Beside the page stand
+results.json (all runs merged) and results.csv. With --figures=DIR every figure is also a file. --inspect_log,
+--lmms_eval and --parquet write answers and rates for other programs. Every other input is optional. A part without
 input is left out with a note. Text and images are only in the page for the synthetic miniature, or with --show_text.
 docs/report.md says how to read the page.
 
@@ -22,13 +22,13 @@ from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 _OUT = flags.DEFINE_string("out", "report.html", "HTML file to write; results.json and results.csv appear beside it")
 _ATTACK = flags.DEFINE_string("attack", None, "attack.json of bin/attack: the one-word search")
 _AGAIN = flags.DEFINE_multi_string(
-    "attack_again", [], "MODEL=attack.json: a search made for another model, such as an unlearned one; repeatable"
+    "attack_again", [], "MODEL=attack.json: a search made for another model, such as an unlearned one"
 )
 _AUDIT = flags.DEFINE_string("audit", None, "audit.json of bin/audit: the word audit of the training data")
 _GUARD = flags.DEFINE_string(
     "guard_diagnostics", None, "diagnostics JSON of bin/guard: hidden states with and without image"
 )
-_TRAINING = flags.DEFINE_multi_string("training", [], "folder of bin/train with metrics.jsonl; repeat for several")
+_TRAINING = flags.DEFINE_multi_string("training", [], "folder of bin/train with metrics.jsonl")
 _EXPORT = flags.DEFINE_string("export", None, "folder that bin/convert_hf --export wrote")
 _EVIDENCE = {name: flags.DEFINE_multi_string(name, [], evidence.what) for name, evidence in EVIDENCE.items()}
 _IMAGES = flags.DEFINE_string("images", None, "folder of the data: its images stand beside the answers, made small")
