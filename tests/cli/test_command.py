@@ -147,7 +147,8 @@ def test_a_reader_that_went_away_is_no_error_message(call):
 def test_actions_are_checked(call):
     actions = ("extract", "apply")
     assert call("apply", "--name=x", actions=actions).stdout == "steps None size 3 rest ['apply']\n"
-    for arguments, says in ([["--name=x"], "none is given"], [["aply", "--name=x"], "not 'aply'"]):
+    wrong = [["--name=x"], "none is given"], [[], "none is given"], [["aply", "--name=x"], "not 'aply'"]
+    for arguments, says in wrong:
         done = call(*arguments, actions=actions)
         assert done.returncode == 2 and "extract, apply" in only_line(done) and says in only_line(done)
 
