@@ -43,7 +43,7 @@ print(chosen.table())
 chosen.save(OUT)
 
 # %% [markdown]
-# The alignment gap, before and after: hazardous requests as text, with a blank image, with their own.
+# The alignment gap without and with the guard: hazardous requests as text, with a blank image, and with their own one.
 
 # %%
 how = vlm_mu_jax.EvaluateOptions(max_questions=QUESTIONS, max_new_tokens=NEW_TOKENS)

@@ -105,7 +105,7 @@ def attack(
       judge: whose labels count. None is the oracle where the data have one, else the judge `refusal`.
       guard: attacks the guarded model: a guard, or its folder.
       reference: the model before its safety tuning, for over-refusal words; see `words.one_word.OneWord`.
-      out: JSON file to write. WordScores, answers and images go beside it (NAME.margins.jsonl, NAME.answers.jsonl,
+      out: JSON file to write. Scores, answers and images go beside it (NAME.margins.jsonl, NAME.answers.jsonl,
         NAME.images/), and a killed attack continues from them. None writes nothing that stays.
       name: what the result calls the model; None is the name of its folder.
       meshes: every mesh searches questions of its own; see `search_run.meshes_of`.

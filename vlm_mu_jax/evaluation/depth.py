@@ -76,7 +76,7 @@ class _Read:
 
 
 def depth(model: Model, records: Records, *, batch_size: int = 8, progress: Progress | None = None) -> Depth:
-    """What the layers of a model still know of the answers of some records.
+    """Measures what the layers of a model still know of the answers to some records.
 
     Args:
       records: unsafe ones with the harmful answers that are looked for, such as `training.relearning.forget_records`

@@ -121,7 +121,7 @@ def bake_guard(
     Args:
       out: the folder to write.
       module: leaves the weights alone and adds a module that steers them, loaded with `trust_remote_code=True`. The
-        guard becomes a part of the weights otherwise, which few guards can (see the module's docstring).
+        guard becomes a part of the weights otherwise, which is possible for few guards (see the module's docstring).
 
     Returns:
       `out`.

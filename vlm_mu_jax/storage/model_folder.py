@@ -74,7 +74,7 @@ class Model:
     """A model ready to use.
 
     Attributes:
-      processor: None only if `load` was told to do without.
+      processor: tokenizer, chat template and image settings. None only after `load(with_processor=False)`.
       changed: what was done to the stored weights, such as "int4:128" for quantisation; None for weights as they are
         stored.
       stored_sha256: `identity.weights_hash` of the stored weights where these are changed, else None. A guard that was

@@ -31,7 +31,7 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True)
 class DefendedModels:
-    """The folders that the parts of a defence mean.
+    """The folders that the parts of a defence refer to.
 
     Attributes:
       checkpoint: the model that is defended.
@@ -123,7 +123,7 @@ def compare_defences(
       judge: whose labels count; see `judges.choose`.
       attack_words: by the defence's name, the words of a one-word attack against it.
       workdir: keeps WORKDIR/NAME/ as an evaluation's, so that a killed run goes on. Without it nothing is written.
-      say: is told what a log should hold.
+      say: called with each line for a log.
 
     Raises:
       InputError: an unknown defence, a folder that its parts need is missing, or nothing is left to ask.

@@ -42,7 +42,7 @@ class Evaluation:
       comparisons: exact McNemar tests against the baseline.
       provenance: weights, data, code, packages, device.
       calibration, corrected: agreement of the judge with people, and rates corrected for its errors.
-      defence: what the defence had to say.
+      defence: the defence's name, its cost, and what it counted about itself.
       answers: every judged answer, by set. Not part of `results.json`.
       suite: the questions. Not part of `results.json`.
     """
