@@ -25,6 +25,7 @@ everywhere for beta -> 0.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 from jax import Array
@@ -98,6 +99,7 @@ class NPO(_Ratios):
       scaled: whether the loss has the factor 2 / beta.
     """
 
+    stream: ClassVar[str] = "forget"
     reading: str = "as_paper"
     beta: float = 0.1
     reduction: str | None = None
@@ -110,10 +112,6 @@ class NPO(_Ratios):
             object.__setattr__(self, "reduction", READINGS[self.reading]["reduction"])
         check_reduction("reduction", self.reduction)
         check_beta("beta", self.beta)
-
-    @property
-    def stream(self) -> str:
-        return "forget"
 
     @property
     def retain_preference(self) -> float:

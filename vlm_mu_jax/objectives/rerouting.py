@@ -15,6 +15,7 @@ LoRA adapters train. Here padding never counts, and what trains is the caller's 
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -69,13 +70,10 @@ class Rerouting(_Rerouted):
       horizon: the update at which the weight of this term has reached 0 and that of Tether 1.
     """
 
+    stream: ClassVar[str] = "forget"
     layers: tuple[int, ...]
     positions: tuple[str, ...] = POSITIONS
     horizon: int = 300
-
-    @property
-    def stream(self) -> str:
-        return "forget"
 
     def loss(self, policy: Policy, seen: Mapping[str, Reading], rows: Rows, totals: Totals) -> tuple[Array, Metrics]:
         reading = seen["forget"]

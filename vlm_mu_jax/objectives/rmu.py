@@ -35,6 +35,7 @@ are kept as a second copy.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,7 @@ class RMU(_Activations):
       positions: token classes that count; None follows `reading`.
     """
 
+    stream: ClassVar[str] = "forget"
     layer: int
     reading: str = "as_paper"
     c: float = 10.0
@@ -137,10 +139,6 @@ class RMU(_Activations):
         object.__setattr__(self, "positions", tuple(self.positions))
         _check_choices(self.width_reduction, self.distribution)
         check_positions(self.positions)
-
-    @property
-    def stream(self) -> str:
-        return "forget"
 
     def reads(self) -> dict[str, Read]:
         return {"forget": Read(layers=(self.layer,))}
@@ -167,6 +165,7 @@ class AdaptiveRMU(_Activations):
       positions: token classes that count.
     """
 
+    stream: ClassVar[str] = "forget"
     layers: tuple[int, ...]
     scale: float = 5.0
     distribution: str = "uniform"
@@ -178,10 +177,6 @@ class AdaptiveRMU(_Activations):
         object.__setattr__(self, "layers", sorted_layers(self.layers))
         _check_choices(self.width_reduction, self.distribution)
         check_positions(self.positions)
-
-    @property
-    def stream(self) -> str:
-        return "forget"
 
     def reads(self) -> dict[str, Read]:
         return {"forget": Read(layers=self.layers, reference=True)}
