@@ -22,6 +22,7 @@ SUITES = {
     "attention": "attention",
     "storage": "storage",
     "serve": "serving",
+    "weights": "real_weights",
     "accelerator": "accelerator",
 }
 

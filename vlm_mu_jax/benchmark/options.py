@@ -14,6 +14,8 @@ class BenchmarkOptions:
     repeats: timed runs of each side. seed: draws weights and inputs. workdir: folder for checkpoints and inputs.
     family: of the random model, one of FAMILY_NAMES; suites that know one family alone measure LLaVA.
     minutes: accelerator starts nothing new after them; 0 is no limit.
+    weights: GGUF file of the model of the suites `weights` and `cold`. llama_python: the Python of an environment with
+    llama-cpp-python; None leaves llama.cpp out.
     """
 
     workdir: Path
@@ -23,3 +25,5 @@ class BenchmarkOptions:
     seed: int = 0
     family: str = "llava"
     minutes: float = 0.0
+    weights: Path | None = None
+    llama_python: Path | None = None

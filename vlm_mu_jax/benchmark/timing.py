@@ -70,13 +70,19 @@ def peak_memory() -> int:
 def matmul_speed(size: int = 2048) -> float:
     """FLOP/s of one large float32 matrix product on the device: the best of ten."""
     x = jnp.ones((size, size), jnp.float32)
-    product, best = jax.jit(jnp.matmul), float("inf")
-    jax.block_until_ready(product(x, x))
-    for _ in range(10):
+    product = jax.jit(jnp.matmul)
+    return 2.0 * size**3 / best_of(lambda: jax.block_until_ready(product(x, x)))
+
+
+def best_of(job: Callable[[], Any], times: int = 10) -> float:
+    """Seconds of the fastest of some runs, after one that does not count."""
+    job()
+    best = float("inf")
+    for _ in range(times):
         start = time.perf_counter()
-        jax.block_until_ready(product(x, x))
+        job()
         best = min(best, time.perf_counter() - start)
-    return 2.0 * size**3 / best
+    return best
 
 
 def row(name: str, ours: float, peer: float | None, unit: str, floor: float | None = None, **more: Any) -> dict:

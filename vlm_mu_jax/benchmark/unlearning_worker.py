@@ -1,7 +1,7 @@
 """Our side of bin/bench unlearn, as a process of its own: training steps asked for in JSON lines on stdin.
 
 {"do": "load", "folder", "arrays": NPZ}    the model and the examples
-{"do": "npo" | "rmu", ...}                 one training step (the first one also prepares, as bin/train does);
+{"do": "npo" | "rmu" | "npo_lora", ...}    one training step; the first also prepares, as bin/train does;
                                            "once": seconds that all examples cost before the first step
 {"do": "peak"}                             the most memory this process ever had, bytes
 """
@@ -43,6 +43,10 @@ class Steps:
     def npo(self, beta: float, learning_rate: float, remat: str) -> dict[str, Any]:
         objective = make_objective("npo", reading="as_code", beta=beta, retain_preference=0.0)
         return self._run(objective, FROZEN_VISION, learning_rate, remat)
+
+    def npo_lora(self, beta: float, learning_rate: float, rank: int, remat: str) -> dict[str, Any]:
+        objective = make_objective("npo", reading="as_code", beta=beta, retain_preference=0.0)
+        return self._run(objective, Selection.of(select=(), lora_rank=rank), learning_rate, remat)
 
     def rmu(self, layer: int, trained: list[int], alpha: float, learning_rate: float, remat: str) -> dict[str, Any]:
         objective = make_objective("rmu", reading="as_code", layer=layer, retain_alpha=alpha, retain_weight=0.0)
@@ -92,6 +96,8 @@ class Steps:
 
         def prepared(name: str) -> Any:
             rows = streams[name][0]
+            if rows.batch.pixels_BMHWC is None:
+                return score(self.params, rows) if name in spec.objective.reference_nll_streams else ()
             features = encode(self.params, rows.batch)
             rows = rows.replace(batch=rows.batch.replace(pixels_BMHWC=None, vision_BMPE=features))
             return score(self.params, rows) if name in spec.objective.reference_nll_streams else features
@@ -103,11 +109,11 @@ class Steps:
 
     def _stream(self, name: str) -> Stream:
         """All examples as one batch."""
-        parts = ("tokens", "lengths", "pixels", "mask")
-        tokens, lengths, pixels, mask = (self.arrays[f"{name}_{part}"] for part in parts)
-        shown = [random_models.picture(one, self.cfg) for one in pixels[:, 0]]
+        tokens, lengths, mask = (self.arrays[f"{name}_{part}"] for part in ("tokens", "lengths", "mask"))
+        pixels = self.arrays.get(f"{name}_pixels")
+        shown = [()] * len(lengths) if pixels is None else [(random_models.picture(x, self.cfg),) for x in pixels[:, 0]]
         rows = [
-            TrainRow(f"{name}{i}", tuple(map(int, tokens[i, :n])), tuple(map(bool, mask[i, :n])), (shown[i],))
+            TrainRow(f"{name}{i}", tuple(map(int, tokens[i, :n])), tuple(map(bool, mask[i, :n])), shown[i])
             for i, n in enumerate(lengths)
         ]
         image = self.cfg.image_token_id

@@ -7,6 +7,7 @@ better; `floor` is the physical limit in the same unit, where one is known.
 Example:
   bin/bench generate --size=small --json
   bin/bench attack --size=mid --family=qwen2.5-vl
+  bin/bench weights --weights=SmolLM2-135M.gguf --rows=4
   bin/bench accelerator --size=7b --minutes=8 --workdir=runs/accelerator
 """
 
@@ -25,6 +26,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "draws weights and inputs")
 _MINUTES = flags.DEFINE_float(
     "minutes", 0.0, "accelerator: start nothing new after these; 0 is no limit", lower_bound=0
 )
+_WEIGHTS = flags.DEFINE_string("weights", None, "weights and cold: GGUF file of a real language model")
+_LLAMA_PYTHON = flags.DEFINE_string(
+    "llama_python", None, "weights: Python of an environment with llama-cpp-python; without it llama.cpp is left out"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints and inputs; a temporary one by default")
 
 
@@ -39,7 +44,15 @@ def main(argv: list[str]) -> None:
     with TemporaryDirectory() if _WORKDIR.value is None else nullcontext(_WORKDIR.value) as folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         options = BenchmarkOptions(
-            Path(folder), _SIZE.value, _ROWS.value, _REPEATS.value, _SEED.value, _FAMILY.value, _MINUTES.value
+            Path(folder),
+            _SIZE.value,
+            _ROWS.value,
+            _REPEATS.value,
+            _SEED.value,
+            _FAMILY.value,
+            _MINUTES.value,
+            None if _WEIGHTS.value is None else Path(_WEIGHTS.value),
+            None if _LLAMA_PYTHON.value is None else Path(_LLAMA_PYTHON.value),
         )
         result = measure(argv[1], options)
     print(json.dumps(result) if _JSON.value else table.text(result))
