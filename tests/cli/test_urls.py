@@ -15,6 +15,7 @@ REFUSED = {
     "eval": ["eval", "--checkpoint=base", "--data=data", "--workdir=ftp:/bucket/run"],
     "report": ["report", "ftp://bucket/run", "--out=new/report.html"],
     "serve": ["serve", "--checkpoint=base=ftp://bucket/base"],
+    "curate, which links to images": ["curate", "--safety=s3://bucket/train.json", "--out=new/set"],
 }
 WRONG = {
     "train": ["train", "--config=miniature_unlearn:npo", "--workdir=new/run", "--config.model.init=missing"],

@@ -17,6 +17,7 @@ _NO_PATHS = ("prompt", "system", "suffix", "carrier", "word", "columns", "coordi
 _WRITTEN = ("out", "workdir", "chart", "attribution_chart", "saliency_chart", "rebalance", "figures")
 _STREAMED = ("source", "lora", "vision_tower")  # of bin/convert_hf, which reads tensor by tensor
 _WITH_IMAGES = ("data", "check", "safety", "general", "history")  # beside a data file lie its images
+_LINKED = ("safety", "general", "out")  # of bin/curate, whose folder links to the images: a copy does not stay
 _LOCAL = ("bin/quickstart", "bin/compare", "bin/bench")  # start other commands, or measure this machine's disk
 
 
@@ -60,8 +61,9 @@ def _changed(name: str, value: Any, give: Callable[[str, str], str]) -> Any:
 
 def _checked(command: str, name: str, url: str) -> str:
     found, where = scheme(url), f"--{name}={url}" if name else url
-    if found not in SCHEMES or command in _LOCAL:
-        handled = "" if command in _LOCAL else f"{', '.join(f'{one}://' for one in SCHEMES)} or "
+    local = command in _LOCAL or (command == "bin/curate" and name in _LINKED)
+    if found not in SCHEMES or local:
+        handled = "" if local else f"{', '.join(f'{one}://' for one in SCHEMES)} or "
         raise InputError(f"{where}: {found}:// is not handled; give {handled}a folder or file of this machine")
     if found == "hf" and name in _WRITTEN:
         raise InputError(f"{where}: hf:// is read only; bin/convert_hf --export --push=ORG/NAME writes there")
