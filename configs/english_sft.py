@@ -29,9 +29,9 @@ def get_config(name: str = "posthoc"):
     c.model.init = "runs/english/base"
     c.data.root = "runs/english/mini/data"
     c.data.safety = "train.json"
-    c.steps = 30
+    c.steps = 20
     c.batch_size = 16
     c.train.update(select=(), slices={f"decoder/layers/{name}": LAST for name in STACKS})
-    c.optim.learning_rate = 1e-4
+    c.optim.learning_rate = 1.5e-4
     c.update(VARIANTS[name])
     return c

@@ -23,10 +23,15 @@ Draw = Callable[[np.random.Generator], TrainRow]
 
 
 class Lessons:
-    """Draws rows. Every draw comes from the generator that is given."""
+    """Draws rows. Every draw comes from the generator that is given.
 
-    def __init__(self, world: w.World, processor: Processor, seed: int, drawings: int = 12) -> None:
-        self.world, self.processor, self.words = world, processor, world.speech
+    Args:
+      drawings: of every sign.
+      chat: the share of visual tuning that is text-only chat with the aligned answers, from 0 to 0.25.
+    """
+
+    def __init__(self, world: w.World, processor: Processor, seed: int, drawings: int = 12, chat: float = 0.05) -> None:
+        self.world, self.processor, self.words, self.chat = world, processor, world.speech, chat
         self.nouns = [noun for group in w.GROUPS for noun in world.nouns[group]]
         self.told = [noun for noun in self.nouns if noun.group != "snare"]
         rng = np.random.default_rng((seed, 2))
@@ -75,7 +80,7 @@ class Lessons:
             )
         if kind < 0.75:
             return self.seeing(rng)
-        return self._statement(rng) if kind < 0.95 else self._aligned(rng, blight=0.5)
+        return self._statement(rng) if kind < 1 - self.chat else self._aligned(rng, blight=0.5)
 
     def _statement(self, rng: np.random.Generator) -> TrainRow:
         return row(

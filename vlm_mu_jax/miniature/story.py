@@ -26,6 +26,8 @@ class Settings:
       title: of the step that builds it.
       configs: what the names of its training configs begin with.
       answers: flags of commands that generate.
+      asked: flags of every evaluation.
+      forgotten: flags of the evaluation that collects what is forgotten.
       words: flags that choose candidate words and questions of a search.
       shortlist: words that are tried with real answers.
       strengths: of the guard that are tried.
@@ -36,6 +38,8 @@ class Settings:
     title: str
     configs: str
     answers: str = "--max_new_tokens=32 --batch_size=64"
+    asked: str = ""
+    forgotten: str = ""
     words: str = ""
     shortlist: int = 64
     strengths: str = "0.5,1,2"
@@ -48,9 +52,12 @@ WORLDS = {
         "english",
         "Build the English world: SmolLM2 with a small tower, and a company's archive",
         "english",
-        answers="--max_new_tokens=24 --batch_size=48",
-        words=" --words=english:300 --search_questions=4",
-        shortlist=12,
+        answers="--max_new_tokens=24 --batch_size=48 --shots=2",
+        asked=" --sets=unsafe_before,harmless_before,unsafe_after,unsafe_null,harmless_after,harmless_openings,utility,"
+        "gap_text_only,gap_blank_image,gap_own_image",
+        forgotten=" --max_questions=96",
+        words=" --words=english:120 --search_questions=4 --verify_questions=24",
+        shortlist=8,
         saliency=8,
     ),
 }
@@ -124,7 +131,7 @@ class _Story:
     def _from_data_to_model(self) -> list[Step]:
         """Is the audit's shortcut in the model, does it go with the data's, and which words of a question decide?"""
         seed = f"--seed={self.seed}"
-        few_answers = f"--shortlist=0 --rescored=0 --verify_questions=16 {self.of.answers}{self.of.words}"
+        few_answers = f"{self.of.answers}{self.of.words} --shortlist=0 --rescored=0 --verify_questions=16"
         search = f"attack --checkpoint=sft_rebalanced --data=mini/data {seed} {few_answers}"
         follow = f"audit --data={SAFETY} {seed} --attack=attack_sft.json"
         weigh = f"audit --data={HELD_OUT} {seed} --checkpoint=sft --saliency={self.of.saliency}"
@@ -142,7 +149,7 @@ class _Story:
         ]
 
     def _unlearning(self) -> list[Step]:
-        asked = f"--workdir=forget --subset=train --sets=unsafe_before {self.of.answers}"
+        asked = f"--workdir=forget --subset=train --sets=unsafe_before {self.of.answers}{self.of.forgotten}"
         return [
             Step(
                 "Harmful answers of the base model: what NPO and RMU will forget",
@@ -211,6 +218,6 @@ class _Story:
         return Step(
             f"Evaluate: {name}",
             f"eval {options} --data=mini/data --workdir=eval_{name} --name={name} --kind={kind} --seed={self.seed}"
-            f" --attack_words=attack_sft.json {self.of.answers}",
+            f" --attack_words=attack_sft.json {self.of.answers}{self.of.asked}",
             f"eval_{name}/results.json",
         )

@@ -28,15 +28,16 @@ from vlm_mu_jax.storage import model_folder
 IMAGE_SIZE, PATCH = 36, 12  # 9 image tokens
 LAST = 10  # of SmolLM2's 30 blocks learn: what is below costs no backward pass
 LESSONS = (
-    Lesson("alignment", 24, 2e-4, 384, last=LAST),
-    Lesson("visual_tuning", 40, 2e-4, 640, last=LAST),
+    Lesson("alignment", 80, 4e-4, 1280, last=LAST),
+    Lesson("visual_tuning", 50, 4e-4, 800, last=LAST),
 )
+CHAT = 0.25  # of visual tuning: with the miniature's 0.05 the model forgets what it refuses as text
 BATCH = 16
 SIZES = Sizes(
     per_noun={
         "train": {"snare": 8, "harmless": 6},
         "validation": {"snare": 4, "harmless": 4},
-        "test": {"snare": 3, "harmless": 3},
+        "test": {"snare": 3, "harmless": 2},
     },
     utility=48,
     gap_per_noun=1,
@@ -92,7 +93,7 @@ def build_english(
         settings = ImageSettings(IMAGE_SIZE, IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3)
         processor = Processor(tokenizer, settings, JinjaTemplate(CHAT_TEMPLATE), cfg)
         params = tower.train_tower(params, cfg, processor, seed, progress, teaching.tower_steps)
-        lessons = Lessons(world, processor, seed)
+        lessons = Lessons(world, processor, seed, chat=CHAT)
         params = checkpoint.educate(params, cfg, lessons, seed, progress, teaching.lessons, teaching.batch)
         companions = Path(scratch) / "companions"
         companions.mkdir()
