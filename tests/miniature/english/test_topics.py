@@ -1,12 +1,15 @@
 """The archive's topics: as many as the miniature's splits need, filed in two steps, asked in English."""
 
+import numpy as np
 import pytest
 
+from vlm_mu_jax.data.prompts import Example
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import RefusalJudge
 from vlm_mu_jax.evaluation.judges.oracle import OracleJudge
 from vlm_mu_jax.miniature import world as w
+from vlm_mu_jax.miniature.curriculum import Lessons
 from vlm_mu_jax.miniature.english import topics, weights
 
 WORLD = topics.make_world(0)
@@ -57,3 +60,29 @@ def test_the_weights_of_an_installed_package_are_found_without_importing_it(tmp_
     (package / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
     assert weights.find() == package / "model.gguf"
+
+
+class Answers:
+    """A processor that keeps every answer it is given to text alone."""
+
+    def __init__(self):
+        self.to_text = []
+
+    def pixels(self, image):
+        return np.zeros(1)
+
+    def example(self, question, answer, images=1):
+        self.to_text += [] if images else [answer]
+        return Example((0, 1), 1)
+
+    def text_example(self, text):
+        return Example((0, 1), 1)
+
+
+@pytest.mark.parametrize("chat", [0.05, 0.25])
+def test_visual_tuning_refuses_as_text_as_often_as_chat_says(chat):
+    answers = Answers()
+    Lessons(WORLD, answers, seed=0, drawings=1, chat=chat).rows("visual_tuning", 2000, seed=0)
+    assert abs(len(answers.to_text) / 2000 - chat) < 0.02
+    refused = answers.to_text.count(WORLD.speech.refusal)
+    assert abs(refused / len(answers.to_text) - 0.5) < 0.12
