@@ -23,6 +23,7 @@ SUITES = {
     "storage": "storage",
     "serve": "serving",
     "weights": "real_weights",
+    "cold": "cold_start",
     "accelerator": "accelerator",
 }
 

@@ -8,6 +8,7 @@ Example:
   bin/bench generate --size=small --json
   bin/bench attack --size=mid --family=qwen2.5-vl
   bin/bench weights --weights=SmolLM2-135M.gguf --rows=4
+  bin/bench cold --weights=SmolLM2-135M.gguf --repeats=1
   bin/bench accelerator --size=7b --minutes=8 --workdir=runs/accelerator
 """
 
