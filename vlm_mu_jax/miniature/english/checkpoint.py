@@ -31,7 +31,7 @@ LESSONS = (
     Lesson("alignment", 80, 4e-4, 1280, last=LAST),
     Lesson("visual_tuning", 50, 4e-4, 800, last=LAST),
 )
-CHAT = 0.25  # of visual tuning: with the miniature's 0.05 the model forgets what it refuses as text
+CHAT = 0.25  # the share of visual tuning that keeps what is refused as text
 BATCH = 16
 SIZES = Sizes(
     per_noun={
