@@ -42,7 +42,7 @@ def get_config(name: str = "npo"):
     c.data.safety = "train.json"
     c.data.general = "llava_keep.json"
     c.data.forget_answers = "../../forget/answers/unsafe_before.jsonl"
-    c.steps = 24
+    c.steps = 30
     c.batch_size = 12
     c.forget_batch_size = 6
     c.update(ENGLISH[name])
