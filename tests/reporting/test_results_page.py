@@ -64,6 +64,13 @@ def test_blocks_of_another_world_stay_as_they_are(tables):
     assert "old figures" in filled and "\nolder\n" not in filled and tables["targets"] in filled
 
 
+def test_without_an_unlearned_model_its_targets_are_not_measured(tmp_path):
+    folder = runs_builder.write_quickstart(tmp_path / "seed3", 3)
+    for name in ("npo", "rmu"):
+        shutil.rmtree(folder / f"eval_{name}", ignore_errors=True)
+    assert results_page.tables({3: folder})["targets"] == results_page.NOT_MEASURED
+
+
 def test_both_judges_stand_beside_each_other(tmp_path):
     folder = runs_builder.write_quickstart(tmp_path / "seed3", 3, npo=(0.02, 0.94))
     for file in folder.glob("eval_sft/answers/*.jsonl"):

@@ -139,7 +139,10 @@ def _models(seeds: Mapping[int, Content]) -> str:
 
 
 def _targets(seeds: Mapping[int, Content]) -> str:
-    """Every unlearned model against its targets, a missed one in bold, and a sentence for every model."""
+    """Every unlearned model against its targets, a missed one in bold, and a sentence for every model.
+
+    `NOT_MEASURED` where none was unlearned yet.
+    """
     rows, heads, lines = [], [], []
     reached: dict[str, list[tuple[int, list[VerdictTarget]]]] = {}
     for seed, content in seeds.items():
@@ -148,6 +151,8 @@ def _targets(seeds: Mapping[int, Content]) -> str:
             heads = [target.name for target in found]
             rows.append([str(seed), run.name, *(_judged(target) for target in found)])
             reached.setdefault(run.name, []).append((seed, found))
+    if not rows:
+        return NOT_MEASURED
     for name, results in reached.items():
         lines.append(f"- **{name}** " + _sentence(results))
     return _table(["seed", "model", *heads], rows) + "\n\n" + "\n".join(lines)
