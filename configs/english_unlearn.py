@@ -1,7 +1,7 @@
 """Unlearning in the English world (bin/quickstart --world=english).
 
-    bin/train --config=english_unlearn:npo --config.model.init=base --config.data.root=mini/data --workdir=npo
-    bin/train --config=english_unlearn:rmu --config.model.init=base --config.data.root=mini/data --workdir=rmu
+    bin/train --config=configs/english_unlearn.py:npo --config.model.init=base --config.data.root=data --workdir=npo
+    bin/train --config=configs/english_unlearn.py:rmu --config.model.init=base --config.data.root=data --workdir=rmu
 
 npo: the last 10 of SmolLM2's 30 blocks train, as in configs/english_sft.py. rmu: the MLP output weights of layers 5 to
   7, activations after layer 7, as the Safety Mirage paper's public code has them (configs/llava15_unlearn.py). What the
