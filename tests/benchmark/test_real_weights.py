@@ -5,21 +5,13 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.command import run_command
-from tests.conversion.gguf_checkpoints import save_gguf
+from tests.conversion.gguf_checkpoints import SIZES, save_gguf
 from tests.conversion.hf_checkpoints import make_llama
 from vlm_mu_jax.benchmark import timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.suites import real_weights
 
-SIZES = {
-    "vocab_size": 265,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
-}
+MODEL = {**SIZES, "vocab_size": 265, "num_key_value_heads": 4}
 
 
 @pytest.mark.slow
@@ -28,7 +20,7 @@ def test_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(real_weights, "NEW_TOKENS", 6)
     monkeypatch.setattr(real_weights, "read_speed", lambda: 1e9)
     monkeypatch.setattr(timing, "matmul_speed", lambda: 1e12)
-    file = save_gguf(make_llama(7, **SIZES, max_position_embeddings=512), tmp_path / "tiny.gguf")
+    file = save_gguf(make_llama(7, **MODEL, max_position_embeddings=512), tmp_path / "tiny.gguf")
     result = real_weights.measure(BenchmarkOptions(tmp_path, rows=1, repeats=1, weights=file))
     rows = {row["name"]: row for row in result["rows"]}
     names = [f"generate_{dtype}_{number}" for dtype in ("float32", "bfloat16") for number in (1, 2)]

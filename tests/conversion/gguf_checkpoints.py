@@ -6,6 +6,15 @@ from typing import Any
 import gguf
 import numpy as np
 
+SIZES = {
+    "vocab_size": 264,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
 CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import vlm_mu_jax
-from tests.conversion.gguf_checkpoints import CHAT, add, byte_level_vocabulary, permuted, save_gguf, their_name
+from tests.conversion.gguf_checkpoints import CHAT, SIZES, add, byte_level_vocabulary, permuted, save_gguf, their_name
 from tests.conversion.hf_checkpoints import LLAMA3_ROPE, draw_text, make_llama, randomise, save
 from vlm_mu_jax.conversion import gguf_file, gguf_kinds
 from vlm_mu_jax.conversion.convert import ConvertOptions, convert
@@ -22,15 +22,6 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.params import flatten
 from vlm_mu_jax.model.vlm import Batch, forward
 
-SIZES = {
-    "vocab_size": 264,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-}
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2}
 
 

@@ -5,25 +5,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.conversion.gguf_checkpoints import save_gguf
+from tests.conversion.gguf_checkpoints import SIZES, save_gguf
 from tests.conversion.hf_checkpoints import make_llama
 from vlm_mu_jax.conversion.gguf_copy import write_float16
 from vlm_mu_jax.conversion.importer import ConvertOptions, import_checkpoint
 from vlm_mu_jax.model.params import flatten
 
-SIZES = {
-    "vocab_size": 265,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-}
+MODEL = {**SIZES, "vocab_size": 265}
 
 
 def test_the_copy_is_the_same_model_in_float16(tmp_path):
-    source = save_gguf(make_llama(41, **SIZES), tmp_path / "q.gguf", "Q4_1")
+    source = save_gguf(make_llama(41, **MODEL), tmp_path / "q.gguf", "Q4_1")
     write_float16(source, tmp_path / "half.gguf")
     got, want = (
         import_checkpoint(tmp_path / name, ConvertOptions(dtype="float32")) for name in ("half.gguf", "q.gguf")

@@ -3,18 +3,15 @@
 import dataclasses
 
 import jax
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from tests.miniature.built_world import assert_equal_transformers
 from vlm_mu_jax.conversion import importer
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.miniature import checkpoint
 from vlm_mu_jax.model.params import flatten, init_params
-from vlm_mu_jax.model.vlm import forward, param_specs
+from vlm_mu_jax.model.vlm import param_specs
 
 SHORT = tuple(dataclasses.replace(lesson, steps=2, rows=16) for lesson in checkpoint.LESSONS)
 
@@ -35,20 +32,7 @@ def ours(built):
 
 def test_logits_and_prompts_equal_transformers(built, ours):
     processor = Processor.from_folder(built / "hf", ours.config)
-    theirs = LlavaForConditionalGeneration.from_pretrained(built / "hf", dtype=torch.float32).eval()
-    their_processor = AutoProcessor.from_pretrained(str(built / "hf"))
-    records = readers.read(built / "data" / "test.json")
-    for record in records[:3]:
-        image = Image.open(records.image_path(record))
-        content = [{"type": "image"}, {"type": "text", "text": record.question}]
-        text = their_processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = their_processor(images=image, text=text, return_tensors="pt")
-        batch = processor.pad([processor.prompt_ids(record.question)], [[processor.pixels(image)]], multiple=1)
-        assert batch.tokens_BT.tolist() == inputs["input_ids"].tolist()
-        with torch.no_grad():
-            want = theirs(**inputs).logits.numpy()
-        got = np.asarray(jax.jit(forward, static_argnums=2)(ours.params, batch, ours.config).logits_BTV)
-        np.testing.assert_allclose(got, want, atol=1e-4)
+    assert_equal_transformers(built / "hf", built / "data", processor, ours, 3)
 
 
 def test_every_part_has_learned(ours):

