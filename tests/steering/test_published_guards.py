@@ -23,6 +23,7 @@ def test_every_method_makes_a_guard(model, anchors, name):
         "vlm_guard_projection": -own,
         "tbop": -own,
         "null_steer": own,
+        "alpha_steer": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],  # times its gate
         "activation_addition": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],
         "directional_ablation": -own,
         "shiftdc": own - own,

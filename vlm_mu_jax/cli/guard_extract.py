@@ -27,6 +27,7 @@ _METHOD = flags.DEFINE_enum(
         "cmrm",
         "shiftdc",
         "tbop",
+        "alpha_steer",
         "null_steer",
     ],
     "a published guard: its estimator and settings, except where flags say otherwise (see docs/guards.md)",
@@ -71,7 +72,7 @@ _LAYERS = flags.DEFINE_string("layers", "middle", "middle (third), all, last, 4-
 _GATE = flags.DEFINE_enum(
     "gate",
     "midpoint",
-    ["midpoint", "midpoint_blank", "calibrated", "zero", "none"],
+    ["midpoint", "midpoint_blank", "calibrated", "zero", "none", "linear"],
     "when to act: threshold on the last prompt token's projection",
 )
 _GATE_LAYERS = flags.DEFINE_string(

@@ -25,6 +25,7 @@ class Steer:
     subspace out, -2 reflects it, > 0 amplifies it. shift: constant to add, [L, D], or [L, B, D] for one per row.
     threshold_L: gate threshold. gate_LD: what the gate projects on; None = the first rows of V.
     gate_LB: per-layer, per-row gate in {0, 1} from an earlier forward; None = decide in this one.
+    linear: g is the projection h gate_l itself, a real number, in place of 0 or 1.
     gated: False means g = 1. Gates decided here read the row's last token before steering: g = [h gate_l > threshold].
     norm_preserving: rescale h' to the norm of h.
     scope: positions written, one of SCOPES. everywhere: written are also the embedded tokens and the stream between
@@ -39,6 +40,7 @@ class Steer:
     gate_LD: Array | None = None
     gate_LB: Array | None = None
     gated: bool = flax.struct.field(pytree_node=False, default=False)
+    linear: bool = flax.struct.field(pytree_node=False, default=False)
     norm_preserving: bool = flax.struct.field(pytree_node=False, default=False)
     scope: str = flax.struct.field(pytree_node=False, default="all")
     everywhere: bool = flax.struct.field(pytree_node=False, default=False)
@@ -103,11 +105,15 @@ class Steering:
         x32, basis_MD, shift = (x.astype(jnp.float32) for x in (x_BTD, layer["basis"], layer["shift"]))
         gate_B = self._gates(x32, layer)
         shift_BTD = shift[:, None] if shift.ndim == 2 else shift[None, None]
-        moved = x32 + layer["strength"] * (x32 @ basis_MD.T) @ basis_MD + shift_BTD
+        if self.steer.linear:
+            added = layer["strength"] * (x32 @ basis_MD.T) @ basis_MD + shift_BTD
+            moved = x32 + gate_B[:, None, None] * added
+        else:
+            moved = x32 + layer["strength"] * (x32 @ basis_MD.T) @ basis_MD + shift_BTD
         if self.steer.norm_preserving:
             norms = [jnp.linalg.norm(h, axis=-1, keepdims=True) for h in (x32, moved)]
             moved = moved * norms[0] / jnp.maximum(norms[1], 1e-12)
-        write_BT1 = (gate_B[:, None] > 0)[:, :, None] & self._written(x_BTD.shape[1])[:, :, None]
+        write_BT1 = (gate_B[:, None] != 0)[:, :, None] & self._written(x_BTD.shape[1])[:, :, None]
         return jnp.where(write_BT1, moved.astype(x_BTD.dtype), x_BTD), gate_B
 
     def _gates(self, x32: Array, layer: dict[str, Array]) -> Array:
@@ -117,7 +123,8 @@ class Steering:
         if "gate" in layer:
             return layer["gate"].astype(jnp.float32)
         last_BD = x32[jnp.arange(B), self.last_B]
-        return (last_BD @ layer["gate_row"].astype(jnp.float32) > layer["threshold"]).astype(jnp.float32)
+        score_B = last_BD @ layer["gate_row"].astype(jnp.float32)
+        return score_B if self.steer.linear else (score_B > layer["threshold"]).astype(jnp.float32)
 
     def _written(self, T: int) -> Array:
         """Which of these tokens the scope writes, bool [B, T] or [1, 1]."""

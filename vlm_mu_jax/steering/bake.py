@@ -179,8 +179,13 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
 
 
 def module_settings(guard: Guard) -> dict:
-    """What guard_hooks.py reads of a guard's options, next to its arrays. JSON-ready."""
+    """What guard_hooks.py reads of a guard's options, next to its arrays. JSON-ready.
+
+    Raises InputError for a linear gate, which the hooks do not know.
+    """
     use = guard.options
+    if use.gate == "linear":
+        raise InputError("hooks know gates that are open or closed, not gate linear; nearest: --gate=midpoint")
     reads = "text" if use.first_pass_reads_text else "self"
     alpha = operators.FIXED_STRENGTH.get(use.operator, use.strength)
     moved = use.component != "token" and use.operator != "add"

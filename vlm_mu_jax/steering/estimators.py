@@ -6,8 +6,8 @@
     lda          Fisher's discriminant, with the within-class covariance shrunk towards a sphere
     probe        weights of a logistic regression with a ridge penalty
     image_shift  what an image adds: uncentred SVD of (with a blank image) - (text only), both classes (TBOP, CMRM)
-    null_space   svd within the null space of the benign states (AlphaSteer, NullSteer): linear operators along it leave
-                 benign states as they are
+    null_space   svd within the null space of the benign states (NullSteer): linear operators along it leave benign
+                 states as they are
 
 "+" is the harmful side. For image_shift it is the side of the image.
 

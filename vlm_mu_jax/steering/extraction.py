@@ -12,12 +12,12 @@ import numpy as np
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.steering import gates, guard_folder
+from vlm_mu_jax.steering import alpha_steer, gates, guard_folder
 from vlm_mu_jax.steering.anchor_texts import Anchors, load_anchors
 from vlm_mu_jax.steering.auroc import auroc_per_layer
 from vlm_mu_jax.steering.directions import Directions, difference_of_means
 from vlm_mu_jax.steering.estimators import PAIRED, estimate
-from vlm_mu_jax.steering.guard import Guard
+from vlm_mu_jax.steering.guard import LINEAR, Guard
 from vlm_mu_jax.steering.guard_options import GuardOptions
 from vlm_mu_jax.steering.hidden_states import LOCATION, POSITION, last_token_states
 from vlm_mu_jax.steering.operators import FIXED_STRENGTH, parse_layers
@@ -140,10 +140,12 @@ def extract_guard(
         _check_llm(model, options.llm, estimator)
     states = _read_states(model, anchors, estimator, options, progress)
     directions = estimate(estimator, *states.classes, rank=options.rank, blank_LKD=states.source_blank_LKD)
-    gate_LD = _gate(estimator, directions, states)
+    linear = use.gate == "linear"
+    gate_LD = _linear_gate(states) if linear else _gate(estimator, directions, states)
     scores = _anchor_scores(gate_LD, states)
     origin = _origin(model, anchors, estimator, options) | {
         "auroc_anchors": auroc_per_layer(scores.harmful_LN, scores.harmless_LN),  # in sample: a check, not a claim
+        **({"gate_rows": LINEAR} if linear else {}),
         "residual_norm_L": np.linalg.norm(states.text_LND, axis=-1).mean(1).tolist(),
     }
     guard = Guard(directions, gate_LD, scores, use, origin)
@@ -221,6 +223,13 @@ def _gate(estimator: str, directions: Directions, states: _AnchorStates) -> np.n
         return estimate("lda", text_LND[:, :count], text_LND[:, count:]).basis_LMD[:, 0]
     # An image's shift tells nothing about harm: the gate keeps to the classes.
     return (difference_of_means(*states.classes) if estimator == "image_shift" else directions).basis_LMD[:, 0]
+
+
+def _linear_gate(states: _AnchorStates) -> np.ndarray:
+    """The rows of a linear gate, [L, D]. All but the harmful anchors are benign, without and with a blank image."""
+    seen = [some for some in (states.text_LND, states.blank_LND) if some is not None]
+    parts = [(some[:, : states.harmful], some[:, states.harmful :]) for some in seen]
+    return alpha_steer.gate_rows(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
 
 
 def _check_llm(model: Model, llm: Model, estimator: str) -> None:

@@ -9,6 +9,7 @@ safety direction. The gate opens where the score is above the threshold.
     calibrated      the smallest threshold at which at most a share `fpr` of the harmless anchors passes, in each of the
                     conditions that were measured (text only, blank image)
     none            always open
+    linear          no threshold: the score itself is the gate, a real number (AlphaSteer; see `alpha_steer`)
 
 The paper's threshold 0 has no meaning by itself. All prompts share a large common mean, and depending on that mean a
 threshold of 0 lets most harmful prompts through or fires on most harmless ones.
@@ -24,7 +25,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering.shapes import check_shapes
 
-GATES = ("midpoint", "midpoint_blank", "calibrated", "zero", "none")
+GATES = ("midpoint", "midpoint_blank", "calibrated", "zero", "none", "linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def thresholds(kind: str, scores: AnchorScores, fpr: float = 0.05) -> np.ndarray
     Raises:
       InputError: an unknown kind, or a gate that needs scores with a blank image where there are none.
     """
-    if kind == "zero":
+    if kind in ("zero", "linear"):  # linear reads no threshold
         return np.zeros(len(scores.harmful_LN))
     if kind == "none":
         return np.full(len(scores.harmful_LN), -np.inf)

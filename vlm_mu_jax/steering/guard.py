@@ -29,6 +29,8 @@ from vlm_mu_jax.steering.hidden_states import batch_states
 from vlm_mu_jax.storage.identity import folder_hash, weights_hash
 from vlm_mu_jax.storage.model_folder import Model
 
+LINEAR = "alpha_steer"  # what `origin` calls the rows of a gate that may be linear
+
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
@@ -36,7 +38,7 @@ class Guard:
 
     Attributes:
       directions: what is steered along, for every layer.
-      gate_LD: float [L, D], the unit vectors that the gates project on.
+      gate_LD: float [L, D], the vectors that the gates project on: unit vectors, but for those of `alpha_steer`.
       scores: the anchors' projections on `gate_LD`. Thresholds are computed from them.
       options: operator, strength, layers, gate and scope.
       origin: JSON-ready facts of the extraction: hashes of weights and anchors, estimator, template, versions.
@@ -115,6 +117,10 @@ class Guard:
         ).replace(scope=use.scope, hide_image=use.hide_image)
         if use.gate == "none":
             return steer
+        if use.gate == "linear":
+            if self.origin.get("gate_rows") != LINEAR:
+                raise InputError("gate linear needs rows of its own; extract the guard with --method=alpha_steer")
+            return gates.per_layer(steer, self.threshold_L(), self.gate_LD).replace(linear=True)
         threshold_L = self.threshold_L()
         steer = gates.per_layer(steer, threshold_L, self.gate_LD)
         if use.decide == "layer":

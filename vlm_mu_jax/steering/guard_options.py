@@ -85,6 +85,8 @@ class GuardOptions:
             raise InputError(
                 "a gate that reads the text alone or layers of its own needs a pass of its own; add --decide=example"
             )
+        if self.gate == "linear" and (self.decide == "example" or self.hide_image):
+            raise InputError("gate linear is a number per layer, not a decision; use --decide=layer and --nohide_image")
         if self.operator == "transplant" and self.component == "token":
             raise InputError("transplant needs the component of another run; add --component=text (or self)")
         if self.operator == "ablate" and (self.gate != "none" and self.decide == "layer"):

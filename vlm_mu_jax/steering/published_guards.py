@@ -42,7 +42,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     # TBOP (arXiv 2603.14825): h - h B^T B at the last prompt token, B spans what a blank image adds
     "tbop": ("image_shift", {"operator": "project_out", "strength": -1.0, "gate": "none", "scope": "last"}),
-    # NullSteer (arXiv 2603.22094), AlphaSteer: amplify within the null space of benign states
+    # AlphaSteer (arXiv 2506.07022): h + alpha (h w) r in the prompt, w fitted in the null space of benign states
+    "alpha_steer": ("means", {"operator": "add", "gate": "linear", "scope": "prompt", "strength": 1.0}),
+    # NullSteer (arXiv 2603.22094): amplify within the null space of benign states
     "null_steer": ("null_space", {"operator": "amplify", "strength": 1.0, **_EVERYWHERE}),
 }
 

@@ -75,9 +75,14 @@ def search_steer(steer: Steer | SteerPerBatch, name: str) -> Steer | FirstPass:
     """What steers a search, from what steers the answers. name: of the guard, for the error.
 
     Raises:
-      InputError: the guard adds a component that it reads off every prompt.
+      InputError: the guard adds a component that it reads off every prompt, or writes all of it by a linear gate.
     """
     if not isinstance(steer, SteerPerBatch):
+        if steer.linear and on_prefix(steer) is not None:
+            raise InputError(
+                f"--guard={name}: a linear gate moves a prompt's earlier tokens by another amount for every candidate,"
+                " which share no prefix then; search the guard with --scope=last"
+            )
         return steer
     options = steer.guard.options
     if options.component != "token":

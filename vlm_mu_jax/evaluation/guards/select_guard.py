@@ -162,7 +162,8 @@ def select_guard(
         batch_size=options.batch_size,
     )
     selection = select(candidates, score, options.bounds, progress)
-    if selection.best.operator != OFF.operator and model.config.vision is not None:
+    hides = model.config.vision is not None and selection.best.gate != "linear"
+    if selection.best.operator != OFF.operator and hides:
         selection = _with_image_hidden(selection, score, options.bounds)
     if selection.best.operator == OFF.operator:  # a guard that does nothing, so that what comes next still runs
         guard = guard.using(operator="amplify", strength=0.0, gate="none", component="token", gate_layers=())
