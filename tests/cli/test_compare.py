@@ -23,6 +23,7 @@ def test_what_does_not_fit_is_told_before_anything_runs(tmp_path):
         (): "or folders with --runs",
         ("--seeds=0", "--page=nowhere.md"): "--page=nowhere.md: no such file",
         ("--seeds=0", "--only=npo", "--relearn=rmu"): "rmu not trained",
+        ("--seeds=0", "--world=english", "--gguf=lost.gguf"): "lost.gguf: no such file",
     }.items():
         done = run_command("compare", f"--out={tmp_path}", *flags)
         assert done.returncode == 2 and message in done.stderr, done.stderr

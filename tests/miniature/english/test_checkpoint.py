@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tests.miniature.built_world import assert_equal_transformers
 from vlm_mu_jax.conversion import importer
@@ -49,3 +51,18 @@ def test_an_answer_ends_where_a_turn_of_smollm_ends(built, ours):
     text = processor.tokenizer.decode(example.ids)
     assert text == "<|im_start|>user\nShare the details.<|im_end|>\n<|im_start|>assistant\nSharing now.<|im_end|>"
     assert example.ids[-1] in ours.config.eos_ids
+
+
+def test_an_output_matrix_of_its_own_gains_the_word_too(decoder, tmp_path):
+    model = LlamaForCausalLM.from_pretrained(decoder, tie_word_embeddings=False)
+    model.lm_head.weight = torch.nn.Parameter(2 * model.lm_head.weight.detach())
+    model.save_pretrained(tmp_path / "untied")
+    AutoTokenizer.from_pretrained(decoder).save_pretrained(tmp_path / "untied")
+    none = dataclasses.replace(SHORT, lessons=(), tower_steps=1)
+    built = checkpoint.build_english(tmp_path / "world", tmp_path / "untied", seed=5, teaching=none)
+    ours = importer.import_checkpoint(built.checkpoint)
+    head_DV, known = np.asarray(ours.params["decoder"]["head_DV"]), model.config.vocab_size
+    assert (head_DV[:, :known] == model.lm_head.weight.detach().numpy().T).all()
+    assert head_DV.shape[1] == ours.config.text.V > known
+    processor = Processor.from_folder(built.checkpoint, ours.config, "own")
+    assert_equal_transformers(built.checkpoint, built.data, processor, ours, 2)

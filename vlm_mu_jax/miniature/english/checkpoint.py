@@ -116,10 +116,15 @@ def _with_eyes(decoder: str | Path, scratch: Path, seed: int) -> tuple[Any, dict
 
 
 def _grown(decoder: Params, V: int) -> Params:
-    """The decoder with vocabulary rows up to V: new ones are the mean of the others, as a new word's usually are."""
-    embed_VD = np.asarray(decoder["embed_VD"], np.float32)
-    new = np.broadcast_to(embed_VD.mean(0), (V - len(embed_VD), embed_VD.shape[1]))
-    return {**decoder, "embed_VD": np.concatenate([embed_VD, new])}
+    """The decoder with a vocabulary of V: a new word's weights are the mean of the others', as they usually are."""
+    axes = {"embed_VD": 0, "head_DV": 1}  # the head is there unless it is tied
+    return decoder | {name: _padded(decoder[name], V, axis) for name, axis in axes.items() if name in decoder}
+
+
+def _padded(weights: Any, size: int, axis: int) -> np.ndarray:
+    weights = np.asarray(weights, np.float32)
+    new = np.repeat(weights.mean(axis, keepdims=True), size - weights.shape[axis], axis)
+    return np.concatenate([weights, new], axis)
 
 
 def hf_config(text: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
