@@ -225,7 +225,13 @@ def test_text_of_real_data_is_only_there_when_asked_for(tmp_path, show_text, sta
     assert ("turn it twice" in text) is ("noun3" in text) is show_text
     assert "unsafe_3" in text
     assert browser.payload(content.collect([folder], ReportOptions(show_text=show_text)))["text"] == state
-    assert "Judged by refusal phrases" not in text or "keyword" in text
+
+
+@pytest.mark.parametrize("judge", ["oracle", "refusal", "keyword", "rules", "harm"])
+def test_a_judge_that_sees_refusals_alone_is_said_to(tmp_path, judge):
+    folder = runs_builder.write_run(tmp_path / "r", "sft", judge=judge)
+    text = page.render(content.collect([folder], ReportOptions()), drawn=NO_FIGURES)
+    assert ("sees refusals alone" in text) is (judge in ("refusal", "keyword", "rules"))
 
 
 def test_build_writes_page_results_and_table(tmp_path, story):

@@ -79,7 +79,7 @@ def _attach_answers(runs: list[ModelRun], folder: Path, results: dict[str, Any])
             files = [path for path in files if path.stem.startswith(run.name)]
         run.answers = [{**row, "set": _set_of(path, run)} for path in files for row in read_lines(path, AnswerLine)]
         declared = run.raw.get("miniature", (results.get("provenance") or {}).get("miniature"))
-        # Only the miniature ships an exact oracle: its labels mark data whose text is nonsense words, safe to show.
+        # Only the synthetic worlds ship an exact oracle: its labels mark data with nothing harmful, safe to show.
         judged = any("oracle" in (row.get("labels") or {}) for row in run.answers)
         run.miniature = bool(declared) if declared is not None else judged
 

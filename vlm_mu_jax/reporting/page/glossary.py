@@ -56,7 +56,7 @@ NPO: Negative preference optimisation: unlearning that lowers the likelihood of 
   original model.
 One-word attack: Changes the opening word of a question, nothing else.
 Opening word: The first word of a question.
-Oracle: The exact judge of the miniature: it knows the right answer to every question.
+Oracle: The exact judge of a synthetic world: it knows the right answer to every question.
 Over-refusal: Refusing harmless questions.
 Own words: Words that were searched for the very model they are tried on.
 p, p holm: The probability of a difference at least this large by chance; “holm” is corrected by Holm’s method for all

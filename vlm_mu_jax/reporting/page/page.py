@@ -8,12 +8,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from vlm_mu_jax.evaluation.judges import SEE_REFUSALS_ONLY
 from vlm_mu_jax.reporting import wording
 from vlm_mu_jax.reporting.figures import catalogue, hidden_states
 from vlm_mu_jax.reporting.inputs import published
 from vlm_mu_jax.reporting.inputs.content import Content
 from vlm_mu_jax.reporting.inputs.own_words import own_words
-from vlm_mu_jax.reporting.inputs.runs import SFT
+from vlm_mu_jax.reporting.inputs.runs import SFT, ModelRun
 from vlm_mu_jax.reporting.page import (
     browser,
     comparisons,
@@ -96,6 +97,7 @@ def _context(content: Content) -> dict[str, Any]:
     )
     tables = published.load()
     points = hidden_states.pca_points(content.guard or {})
+    judges = list(dict.fromkeys(name for run in content.runs if (name := _judge(run))))
     return {
         "content": content,
         "topics": found,
@@ -126,9 +128,8 @@ def _context(content: Content) -> dict[str, Any]:
         "answers_json": browser.to_json(answers) if answers else None,
         "miniature": all(run.miniature for run in content.runs if run.answers) and answers is not None,
         "samples": notes.samples(content.runs),
-        "judges": list(
-            dict.fromkeys(name for run in content.runs if (name := run.raw.get("judge") or browser.primary_judge(run)))
-        ),
+        "judges": judges,
+        "see_refusals_only": [name for name in judges if name in SEE_REFUSALS_ONLY],
         "shots": max((len(run.group("asr_after_by_shots")) for run in content.runs), default=0),
         "attack_turn": notes.attack_turn(content.runs),
         "unjudged": [
@@ -137,6 +138,10 @@ def _context(content: Content) -> dict[str, Any]:
             if (counts := notes.unjudged(run)) and (count := sum(counts.values()))
         ],
     }
+
+
+def _judge(run: ModelRun) -> str | None:
+    return run.raw.get("judge") or browser.primary_judge(run)
 
 
 def _measured(content: Content, columns: tuple) -> list[tuple[str, str]]:
