@@ -25,7 +25,7 @@ from tests.model.tiny import (
 )
 from vlm_mu_jax.model import generate as module
 from vlm_mu_jax.model.config import RopeScaling
-from vlm_mu_jax.model.generate import can_share, generate, generate_program, stream
+from vlm_mu_jax.model.generate import can_share, generate, generate_contrasted, generate_program, stream
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vlm import Batch
 
@@ -96,6 +96,24 @@ def test_the_image_placeholder_is_never_written(temperature):
     if temperature == 0.0:
         assert first == int(jnp.argsort(last[0])[-2])
     np.testing.assert_allclose(made.logprobs_BG[0, 0], jax.nn.log_softmax(last[0])[first], **CLOSE)
+
+
+def test_contrasted_answers_follow_the_difference_of_two_prompts():
+    batch, alpha = text_batch(6, 4, 8, [8, 5, 3, 7]), 0.7
+    made = generate_contrasted(PARAMS, batch, TEXT_ONLY, max_new_tokens=G, alpha=alpha)
+    tokens, lengths, rows = np.pad(np.asarray(batch.tokens_BT), ((0, 0), (0, G))), np.array(batch.lengths_B), range(4)
+    plain = step_by_step(batch, TEXT_ONLY)[0][:2]
+    for step in range(G):
+        longer = batch.replace(tokens_BT=jnp.asarray(tokens), lengths_B=jnp.asarray(lengths))
+        ours_BV, theirs_BV = np.split(np.asarray(run(PARAMS, longer, TEXT_ONLY).logits_BTV)[rows, lengths - 1], 2)
+        mixed_BV = ours_BV + alpha * (ours_BV - theirs_BV)
+        np.testing.assert_array_equal(made.tokens_BG[:, step], mixed_BV.argmax(-1))
+        np.testing.assert_allclose(
+            made.logprobs_BG[:, step], np.asarray(jax.nn.log_softmax(mixed_BV))[[0, 1], mixed_BV.argmax(-1)], **CLOSE
+        )
+        tokens[rows, lengths] = np.tile(mixed_BV.argmax(-1), 2)
+        lengths = lengths + 1
+    assert (np.asarray(made.tokens_BG) != plain).any(), "the partner changes nothing"
 
 
 def test_a_ragged_batch_with_images_equals_its_rows_one_by_one():

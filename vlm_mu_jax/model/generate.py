@@ -167,6 +167,41 @@ def stream(
         yield jax.tree.map(np.array, state.out)  # copies: the next step reuses the state's memory
 
 
+def _contrast(
+    params: Params, batch: Batch, cfg: ModelConfig, *, max_new_tokens: int, alpha: float, steer: Steer | None = None
+) -> Generated:
+    """Greedy answers to the first half of the rows, contrasted token by token with the second half.
+
+    With l the logits of a row and l' those of its partner in the second half, both behind the answer so far, the next
+    token is the largest of l + alpha * (l - l').
+
+    Args:
+      batch: B prompts and then their B partners.
+      alpha: weight of the difference; 0 is `generate` of the first half.
+      steer: guard of all 2 B rows.
+
+    Returns:
+      B answers. logprobs_BG are under the contrasted logits.
+    """
+
+    def contrasted(s: Decoding) -> Decoding:
+        ours_BV, theirs_BV = jnp.split(s.logits_BV, 2)
+        mixed_BV = ours_BV + alpha * (ours_BV - theirs_BV)
+        return s.replace(logits_BV=jnp.concatenate([mixed_BV, mixed_BV]))
+
+    def go_on(s: Decoding) -> Array:
+        return (s.step < max_new_tokens) & ~s.done_B.all()
+
+    begun = contrasted(_begin(params, batch, cfg, max_new_tokens, None, steer, None))
+    out = jax.lax.while_loop(go_on, lambda s: contrasted(_step(params, s, cfg, 0.0, 1.0, None)), begun).out
+    rows = batch.tokens_BT.shape[0] // 2
+    gate_LB = None if out.gate_LB is None else out.gate_LB[:, :rows]
+    return Generated(out.tokens_BG[:rows], out.lengths_B[:rows], out.logprobs_BG[:rows], gate_LB)
+
+
+generate_contrasted = OnMesh(jax.jit(_contrast, static_argnames=("cfg", "max_new_tokens", "alpha")))
+
+
 def can_share(cfg: ModelConfig, steer: Any) -> bool:
     """Whether the states of a prompt's beginning are the same whatever follows it, so that `prefix` may be used.
 

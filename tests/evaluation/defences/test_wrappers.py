@@ -1,5 +1,6 @@
 """Defences: what is asked on the way, what is kept of the replies, and that a run resumes and keeps its labels."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition, read
-from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, Contrast, answer_questions
 from vlm_mu_jax.evaluation.defences import wrappers
 from vlm_mu_jax.evaluation.defences.wrappers import Wording, defend
 from vlm_mu_jax.evaluation.judges import KeywordJudge
@@ -31,8 +32,8 @@ class Model:
     def __init__(self, replies):
         self.replies, self.asked = replies, {}
 
-    def __call__(self, stage, questions, most=None):
-        self.asked[stage] = list(questions)
+    def __call__(self, stage, questions, most=None, contrast=None):
+        self.asked[stage], self.contrast = list(questions), contrast
         texts = [self.replies(stage, q) for q in questions]
         shas = [f"{stage}/{q.id}" for q in questions]
         images = [str(q.image) if q.image else None for q in questions]
@@ -63,6 +64,31 @@ def test_goal_priority_keeps_the_final_response_and_counts_missing_markers():
     assert made.facts == {"marker_missing": (1, 3)} and made.tokens == 7 + 3 + 3
 
 
+def test_adashield_stands_behind_the_question():
+    model = Model(lambda stage, q: "fine")
+    made = defend("adashield", QUESTIONS, model, Wording(adashield="{question}\nlook first ."))
+    assert [q.text for q in model.asked["shielded"]] == [f"{q.text}\nlook first ." for q in QUESTIONS]
+    assert [a.question for a in made.answers] == [q.text for q in QUESTIONS]
+
+
+def test_coca_asks_with_the_principle_against_without_it():
+    model = Model(lambda stage, q: "fine")
+    made = defend("coca", QUESTIONS, model, Wording(coca="be safe .\n{question}", coca_alpha=2.0))
+    assert [q.text for q in model.asked["contrasted"]] == [f"be safe .\n{q.text}" for q in QUESTIONS]
+    assert model.contrast.alpha == 2.0
+    assert [model.contrast.partner[q.id, q.condition] for q in model.asked["contrasted"]] == QUESTIONS
+    assert [a.question for a in made.answers] == [q.text for q in QUESTIONS]
+
+
+def test_contrasted_questions_are_the_first_half_of_their_batch(model, data_dir):
+    image = data_dir / "test" / "0.png"
+    questions = [Question("a", "what ?", image, Condition(image="own")), Question("b", "is it ?", None)]
+    partner = {(q.id, q.condition): dataclasses.replace(q, text="a much longer question ?") for q in questions}
+    plain = answer_questions(model, questions, options=AnswerOptions(2, 4))
+    same = answer_questions(model, questions, options=AnswerOptions(2, 4, contrast=Contrast(0.0, partner)))
+    assert [a.answer for a in same] == [a.answer for a in plain] and [a.question for a in same] == ["what ?", "is it ?"]
+
+
 def test_ecso_answers_again_without_the_image_only_what_it_found_harmful_itself():
     def replies(stage, q):
         return {"answer": "first", "check": "Yes, it is." if q.id == "a" else "No.", "caption": "a red {question}"}.get(
@@ -89,6 +115,7 @@ def test_ecso_answers_again_without_the_image_only_what_it_found_harmful_itself(
         ({"self_reminder": "no place for it"}, "{question}"),
         ({"ecso_check": "{question} only"}, "{answer}"),
         ({"ecso_harmful": "yes"}, "list of words"),
+        ({"coca_alpha": "much"}, "a number"),
         (["x"], "expected an object"),
     ],
 )
@@ -109,8 +136,6 @@ def test_a_file_replaces_the_parts_it_names(tmp_path):
 
 
 def test_the_default_wording_passes_its_own_check(tmp_path):
-    import dataclasses
-
     file = tmp_path / "prompts.json"
     file.write_text(json.dumps(dataclasses.asdict(Wording())))
     assert wrappers.read_wording(file) == Wording()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_mu_jax.data.prompts import Processor
+from vlm_mu_jax.data.prompts import Processor, bucket
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import TOO_LONG, Answer, AnswersFile, AnswersInMemory
 from vlm_mu_jax.evaluation.answers.batches import SharedBatch, plan_batches, plan_shared, split_shared
@@ -53,6 +53,17 @@ class _Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Contrast:
+    """Answers contrasted with those to the same questions in other words; see `generate.generate_contrasted`.
+
+    alpha: weight of the difference. partner: (id, condition) of a question -> the question in the other words.
+    """
+
+    alpha: float
+    partner: Mapping[tuple, Question]
+
+
+@dataclasses.dataclass(frozen=True)
 class AnswerOptions:
     """How questions are answered.
 
@@ -64,6 +75,7 @@ class AnswerOptions:
       `images` are pixels per row, as in `Processor.pad`, or None for a batch of text-only questions.
     progress: shows progress over the batches.
     is_share: the questions are a share of those that are asked, so that all of them may be too long by chance.
+    contrast: what the answers are contrasted with, or None.
     """
 
     batch_size: int = 16
@@ -71,6 +83,7 @@ class AnswerOptions:
     steer: "Steer | BatchSteer | None" = None
     progress: Progress | None = None
     is_share: bool = False
+    contrast: Contrast | None = None
 
 
 def answer_questions(
@@ -139,7 +152,7 @@ def _batches(model: Model, prompts: list[_Prompt], options: AnswerOptions) -> li
     from vlm_mu_jax.model.generate import can_share
 
     alone, groups, image_token = prompts, [], model.config.image_token_id
-    if can_share(model.config, options.steer):
+    if options.contrast is None and can_share(model.config, options.steer):
         alone, groups = split_shared(prompts, options.batch_size, image_token)
     plain = [
         functools.partial(_generate, model, rows, width, options)
@@ -202,17 +215,26 @@ def _image_id(image: Path | str) -> str:
 
 def _generate(model: Model, rows: list[_Prompt], width: int, options: AnswerOptions) -> list[Answer]:
     """Generates one batch. Rows that fill it up repeat the last one and are dropped."""
-    from vlm_mu_jax.model.generate import generate
+    from vlm_mu_jax.model.generate import generate, generate_contrasted
 
     full = rows + [rows[-1]] * (options.batch_size - len(rows))
     pixels = {id(row): _shown(model.processor, row.question) for row in rows}
     images = [pixels[id(row)] for row in full]
+    if options.contrast is not None:
+        partners = [options.contrast.partner[row.question.id, row.question.condition] for row in full]
+        full += [_prompt(model, partner, options.max_new_tokens) for partner in partners]
+        images += images
+        width = bucket(max(len(row.ids) for row in full))
     batch = model.processor.pad([list(row.ids) for row in full], images, length=width)
     steer = options.steer
     if callable(steer):
         contexts = [row.question.context for row in full]
         steer = steer([row.question.text for row in full], images if any(images) else None, contexts)
-    out = generate(model.params, batch, model.config, max_new_tokens=options.max_new_tokens, steer=steer)
+    told: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "steer": steer}
+    if options.contrast is None:
+        out = generate(model.params, batch, model.config, **told)
+    else:
+        out = generate_contrasted(model.params, batch, model.config, alpha=options.contrast.alpha, **told)
     return _answers(model, dict(enumerate(rows)), out)
 
 
