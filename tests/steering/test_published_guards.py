@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.steering import ada_steer
 from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
 from vlm_mu_jax.steering.hidden_states import last_token_states
 from vlm_mu_jax.steering.published_guards import METHODS, published
@@ -24,10 +25,16 @@ def test_every_method_makes_a_guard(model, anchors, name):
         "tbop": -own,
         "null_steer": own,
         "alpha_steer": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],  # times its gate
+        "ada_steer": 0.0 * h,
         "activation_addition": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],
         "directional_ablation": -own,
         "shiftdc": own - own,
     }
+    if name == "ada_steer":
+        found_LB = ada_steer.coefficients(
+            guard.origin["ada_steer"], guard.directions.basis_LMD[:, 0], guard.gate_LD, states_LBD
+        )
+        wanted[name] = found_LB[1][:, None] * (guard.directions.mean_harmful_LD - guard.directions.mean_harmless_LD)[1]
     added = float(steer.strength_L[1]) * own + shift
     if name == "cmrm":
         questions = [*anchors.harmful, *anchors.harmless]

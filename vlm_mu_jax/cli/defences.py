@@ -1,9 +1,10 @@
 """Compares defences against harmful requests: one table over instruction settings and image conditions.
 
-A defence is vanilla, self_reminder, goal_priority, ecso, guard or unlearned, or some of them joined by "+". Each is
-asked the requests of --data directly, inside jailbreak templates, where the image is needed, and after a one-word
-attack; every time with text only, a blank image and its own image. Attack success, over-refusal, utility and perplexity
-come with 95 % intervals; every defence is tested against the first one, question by question. A killed run goes on.
+A defence is vanilla, self_reminder, goal_priority, ecso, adashield, coca, guard, another guard's name or unlearned, or
+some of them joined by "+". Each is asked the requests of --data directly, inside jailbreak templates, where the image
+is needed, and after a one-word attack; every time with text only, a blank image and its own image. Attack success,
+over-refusal, utility and perplexity come with 95 % intervals; every defence is tested against the first one, question
+by question. A killed run goes on.
 
 An attack made for the undefended model flatters a guard: search words against the guarded model (bin/attack --guard)
 and give them as --attack_words=guard=FILE. Writes WORKDIR/NAME/ as bin/eval does, WORKDIR/defences.json for
@@ -42,7 +43,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder for answers and results"
 _DEFENCES = flags.DEFINE_list(
     "defences", ["vanilla", "self_reminder", "goal_priority", "ecso"], "defences to compare; the first is the baseline"
 )
-_GUARD = flags.DEFINE_string("guard", None, "guard folder of --checkpoint, for the part guard")
+_GUARD = flags.DEFINE_multi_string(
+    "guard", [], "guard folder of --checkpoint, for the part guard; NAME=FOLDER for a further part NAME"
+)
 _UNLEARNED = flags.DEFINE_string("unlearned", None, "model folder, for the part unlearned")
 _UNLEARNED_GUARD = flags.DEFINE_string(
     "unlearned_guard", None, "guard folder of --unlearned, for unlearned+guard: directions belong to their weights"
@@ -82,8 +85,14 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.storage import model_folder
 
     judge_flags.refuse_calibration()
+    named = _guards(_GUARD.value)
     models = DefendedModels(
-        _CHECKPOINT.value, _GUARD.value, _UNLEARNED.value, _UNLEARNED_GUARD.value, _PERPLEXITY_MODEL.value
+        _CHECKPOINT.value,
+        named.pop("guard", None),
+        _UNLEARNED.value,
+        _UNLEARNED_GUARD.value,
+        _PERPLEXITY_MODEL.value,
+        named,
     )
     options, words = _options(), _words_of(_WORDS.value, _DEFENCES.value)
     model_folder.find(_CHECKPOINT.value)  # told before anything is made
@@ -126,6 +135,18 @@ def _options() -> "DefenceOptions":
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,
     )
+
+
+def _guards(flag_values: Iterable[str]) -> dict[str, str]:
+    """Part -> guard folder, from values FOLDER (the part guard) and NAME=FOLDER. Raises InputError for a part twice."""
+    found: dict[str, str] = {}
+    for value in flag_values:
+        name, equals, folder = value.partition("=")
+        name, folder = (name, folder) if equals and not Path(value).exists() else ("guard", value)
+        if name in found:
+            raise InputError(f"--guard={value}: there is a guard {name} already; name it NAME=FOLDER")
+        found[name] = folder
+    return found
 
 
 def _words_of(flag_values: Iterable[str], names: Iterable[str]) -> dict[str, Path]:

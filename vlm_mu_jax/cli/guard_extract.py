@@ -28,6 +28,7 @@ _METHOD = flags.DEFINE_enum(
         "shiftdc",
         "tbop",
         "alpha_steer",
+        "ada_steer",
         "null_steer",
     ],
     "a published guard: its estimator and settings, except where flags say otherwise (see docs/guards.md)",
@@ -36,7 +37,7 @@ _RANK = flags.DEFINE_integer("rank", 1, "rows of the direction's subspace", lowe
 _ESTIMATOR = flags.DEFINE_enum(
     "estimator",
     "svd",
-    ["svd", "means", "pca", "lda", "probe", "image_shift", "null_space"],
+    ["svd", "means", "pca", "lda", "probe", "image_shift", "lost_refusal", "null_space"],
     "how the direction is taken from the anchors' states: uncentred SVD of paired differences, ...; see docs/guards.md",
 )
 LLM = flags.DEFINE_string(

@@ -181,9 +181,11 @@ def export_with_module(guard: Guard, model: Model, out: str | Path, progress: Pr
 def module_settings(guard: Guard) -> dict:
     """What guard_hooks.py reads of a guard's options, next to its arrays. JSON-ready.
 
-    Raises InputError for a linear gate, which the hooks do not know.
+    Raises InputError for a linear gate or an adaptive component, which the hooks do not know.
     """
     use = guard.options
+    if use.component == "adaptive":
+        raise InputError("hooks add a component, not AdaSteer's coefficients; nearest: --component=text")
     if use.gate == "linear":
         raise InputError("hooks know gates that are open or closed, not gate linear; nearest: --gate=midpoint")
     reads = "text" if use.first_pass_reads_text else "self"

@@ -6,10 +6,11 @@
     lda          Fisher's discriminant, with the within-class covariance shrunk towards a sphere
     probe        weights of a logistic regression with a ridge penalty
     image_shift  what an image adds: uncentred SVD of (with a blank image) - (text only), both classes (TBOP, CMRM)
+    lost_refusal difference of the means of the harmful prompts: (text only) - (with a blank image) (AdaSteer)
     null_space   svd within the null space of the benign states (NullSteer): linear operators along it leave benign
                  states as they are
 
-"+" is the harmful side. For image_shift it is the side of the image.
+"+" is the harmful side. For image_shift it is the side of the image, for lost_refusal that of the text.
 
 lda and probe tell the classes apart best, which is what a gate needs. What moves a model from one class to the other is
 the difference of the means.
@@ -21,8 +22,8 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.steering.directions import Directions, difference_of_means, paired_svd
 from vlm_mu_jax.steering.shapes import check_shapes
 
-ESTIMATORS = ("svd", "means", "pca", "lda", "probe", "image_shift", "null_space")
-RANK_ONE = ("means", "lda", "probe")
+ESTIMATORS = ("svd", "means", "pca", "lda", "probe", "image_shift", "lost_refusal", "null_space")
+RANK_ONE = ("means", "lda", "probe", "lost_refusal")
 PAIRED = ("svd", "null_space")
 
 
@@ -35,8 +36,8 @@ def estimate(
       name: one of `ESTIMATORS`.
       harmful_LND, harmless_LND: states of the anchors, in pairs for the estimators in `PAIRED`.
       rank: directions per layer; the estimators in `RANK_ONE` have one.
-      blank_LKD: states of the same prompts with a blank image, harmful ones first. image_shift needs them; null_space
-        takes those of the harmless prompts as further benign states.
+      blank_LKD: states of the same prompts with a blank image, harmful ones first. image_shift and lost_refusal need
+        them; null_space takes those of the harmless prompts as further benign states.
 
     Raises:
       InputError: an unknown name, a rank that the estimator has not, or states that give no direction.
@@ -56,6 +57,10 @@ def estimate(
         if blank_LKD is None:
             raise InputError("estimator image_shift needs a model with vision; use svd")
         return paired_svd(blank_LKD, np.concatenate([harmful_LND, harmless_LND], axis=1), rank)
+    if name == "lost_refusal":
+        if blank_LKD is None:
+            raise InputError("estimator lost_refusal needs a model with vision; use means")
+        return difference_of_means(harmful_LND, np.asarray(blank_LKD, np.float64)[:, : harmful_LND.shape[1]])
     if name == "null_space":
         with_image = [] if blank_LKD is None else [np.asarray(blank_LKD, np.float64)[:, harmful_LND.shape[1] :]]
         return null_space(harmful_LND, harmless_LND, np.concatenate([harmless_LND, *with_image], axis=1), rank)

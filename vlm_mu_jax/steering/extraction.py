@@ -12,7 +12,7 @@ import numpy as np
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.steering import alpha_steer, gates, guard_folder
+from vlm_mu_jax.steering import ada_steer, alpha_steer, gates, guard_folder
 from vlm_mu_jax.steering.anchor_texts import Anchors, load_anchors
 from vlm_mu_jax.steering.auroc import auroc_per_layer
 from vlm_mu_jax.steering.directions import Directions, difference_of_means
@@ -146,6 +146,7 @@ def extract_guard(
     origin = _origin(model, anchors, estimator, options) | {
         "auroc_anchors": auroc_per_layer(scores.harmful_LN, scores.harmless_LN),  # in sample: a check, not a claim
         **({"gate_rows": LINEAR} if linear else {}),
+        **({"ada_steer": _regressions(directions, gate_LD, states)} if use.component == "adaptive" else {}),
         "residual_norm_L": np.linalg.norm(states.text_LND, axis=-1).mean(1).tolist(),
     }
     guard = Guard(directions, gate_LD, scores, use, origin)
@@ -185,6 +186,11 @@ class _AnchorStates:
         return self.source_LND[:, : self.harmful], self.source_LND[:, self.harmful : self.harmful + self.harmless]
 
     @property
+    def answered(self) -> tuple[np.ndarray, np.ndarray]:
+        """With a blank image: harmful ones, all others."""
+        return self.blank_LND[:, : self.harmful], self.blank_LND[:, self.harmful :]
+
+    @property
     def source_blank_LKD(self) -> np.ndarray | None:
         """Of the anchors alone."""
         blank_LND = self.source_blank_LND
@@ -210,19 +216,27 @@ def _read_states(
     source_LND, source_blank_LND = text_LND, blank_LND
     if options.llm is not None or options.position != -1:
         source_LND = read(options.llm or model, "anchors, for the direction", at=options.position)
-        if estimator == "image_shift" and blanks is not None:
+        if estimator in ("image_shift", "lost_refusal") and blanks is not None:
             source_blank_LND = read(model, "anchors, blank image", blanks, at=options.position)
     counts = len(anchors.harmful), len(anchors.harmless)
     return _AnchorStates(text_LND, blank_LND, source_LND, source_blank_LND, *counts)
 
 
 def _gate(estimator: str, directions: Directions, states: _AnchorStates) -> np.ndarray:
-    """What the gate projects on, [L, D]."""
+    """What the gate projects on, [L, D]. With lost_refusal: AdaSteer's harmfulness direction."""
+    if estimator == "lost_refusal":
+        return difference_of_means(*states.answered).basis_LMD[:, 0]
     count, text_LND = states.harmful, states.text_LND
     if count + states.harmless < text_LND.shape[1]:  # there are benign texts
         return estimate("lda", text_LND[:, :count], text_LND[:, count:]).basis_LMD[:, 0]
     # An image's shift tells nothing about harm: the gate keeps to the classes.
     return (difference_of_means(*states.classes) if estimator == "image_shift" else directions).basis_LMD[:, 0]
+
+
+def _regressions(directions: Directions, harm_LD: np.ndarray, states: _AnchorStates) -> dict[str, Any]:
+    """AdaSteer's, on the anchors' positions."""
+    refused_LND = states.text_LND[:, : states.harmful]
+    return ada_steer.fit(directions.basis_LMD[:, 0], harm_LD, refused_LND, *states.answered)
 
 
 def _linear_gate(states: _AnchorStates) -> np.ndarray:
@@ -239,8 +253,8 @@ def _check_llm(model: Model, llm: Model, estimator: str) -> None:
             f"{llm.folder} has {theirs.L} layers of width {theirs.D}, the guarded model {ours.L} of width {ours.D}; "
             "a direction fits models of one shape only"
         )
-    if estimator == "image_shift":
-        raise InputError("estimator image_shift compares the model with itself; leave out --llm")
+    if estimator in ("image_shift", "lost_refusal"):
+        raise InputError(f"estimator {estimator} compares the model with itself; leave out --llm")
 
 
 def _anchor_scores(gate_LD: np.ndarray, states: _AnchorStates) -> gates.AnchorScores:

@@ -22,7 +22,7 @@ from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
-from vlm_mu_jax.steering import gates, guard_folder, operators
+from vlm_mu_jax.steering import ada_steer, gates, guard_folder, operators
 from vlm_mu_jax.steering.directions import Directions
 from vlm_mu_jax.steering.guard_options import GuardOptions, stored_options
 from vlm_mu_jax.steering.hidden_states import batch_states
@@ -104,7 +104,9 @@ class Guard:
                 "extract one with --decide=layer and --component=token"
             )
         component_LBM = None
-        if use.component != "token":
+        if use.component == "adaptive":
+            component_LBM = self._adaptive(first_pass_LBD)
+        elif use.component != "token":
             component_LBM = np.einsum("lbd,lmd->lbm", np.asarray(first_pass_LBD, np.float64), basis_LMD)
         steer = operators.build(
             use.operator,
@@ -127,6 +129,14 @@ class Guard:
             return steer
         layers = use.gate_layers or use.layers
         return gates.per_example(steer, first_pass_LBD, use.quorum, threshold_L=threshold_L, layers=layers)
+
+    def _adaptive(self, first_pass_LBD: np.ndarray) -> np.ndarray:
+        """AdaSteer's coefficients in units of the residual stream, [L, B, 1]."""
+        fitted = self.origin.get("ada_steer")
+        if fitted is None:
+            raise InputError("component adaptive needs regressions; extract the guard with --method=ada_steer")
+        found_LB = ada_steer.coefficients(fitted, self.directions.basis_LMD[:, 0], self.gate_LD, first_pass_LBD)
+        return (found_LB * self.directions.gap_L()[:, None])[:, :, None]
 
     def unit_L(self) -> np.ndarray:
         """Length of strength 1 of the operator `add`, float [L], in units of the residual stream."""

@@ -12,7 +12,7 @@ from vlm_mu_jax.steering.operators import OPERATORS
 
 DECIDERS = ("layer", "example")
 SOURCES = ("self", "text")
-COMPONENTS = ("token", *SOURCES)
+COMPONENTS = ("token", *SOURCES, "adaptive")
 UNITS = ("gap", "norm")
 
 
@@ -43,7 +43,7 @@ class GuardOptions:
         nonsense.
       component: whose component `amplify` and `transplant` add. "token": each token's own. "self": that of the prompt's
         last token in a first pass. "text": that of the last token of the text-only prompt. These are readings iii, i
-        and ii of step 3 of the paper.
+        and ii of step 3 of the paper. "adaptive": AdaSteer's coefficient, from a first pass as asked (`ada_steer`).
       unit: what strength 1 of `add` is. "gap": the distance of the class means along the direction. "norm": the mean
         norm of the residual stream at that layer.
       gate_layers: with "example", the layers that vote. Empty: the steered layers.
@@ -87,6 +87,8 @@ class GuardOptions:
             )
         if self.gate == "linear" and (self.decide == "example" or self.hide_image):
             raise InputError("gate linear is a number per layer, not a decision; use --decide=layer and --nohide_image")
+        if self.component == "adaptive" and (self.operator != "amplify" or self.gate != "none"):
+            raise InputError("component adaptive decides by itself; use --operator=amplify and --gate=none")
         if self.operator == "transplant" and self.component == "token":
             raise InputError("transplant needs the component of another run; add --component=text (or self)")
         if self.operator == "ablate" and (self.gate != "none" and self.decide == "layer"):

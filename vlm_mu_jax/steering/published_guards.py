@@ -44,6 +44,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "tbop": ("image_shift", {"operator": "project_out", "strength": -1.0, "gate": "none", "scope": "last"}),
     # AlphaSteer (arXiv 2506.07022): h + alpha (h w) r in the prompt, w fitted in the null space of benign states
     "alpha_steer": ("means", {"operator": "add", "gate": "linear", "scope": "prompt", "strength": 1.0}),
+    # AdaSteer (arXiv 2504.09466): h + alpha (p_r + p_d - 1) R in the prompt, p from two logistic regressions
+    "ada_steer": (
+        "lost_refusal",
+        {"operator": "amplify", "component": "adaptive", "gate": "none", "scope": "prompt", "strength": 1.0},
+    ),
     # NullSteer (arXiv 2603.22094): amplify within the null space of benign states
     "null_steer": ("null_space", {"operator": "amplify", "strength": 1.0, **_EVERYWHERE}),
 }

@@ -11,6 +11,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import judges
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.defences import instruction_settings, runs, table
+from vlm_mu_jax.evaluation.defences.comparison import DefendedModels
 from vlm_mu_jax.evaluation.defences.wrappers import Wording
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
@@ -92,13 +93,31 @@ def test_a_run_is_written_as_bin_eval_writes_it_and_tested_against_the_first(mod
 
 def test_parts_of_a_defence():
     found = runs.parse(["vanilla", "ecso+guard", "unlearned", "unlearned+guard"])
-    assert [(d.wrapper, d.guarded, d.unlearned) for d in found] == [
-        ("vanilla", False, False),
-        ("ecso", True, False),
-        ("vanilla", False, True),
-        ("vanilla", True, True),
+    assert [(d.wrapper, d.guard, d.unlearned) for d in found] == [
+        ("vanilla", None, False),
+        ("ecso", "guard", False),
+        ("vanilla", None, True),
+        ("vanilla", "guard", True),
     ]
     assert [d.kind for d in found] == ["base", "guard", "unlearned", "unlearned"]
+
+
+def test_further_guards_are_parts_by_their_names():
+    named = defences._guards(["runs/guard", "alpha=runs/a"])
+    assert named == {"guard": "runs/guard", "alpha": "runs/a"}
+    (found,) = runs.parse(["coca+alpha"], ["alpha"])
+    models = DefendedModels("base", "runs/guard", guards={"alpha": "runs/a"})
+    assert (found.wrapper, models.guard_of(found)) == ("coca", "runs/a") and found.kind == "guard"
+    with pytest.raises(InputError, match="already"):
+        defences._guards(["runs/a", "runs/b"])
+    with pytest.raises(InputError, match="another part's name"):
+        runs.parse(["coca"], ["coca"])
+    with pytest.raises(InputError, match="one guard"):
+        runs.parse(["guard+alpha"], ["alpha"])
+    with pytest.raises(InputError, match="belongs to --checkpoint"):
+        DefendedModels("b", unlearned="n", guards={"alpha": "a"}).guard_of(
+            runs.parse(["unlearned+alpha"], ["alpha"])[0]
+        )
 
 
 @pytest.mark.parametrize("names", [["hope"], ["ecso+self_reminder"], ["guard+guard"], ["guard", "guard"]])

@@ -38,6 +38,7 @@ class DefendedModels:
       guard: its guard folder, for the part `guard`.
       unlearned: the unlearned model, for the part `unlearned`.
       unlearned_guard: a guard folder of the unlearned model. Directions belong to the weights they were extracted from.
+      guards: further guard folders of the checkpoint, by the name of their part.
       perplexity: the model that scores answers, None = the language tower of `checkpoint`.
     """
 
@@ -46,6 +47,24 @@ class DefendedModels:
     unlearned: str | Path | None = None
     unlearned_guard: str | Path | None = None
     perplexity: str | Path | None = None
+    guards: Mapping[str, str | Path] = dataclasses.field(default_factory=dict)
+
+    def guard_of(self, defence: Defence) -> str | Path | None:
+        """The guard folder of a defence. Raises InputError when a folder that its parts need is missing."""
+        if defence.unlearned and not self.unlearned:
+            raise InputError(f"--defences={defence.name} needs --unlearned, the model folder of the unlearned model")
+        if defence.guard is None:
+            return None
+        if defence.guard != runs.GUARD:
+            if defence.unlearned:
+                raise InputError(f"--defences={defence.name}: {defence.guard} belongs to --checkpoint; leave one out")
+            return self.guards[defence.guard]
+        name = "unlearned_guard" if defence.unlearned else "guard"
+        if not getattr(self, name):
+            raise InputError(
+                f"--defences={defence.name} needs --{name}; a guard belongs to the weights it was extracted from"
+            )
+        return getattr(self, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +137,8 @@ def compare_defences(
     """Asks, judges and scores every defence, and tests each against the first.
 
     Args:
-      defences: names, each one or several of vanilla, self_reminder, goal_priority, ecso, guard and unlearned, joined
-        by "+". The first is the baseline.
+      defences: names, each one or several of vanilla, self_reminder, goal_priority, ecso, adashield, coca, a guard's
+        name and unlearned, joined by "+". The first is the baseline.
       judge: whose labels count; see `judges.choose`.
       attack_words: by the defence's name, the words of a one-word attack against it.
       workdir: keeps WORKDIR/NAME/ as an evaluation's, so that a killed run goes on. Without it nothing is written.
@@ -128,11 +147,11 @@ def compare_defences(
     Raises:
       InputError: an unknown defence, a folder that its parts need is missing, or nothing is left to ask.
     """
-    chosen = runs.parse(defences)
-    guards = {defence.name: _guard(models, defence) for defence in chosen}
+    chosen = runs.parse(defences, models.guards)
+    guards = {defence.name: models.guard_of(defence) for defence in chosen}
     for folder in filter(None, (models.checkpoint, models.unlearned, models.perplexity)):
         model_folder.find(folder)
-    guard_folder.check(models.guard, models.unlearned_guard)
+    guard_folder.check(models.guard, models.unlearned_guard, *models.guards.values())
     tell = say or (lambda _: None)
     questions = _questions(models, Path(data), chosen, guards, options, attack_words or {}, tell)
     judges = choose(judge, data, workdir)
@@ -163,20 +182,6 @@ def compare_defences(
         rows.append(entry)
         tests += own
     return DefenceComparison(rows, tests, plan.judge.name, options.blank, scorer and scorer.name)
-
-
-def _guard(models: DefendedModels, defence: Defence) -> str | Path | None:
-    """The guard folder of a defence. InputError when a folder that its parts need is missing."""
-    if defence.unlearned and not models.unlearned:
-        raise InputError(f"--defences={defence.name} needs --unlearned, the model folder of the unlearned model")
-    if not defence.guarded:
-        return None
-    name = "unlearned_guard" if defence.unlearned else "guard"
-    if not getattr(models, name):
-        raise InputError(
-            f"--defences={defence.name} needs --{name}; a guard belongs to the weights it was extracted from"
-        )
-    return getattr(models, name)
 
 
 def _questions(

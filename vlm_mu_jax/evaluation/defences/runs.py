@@ -1,7 +1,7 @@
 """One defence measured: which model and guard it means, asking, judging, scoring, writing.
 
-A defence is named by its parts, joined by "+": a name of `wrappers.DEFENCES` (how the model is asked), `guard`
-(steering) and `unlearned` (other weights).
+A defence is named by its parts, joined by "+": a name of `wrappers.DEFENCES` (how the model is asked), `guard` or the
+name of another guard (steering), and `unlearned` (other weights).
 """
 
 import dataclasses
@@ -33,11 +33,12 @@ GUARD, UNLEARNED = "guard", "unlearned"
 
 @dataclasses.dataclass(frozen=True)
 class Defence:
-    """name: as given. wrapper: a name of `wrappers.DEFENCES`. guarded, unlearned: whether it has these parts."""
+    """name: as given. wrapper: a name of `wrappers.DEFENCES`. guard: name of the guard, or None. unlearned: whether it
+    has this part."""
 
     name: str
     wrapper: str
-    guarded: bool
+    guard: str | None
     unlearned: bool
 
     @property
@@ -45,7 +46,7 @@ class Defence:
         """How results and report call it."""
         if self.unlearned:
             return UNLEARNED
-        return "base" if self.wrapper == "vanilla" and not self.guarded else GUARD
+        return "base" if self.wrapper == VANILLA and self.guard is None else GUARD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +68,29 @@ class DefencePlan:
     perplexity: Perplexity | None = None
 
 
-def parse(names: Iterable[str]) -> list[Defence]:
-    """The defences of these names. Raises InputError for an unknown part, two wrappers, or a name given twice."""
-    found = []
+def parse(names: Iterable[str], guards: Iterable[str] = ()) -> list[Defence]:
+    """The defences of these names.
+
+    Args:
+      guards: names of further guards.
+
+    Raises:
+      InputError: an unknown part, two wrappers or two guards, or a name given twice.
+    """
+    found, guards = [], {GUARD, *guards}
+    if taken := sorted(guards & {*DEFENCES, UNLEARNED}):
+        raise InputError(f"--guard={taken[0]}=FOLDER: {taken[0]} is another part's name; choose one of your own")
     for name in names:
         parts = name.split("+")
-        known = {*DEFENCES, GUARD, UNLEARNED}
+        known = {*DEFENCES, *guards, UNLEARNED}
         if unknown := [part for part in parts if part not in known]:
             raise InputError(f"--defences: {', '.join(unknown)} is unknown; use parts of {', '.join(sorted(known))}")
-        ways = [part for part in parts if part in DEFENCES]
-        if len(ways) > 1 or len(set(parts)) < len(parts):
-            raise InputError(f"--defences={name}: takes each part once and one of {', '.join(DEFENCES)} at most")
-        found.append(Defence(name, ways[0] if ways else VANILLA, GUARD in parts, UNLEARNED in parts))
+        ways, steers = ([part for part in parts if part in some] for some in (DEFENCES, guards))
+        if max(len(ways), len(steers)) > 1 or len(set(parts)) < len(parts):
+            raise InputError(
+                f"--defences={name}: takes each part once, and one guard and one of {', '.join(DEFENCES)} at most"
+            )
+        found.append(Defence(name, ways[0] if ways else VANILLA, steers[0] if steers else None, UNLEARNED in parts))
     if len({d.name for d in found}) < len(found):
         raise InputError("--defences: names a defence twice; give each once")
     return found

@@ -11,8 +11,8 @@ They work on any weights and beside a guard, which steers every pass. All text g
 wording is this project's own; a JSON file replaces any part of it, for example by the published one.
 
 Sources: Self-Reminder (Xie et al. 2023), Goal Priority (Zhang et al. 2024, whose evaluation keeps the text after the
-marker, or all of it without one), ECSO (Gou et al. 2024, arXiv 2403.09572), AdaShield's static prompt (Wang et al. 2024,
-arXiv 2403.09513; its adaptive prompts need a second language model as defender).
+marker, or all of it without one), ECSO (Gou et al. 2024, arXiv 2403.09572), AdaShield's static prompt (Wang et al.
+2024, arXiv 2403.09513; its adaptive prompts need a second language model as defender), CoCA (arXiv 2409.11365).
 """
 
 import dataclasses
