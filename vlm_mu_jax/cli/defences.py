@@ -6,14 +6,14 @@ is needed, and after a one-word attack; every time with text only, a blank image
 over-refusal, utility and perplexity come with 95 % intervals; every defence is tested against the first one, question
 by question. A killed run goes on.
 
-An attack made for the undefended model flatters a guard: search words against the guarded model (bin/attack --guard)
-and give them as --attack_words=guard=FILE. Writes WORKDIR/NAME/ as bin/eval does, WORKDIR/defences.json for
-bin/report and WORKDIR/defences.md.
+An attack made for the undefended model flatters a guard. --adaptive searches words through each defence, guard and
+all, and asks the language model alone the same prompts as text. --attack_words gives words of bin/attack. Writes
+WORKDIR/NAME/ as bin/eval does, WORKDIR/defences.json for bin/report and WORKDIR/defences.md.
 
 Example:
   bin/defences --checkpoint=runs/base --guard=runs/guard --unlearned=runs/npo --data=runs/mini/data \\
       --workdir=runs/defences --defences=vanilla,self_reminder,ecso,guard,unlearned \\
-      --attack_words=runs/attack_sft.json --attack_words=guard=runs/attack_guard.json
+      --adaptive
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,8 @@ from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions
+    from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions, DefendedModels
+    from vlm_mu_jax.evaluation.questions.suite import AttackWords
 
 flags.adopt_module_key_flags(judge_flags)
 flags.adopt_module_key_flags(mesh_flag)
@@ -60,6 +61,12 @@ _TEMPLATES = flags.DEFINE_string(
 )
 _WORDS = flags.DEFINE_multi_string(
     "attack_words", [], "attack.json of bin/attack for all defences, or DEFENCE=attack.json for one"
+)
+_ADAPTIVE = flags.DEFINE_bool(
+    "adaptive",
+    False,
+    "search words through each defence, guard and all, on the requests of text_harm_validation.json; "
+    "--attack_words=DEFENCE=FILE keeps those of a file for one",
 )
 _SHOTS = flags.DEFINE_integer("shots", 3, "how many of an attack's words a request is tried with", lower_bound=1)
 _SETTINGS = flags.DEFINE_list(
@@ -98,6 +105,8 @@ def main(argv: list[str]) -> None:
     model_folder.find(_CHECKPOINT.value)  # told before anything is made
     command.enable_compilation_cache(_WORKDIR.value)
     with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+        if _ADAPTIVE.value:
+            words = _searched(models, options, [name for name in _DEFENCES.value if name not in words]) | words
         found = compare_defences(
             models,
             _DATA.value,
@@ -134,6 +143,23 @@ def _options() -> "DefenceOptions":
         perplexity=_PERPLEXITY.value,
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,
+    )
+
+
+def _searched(models: "DefendedModels", options: "DefenceOptions", names: list[str]) -> "dict[str, AttackWords]":
+    """Words searched through each of these defences."""
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.attacks.words.defended import defended_words
+
+    return defended_words(
+        models,
+        _DATA.value,
+        names,
+        options,
+        judge=judge_flags.options(),
+        workdir=_WORKDIR.value,
+        say=lambda line: print(line, flush=True),
+        progress=progress.bar,
     )
 
 

@@ -13,7 +13,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import provenance, workdir
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-from vlm_mu_jax.evaluation.defences import table, wrappers
+from vlm_mu_jax.evaluation.defences import table, text_alone, wrappers
 from vlm_mu_jax.evaluation.defences.instruction_settings import UTILITY
 from vlm_mu_jax.evaluation.defences.wrappers import DEFENCES, VANILLA, Wording
 from vlm_mu_jax.evaluation.judges import BatchJudge, Judge
@@ -129,6 +129,8 @@ def run(
         )
         for name, some in answers.items()
     }
+    if text_alone.ASKED in judged:
+        facts |= {"language_model": _alone(model, suite, judged[text_alone.ASKED], folder, plan)}
     entry = {
         "name": defence.name,
         "kind": defence.kind,
@@ -140,6 +142,16 @@ def run(
         "metrics": table.measure(judged, plan.judge.name, plan.judge.exact),
     }
     return entry, judged
+
+
+def _alone(
+    model: Model, suite: Suite, defended: table.Judged, folder: Path | None, plan: DefencePlan
+) -> dict[str, Any]:
+    """What the model alone says to the words' prompts as text."""
+    asked, path = suite.sets[text_alone.ASKED], None if folder is None else folder / "language_model.jsonl"
+    return text_alone.text_alone(
+        model, asked, defended.answers, suite.records[text_alone.ASKED], plan.judge, plan.answering, path
+    )
 
 
 def write(plan: DefencePlan, entry: Mapping[str, Any], comparisons: list[dict[str, Any]]) -> None:

@@ -94,17 +94,30 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of all defences, a row each: {"name", "defence", "metrics"} as `measure` gave them.
 
     ASR per setting, text / blank / own image; over-refusal and harmless answered right are those of the worst cell;
-    perplexity is of the direct requests with a blank image (without image if there is no other).
+    perplexity is of the direct requests with a blank image (without image if there is no other). Where words were
+    searched, three columns say what they do with the requests' own images, and what the language model alone does with
+    the same prompts as text.
     """
     settings = [s for s in SETTINGS if any(s in row["metrics"]["settings"] for row in rows)]
     images = [i for i in IMAGES if any(i in c for row in rows for c in row["metrics"]["settings"].values())]
     under = " / ".join(_SHORT[image] for image in images)
     titles = ["defence", *(f"ASR {setting.replace('_', ' ')}: {under}" for setting in settings)]
+    alone = [row["defence"].get("language_model") for row in rows]
+    if any(alone):
+        titles += [
+            "any searched word, own image (n)",
+            "language model alone refuses (prompts)",
+            "ASR where it refuses (n)",
+        ]
     titles += ["over-refusal, worst", "harmless right, worst", "utility", "perplexity", "tokens per question"]
     lines = ["| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
-    for row in rows:
+    for row, text in zip(rows, alone, strict=True):
         found = row["metrics"]["settings"]
         cells = [" / ".join(_percent(found.get(s, {}).get(i, {}).get("asr")) for i in images) for s in settings]
+        if any(alone):
+            text = text or {}
+            any_word = found.get("one_word", {}).get("own_image", {}).get("asr") if text else None
+            cells += [_interval(any_word), _interval(text.get("refused")), _interval(text.get("asr_where_refused"))]
         cells += [_percent(worst(found, "rr_harmless", max)), _percent(worst(found, "harmless_right", min))]
         cells += [_percent(row["metrics"].get(UTILITY)), _perplexity(found)]
         cells.append(f"{row['defence']['tokens_per_question']:.0f}")
@@ -165,6 +178,13 @@ def _sign_test(before: Mapping[tuple, float], now: Mapping[tuple, float]) -> McN
 
 def _percent(metric: Mapping[str, Any] | None) -> str:
     return "-" if not metric or metric["value"] is None else f"{100 * metric['value']:.0f}"
+
+
+def _interval(metric: Mapping[str, Any] | None) -> str:
+    """Percent [95 %], and how many there are."""
+    if not metric or metric["value"] is None:
+        return "-"
+    return f"{_percent(metric)} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}] ({metric['n']})"
 
 
 def _perplexity(settings: Mapping[str, Mapping[str, Mapping]]) -> str:
