@@ -14,12 +14,17 @@ Example:
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import attack_methods, cluster, command, judge_flags, mesh_flag, quantize_flag, shard_flags
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.paths import resolved
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.attacks.options import AttackOptions
+    from vlm_mu_jax.attacks.questions import AttackRecords
 
 _METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -114,20 +119,22 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.data.readers import hub
     from vlm_mu_jax.storage import model_folder
 
-    share, options = shard_flags.share(), _options()
-    out, speaks = outputs.check_writable(_OUT.value), cluster.join()
-    cluster.check_shared(out, "--shard" if share else "--join" if shard_flags.JOIN.value else None)
+    share, options = shard_flags.share_from_flags(), _options_from_flags()
+    out, speaks = outputs.check_writable(_OUT.value), cluster.join_from_flags()
+    for way in shard_flags.ways_from_flags():
+        cluster.check_shared(out, way)
     if shard_flags.JOIN.value:
         check_shares(beside(out, "margins.jsonl"))
     command.enable_compilation_cache()
     data = hub.local(_DATA.value)
     replies = out if speaks else out.with_name(f"{out.name}.process{cluster.process()}")  # process 0 alone judges
-    judge = judge_flags.rater(data.parent if data.is_file() else data, replies)
+    judge = judge_flags.rater(judge_flags.options_from_flags(), data.parent if data.is_file() else data, replies)
     folder = model_folder.find(_CHECKPOINT.value)
-    meshes = _meshes(folder, options.method)
+    meshes = _meshes(folder, options, mesh_flag.sizes_from_flags())
     mesh = meshes[0] if meshes else None
-    records = _records(data)  # a bad file or name is told before the model is loaded
-    _check_names(options)
+    # a bad file or name is told before the model is loaded
+    records = _records(data, _SPLIT.value, _KIND.value, _COLUMNS.value, options.seed)
+    _check_names(options, _GUARD.value, _REFERENCE.value)
     model = model_folder.load(folder, mesh=mesh, quantize=quantize_flag.QUANTIZE.value)
     given = {
         "guard": _GUARD.value,
@@ -146,38 +153,39 @@ def main(argv: list[str]) -> None:
     cluster.leave_together()
 
 
-def _check_names(options) -> None:
+def _check_names(options: "AttackOptions", guard: str | None, reference: str | None) -> None:
     """Raises InputError for a guard, a reference model, positions or candidate words that are not there."""
     from vlm_mu_jax.attacks.words import vocabulary
     from vlm_mu_jax.data import placing
     from vlm_mu_jax.steering import guard_folder
     from vlm_mu_jax.storage import model_folder
 
-    guard_folder.check(_GUARD.value)
-    if _REFERENCE.value:
-        model_folder.find(_REFERENCE.value)
-    if options.method == "one_word" and _WORDS.value not in (vocabulary.PIECES, "audit"):
-        vocabulary.candidate_words(_WORDS.value, None)
-    for position in options.words.positions:
-        placing.place("", "", position, options.words.mode)
+    guard_folder.check(guard)
+    if reference:
+        model_folder.find(reference)
+    words = options.words
+    if options.method == "one_word" and words.candidates not in (vocabulary.PIECES, "audit"):
+        vocabulary.candidate_words(words.candidates, None)
+    for position in words.positions:
+        placing.place("", "", position, words.mode)
 
 
-def _records(data: Path):
+def _records(data: Path, split: str, kind: str | None, columns: str, seed: int) -> "AttackRecords":
     """The questions of --data, a folder or a file. Raises InputError for flags of the other one."""
     from vlm_mu_jax.attacks.questions import AttackRecords
     from vlm_mu_jax.data.questions import parse_columns
     from vlm_mu_jax.errors import InputError
 
     if data.is_file():
-        if _SPLIT.value in ("train", "validation"):
-            raise InputError(f"--search_split={_SPLIT.value} names a file of a data folder; --data={data} is a file")
-        return AttackRecords.from_file(data, _KIND.value, parse_columns(_COLUMNS.value), _SEED.value)
-    if _KIND.value or _COLUMNS.value:
+        if split in ("train", "validation"):
+            raise InputError(f"--search_split={split} names a file of a data folder; --data={data} is a file")
+        return AttackRecords.from_file(data, kind, parse_columns(columns), seed)
+    if kind or columns:
         raise InputError("--kind and --columns are for a file of questions as --data; leave them out")
-    return AttackRecords.from_folder(data, _SPLIT.value, _SEED.value)
+    return AttackRecords.from_folder(data, split, seed)
 
 
-def _options():
+def _options_from_flags() -> "AttackOptions":
     """The flags as `AttackOptions`."""
     from vlm_mu_jax.attacks.margin import openings
     from vlm_mu_jax.attacks.options import AttackOptions
@@ -202,24 +210,24 @@ def _options():
             rescored=_RESCORED.value,
             block=_BLOCK.value,
         ),
-        **attack_methods.options(_METHOD.value, _BLOCK.value),
+        **attack_methods.options_from_flags(_METHOD.value, _BLOCK.value),
     )
 
 
-def _meshes(folder: Path, method: str) -> list:
+def _meshes(folder: Path, options: "AttackOptions", sizes: tuple[int, int, int] | None) -> list:
     """Groups of devices. Each scores one question at a time: it splits a block's candidates, and weights that do not
     fit one device. Images have no candidates to split."""
     from vlm_mu_jax.attacks.margin.search_run import meshes_of
     from vlm_mu_jax.storage import model_folder
 
-    if sizes := mesh_flag.sizes():
+    if sizes:
         return meshes_of(*sizes)
-    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+    with mesh_flag.placed(None, options.batch_size, options.max_new_tokens):
         config, settings = model_folder.read_config(folder), model_folder.read_settings(folder)
         chosen = model_folder.chosen_mesh(str(folder), config, settings["dtype"])
     if chosen is None:
         return []
-    return meshes_of(1 if method == "pgd" else -1, chosen.shape["fsdp"], chosen.shape["tensor"])
+    return meshes_of(1 if options.method == "pgd" else -1, chosen.shape["fsdp"], chosen.shape["tensor"])
 
 
 if __name__ == "__main__":

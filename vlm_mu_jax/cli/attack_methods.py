@@ -55,7 +55,7 @@ _CARRIER = flags.DEFINE_string(
 )
 
 
-def options(method: str, block: int) -> dict[str, Any]:
+def options_from_flags(method: str, block: int) -> dict[str, Any]:
     """The flags as arguments of `AttackOptions`; reads the files that they name."""
     from vlm_mu_jax.attacks.methods import texts
     from vlm_mu_jax.attacks.methods.pgd import PixelOptions

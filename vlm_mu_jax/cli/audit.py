@@ -13,11 +13,13 @@ Example:
 """
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 from absl import flags
 
 from vlm_mu_jax.cli import command, mesh_flag
+from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.files.paths import resolved
@@ -85,15 +87,27 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.attacks import tables
     from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
     from vlm_mu_jax.attacks.audit.rebalance import write_rebalanced
-    from vlm_mu_jax.data import turns
-    from vlm_mu_jax.data.readers import hub
+    from vlm_mu_jax.data import questions, turns
+    from vlm_mu_jax.data.readers import catalogue, hub
     from vlm_mu_jax.reporting.figures import audit_chart
 
     path = hub.local(_DATA.value)
     path = path / "train.json" if path.is_dir() else path
-    _check_flags(path)
+    _check_beside(
+        ("--attack_rebalanced", _AFTER.value, "--attack", _ATTACK.value),
+        ("--attribution_chart", _ATTRIBUTION.value, "--attack", _ATTACK.value),
+        ("--saliency_chart", _SALIENCY_CHART.value, "--saliency", _SALIENCY.value),
+        ("--saliency", _SALIENCY.value, "--checkpoint", _CHECKPOINT.value),
+        ("--checkpoint", _CHECKPOINT.value, "--saliency", _SALIENCY.value),
+    )
+    written = (_OUT.value, _CHART.value, _ATTRIBUTION.value, _SALIENCY_CHART.value)
+    _check_written(path, written, _REBALANCE.value, _TURN.value)
     with_images = bool(_SALIENCY.value or _REBALANCE.value and path.suffix.lower() != ".parquet")
-    records = _read(path, with_images)
+    if _ROOT.value:
+        records = catalogue.read(catalogue.get(_DATA.value), _ROOT.value, check_images=with_images)
+    else:
+        columns = questions.parse_columns(_COLUMNS.value)
+        records = questions.read(path, _KIND.value, columns, check_images=with_images)
     result = audit(records, AuditOptions(_OUTCOME.value, _SEED.value, turn=_TURN.value)).to_dict()
     miniature = (path.parent / "oracle.json").is_file()  # only it has one: its text is nonsense words, safe to show
     result["data"] = {"file": path.name, "sha256": records.sha256, "miniature": miniature}
@@ -103,7 +117,9 @@ def main(argv: list[str]) -> None:
         text.append(tables.attribution_text(result["attribution"]))
     if _SALIENCY.value:
         asked = dataclasses.replace(records, items=tuple(turns.cut(records, _TURN.value)[0]))
-        result["saliency"] = _saliency(asked, _CHECKPOINT.value, _SALIENCY.value, _SEED.value)
+        result["saliency"] = _saliency(
+            asked, _CHECKPOINT.value, _SALIENCY.value, _SEED.value, mesh_flag.sizes_from_flags()
+        )
         text.append(tables.saliency_text(result["saliency"], _TOP.value))
     write_json(_OUT.value, result)
     if _CHART.value:
@@ -118,36 +134,19 @@ def main(argv: list[str]) -> None:
     print("\n\n".join(text))
 
 
-def _read(path: Path, with_images: bool):
-    """The records of the file, or of the public set, that the flags name."""
-    from vlm_mu_jax.data import questions
-    from vlm_mu_jax.data.readers import catalogue
-
-    if _ROOT.value:
-        return catalogue.read(catalogue.get(_DATA.value), _ROOT.value, check_images=with_images)
-    columns = questions.parse_columns(_COLUMNS.value)
-    return questions.read(path, _KIND.value, columns, check_images=with_images)
-
-
-def _check_flags(path: Path) -> None:
-    from vlm_mu_jax.errors import InputError
-
-    needs = (
-        ("--attack_rebalanced", _AFTER.value, "--attack", _ATTACK.value),
-        ("--attribution_chart", _ATTRIBUTION.value, "--attack", _ATTACK.value),
-        ("--saliency_chart", _SALIENCY_CHART.value, "--saliency", _SALIENCY.value),
-        ("--saliency", _SALIENCY.value, "--checkpoint", _CHECKPOINT.value),
-        ("--checkpoint", _CHECKPOINT.value, "--saliency", _SALIENCY.value),
-    )
+def _check_beside(*needs: tuple[str, object, str, object]) -> None:
+    """Raises InputError for a flag that was given without the one it needs: its name, value, and those of the other."""
     for name, given, other, there in needs:
         if given and not there:
             raise InputError(f"{name} needs {other}; see bin/audit --help")
-    written = (_OUT.value, _CHART.value, _ATTRIBUTION.value, _SALIENCY_CHART.value, _REBALANCE.value)
-    for wanted in filter(None, written):
-        outputs.check_writable(wanted)
-    if _REBALANCE.value and _TURN.value != "first":
+
+
+def _check_written(read: Path, results: Iterable[str | None], rebalanced: str | None, turn: str) -> None:
+    for path in filter(None, (*results, rebalanced)):
+        outputs.check_writable(path)
+    if rebalanced and turn != "first":
         raise InputError("--rebalance changes first questions; leave --turn out")
-    if _REBALANCE.value and Path(_REBALANCE.value).resolve() == path.resolve():
+    if rebalanced and Path(rebalanced).resolve() == read.resolve():
         raise InputError("--rebalance: is the file that is read; give it another name")
 
 
@@ -155,7 +154,6 @@ def _draw(name: str, what, path: str | None) -> None:
     """One figure of the report into a file."""
     if not path:
         return
-    from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.reporting.figures import audit_chart, word_effects
 
     drawing = getattr(word_effects, name)(what)
@@ -174,13 +172,13 @@ def _attribution(result: dict, files: list[str | None], seed: int) -> dict:
     return attribute(result, *(read_file(file, AttackFile) for file in files if file), seed=seed)
 
 
-def _saliency(records, checkpoint: str, count: int, seed: int) -> dict:
+def _saliency(records, checkpoint: str, count: int, seed: int, sizes: tuple[int, int, int] | None) -> dict:
     from vlm_mu_jax import progress
     from vlm_mu_jax.attacks.audit.saliency import record_saliency
     from vlm_mu_jax.storage import model_folder
 
     command.enable_compilation_cache()
-    with mesh_flag.placed(rows=1, new_tokens=0):
+    with mesh_flag.placed(sizes, rows=1, new_tokens=0):
         model = model_folder.load(checkpoint)
     found = record_saliency(model, records, count, seed=seed, progress=progress.bar)
     return found | {"model": resolved(checkpoint).name}

@@ -23,7 +23,7 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes the
 _PROCESS = flags.DEFINE_integer("process_id", None, "which of them this is, from 0; not with auto", lower_bound=0)
 
 
-def join(watch: bool = True) -> bool:
+def join_from_flags(watch: bool = True) -> bool:
     """Joins the job that the flags describe, if they do; whether this process speaks for all (prints, shows bars).
 
     Args:
@@ -37,11 +37,9 @@ def join(watch: bool = True) -> bool:
     return distributed.first()
 
 
-def check_shared(out: "str | Path", flag: str | None = None) -> None:
-    """Raises InputError when the processes of this job, or the jobs that `flag` speaks of, cannot see each other's
-    files beside `out`."""
-    flag = flag or ("--coordinator" if COORDINATOR.value is not None else None)
-    if flag is not None and buckets.remote(resolved(out)) is not None:
+def check_shared(out: "str | Path", flag: str) -> None:
+    """Raises InputError when the processes or jobs that `flag` speaks of cannot see each other's files beside `out`."""
+    if buckets.remote(resolved(out)) is not None:
         raise InputError(f"{out}: {flag} needs a folder that all processes see at once; mount the bucket")
 
 
@@ -60,11 +58,8 @@ def several() -> bool:
 
 
 def bar() -> "Progress | None":
-    """The progress bar of the process that speaks, None in the others."""
+    """The progress bar of the process that speaks, None in the others; once the job is joined."""
     from vlm_mu_jax import progress
-
-    if COORDINATOR.value is None:
-        return progress.bar
     from vlm_mu_jax.parallel import distributed
 
     return progress.bar if distributed.first() else None

@@ -15,7 +15,7 @@ Example:
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from absl import flags
@@ -51,29 +51,32 @@ def main(argv: list[str]) -> None:
     if page is not None and not page.is_file():
         raise InputError(f"--page={page}: no such file; give a Markdown page with <!-- table: NAME --> blocks")
     out = Path(_OUT.value).expanduser().resolve()
-    runs = _quickstarts(out, [f"--gguf={weights.of_world(_WORLD.value, _GGUF.value)}"] if _GGUF.value else [])
+    wrong = [seed for seed in _SEEDS.value if not seed.isdigit()]
+    if wrong or not (_SEEDS.value or _RUNS.value):
+        raise InputError(f"--seeds={','.join(_SEEDS.value)}: give whole numbers such as 0,1,2, or folders with --runs")
+    build = [f"--gguf={weights.of_world(_WORLD.value, _GGUF.value)}"] if _GGUF.value else []
+    runs = _quickstarts(_RUNS.value, map(int, _SEEDS.value), _WORLD.value, build, out)
     tables = _recipes(chosen, runs, out) if chosen else {}
     if attacked:
         tables["relearning"] = _relearn(attacked, runs, out)
     if page is not None:
-        _fill(page, runs, tables)
+        _fill(page, runs, tables, _WORLD.value)
 
 
-def _quickstarts(out: Path, build: list[str]) -> dict[int, Path]:
-    """Finished folders of bin/quickstart by seed: those of --runs, and those of --seeds, which are made here.
+def _quickstarts(
+    finished: Iterable[str], seeds: Iterable[int], world: str, build: list[str], out: Path
+) -> dict[int, Path]:
+    """Folders of bin/quickstart by seed: finished ones, and those of `seeds`, which are made here.
 
     build: further flags of bin/quickstart.
     """
-    wrong = [seed for seed in _SEEDS.value if not seed.isdigit()]
-    if wrong or not (_SEEDS.value or _RUNS.value):
-        raise InputError(f"--seeds={','.join(_SEEDS.value)}: give whole numbers such as 0,1,2, or folders with --runs")
-    runs = {_seed(Path(run)): Path(run).resolve() for run in _RUNS.value}
-    for seed in map(int, _SEEDS.value):
+    runs = {_seed(Path(run), world): Path(run).resolve() for run in finished}
+    for seed in seeds:
         folder = out / f"seed{seed}" / "quickstart"
         if not (folder / "report.html").exists():
             print(f"bin/quickstart, seed {seed}", flush=True)
-            _run("quickstart", [f"--seed={seed}", f"--world={_WORLD.value}", f"--out={folder}", *build])
-        runs[_seed(folder)] = folder
+            _run("quickstart", [f"--seed={seed}", f"--world={world}", f"--out={folder}", *build])
+        runs[_seed(folder, world)] = folder
     return dict(sorted(runs.items()))
 
 
@@ -100,15 +103,15 @@ def _recipes(chosen: list[Recipe], runs: Mapping[int, Path], out: Path) -> dict[
     return {"recipes": f"{table}\n\nSeeds {' / '.join(map(str, runs))}. {found}"}
 
 
-def _fill(page: Path, runs: Mapping[int, Path], tables: Mapping[str, str]) -> None:
+def _fill(page: Path, runs: Mapping[int, Path], tables: Mapping[str, str], world: str) -> None:
     """Replaces the tables of the page."""
     from vlm_mu_jax.files.outputs import complete_file
     from vlm_mu_jax.reporting import results_page
 
     found = {**results_page.tables(runs), **tables}
-    if _WORLD.value != "nonsense":  # whose refusals are real sentences
+    if world != "nonsense":  # whose refusals are real sentences
         found["judges"] = results_page.judges(runs)
-    filled = results_page.fill(page.read_text(encoding="utf-8"), found, _WORLD.value)
+    filled = results_page.fill(page.read_text(encoding="utf-8"), found, world)
     with complete_file(page) as partial:
         partial.write_text(filled, encoding="utf-8")
     print(f"wrote {page}")
@@ -148,13 +151,14 @@ def _relearn(attacked: list[Recipe], runs: Mapping[int, Path], out: Path) -> str
     return f"{table}\n\nSeeds {' / '.join(map(str, runs))}."
 
 
-def _seed(run: Path) -> int:
+def _seed(run: Path, wanted: str) -> int:
+    """The seed of a finished folder of bin/quickstart. Raises InputError for an unfinished one, or another world."""
     needed = ("seed.txt", "base", "sft/model", "attack_sft.json", "forget/answers/unsafe_before.jsonl")
     missing = [name for name in needed if not (run / name).exists()]
     if missing:
         raise InputError(f"--runs: {run} lacks {', '.join(missing)}; give a finished folder of bin/quickstart")
     seed, *world = (run / "seed.txt").read_text().split()
-    if (world or ["nonsense"]) != [_WORLD.value]:
+    if (world or ["nonsense"]) != [wanted]:
         raise InputError(f"--runs: {run} is of the {(world or ['nonsense'])[0]} world; say so with --world")
     return int(seed)
 

@@ -18,9 +18,15 @@ Example:
   bin/convert_hf --export --as=adapter --source=runs/npo_lora --out=runs/npo_adapter
 """
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from vlm_mu_jax.cli import command
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.conversion.convert import ConvertOptions
+    from vlm_mu_jax.conversion.exporter import ExportOptions
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -74,12 +80,13 @@ def main(argv: list[str]) -> None:
     if given:
         verb = "does nothing" if len(given) == 1 else "do nothing"
         raise InputError(f"{', '.join(given)} {verb} {'with' if _EXPORT.value else 'without'} --export; leave it out")
-    _export() if _EXPORT.value else _import()
+    if _EXPORT.value:
+        from vlm_mu_jax.conversion.exporter import ExportOptions
 
-
-def _import() -> None:
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.conversion.convert import ConvertOptions, convert
+        shard_bytes = int(_SHARD_GB.value * 1e9)
+        options = ExportOptions(_AS.value, _DIALECT.value, shard_bytes, _OVERWRITE.value, tuple(_RESULTS.value))
+        return _export(_SOURCE.value, _OUT.value, options, _PUSH.value, _DRY_RUN.value)
+    from vlm_mu_jax.conversion.convert import ConvertOptions
 
     options = ConvertOptions(
         template=_TEMPLATE.value,
@@ -91,32 +98,36 @@ def _import() -> None:
         lora=_LORA.value,
         overwrite=_OVERWRITE.value,
     )
-    done = convert(_SOURCE.value, _OUT.value, options, progress.bar)
+    _import(_SOURCE.value, _OUT.value, options)
+
+
+def _import(source: str, out: str, options: "ConvertOptions") -> None:
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.conversion.convert import convert
+
+    done = convert(source, out, options, progress.bar)
     size = f"{done.parameters / 1e9:.2f} billion" if done.parameters >= 1e8 else f"{done.parameters:,}"
     what = f"{size} parameters, {done.dtype}, template {done.template}, from {done.dialect} tensor names"
-    print(f"{_OUT.value}: {what}{_replacing(done.replaced)}")
+    print(f"{out}: {what}{_replacing(done.replaced)}")
     for warning in done.warnings:
         print(f"warning: {warning}")
     if not done.has_tokenizer:
-        print(f"warning: {_SOURCE.value} has no tokenizer files; most commands need them beside the weights")
+        print(f"warning: {source} has no tokenizer files; most commands need them beside the weights")
 
 
-def _export() -> None:
+def _export(source: str, out: str, options: "ExportOptions", repository: str | None, dry_run: bool) -> None:
     from vlm_mu_jax import progress
     from vlm_mu_jax.conversion import push
-    from vlm_mu_jax.conversion.exporter import ExportOptions, export
+    from vlm_mu_jax.conversion.exporter import export
 
-    if _PUSH.value is not None:
-        push.check_name(_PUSH.value)
-    shard_bytes = int(_SHARD_GB.value * 1e9)
-    options = ExportOptions(_AS.value, _DIALECT.value, shard_bytes, _OVERWRITE.value, tuple(_RESULTS.value))
-    done = export(_SOURCE.value, _OUT.value, options, progress.bar)
+    if repository is not None:
+        push.check_name(repository)
+    done = export(source, out, options, progress.bar)
     adapter = done.what == "adapter"
     reader = "peft loads it over the model that the run started from" if adapter else "transformers loads it"
-    what = f"{done.what} of {_SOURCE.value} written, {_size(done.nbytes)}"
-    print(f"{_OUT.value}: {what}; {reader}{_replacing(done.replaced)}")
-    if _PUSH.value is not None:
-        push.push(done.folder, _PUSH.value, _DRY_RUN.value, print)
+    print(f"{out}: {done.what} of {source} written, {_size(done.nbytes)}; {reader}{_replacing(done.replaced)}")
+    if repository is not None:
+        push.push(done.folder, repository, dry_run, print)
 
 
 def _replacing(what: str | None) -> str:

@@ -26,7 +26,7 @@ from vlm_mu_jax.files.paths import resolved
 
 if TYPE_CHECKING:
     from vlm_mu_jax.data.records import Record
-    from vlm_mu_jax.evaluation.curation.curate import Score
+    from vlm_mu_jax.evaluation.curation.curate import CurateOptions, Score
 
 _VERDICT_TOKENS = 256  # of a judging model, for the estimate of what fits
 
@@ -57,26 +57,27 @@ flags.adopt_module_key_flags(mesh_flag)
 def main(argv: list[str]) -> int:
     from vlm_mu_jax import progress
     from vlm_mu_jax.data import curated
-    from vlm_mu_jax.evaluation.curation.curate import CurateOptions, curate
+    from vlm_mu_jax.evaluation.curation.curate import curate
     from vlm_mu_jax.files import folders
     from vlm_mu_jax.storage import model_folder
 
     if _CHECK.value:
         return check(_CHECK.value, _CHECKPOINT.value, _COLUMNS.value)
-    _check_flags()
+    options, judge = _options_from_flags(), judge_flags.options_from_flags()
     folders.check_replaceable(_OUT.value, curated.MARKER)
     out = resolved(_OUT.value)
-    if _CHECKPOINT.value or judge_flags.CHECKPOINT.value:  # else nothing is compiled
-        model_folder.find(_CHECKPOINT.value or judge_flags.CHECKPOINT.value)
+    if _CHECKPOINT.value or judge.checkpoint:  # else nothing is compiled
+        model_folder.find(_CHECKPOINT.value or judge.checkpoint)
         command.enable_compilation_cache(out)
-    with mesh_flag.placed(judge_flags.BATCH.value, _VERDICT_TOKENS):  # the judge
+    sizes = mesh_flag.sizes_from_flags()
+    with mesh_flag.placed(sizes, judge.batch_size, _VERDICT_TOKENS):  # the judge
         found = curate(
             _SAFETY.value,
             _GENERAL.value,
             candidates=_CANDIDATES.value,
-            judge=judge_flags.options(),
-            options=CurateOptions(_RETAIN.value, _SEED.value, _SAFE_IMAGES.value, _CORESET.value, _SIZE.value),
-            score=_scorer(_CHECKPOINT.value, _CORESET.value) if _CHECKPOINT.value else None,
+            judge=judge,
+            options=options,
+            score=_scorer(_CHECKPOINT.value, _CORESET.value, sizes) if _CHECKPOINT.value else None,
             workdir=out.with_name(f"{out.name}.judging"),  # beside OUT, so that a second try does not ask again
             progress=progress.bar,
         )
@@ -102,7 +103,7 @@ def check(path: str, checkpoint: str | None = None, columns: str = "") -> int:
     return 0 if found.good else 2
 
 
-def _scorer(checkpoint: str, by: str) -> "Score":
+def _scorer(checkpoint: str, by: str, sizes: tuple[int, int, int] | None) -> "Score":
     """Scores the forget records under the model to be unlearned, which is loaded when they are there."""
     from vlm_mu_jax import progress
     from vlm_mu_jax.storage import model_folder
@@ -111,15 +112,17 @@ def _scorer(checkpoint: str, by: str) -> "Score":
     folder = model_folder.find(checkpoint)
 
     def score(records: "Sequence[Record]", root: Path) -> dict[str, float]:
-        with mesh_flag.placed(rows=1, new_tokens=0, training=1.0 if by == "gradient_norm" else 0.0):
+        with mesh_flag.placed(sizes, rows=1, new_tokens=0, training=1.0 if by == "gradient_norm" else 0.0):
             model = model_folder.load(folder)
         return forget_scores.score(model, records, root, by, progress=progress.bar)
 
     return score
 
 
-def _check_flags() -> None:
-    """What no single flag can tell. Raises InputError."""
+def _options_from_flags() -> "CurateOptions":
+    """The flags as `CurateOptions`. Raises InputError for flags that do not go together."""
+    from vlm_mu_jax.evaluation.curation.curate import CurateOptions
+
     missing = [f"--{flag.name}" for flag in (_SAFETY, _OUT) if not flag.value]
     if missing:
         raise InputError(f"{' and '.join(missing)} must be given, or --check=FILE to look at a data file")
@@ -129,6 +132,7 @@ def _check_flags() -> None:
         raise InputError("--checkpoint, --coreset_size and --coreset=loss|gradient_norm go together: give all or none")
     if _CHECKPOINT.value and not _CANDIDATES.value:
         raise InputError("--coreset=loss and gradient_norm score harmful answers: give --candidates")
+    return CurateOptions(_RETAIN.value, _SEED.value, _SAFE_IMAGES.value, _CORESET.value, _SIZE.value)
 
 
 def _print(manifest: Mapping[str, Any], out: str) -> None:

@@ -28,8 +28,7 @@ from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions, DefendedModels
-    from vlm_mu_jax.evaluation.questions.suite import AttackWords
+    from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions
 
 flags.adopt_module_key_flags(judge_flags)
 flags.adopt_module_key_flags(mesh_flag)
@@ -88,10 +87,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "the run's seed, as written in the resul
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax import progress
+    from vlm_mu_jax.attacks.words.defended import defended_words
     from vlm_mu_jax.evaluation.defences.comparison import DefendedModels, compare_defences
     from vlm_mu_jax.storage import model_folder
 
-    judge_flags.refuse_calibration()
     named = _guards(_GUARD.value)
     models = DefendedModels(
         _CHECKPOINT.value,
@@ -101,23 +100,16 @@ def main(argv: list[str]) -> None:
         _PERPLEXITY_MODEL.value,
         named,
     )
-    options, words = _options(), _words_of(_WORDS.value, _DEFENCES.value)
+    options, judge = _options_from_flags(), judge_flags.options_from_flags()
+    words = _words_of(_WORDS.value, _DEFENCES.value)
     model_folder.find(_CHECKPOINT.value)  # told before anything is made
     command.enable_compilation_cache(_WORKDIR.value)
-    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+    given = {"judge": judge, "workdir": _WORKDIR.value, "say": _say, "progress": progress.bar}
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), _BATCH.value, _TOKENS.value):
         if _ADAPTIVE.value:
-            words = _searched(models, options, [name for name in _DEFENCES.value if name not in words]) | words
-        found = compare_defences(
-            models,
-            _DATA.value,
-            _DEFENCES.value,
-            options,
-            judge=judge_flags.options(),
-            attack_words=words,
-            workdir=_WORKDIR.value,
-            say=lambda line: print(line, flush=True),
-            progress=progress.bar,
-        )
+            others = [name for name in _DEFENCES.value if name not in words]
+            words = defended_words(models, _DATA.value, others, options, **given) | words
+        found = compare_defences(models, _DATA.value, _DEFENCES.value, options, attack_words=words, **given)
     write_json(Path(_WORKDIR.value) / "defences.json", found.to_dict())
     table = found.table()
     outputs.write_text(Path(_WORKDIR.value) / "defences.md", table + "\n")
@@ -125,7 +117,7 @@ def main(argv: list[str]) -> None:
     print(f"judge: {found.judge}; percent of questions; perplexity under {found.perplexity_model or 'no model'}")
 
 
-def _options() -> "DefenceOptions":
+def _options_from_flags() -> "DefenceOptions":
     """What the flags ask for."""
     from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions
     from vlm_mu_jax.evaluation.defences.instruction_settings import IMAGES, SETTINGS, read_templates
@@ -146,21 +138,8 @@ def _options() -> "DefenceOptions":
     )
 
 
-def _searched(models: "DefendedModels", options: "DefenceOptions", names: list[str]) -> "dict[str, AttackWords]":
-    """Words searched through each of these defences."""
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks.words.defended import defended_words
-
-    return defended_words(
-        models,
-        _DATA.value,
-        names,
-        options,
-        judge=judge_flags.options(),
-        workdir=_WORKDIR.value,
-        say=lambda line: print(line, flush=True),
-        progress=progress.bar,
-    )
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _guards(flag_values: Iterable[str]) -> dict[str, str]:

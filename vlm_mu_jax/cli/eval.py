@@ -91,21 +91,25 @@ _SETS = flags.DEFINE_list("sets", [], "ask only these sets, such as unsafe_befor
 
 
 def main(argv: list[str]) -> None:
+    from vlm_mu_jax import progress
+
     if eval_list.LIST.value:
-        from vlm_mu_jax import progress
         from vlm_mu_jax.data.readers import catalogue_table
 
         root = eval_list.DATA_ROOT.value
-        return print(catalogue_table.text(root, eval_list.names() if root else (), progress.bar))
-    share = shard_flags.share(*["--rejudge"] * _REJUDGE.value)
-    speaks = cluster.join()
+        return print(catalogue_table.text(root, eval_list.names_from_flags() if root else (), progress.bar))
+    share = shard_flags.share_from_flags(*["--rejudge"] * _REJUDGE.value)
+    speaks = cluster.join_from_flags()
+    from vlm_mu_jax.evaluation import shards
+    from vlm_mu_jax.evaluation.answering import Making
     from vlm_mu_jax.evaluation.evaluate import resolve_suite
     from vlm_mu_jax.steering import guard_folder
     from vlm_mu_jax.storage import model_folder
 
     guard_folder.check(_GUARD.value)
-    eval_list.names()  # a wrong name is an error before anything long begins
-    options = _options()
+    eval_list.names_from_flags()  # a wrong name is an error before anything long begins
+    options, judge = _options_from_flags(), judge_flags.options_from_flags(calibrates=True)
+    making = Making(options, judge, _GUARD.value, judge_flags.CALIBRATE.value or (), progress.bar if speaks else None)
     folder = model_folder.find(_CHECKPOINT.value)
     has_vision = model_folder.read_config(folder).vision is not None
     suite = resolve_suite(_DATA.value, options, _WORDS.value, has_vision)
@@ -113,78 +117,66 @@ def main(argv: list[str]) -> None:
     if speaks:
         for note in suite.notes:
             print(note)
-    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), _BATCH.value, _TOKENS.value):
         if share is not None:
-            return _answer_share(folder, suite, options, share)
+            return _answer_share(folder, suite, making, _WORKDIR.value, share)
         if shard_flags.JOIN.value:
-            _join(suite)
-        model = _answer_together(folder, suite, options, speaks) if cluster.several() else folder
+            shards.join(suite, _WORKDIR.value)
+        several = cluster.several()
+        model = _answer_together(folder, suite, making, _WORKDIR.value, speaks) if several else folder
         if speaks:
-            _measure(None if _REJUDGE.value or shard_flags.JOIN.value else model, suite, options)
+            answered = _REJUDGE.value or shard_flags.JOIN.value
+            _measure(
+                None if answered else model, suite, making, _BASELINE.value, _WORKDIR.value, judge_flags.DETECT.value
+            )
         cluster.leave_together()
 
 
-def _measure(model: "Model | Path | None", suite: "Suite", options: "EvaluateOptions") -> None:
-    """Answers what is unanswered, judges, counts and prints."""
-    from vlm_mu_jax import progress
+def _measure(
+    model: "Model | Path | None", suite: "Suite", making: "Making", baseline: str | None, workdir: str, detect: float
+) -> None:
+    """Answers what is unanswered, judges, counts and prints. detect: the difference that the advice is about."""
     from vlm_mu_jax.evaluation.evaluate import evaluate
     from vlm_mu_jax.evaluation.results import sample_size, table
 
     found = evaluate(
         model,
         suite,
-        options,
-        judge=judge_flags.options(),
-        guard=_GUARD.value,
-        baseline=_BASELINE.value,
-        calibrate=judge_flags.CALIBRATE.value or (),
-        workdir=_WORKDIR.value,
-        progress=progress.bar,
+        making.options,
+        judge=making.judge,
+        guard=making.guard,
+        baseline=baseline,
+        calibrate=making.calibrate,
+        workdir=workdir,
+        progress=making.progress,
     ).to_dict()
     table.print_results(found)
-    advice = sample_size.advice(found["runs"][0], found["comparisons"], judge_flags.DETECT.value)
-    if advice:
+    if advice := sample_size.advice(found["runs"][0], found["comparisons"], detect):
         print(advice)
 
 
-def _answer_share(folder: "Path", suite: "Suite", options: "EvaluateOptions", share: "Share") -> None:
+def _answer_share(folder: "Path", suite: "Suite", making: "Making", workdir: str, share: "Share") -> None:
     from vlm_mu_jax.evaluation import shards
+    from vlm_mu_jax.storage import model_folder
 
-    shards.check_number(_WORKDIR.value, share)
-    count = shards.answer_share(_model(folder, options), suite, _making(options, True), _WORKDIR.value, share)
+    shards.check_number(workdir, share)
+    model = model_folder.load(folder, quantize=making.options.quantize)
+    count = shards.answer_share(model, suite, making, workdir, share)
     print(f"shard {share}: {count} answers; judge and count with --join when all {share.count} are done")
 
 
-def _answer_together(folder: "Path", suite: "Suite", options: "EvaluateOptions", speaks: bool) -> "Model | Path":
+def _answer_together(folder: "Path", suite: "Suite", making: "Making", workdir: str, speaks: bool) -> "Model | Path":
     """Answers all questions together with the other processes. Returns what the answers were made with."""
     from vlm_mu_jax.evaluation import shards
-
-    model = _model(folder, options)
-    shards.answer_together(model, suite, _making(options, speaks), _WORKDIR.value, cluster.tell if speaks else None)
-    return folder if options.quantize else model  # as it is stored: rounding twice would not be the same
-
-
-def _join(suite: "Suite") -> None:
-    from vlm_mu_jax.evaluation import shards
-
-    shards.join(suite, _WORKDIR.value)
-
-
-def _model(folder: "Path", options: "EvaluateOptions") -> "Model":
     from vlm_mu_jax.storage import model_folder
 
-    return model_folder.load(folder, quantize=options.quantize)
+    quantize = making.options.quantize
+    model = model_folder.load(folder, quantize=quantize)
+    shards.answer_together(model, suite, making, workdir, cluster.tell if speaks else None)
+    return folder if quantize else model  # as it is stored: rounding twice would not be the same
 
 
-def _making(options: "EvaluateOptions", speaks: bool) -> "Making":
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation.answering import Making
-
-    calibrate = judge_flags.CALIBRATE.value or ()
-    return Making(options, judge_flags.options(), _GUARD.value, calibrate, progress.bar if speaks else None)
-
-
-def _options() -> "EvaluateOptions":
+def _options_from_flags() -> "EvaluateOptions":
     """What the flags ask for."""
     from vlm_mu_jax.data.questions import parse_columns
     from vlm_mu_jax.evaluation.defences.wrappers import Wording, read_wording

@@ -26,7 +26,7 @@ def needs_data() -> bool:
     return needs_run() and not any(word.lstrip("-").startswith(("utility", "safety")) for word in sys.argv[1:])
 
 
-def names() -> list[str]:
+def names_from_flags() -> list[str]:
     """The public sets asked for. Raises InputError for an unknown one, or without --data_root."""
     from vlm_mu_jax.evaluation.questions import public_sets
 

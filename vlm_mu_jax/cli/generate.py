@@ -20,9 +20,22 @@ Example:
   bin/generate --checkpoint=runs/base --data=questions.csv --kind=unsafe --columns=question=Goal --out=mine.jsonl
 """
 
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from vlm_mu_jax.cli import chat_loop, cluster, command, mesh_flag, quantize_flag, shard_flags
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.data.records import Records
+    from vlm_mu_jax.evaluation.answers.answers_file import Answer
+    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
+    from vlm_mu_jax.evaluation.answers.one_answer import OneAnswer
+    from vlm_mu_jax.evaluation.answers.share import Share
+    from vlm_mu_jax.storage.model_folder import Model
 
 flags.adopt_module_key_flags(quantize_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -51,50 +64,44 @@ flags.adopt_module_key_flags(shard_flags)
 
 
 def main(argv: list[str]) -> None:
-    import dataclasses
-    import json
-
-    import vlm_mu_jax
     from vlm_mu_jax.data import images, questions
-    from vlm_mu_jax.evaluation.answers import chat, one_answer
+    from vlm_mu_jax.evaluation.answers import chat, one_answer, record_answers
+    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
     from vlm_mu_jax.steering import guard_folder
+    from vlm_mu_jax.storage import model_folder
 
-    _check_flags()
-    if _DATA.value:
-        return _answer_all()
+    way, share = _way_from_flags(), shard_flags.share_from_flags()
+    cluster.join_from_flags()
     command.enable_compilation_cache()
-    history = questions.read_conversation(_HISTORY.value) if _HISTORY.value else None
+    if way == "--data":
+        records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
+        records = record_answers.asked_of(records, _KINDS.value)
+        if shard_flags.JOIN.value:
+            return _count(record_answers.join_shares(records, _OUT.value), f"in {_OUT.value}")
+    history = questions.read_conversation(_HISTORY.value) if way == "--history" else None
     guard_folder.check(_GUARD.value)
     for image in _IMAGE.value:
         images.size_of(image)
-    with mesh_flag.placed(1, _TOKENS.value):  # when all else has been read
-        model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
-    options = one_answer.SamplingOptions(
-        max_new_tokens=_TOKENS.value,
-        temperature=_TEMPERATURE.value,
-        top_p=_TOP_P.value,
-        seed=_SEED.value,
-        guard=_GUARD.value,
-    )
-    if _CHAT.value:
+    rows = _BATCH.value if way == "--data" else 1
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), rows, _TOKENS.value):  # when all else has been read
+        model = model_folder.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
+    if way == "--data":
+        asking = AnswerOptions(rows, _TOKENS.value, progress=cluster.bar())
+        _answer_all(model, records, _OUT.value, _GUARD.value, asking, share)
+        return cluster.leave_together()
+    options = one_answer.SamplingOptions(_TOKENS.value, _TEMPERATURE.value, _TOP_P.value, _SEED.value, _GUARD.value)
+    if way == "--chat":
         talk = chat.Chat(model, _SYSTEM.value, **dataclasses.asdict(options))
-        chat_loop.run(talk, _IMAGE.value)
-        return
+        return chat_loop.run(talk, _IMAGE.value)
     if history is not None:
         so_far = chat.stream_reply(model, history, options)
     else:
         so_far = one_answer.stream_answer(model, _PROMPT.value, _IMAGE.value, options)
-    if _JSON.value:
-        *_, answer = so_far
-        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
-        return
-    for piece in one_answer.pieces(answer.text for answer in so_far):
-        print(piece, end="", flush=True)
-    print()
+    _print(so_far, as_json=_JSON.value)
 
 
-def _check_flags() -> None:
-    """One prompt or one file, and no flag of the other way. Raises InputError."""
+def _way_from_flags() -> str:
+    """The flag that says what is asked. Raises InputError for none, for two, and for flags of another way."""
     from vlm_mu_jax.errors import InputError
 
     ways = {"--prompt": _PROMPT.value, "--history": _HISTORY.value, "--chat": _CHAT.value, "--data": _DATA.value}
@@ -120,43 +127,39 @@ def _check_flags() -> None:
             raise InputError(f"{name} belongs to {where}; leave it out with {way}")
     if way == "--data" and not _OUT.value:
         raise InputError("--data needs --out, the answers file to write")
+    return way
 
 
-def _answer_all() -> None:
-    """Answers the questions of --data, or puts the answers of all shards together."""
-    import vlm_mu_jax
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.data import questions
+def _answer_all(
+    model: "Model", records: "Records", out: str, guard: str | None, options: "AnswerOptions", share: "Share | None"
+) -> None:
     from vlm_mu_jax.evaluation.answers import record_answers
-    from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-    from vlm_mu_jax.steering import guard_folder
+    from vlm_mu_jax.parallel import distributed
 
-    speaks = cluster.join()
-    command.enable_compilation_cache()
-    records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
-    records, share = record_answers.asked_of(records, _KINDS.value), shard_flags.share()
-    guard_folder.check(_GUARD.value)
-    if shard_flags.JOIN.value:
-        answers = record_answers.join_shares(records, _OUT.value)
-    else:
-        with mesh_flag.placed(_BATCH.value, _TOKENS.value):  # when all else has been read
-            model = vlm_mu_jax.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
-        answers = record_answers.answer_file(
-            model,
-            records,
-            _OUT.value,
-            guard=_GUARD.value,
-            options=AnswerOptions(_BATCH.value, _TOKENS.value, progress=progress.bar if speaks else None),
-            share=share,
-            tell=cluster.tell if speaks else None,
-        )
+    speaks = distributed.first()
+    tell = cluster.tell if speaks else None
+    answers = record_answers.answer_file(model, records, out, guard=guard, options=options, share=share, tell=tell)
     if speaks:
-        too_long = sum(bool(answer.left_out) for answer in answers)
-        where = f"in {_OUT.value}" if share is None else f"of shard {share}; --join puts all together"
-        print(f"{len(answers) - too_long} answers {where}")
-        if too_long:
-            print(f"{too_long} questions are too long for the model and were not asked; their lines say so")
-    cluster.leave_together()
+        _count(answers, f"in {out}" if share is None else f"of shard {share}; --join puts all together")
+
+
+def _count(answers: Sequence["Answer"], where: str) -> None:
+    too_long = sum(bool(answer.left_out) for answer in answers)
+    print(f"{len(answers) - too_long} answers {where}")
+    if too_long:
+        print(f"{too_long} questions are too long for the model and were not asked; their lines say so")
+
+
+def _print(so_far: Iterator["OneAnswer"], as_json: bool) -> None:
+    from vlm_mu_jax.evaluation.answers import one_answer
+
+    if as_json:
+        *_, whole = so_far
+        print(json.dumps(dataclasses.asdict(whole), ensure_ascii=False))
+        return
+    for piece in one_answer.pieces(answer.text for answer in so_far):
+        print(piece, end="", flush=True)
+    print()
 
 
 if __name__ == "__main__":

@@ -16,10 +16,14 @@ Example:
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import command, judge_flags
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.stress.options import HoldsOptions
 
 flags.adopt_module_key_flags(judge_flags)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder, or an exported Hugging Face folder")
@@ -52,15 +56,15 @@ _RUNS = flags.DEFINE_list("runs", [], "--page: workdirs of this command, in the 
 
 
 def main(argv: list[str]) -> None:
+    from vlm_mu_jax import progress
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.files import outputs
+    from vlm_mu_jax.stress import tables
+    from vlm_mu_jax.stress.holds import holds, stored_result
 
     if bool(_PAGE.value) != bool(_RUNS.value):
         raise InputError("--page and --runs belong together: the file to write, and the finished runs it shows")
     if _PAGE.value:
-        from vlm_mu_jax.stress import tables
-        from vlm_mu_jax.stress.holds import stored_result
-
         page = outputs.check_writable(_PAGE.value)
         outputs.write_text(page, tables.page([stored_result(run).content for run in _RUNS.value]))
         print(f"wrote {page}")
@@ -71,22 +75,15 @@ def main(argv: list[str]) -> None:
             f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} required; see bin/holds --help"
         )
     outputs.check_writable(Path(_WORKDIR.value).expanduser() / "holds.json")
-    options = _options()
+    options, judge = _options_from_flags(), judge_flags.options_from_flags()
     command.enable_compilation_cache(_WORKDIR.value)
-    _measure(options)
-
-
-def _measure(options) -> None:
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.stress.holds import holds
-
     found = holds(
         _CHECKPOINT.value,
         _DATA.value,
         options,
         baseline=_BASELINE.value,
         guard=_GUARD.value,
-        judge=judge_flags.options(),
+        judge=judge,
         reference=_REFERENCE.value,
         workdir=_WORKDIR.value,
         progress=progress.bar,
@@ -95,7 +92,7 @@ def _measure(options) -> None:
     print(f"wrote {Path(_WORKDIR.value) / 'holds.json'}")
 
 
-def _options():
+def _options_from_flags() -> "HoldsOptions":
     """The flags as `HoldsOptions`."""
     from vlm_mu_jax.attacks.methods.pgd import PixelOptions
     from vlm_mu_jax.attacks.methods.suffix import SuffixOptions

@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.judges import BY_MODEL, NAMES, ChosenJudges, Judge, JudgeOptions, choose
+from vlm_mu_jax.evaluation.judges import BY_MODEL, NAMES, Judge, JudgeOptions, choose
 
 JUDGE = flags.DEFINE_enum(
     "judge",
@@ -47,8 +47,17 @@ DETECT = flags.DEFINE_float(
 )
 
 
-def options() -> JudgeOptions:
-    """The judge that the flags describe. Raises InputError for bad prices."""
+def options_from_flags(calibrates: bool = False) -> JudgeOptions:
+    """The judge that the flags describe.
+
+    Args:
+      calibrates: whether the command corrects its rates for the judge's errors.
+
+    Raises:
+      InputError: bad prices, or --calibrate in a command that corrects nothing.
+    """
+    if CALIBRATE.value and not calibrates:
+        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
     try:
         prices = tuple(float(price) for price in PRICES.value)
     except ValueError:
@@ -71,22 +80,7 @@ def options() -> JudgeOptions:
     )
 
 
-def chosen(data_dir: str | Path, workdir: str | Path) -> ChosenJudges:
-    """The judges of the flags; the replies of a judging model are kept in `workdir`."""
-    return choose(options(), data_dir, workdir)
-
-
-def refuse_calibration() -> None:
-    """For commands whose rates are not corrected for the judge's errors."""
-    if CALIBRATE.value:
-        raise InputError("--calibrate corrects the rates of bin/eval; leave it out here")
-
-
-def rater(data_dir: str | Path, out: str | Path) -> Judge:
-    """The judge whose labels count, for commands that write OUT; a judging model's replies are kept in OUT.judging.
-
-    Raises InputError as `choose` does, and for --calibrate.
-    """
-    refuse_calibration()
+def rater(options: JudgeOptions, data_dir: str | Path, out: str | Path) -> Judge:
+    """The judge whose labels count, for commands that write OUT; a judging model's replies are kept in OUT.judging."""
     out = Path(out)
-    return chosen(data_dir, out.with_name(f"{out.name}.judging")).counted
+    return choose(options, data_dir, out.with_name(f"{out.name}.judging")).counted

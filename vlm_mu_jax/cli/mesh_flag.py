@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from vlm_mu_jax.cli import cluster
-
 _MESH = flags.DEFINE_list(
     "mesh",
     None,
@@ -16,7 +14,7 @@ _MESH = flags.DEFINE_list(
 )
 
 
-def sizes() -> tuple[int, int, int] | None:
+def sizes_from_flags() -> tuple[int, int, int] | None:
     """data, fsdp and tensor as they are given. Raises InputError for anything but three whole numbers."""
     from vlm_mu_jax.parallel import placement
 
@@ -24,19 +22,24 @@ def sizes() -> tuple[int, int, int] | None:
 
 
 @contextlib.contextmanager
-def placed(rows: int, new_tokens: int, training: float = 0.0) -> Iterator[None]:
-    """Every model that is loaded inside lies on the devices that --mesh names, or on those that fit.
+def placed(sizes: tuple[int, int, int] | None, rows: int, new_tokens: int, training: float = 0.0) -> Iterator[None]:
+    """Every model that is loaded inside lies on a mesh of these sizes, or on as many devices as it must.
 
     Args:
+      sizes: data, fsdp and tensor, as `sizes_from_flags` gives them.
       rows: prompts that run at a time.
       new_tokens: most tokens that are generated.
       training: how many times the bytes of the weights training holds, beside the weights.
     """
     from vlm_mu_jax.parallel import placement
 
-    with placement.placed(placement.Placement(sizes(), rows, new_tokens, training, _tell if cluster.bar() else None)):
+    with placement.placed(placement.Placement(sizes, rows, new_tokens, training, _tell)):
         yield
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Of several processes the first one speaks."""
+    from vlm_mu_jax.parallel import distributed
+
+    if distributed.first():
+        print(line, file=sys.stderr, flush=True)

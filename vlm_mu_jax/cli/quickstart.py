@@ -40,13 +40,13 @@ MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 
 
 def main(argv: list[str]) -> None:
-    out, build = Path(_OUT.value).expanduser(), _weights()
+    out, build = Path(_OUT.value).expanduser(), _weights(_WORLD.value, _GGUF.value)
     if _FRESH.value and out.exists():
         if not (out / MARK).is_file():
             raise InputError(f"--fresh: {out} is no folder of the quickstart; delete it yourself or choose another")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    _check_mark(out)
+    _check_mark(out, story.mark(_SEED.value, _WORLD.value))
     begin, plan = time.monotonic(), story.steps(_SEED.value, _WORLD.value, build, _HOLDS.value)
     for number, step in enumerate(plan, start=1):
         last = number == len(plan)
@@ -59,15 +59,15 @@ def main(argv: list[str]) -> None:
     print(f"\nDone in {minutes:.1f} min. Open {out / 'report.html'} in a browser.")
 
 
-def _weights() -> str:
+def _weights(world: str, gguf: str | None) -> str:
     """The flag that names the English world's language model to the step that reads it. InputError without one."""
-    found = weights.of_world(_WORLD.value, _GGUF.value)
+    found = weights.of_world(world, gguf)
     return "" if found is None else f" --gguf={shlex.quote(str(found.resolve()))}"
 
 
-def _check_mark(out: Path) -> None:
+def _check_mark(out: Path, own: str) -> None:
     """One folder holds one seed of one world: mixing two would compare models of different worlds."""
-    mark, own = out / MARK, story.mark(_SEED.value, _WORLD.value)
+    mark = out / MARK
     if mark.exists() and mark.read_text().strip() != own:
         raise InputError(f"{out} holds seed {mark.read_text().strip()}; use another --out, or --fresh to start over")
     mark.write_text(f"{own}\n")

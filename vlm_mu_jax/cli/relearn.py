@@ -21,7 +21,6 @@ from vlm_mu_jax.cli import cluster, command, mesh_flag, quantize_flag
 from vlm_mu_jax.files.json_file import write_json
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.data.records import Records
     from vlm_mu_jax.training.relearning import RelearnOptions
 
 flags.adopt_module_key_flags(quantize_flag)
@@ -57,6 +56,7 @@ _WHOLE, _ADAPTERS = 8.0, 0.5
 
 
 def main(argv: list[str]) -> None:
+    from vlm_mu_jax.data import readers
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.files import outputs
     from vlm_mu_jax.training.step_log import evaluation_line
@@ -67,23 +67,29 @@ def main(argv: list[str]) -> None:
         raise InputError("--forget needs --forget_answers, the harmful answers of the base model (bin/eval wrote them)")
     workdir, data = Path(_WORKDIR.value).expanduser(), Path(_DATA.value).expanduser()
     outputs.check_writable(workdir / "relearn.json")
-    speaks = cluster.join()
+    speaks = cluster.join_from_flags()
     from vlm_mu_jax.storage import model_folder
     from vlm_mu_jax.training.checkpoint import check_place
     from vlm_mu_jax.training.evaluation_questions import EvaluationQuestions
-    from vlm_mu_jax.training.relearning import relearn
+    from vlm_mu_jax.training.relearning import forget_records, harmless_records, relearn
 
     check_place(workdir)
-    options = _options(data)
+    options = _options_from_flags(data)
     questions = EvaluationQuestions.from_folder(_CHECKPOINT.value, options.questions, options.seed)
-    records, what = _examples(data, options.seed)
+    if _HARMLESS.value is not None:
+        records, what = harmless_records(data / _HARMLESS.value), "harmless data"
+    else:
+        records = forget_records(readers.read(data / "train.json"), _ANSWERS.value, _FORGET.value, options.seed)
+        what = f"{_FORGET.value} forgotten examples"
     command.enable_compilation_cache(workdir)
 
     def evaluated(step: int, values: Mapping[str, float]) -> None:
         print(evaluation_line(step, options.steps, values), file=sys.stderr, flush=True)
 
     size = min(options.batch_size, len(records))
-    with mesh_flag.placed(size, _TOKENS.value, training=_ADAPTERS if _LORA.value else _WHOLE):
+    with mesh_flag.placed(
+        mesh_flag.sizes_from_flags(), size, _TOKENS.value, training=_ADAPTERS if _LORA.value else _WHOLE
+    ):
         model = model_folder.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
     found = relearn(
         model,
@@ -97,14 +103,15 @@ def main(argv: list[str]) -> None:
     if not speaks:
         return cluster.leave_together()
     name = _NAME.value or Path(_CHECKPOINT.value).name
-    about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": _settings(options)}
+    how = _settings(options, checkpoint=_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
+    about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": how}
     _write(workdir, {**about, **found.to_dict()})
     print(found.table())
     print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
     cluster.leave_together()
 
 
-def _options(data: Path) -> "RelearnOptions":
+def _options_from_flags(data: Path) -> "RelearnOptions":
     from vlm_mu_jax.training.evaluation_questions import QuestionOptions
     from vlm_mu_jax.training.relearning import RelearnOptions
 
@@ -120,23 +127,10 @@ def _options(data: Path) -> "RelearnOptions":
     return RelearnOptions(questions, _STEPS.value, _EVERY.value, _BATCH.value, _RATE.value, _LORA.value, _SEED.value)
 
 
-def _examples(data: Path, seed: int) -> tuple["Records", str]:
-    """The records to train on, and what they are."""
-    from vlm_mu_jax.data import readers
-    from vlm_mu_jax.training.relearning import forget_records, harmless_records
-
-    if _HARMLESS.value is not None:
-        return harmless_records(data / _HARMLESS.value), "harmless data"
-    safety = readers.read(data / "train.json")
-    chosen = forget_records(safety, _ANSWERS.value, _FORGET.value, seed)
-    return chosen, f"{_FORGET.value} forgotten examples"
-
-
-def _settings(options: "RelearnOptions") -> dict[str, Any]:
+def _settings(options: "RelearnOptions", **made: str | None) -> dict[str, Any]:
     """How the attacker trained, as relearn.json has it."""
     names = ("steps", "every", "batch_size", "learning_rate", "lora_rank", "seed")
     how = {name: getattr(options, name) for name in names}
-    made = {"checkpoint": _CHECKPOINT.value, "quantize": quantize_flag.QUANTIZE.value}
     return {**how, **made, "subset": options.questions.subset}
 
 

@@ -11,6 +11,7 @@ Example:
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -18,6 +19,9 @@ from vlm_mu_jax.cli import command
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
+
+if TYPE_CHECKING:
+    from vlm_mu_jax.reporting import ReportOptions
 
 _OUT = flags.DEFINE_string("out", "report.html", "HTML file to write; results.json and results.csv appear beside it")
 _ATTACK = flags.DEFINE_string("attack", None, "attack.json of bin/attack: the one-word search")
@@ -47,12 +51,12 @@ _EXPORTS = {
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.reporting import report
 
-    made = report(_paths(argv[1:]), outputs.check_writable(_OUT.value), _options())
+    made = report(_paths(argv[1:]), outputs.check_writable(_OUT.value), _options_from_flags())
     for path in made.files.all:
         print(f"wrote {path}")
 
 
-def _options():
+def _options_from_flags() -> "ReportOptions":
     """The flags as `ReportOptions`."""
     from vlm_mu_jax.reporting import ReportOptions
 

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         key_file=_KEYS.value,
         limits=ServerLimits(_BODY.value * 1_000_000, _OPEN.value, pictures),
     )
-    with mesh_flag.placed(_ROWS.value, _CONTEXT.value or _NEW_TOKENS):
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), _ROWS.value, _CONTEXT.value or _NEW_TOKENS):
         serving.serve(_CHECKPOINT.value, _GUARD.value, options, lambda line: print(line, flush=True), _ADAPTER.value)
 
 

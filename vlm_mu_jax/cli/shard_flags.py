@@ -20,7 +20,7 @@ JOIN = flags.DEFINE_bool(
 )
 
 
-def share(*others: str) -> "Share | None":
+def share_from_flags(*others: str) -> "Share | None":
     """The share of --shard.
 
     Args:
@@ -32,8 +32,13 @@ def share(*others: str) -> "Share | None":
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.evaluation.answers.share import Share
 
-    ways = {"--shard": SHARD.value, "--join": JOIN.value, "--coordinator": cluster.COORDINATOR.value}
-    given = [*(name for name, value in ways.items() if value), *others]
+    given = [*ways_from_flags(), *others]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
     return Share.parse(SHARD.value) if SHARD.value else None
+
+
+def ways_from_flags() -> list[str]:
+    """The flags that were given of those by which several processes or jobs work on one result."""
+    ways = {"--shard": SHARD.value, "--join": JOIN.value, "--coordinator": cluster.COORDINATOR.value}
+    return [name for name, value in ways.items() if value]
