@@ -100,6 +100,33 @@ def test_flags_stay_in_the_commands():
     assert read and not [str(path) for path in read if path.parent.name != "cli"]
 
 
+FLAG_MACHINERY = ("command.py", "config_flag.py", "help_page.py", "urls.py")  # handle all flags, and read none by name
+
+
+def reads_flags(function: str) -> bool:
+    return function == "main" or function.endswith("_from_flags")
+
+
+def test_commands_read_their_flags_in_main_and_in_functions_named_so():
+    """Every other function of cli/ takes arguments, so that a reader sees what it depends on."""
+    wrong = []
+
+    def look(node: ast.AST, function: str, path: Path) -> None:
+        for child in ast.iter_child_nodes(node):
+            attribute, plain = getattr(child, "attr", ""), getattr(child, "id", "")
+            name = attribute or plain
+            reads = attribute in ("value", "present", "FLAGS") and path.name not in FLAG_MACHINERY
+            if (reads or name.endswith("_from_flags")) and not reads_flags(function):
+                wrong.append(f"{path.name}:{child.lineno} {function or 'at the top'}: {name}")
+            top = isinstance(child, ast.FunctionDef) and not function
+            look(child, child.name if top else function, path)
+
+    commands = [path for path in SOURCES if path.parent.name == "cli"]
+    for path in commands:
+        look(ast.parse(path.read_text(encoding="utf-8")), "", path)
+    assert commands and not wrong
+
+
 def test_the_files_that_architecture_names_exist():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", text)

@@ -71,7 +71,8 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.storage import model_folder
 
     way, share = _way_from_flags(), shard_flags.share_from_flags()
-    cluster.join_from_flags()
+    if way == "--data":
+        cluster.join_from_flags()
     command.enable_compilation_cache()
     if way == "--data":
         records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))

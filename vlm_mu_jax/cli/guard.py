@@ -55,15 +55,15 @@ def main(argv: list[str]) -> None:
 
     action = ACTIONS[argv[1]]
     if argv[1] in TOGETHER:
-        cluster.join()
+        cluster.join_from_flags()
     elif cluster.COORDINATOR.value:
         raise InputError(f"bin/guard {argv[1]} runs in one process; {' and '.join(TOGETHER)} take --coordinator")
     for flag in action.NEEDS:
         if not flag.value:
             raise InputError(f"bin/guard {argv[1]} needs --{flag.name}; see bin/guard --help")
-    run = action.prepare()  # tells everything that is wrong before the model is loaded, which may take minutes
+    run = action.job_from_flags()  # tells everything that is wrong before the model is loaded, which may take minutes
     command.enable_compilation_cache()
-    with mesh_flag.placed(guard_flags.BATCH.value, guard_flags.TOKENS.value):
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), guard_flags.BATCH.value, guard_flags.TOKENS.value):
         run(model_folder.load(guard_flags.CHECKPOINT.value))
     cluster.leave_together()
 

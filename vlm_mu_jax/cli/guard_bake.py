@@ -1,6 +1,5 @@
 """bin/guard bake: the guarded model as a Hugging Face checkpoint."""
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,6 @@ from vlm_mu_jax.cli import guard_flags
 from vlm_mu_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.steering.guard import Guard
     from vlm_mu_jax.storage.model_folder import Model
 
 _MODULE = flags.DEFINE_bool(
@@ -20,14 +18,14 @@ _MODULE = flags.DEFINE_bool(
 NEEDS = (guard_flags.GUARD,)
 
 
-def prepare() -> Callable[["Model"], None]:
-    """Reads and checks the flags. Returns what is done with the model."""
+def job_from_flags() -> Callable[["Model"], None]:
+    """What is done with the model; the flags and the files that they name are read and checked now."""
+    from vlm_mu_jax import progress
     from vlm_mu_jax.conversion.exporter import MARKER
     from vlm_mu_jax.files.folders import check_replaceable
     from vlm_mu_jax.files.json_file import read_json
     from vlm_mu_jax.steering import guard_folder
-    from vlm_mu_jax.steering.bake import obstacle
-    from vlm_mu_jax.steering.guard import load_guard
+    from vlm_mu_jax.steering.bake import bake_guard, obstacle
     from vlm_mu_jax.steering.guard_options import stored_options
     from vlm_mu_jax.storage import model_folder
 
@@ -38,15 +36,12 @@ def prepare() -> Callable[["Model"], None]:
     reason = obstacle(use, hf_config)
     if reason is not None and not module:
         raise InputError(f"{folder} cannot be baked into weights: {reason}; add --module")
-    give_guard = functools.partial(load_guard, folder, allow_other_model=guard_flags.ALLOW.value)
-    return functools.partial(_run, give_guard, out, module)
+    give_guard = guard_flags.guard_from_flags()
 
+    def run(model: "Model") -> None:
+        bake_guard(model, give_guard(model), out, module=module, progress=progress.bar)
+        print(f"written to {out}")
+        if module:
+            print("load it with AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)")
 
-def _run(give_guard: Callable[["Model"], "Guard"], out: str, module: bool, model: "Model") -> None:
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.steering.bake import bake_guard
-
-    bake_guard(model, give_guard(model), out, module=module, progress=progress.bar)
-    print(f"written to {out}")
-    if module:
-        print("load it with AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)")
+    return run

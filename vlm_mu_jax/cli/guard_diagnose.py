@@ -1,6 +1,5 @@
 """bin/guard diagnose: what an image does to the model's states and, with --answers, to its answers."""
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,6 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.data.records import Records
-    from vlm_mu_jax.evaluation.guards.diagnose_guard import DiagnoseOptions
-    from vlm_mu_jax.evaluation.judges import Judge
-    from vlm_mu_jax.steering.guard import Guard
     from vlm_mu_jax.storage.model_folder import Model
 
 _LAYER = flags.DEFINE_integer("layer", None, "diagnose: layer of the PCA; the middle one without it", lower_bound=0)
@@ -28,14 +23,13 @@ _PERPLEXITY_MODEL = flags.DEFINE_string(
 NEEDS = (guard_flags.DATA,)
 
 
-def prepare() -> Callable[["Model"], None]:
-    """Reads and checks the flags. Returns what is done with the model."""
-    from vlm_mu_jax.evaluation.guards.diagnose_guard import DiagnoseOptions
+def job_from_flags() -> Callable[["Model"], None]:
+    """What is done with the model; the flags and the files that they name are read and checked now."""
+    from vlm_mu_jax import progress
+    from vlm_mu_jax.evaluation.guards.diagnose_guard import DiagnoseOptions, diagnose_guard
     from vlm_mu_jax.storage import model_folder
 
-    out = guard_flags.OUT.value
-    outputs.check_writable(out)
-    requests = guard_flags.requests()
+    out, requests = outputs.check_writable(guard_flags.OUT.value), guard_flags.requests_from_flags()
     for folder in filter(None, (guard_extract.LLM.value, _PERPLEXITY_MODEL.value)):
         model_folder.find(folder)
     if _PERPLEXITY_MODEL.value and not _ANSWERS.value:
@@ -49,21 +43,12 @@ def prepare() -> Callable[["Model"], None]:
         max_new_tokens=guard_flags.TOKENS.value,
         batch_size=guard_flags.BATCH.value,
     )
-    judge = guard_flags.judge() if _ANSWERS.value else None
-    return functools.partial(_run, guard_extract.guard_or_extraction(), requests, judge, options, out)
+    judge = guard_flags.judge_from_flags() if _ANSWERS.value else None
+    give_guard = guard_extract.guard_or_extraction_from_flags()
 
+    def run(model: "Model") -> None:
+        found = diagnose_guard(model, give_guard(model), requests, judge, options, progress=progress.bar)
+        found.save(out)
+        print(found.table())
 
-def _run(
-    give_guard: Callable[["Model"], "Guard"],
-    requests: "Records",
-    judge: "Judge | None",
-    options: "DiagnoseOptions",
-    out: str,
-    model: "Model",
-) -> None:
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.evaluation.guards.diagnose_guard import diagnose_guard
-
-    found = diagnose_guard(model, give_guard(model), requests, judge, options, progress=progress.bar)
-    found.save(out)
-    print(found.table())
+    return run

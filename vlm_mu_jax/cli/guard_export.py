@@ -1,6 +1,5 @@
 """bin/guard export: the guard as one file that other programs steer with."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.steering.guard import Guard
     from vlm_mu_jax.storage.model_folder import Model
 
 _AS = flags.DEFINE_enum(
@@ -25,12 +23,11 @@ _AS = flags.DEFINE_enum(
 NEEDS = (guard_flags.GUARD,)
 
 
-def prepare() -> Callable[["Model"], None]:
-    """Reads and checks the flags. Returns what is done with the model."""
+def job_from_flags() -> Callable[["Model"], None]:
+    """What is done with the model; the flags and the files that they name are read and checked now."""
     from vlm_mu_jax.files.json_file import read_json
     from vlm_mu_jax.steering import guard_folder
-    from vlm_mu_jax.steering.export import vector_obstacle
-    from vlm_mu_jax.steering.guard import load_guard
+    from vlm_mu_jax.steering.export import export_guard, vector_obstacle
     from vlm_mu_jax.steering.guard_options import stored_options
     from vlm_mu_jax.storage import model_folder
 
@@ -41,8 +38,15 @@ def prepare() -> Callable[["Model"], None]:
         raise InputError(f"{folder} cannot be a {form}: {reason}")
     hf_config = read_json(model_folder.find(guard_flags.CHECKPOINT.value) / "config.json")
     architecture = hf_config.get("text_config", hf_config).get("model_type", "llama")
-    give_guard = functools.partial(load_guard, folder, allow_other_model=guard_flags.ALLOW.value)
-    return functools.partial(_run, give_guard, form, architecture, out)
+    give_guard = guard_flags.guard_from_flags()
+
+    def run(model: "Model") -> None:
+        guard = give_guard(model)
+        export_guard(guard, out, form, architecture)
+        print(f"written to {out}")
+        print(_how(form, out, guard.options.scope, guard.options.layers))
+
+    return run
 
 
 def _how(form: str, out: str, scope: str, layers: Sequence[int]) -> str:
@@ -55,12 +59,3 @@ def _how(form: str, out: str, scope: str, layers: Sequence[int]) -> str:
         return f"use it with llama.cpp: --control-vector {out}"
     adapter = f'layer_ids={list(layers)}, token_scope="{TOKEN_SCOPES[scope]}"'
     return f"use it with AISteer360: ActivationAdapter(AdditiveTransform(SteeringVector.load({out!r})), {adapter})"
-
-
-def _run(give_guard: Callable[["Model"], "Guard"], form: str, architecture: str, out: str, model: "Model") -> None:
-    from vlm_mu_jax.steering.export import export_guard
-
-    guard = give_guard(model)
-    export_guard(guard, out, form, architecture)
-    print(f"written to {out}")
-    print(_how(form, out, guard.options.scope, guard.options.layers))

@@ -106,27 +106,27 @@ NEEDS = (guard_flags.ANCHORS,)
 _USING = (_OPERATOR, _COMPONENT, _STRENGTH, _UNIT, _GATE, _DECIDE, _SOURCE, _SCOPE, _FPR, _NORM, _HIDE)
 
 
-def prepare() -> Callable[["Model"], None]:
-    """Reads and checks the flags. Returns what is done with the model."""
+def job_from_flags() -> Callable[["Model"], None]:
+    """What is done with the model; the flags and the files that they name are read and checked now."""
     from vlm_mu_jax.files.folders import check_replaceable
+    from vlm_mu_jax.parallel.distributed import first
     from vlm_mu_jax.steering.guard_folder import META
 
-    out, options = guard_flags.OUT.value, extract_options()
+    out, options = guard_flags.OUT.value, options_from_flags()
     check_replaceable(out, META)
-    return functools.partial(_run, extraction(guard_flags.ANCHORS.value, options), out)
+    make_guard = _extraction(guard_flags.ANCHORS.value, options)
+
+    def run(model: "Model") -> None:
+        guard = make_guard(model)
+        if first():
+            guard.save(out)
+            print(guard.describe())
+            print(f"written to {out}")
+
+    return run
 
 
-def _run(make_guard: Callable[["Model"], "Guard"], out: str, model: "Model") -> None:
-    from vlm_mu_jax.parallel.distributed import first
-
-    guard = make_guard(model)
-    if first():
-        guard.save(out)
-        print(guard.describe())
-        print(f"written to {out}")
-
-
-def extraction(anchors_file: str | Path, options: "ExtractOptions") -> Callable[["Model"], "Guard"]:
+def _extraction(anchors_file: str | Path, options: "ExtractOptions") -> Callable[["Model"], "Guard"]:
     """What extracts a guard from a model. The anchors are read now: a bad file is told before the model loads."""
     from vlm_mu_jax.steering.anchor_texts import load_anchors
     from vlm_mu_jax.steering.extraction import extract_guard
@@ -134,19 +134,15 @@ def extraction(anchors_file: str | Path, options: "ExtractOptions") -> Callable[
     return functools.partial(extract_guard, anchors=load_anchors(anchors_file), options=options, progress=cluster.bar())
 
 
-def guard_or_extraction() -> Callable[["Model"], "Guard"]:
+def guard_or_extraction_from_flags() -> Callable[["Model"], "Guard"]:
     """What gives the guard of a model: that of --guard, or one from --anchors or the data folder's anchors.json."""
-    from vlm_mu_jax.steering import guard_folder
-    from vlm_mu_jax.steering.guard import load_guard
-
-    options = extract_options()
+    options = options_from_flags()
     if guard_flags.GUARD.value:
-        guard_folder.check(guard_flags.GUARD.value)
-        return functools.partial(load_guard, guard_flags.GUARD.value, allow_other_model=guard_flags.ALLOW.value)
-    anchors = Path(guard_flags.ANCHORS.value or guard_flags.data_folder() / "anchors.json")
+        return guard_flags.guard_from_flags()
+    anchors = Path(guard_flags.ANCHORS.value or guard_flags.data_folder_from_flags() / "anchors.json")
     if not anchors.is_file():
         raise InputError(f"{anchors}: no such file; give --guard or --anchors")
-    return extraction(anchors, options)
+    return _extraction(anchors, options)
 
 
 def _everyday(file: str, most: int) -> list[str]:
@@ -161,7 +157,7 @@ def _everyday(file: str, most: int) -> list[str]:
     return everyday_questions(records, most)
 
 
-def extract_options() -> "ExtractOptions":
+def options_from_flags() -> "ExtractOptions":
     """The extraction's options from the flags, checked against the model's configuration."""
     from vlm_mu_jax.steering.extraction import ExtractOptions
     from vlm_mu_jax.storage import model_folder

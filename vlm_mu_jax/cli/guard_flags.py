@@ -1,5 +1,7 @@
 """What the actions of bin/guard share: flags, and what is read from them."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ from vlm_mu_jax.cli import cluster, judge_flags
 if TYPE_CHECKING:
     from vlm_mu_jax.data.records import Records
     from vlm_mu_jax.evaluation.judges import Judge
+    from vlm_mu_jax.steering.guard import Guard
+    from vlm_mu_jax.storage.model_folder import Model
 
 flags.adopt_module_key_flags(judge_flags)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
@@ -33,33 +37,33 @@ TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens",
 BATCH = flags.DEFINE_integer("batch_size", 16, "prompts run at a time", lower_bound=1)
 
 
-def data_folder() -> Path:
+def data_folder_from_flags() -> Path:
     """The folder of the request file, where its anchors and its oracle lie."""
     from vlm_mu_jax.evaluation.guards.asking import request_file
 
     return request_file(DATA.value).parent
 
 
-def requests() -> "Records":
+def requests_from_flags() -> "Records":
     """The unsafe and safe requests of --data. Raises InputError when there are none."""
     from vlm_mu_jax.evaluation.guards.asking import read_requests
 
     return read_requests(DATA.value)
 
 
-def judge() -> "Judge":
+def judge_from_flags() -> "Judge":
     """Who tells refusals. What a judging model says is kept apart for each process of a job."""
     from vlm_mu_jax.parallel import distributed
 
     alone = cluster.COORDINATOR.value is None or distributed.first()
-    return judge_flags.rater(data_folder(), OUT.value if alone else f"{OUT.value}.process{distributed.index()}")
+    out = OUT.value if alone else f"{OUT.value}.process{distributed.index()}"
+    return judge_flags.rater(judge_flags.options_from_flags(), data_folder_from_flags(), out)
 
 
-def numbers(flag: flags.FlagHolder) -> list[float]:
-    """The numbers of a list flag. Raises InputError, which names the flag, for anything else."""
-    from vlm_mu_jax.errors import InputError
+def guard_from_flags() -> Callable[["Model"], "Guard"]:
+    """What gives the guard in --guard to a model."""
+    from vlm_mu_jax.steering import guard_folder
+    from vlm_mu_jax.steering.guard import load_guard
 
-    try:
-        return [float(text) for text in flag.value or ()]
-    except ValueError:
-        raise InputError(f"--{flag.name}={','.join(flag.value)}: give numbers separated by commas") from None
+    guard_folder.check(GUARD.value)
+    return functools.partial(load_guard, GUARD.value, allow_other_model=ALLOW.value)

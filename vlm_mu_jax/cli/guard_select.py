@@ -1,18 +1,15 @@
 """bin/guard select: tries settings of a guard and keeps the best."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from vlm_mu_jax.cli import cluster, guard_extract, guard_flags
+from vlm_mu_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.data.records import Records
     from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions
-    from vlm_mu_jax.evaluation.judges import Judge
-    from vlm_mu_jax.steering.guard import Guard
     from vlm_mu_jax.storage.model_folder import Model
 
 _LIMIT = flags.DEFINE_integer("max_questions", None, "select: at most this many requests of each kind", lower_bound=1)
@@ -47,25 +44,43 @@ _GAIN = flags.DEFINE_float(
 NEEDS = (guard_flags.DATA,)
 
 
-def prepare() -> Callable[["Model"], None]:
-    """Reads and checks the flags. Returns what is done with the model."""
+def job_from_flags() -> Callable[["Model"], None]:
+    """What is done with the model; the flags and the files that they name are read and checked now."""
+    from vlm_mu_jax.evaluation.guards.select_guard import select_guard
     from vlm_mu_jax.files.folders import check_replaceable
+    from vlm_mu_jax.parallel.distributed import first
     from vlm_mu_jax.steering.guard_folder import META
 
-    out, options = guard_flags.OUT.value, _options()
+    out, options = guard_flags.OUT.value, _options_from_flags()
     check_replaceable(out, META)
-    requests = guard_flags.requests()
-    return functools.partial(_run, guard_extract.guard_or_extraction(), requests, guard_flags.judge(), options, out)
+    requests, judge = guard_flags.requests_from_flags(), guard_flags.judge_from_flags()
+    give_guard = guard_extract.guard_or_extraction_from_flags()
+
+    def run(model: "Model") -> None:
+        from vlm_mu_jax.reporting.figures.guard_selection import heat_map
+
+        chosen = select_guard(model, give_guard(model), requests, judge, options, progress=cluster.bar())
+        if not first():
+            return
+        if not chosen.acts:
+            gain = options.bounds.min_gain
+            print(f"no setting refuses {gain:g} more harmful requests within the bounds; the guard does nothing")
+        chosen.save(out, {"selection.png": heat_map(chosen.selection)})
+        print(chosen.table())
+        print(chosen.guard.describe())
+        print(f"written to {out}")
+
+    return run
 
 
-def _options() -> "SelectOptions":
+def _options_from_flags() -> "SelectOptions":
     from vlm_mu_jax.evaluation.guards.select_guard import SelectOptions
     from vlm_mu_jax.steering.selection import Bounds
 
     return SelectOptions(
         operators=_OPERATORS.value,
-        strengths=guard_flags.numbers(_STRENGTHS),
-        ranks=[int(rank) for rank in guard_flags.numbers(_RANKS)] or [0],
+        strengths=_numbers("strengths", _STRENGTHS.value),
+        ranks=[int(rank) for rank in _numbers("ranks", _RANKS.value or ())] or [0],
         layer_sets=_LAYER_SETS.value.split(";") if _LAYER_SETS.value else None,
         gates=_GATES.value,
         scopes=_SCOPES.value,
@@ -78,25 +93,9 @@ def _options() -> "SelectOptions":
     )
 
 
-def _run(
-    give_guard: Callable[["Model"], "Guard"],
-    requests: "Records",
-    judge: "Judge",
-    options: "SelectOptions",
-    out: str,
-    model: "Model",
-) -> None:
-    from vlm_mu_jax.evaluation.guards.select_guard import select_guard
-    from vlm_mu_jax.parallel.distributed import first
-    from vlm_mu_jax.reporting.figures.guard_selection import heat_map
-
-    chosen = select_guard(model, give_guard(model), requests, judge, options, progress=cluster.bar())
-    if not first():
-        return
-    if not chosen.acts:
-        gain = options.bounds.min_gain
-        print(f"no setting refuses {gain:g} more harmful requests within the bounds; the guard does nothing")
-    chosen.save(out, {"selection.png": heat_map(chosen.selection)})
-    print(chosen.table())
-    print(chosen.guard.describe())
-    print(f"written to {out}")
+def _numbers(name: str, texts: Sequence[str]) -> list[float]:
+    """The numbers of a list flag. Raises InputError, which names the flag, for anything else."""
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise InputError(f"--{name}={','.join(texts)}: give numbers separated by commas") from None
