@@ -124,6 +124,6 @@ def prompts(
     return {f"{name}_tokens": tokens, f"{name}_mask": mask, f"{name}_lengths": lengths, f"{name}_pixels": pixels}
 
 
-def without_image(tokens_BT: np.ndarray, cfg: Any) -> np.ndarray:
+def without_image(tokens_BT: np.ndarray, cfg: ModelConfig) -> np.ndarray:
     """Rows of `prompts` without their image: [rows, T - P]."""
     return np.concatenate([tokens_BT[:, :START], tokens_BT[:, START + cfg.vision.P :]], axis=1)

@@ -21,7 +21,7 @@ from vlm_mu_jax.cli import cluster, command, mesh_flag, quantize_flag
 from vlm_mu_jax.files.json_file import write_json
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.training.relearning import RelearnOptions
+    from vlm_mu_jax.training.relearning import RelearnOptions, RelearnResult
 
 flags.adopt_module_key_flags(quantize_flag)
 flags.adopt_module_key_flags(mesh_flag)
@@ -86,10 +86,8 @@ def main(argv: list[str]) -> None:
     def evaluated(step: int, values: Mapping[str, float]) -> None:
         print(evaluation_line(step, options.steps, values), file=sys.stderr, flush=True)
 
-    size = min(options.batch_size, len(records))
-    with mesh_flag.placed(
-        mesh_flag.sizes_from_flags(), size, _TOKENS.value, training=_ADAPTERS if _LORA.value else _WHOLE
-    ):
+    rows, held = min(options.batch_size, len(records)), _ADAPTERS if options.lora_rank else _WHOLE
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), rows, _TOKENS.value, training=held):
         model = model_folder.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
     found = relearn(
         model,
@@ -104,10 +102,7 @@ def main(argv: list[str]) -> None:
         return cluster.leave_together()
     name = _NAME.value or Path(_CHECKPOINT.value).name
     how = _settings(options, checkpoint=_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
-    about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": how}
-    _write(workdir, {**about, **found.to_dict()})
-    print(found.table())
-    print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
+    _write(workdir, found, name=name, what=what, settings=how)
     cluster.leave_together()
 
 
@@ -134,12 +129,16 @@ def _settings(options: "RelearnOptions", **made: str | None) -> dict[str, Any]:
     return {**how, **made, "subset": options.questions.subset}
 
 
-def _write(workdir: Path, content: dict[str, Any]) -> None:
+def _write(workdir: Path, found: "RelearnResult", *, name: str, what: str, settings: Mapping[str, Any]) -> None:
     from vlm_mu_jax.files import outputs
     from vlm_mu_jax.reporting.figures import canvas, training
 
+    about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": settings}
+    content = {**about, **found.to_dict()}
     write_json(workdir / "relearn.json", content)
     outputs.write_text(workdir / "relearn.svg", canvas.standalone(training.relearning([content])))
+    print(found.table())
+    print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
 
 
 if __name__ == "__main__":

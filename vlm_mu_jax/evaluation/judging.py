@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.data.records import Record, Records
@@ -85,7 +84,7 @@ def _judge_stored(
     return judge_answers(answers, {judge.name: judge}, by_id, path=path, images=images, again=True, progress=progress)
 
 
-def _text_cases(texts: Sequence[str], records: Any) -> list[Case]:
+def _text_cases(texts: Sequence[str], records: Sequence[Record] | Mapping[str, Record] | None) -> list[Case]:
     some = [Record(str(i), None, "?", "", "unsafe") for i in range(len(texts))] if records is None else list(records)
     if isinstance(records, Mapping) or len(some) != len(texts):
         raise InputError(f"{len(texts)} texts need as many records in their order")

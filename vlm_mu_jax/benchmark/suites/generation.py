@@ -53,13 +53,13 @@ def inputs(cfg: ModelConfig, rows: int, seed: int, side: int) -> dict[str, np.nd
     return arrays | {"shared_size": np.asarray(size)}
 
 
-def ragged(params: dict, cfg: Any, arrays: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
+def ragged(params: dict, cfg: ModelConfig, arrays: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
     images = random_models.batch_images(arrays["ragged_pixels"], cfg)
     batch = Batch(arrays["ragged_tokens"], arrays["ragged_lengths"], **images)
     return lambda: np.asarray(generate(params, batch, cfg, max_new_tokens=NEW_TOKENS).tokens_BG)
 
 
-def shared(params: dict, cfg: Any, arrays: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
+def shared(params: dict, cfg: ModelConfig, arrays: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
     size, tokens, pixels = int(arrays["shared_size"]), arrays["shared_tokens"], arrays["shared_pixels"]
     start, number = random_models.START + random_models.image_tokens(cfg, pixels.shape[2]), len(tokens) // size
     images = random_models.batch_images(pixels[::size], cfg)
