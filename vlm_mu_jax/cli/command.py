@@ -78,8 +78,8 @@ def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
 
     The folder is $VLM_MU_CACHE, else `.xla_cache` beside the workdir: all hosts of a job see it, a restarted container
     finds it again, and runs that lie together share it. Without a workdir, or where `.xla_cache` is not ours (compiled
-    programs are code), it is ~/.cache/vlm_mu_jax/xla. In it is one folder per kind of processor: a program compiled
-    for another processor could crash this one. `VLM_MU_CACHE=off` turns the cache off, and a folder in
+    programs are code), it is ~/.cache/vlm_mu_jax/xla. In it is one folder per kind of CPU: a program compiled
+    for another kind could crash this one. `VLM_MU_CACHE=off` turns the cache off, and a folder in
     $JAX_COMPILATION_CACHE_DIR is left to JAX. Returns the folder, or None when off or not writable (only slower then).
     """
     import jax
@@ -111,9 +111,9 @@ def _tell_of_idle_gpu() -> None:
 
 
 def _own_folder(base: str | Path) -> Path | None:
-    """This processor's folder in `base`, made if need be; None when it is not ours to write."""
+    """The folder of this kind of CPU in `base`, made if need be; None when it is not ours to write."""
     try:
-        folder = Path(base).expanduser() / _processor()
+        folder = Path(base).expanduser() / _cpu()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours = not hasattr(os, "getuid") or folder.stat().st_uid == folder.parent.stat().st_uid == os.getuid()
     except (OSError, RuntimeError):  # a read-only home, or none at all
@@ -121,7 +121,7 @@ def _own_folder(base: str | Path) -> Path | None:
     return folder if ours and os.access(folder, os.W_OK) else None
 
 
-def _processor() -> str:
+def _cpu() -> str:
     """A short name for the instruction set that compiled programs may use."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

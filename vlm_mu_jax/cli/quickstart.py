@@ -34,7 +34,7 @@ _FRESH = flags.DEFINE_bool("fresh", False, "delete the outputs of an earlier run
 _EXTRAS = ["cuda13", "cuda12", "tpu"]  # bin/quickstart reads the flag when it installs
 _EXTRA = flags.DEFINE_enum("extra", None, _EXTRAS, "what JAX is for, instead of the CPU; cuda12 for drivers before 580")
 
-_HOLDS = flags.DEFINE_bool("holds", False, "also measure what SFT, NPO and RMU survive: two processor minutes more")
+_HOLDS = flags.DEFINE_bool("holds", False, "also measure what SFT, NPO and RMU survive: two CPU minutes more")
 
 MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 
