@@ -9,7 +9,16 @@ class InputError(ValueError):
 
 
 class JobError(RuntimeError):
-    """The job itself failed (for example a loss that is not finite); commands exit with 1."""
+    """The job itself failed (for example a loss that is not finite); commands exit with 1.
+
+    Attributes:
+      everywhere: whether all processes of a job raise it at the same place. They end together then; else one has failed
+        alone.
+    """
+
+    def __init__(self, message: str, everywhere: bool = False) -> None:
+        super().__init__(message)
+        self.everywhere = everywhere
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

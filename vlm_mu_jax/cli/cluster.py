@@ -23,17 +23,17 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes the
 _PROCESS = flags.DEFINE_integer("process_id", None, "which of them this is, from 0; not with auto", lower_bound=0)
 
 
-def join_from_flags(watch: bool = True) -> bool:
-    """Joins the job that the flags describe, if they do; whether this process speaks for all (prints, shows bars).
+def join_from_flags(preemption: bool = False) -> bool:
+    """Joins the job that the flags describe, if they do; whether this process speaks for all (prints, shows bars). It
+    leaves when another fails.
 
     Args:
-      watch: the process leaves when another fails. Not for one that has something to bring to an end then.
+      preemption: SIGTERM does not end a process of a job, since the command asks for it and stops in all of them.
     """
     from vlm_mu_jax.parallel import distributed, meeting
 
-    distributed.join(COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    if watch:
-        meeting.watch()
+    distributed.join(COORDINATOR.value, _PROCESSES.value, _PROCESS.value, preemption)
+    meeting.watch()
     return distributed.first()
 
 
@@ -72,6 +72,6 @@ def tell(line: str) -> None:
 
 def leave_together() -> None:
     """Waits for all processes at a command's end: one that leaves early would be taken for dead."""
-    from vlm_mu_jax.parallel.meeting import meet
+    from vlm_mu_jax.parallel import meeting
 
-    meet("end")
+    meeting.part()

@@ -47,17 +47,26 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
         finally:
             buckets.finish()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        _report(name, "interrupted", traceback_wanted=_debug_wanted(), prefix="")
+    except KeyboardInterrupt as error:
         code = 130
-    except BrokenPipeError:  # the reader of our output (`| head`) went away: nothing is left to say
+        _leave(error, code, "interrupted", lambda line: _report(f"{name}: {line}"))
+    except BrokenPipeError as error:  # the reader of our output (`| head`) went away: nothing is left to say
         code = 1
+        _leave(error, code, "nobody reads its output", lambda line: None)
     except Exception as error:
         code, message = explain(error)
-        _report(name, message, traceback_wanted=_debug_wanted())
-        if "vlm_mu_jax.parallel.meeting" in sys.modules:  # perhaps one of several processes
-            sys.modules["vlm_mu_jax.parallel.meeting"].leave(error, message, code)
+        _leave(error, code, message, lambda line: _report(f"error: {line}"))
     _finish(code)
+
+
+def _leave(error: BaseException, code: int, message: str, say: Callable[[str], None]) -> None:
+    """Says what has failed, and tells the other processes of the job, if there are any."""
+    meeting = sys.modules.get("vlm_mu_jax.parallel.meeting")
+    if meeting:
+        meeting.hear(error)
+    say(message)
+    if meeting:
+        meeting.leave(error, message, code)
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -253,10 +262,10 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _report(name: str, message: str, traceback_wanted: bool, prefix: str = "error: ") -> None:
-    if traceback_wanted:
+def _report(line: str) -> None:
+    if _debug_wanted():
         traceback.print_exc()
-    print(as_called(f"{prefix}{message}" if prefix else f"{name}: {message}"), file=sys.stderr)
+    print(as_called(line), file=sys.stderr)
 
 
 def _finish(code: int, last: Callable[[], None] | None = None) -> None:

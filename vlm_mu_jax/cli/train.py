@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         raise InputError("--config is required; give an experiment file such as configs/miniature_unlearn.py")
     if workdir.is_file():
         raise InputError(f"--workdir={workdir} is a file; give a folder")
-    speaks = cluster.join_from_flags(watch=False)
+    speaks = cluster.join_from_flags(preemption=True)
     from vlm_mu_jax.storage import model_folder
     from vlm_mu_jax.training import settings
 
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
         _sweep(config, workdir, observers)
     else:
         _train(config, workdir, observers, speaks)
+    cluster.leave_together()
 
 
 def _observers(config: Mapping[str, Any], speaks: bool) -> "Observers":

@@ -3,6 +3,7 @@
 Every function may also be called in a job of one process, where nothing has to be agreed on.
 """
 
+import atexit
 import json
 import os
 import socket
@@ -14,19 +15,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.parallel import coordination, meeting
 
 AUTO = "auto"
 JOIN_SECONDS = 300  # how long the processes may take to come up
-SHUTDOWN_SECONDS = 60  # how long a process that is done or failed waits for the others before it takes them down
+SHUTDOWN_SECONDS = 60  # how long a process that ends waits for the others, if they have not met (meeting.part)
 
 
-def join(coordinator: str | None, processes: int | None = None, process: int | None = None) -> None:
+def join(
+    coordinator: str | None, processes: int | None = None, process: int | None = None, preemption: bool = True
+) -> None:
     """Makes this process part of a job; call it before anything else of JAX.
 
     Args:
       coordinator: host:port of process 0; "auto" where JAX can find out by itself (SLURM, Cloud TPU, GKE, Open MPI);
         None for a job of one process.
       processes, process: their number and this one's, from 0; not with "auto".
+      preemption: SIGTERM does not end the process, but is told by JAX's preemption service (`training.preemption`).
 
     Raises:
       InputError: the three do not fit together or to where the process runs. JobError: the others cannot be reached.
@@ -49,6 +54,8 @@ def join(coordinator: str | None, processes: int | None = None, process: int | N
         _check_free(coordinator)
     elif process is not None:
         _wait_for(coordinator)
+    jax.config.update("jax_enable_preemption_service", preemption)
+    atexit.register(meeting.at_exit)
     _initialize(None if coordinator == AUTO else coordinator, processes, process)
 
 
@@ -87,13 +94,14 @@ def _wait_for(coordinator: str) -> None:
 
 def _initialize(address: str | None, processes: int | None, process: int | None) -> None:
     try:
-        jax.distributed.initialize(
-            address,
-            processes,
-            process,
-            initialization_timeout=JOIN_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )
+        with coordination.clients(meeting.given_up, SHUTDOWN_SECONDS):
+            jax.distributed.initialize(
+                address,
+                processes,
+                process,
+                initialization_timeout=JOIN_SECONDS,
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            )
     except ValueError as error:
         raise InputError(
             f"--coordinator=auto: no cluster that JAX knows was found ({error}); give --coordinator=HOST:PORT, "

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 
 from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.parallel import coordination
 
 SIGN_SECONDS = 5.0  # between two signs of life
 GONE_SECONDS = 60.0  # without one: the process is gone
@@ -32,6 +34,9 @@ _OVER = "vlm_mu_jax/over"  # why the job ends
 _calls: collections.Counter[str] = collections.Counter()
 _signs: threading.Thread | None = None
 _watching = False
+_speaking = threading.Lock()  # held by the thread that says why this process ends; the process ends with it
+_parted: int | None = None  # the exit code of a process that has met the others for the last time
+_never = threading.Event()
 
 
 def give_signs() -> None:
@@ -48,37 +53,102 @@ def watch() -> None:
     global _watching
     _watching = True
     give_signs()
+    if _signs is not None:
+        coordination.quieten()
 
 
-def leave(error: Exception, message: str, code: int) -> None:
-    """Ends this process, which has failed and has said so, and all others that `watch`.
+def hear(error: BaseException) -> None:
+    """Before a process that watches says what has failed: another that is gone may be why, and is named instead.
 
-    JAX's own farewell is left out, for it would wait for those that are gone. Returns where this process watches none.
+    Common work that breaks raises an error of JAX at once, while the signs of the one that is gone have to be missed for
+    long enough. Does not return when another thread says it.
+    """
+    if not _watching or _signs is None:
+        return
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        time.sleep(GONE_SECONDS + 2 * SIGN_SECONDS)
+    _speaking.acquire()
+
+
+def leave(error: BaseException, message: str, code: int) -> None:
+    """Ends this process, which has said what has failed, and all others that `watch`.
+
+    JAX's own farewell is left out, for it would wait for those that are gone. Returns where this process watches none,
+    and for an error that all raise, when they have met.
 
     Args:
-      error: what happened. One of JAX may come from a process that is gone in the middle of common work: then that one
-        is named, when its signs have been missing for long enough.
+      error: what has failed, given to `hear` before.
       message: the line that was said.
       code: the exit code.
     """
-    global _watching
+    global _parted
+    if _parted is not None:
+        _parted = code
     if not _watching or _signs is None:
         return
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        time.sleep(GONE_SECONDS + 2 * SIGN_SECONDS)
-    _watching = False
+    if isinstance(error, JobError) and error.everywhere:
+        with contextlib.suppress(JobError):
+            return part(code)
     gone = " is gone" in message
     _leave(_client(), message if gone else f"process {jax.process_index()} has failed: {message}", code)
+
+
+def part(code: int = 0) -> None:
+    """The last meeting, after which no process needs the others.
+
+    JAX's farewell, which aborts those that are more than a minute apart (`distributed.SHUTDOWN_SECONDS`), is left out.
+
+    Raises:
+      JobError: a process is gone before it came, which the message names.
+    """
+    global _parted, _watching
+    meet("end")
+    if jax.process_count() > 1:
+        _parted, _watching = code, False
+
+
+def at_exit() -> None:
+    """Registered after JAX's own: ends a process that has parted, before JAX shuts down."""
+    if _parted is not None:
+        _flush()
+        os._exit(_parted)
+
+
+def given_up() -> None:
+    """Ends this process when JAX's coordination service has given the job up or is gone; called by JAX's threads."""
+    if _parted is not None:  # what is left to do here needs nobody
+        _never.wait()
+    _speaking.acquire()
+    gone = "process 0, which coordinates the job, is gone"
+    given = "JAX's coordination service has given the job up, for a process gave it no sign of life"
+    print(f"error: {given if _answers() else gone}; {_ADVICE}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _answers() -> bool:
+    """Whether the coordination service is still there."""
+    from jax._src import distributed
+
+    time.sleep(1)  # a process that is killed closes one connection after the other
+    host, _, port = (distributed.global_state.coordinator_address or "").rpartition(":")
+    with contextlib.suppress(OSError, ValueError), socket.create_connection((host, int(port)), timeout=5):
+        return True
+    return False
 
 
 def _leave(client: Any, message: str, code: int = 1) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another has told, or the service is gone
         client.key_value_set(_OVER, message)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     if jax.process_index() == 0:  # the service is in this process; the others have to hear it first
         time.sleep(2 * SIGN_SECONDS)
     os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it
+            stream.flush()
 
 
 def meet(what: str, value: Any = None, tell: Callable[[str], None] | None = None) -> list[Any]:
@@ -119,7 +189,8 @@ def _sign(client: Any, process: int) -> None:
             )
         except jax.errors.JaxRuntimeError:  # the job is over
             return
-        if message is not None:
+        if message is not None and _watching:
+            _speaking.acquire()
             print(f"error: {message}", file=sys.stderr)
             _leave(client, message)
         time.sleep(SIGN_SECONDS)

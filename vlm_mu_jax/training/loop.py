@@ -226,7 +226,8 @@ class _Loop:
                 self.checkpoints.save(done, state.trainable, state.opt_state, self.prepared.identity, best)
         if stop and (done < steps or self.history.due(done, steps)):
             raise JobError(
-                f"stopped by SIGTERM after step {done} of {steps}; the state is saved, run the same command to go on"
+                f"stopped by SIGTERM after step {done} of {steps}; the state is saved, run the same command to go on",
+                everywhere=True,
             )
 
     def _evaluate(self, state: TrainState, done: int) -> bool:

@@ -142,7 +142,8 @@ def _check_finite(row: dict[str, float]) -> None:
         values = ", ".join(f"{name} {row[name]}" for name in bad)
         raise JobError(
             f"training stopped at step {int(row['step'])}: not finite: {values}; "
-            "lower optim.learning_rate, set optim.clip, or look for broken weights or pixels"
+            "lower optim.learning_rate, set optim.clip, or look for broken weights or pixels",
+            everywhere=True,
         )
 
 
