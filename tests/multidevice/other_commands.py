@@ -1,4 +1,4 @@
-"""What the commands say that run in one process alone: guard apply, guard diagnose, audit --saliency and defences; and
+"""What commands say that run in one process alone: guard apply and diagnose, audit --saliency, defences and holds; and
 whether rounded weights stay spread. Called by commands_on_devices.py inside `placed`."""
 
 import dataclasses
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import jax
 
+import vlm_mu_jax
 from vlm_mu_jax.attacks.audit.saliency import record_saliency
+from vlm_mu_jax.attacks.words.one_word import WordOptions
 from vlm_mu_jax.data import readers
 from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions, DefendedModels, compare_defences
 from vlm_mu_jax.evaluation.guards.apply_guard import ApplyOptions, apply_guard
@@ -25,10 +27,22 @@ def others(model, guard, checkpoint: str, data: str, tokens: int) -> dict:
     options = DefenceOptions(
         ("direct",), ("blank_image",), perplexity=False, max_questions=2, batch_size=3, max_new_tokens=tokens
     )
+    stands = vlm_mu_jax.HoldsOptions(
+        rows=("as_is", "words", "pruned"),
+        questions=2,
+        search_questions=1,
+        shots=1,
+        depth=2,
+        words=WordOptions(("what", "list"), shortlist=0, rescored=0, block=4),
+        batch_size=3,
+        max_new_tokens=tokens,
+    )
+    held = vlm_mu_jax.holds(model, data, stands, judge="refusal")
     defended = compare_defences(DefendedModels(checkpoint), data, ["vanilla", "ecso"], options, judge="refusal")
     return {
         "applied": [answer.answer for answer in applied.answers],
         "defended": defended.table(),
+        "held": held.table(),
         "diagnosed": numbers(diagnosis.content),
         "salient": numbers(record_saliency(model, records, 2)["questions"]),
         "bytes": {job.__name__: compiled_bytes(job, model) for job in (jobs.attack, jobs.guard)},

@@ -34,10 +34,11 @@ def test_answers_and_directions_do_not_depend_on_the_mesh(said, mesh):
     assert len({text for some in one["answers"].values() for text in some}) > 5
 
 
-def test_guards_that_are_applied_and_diagnosed_defences_and_saliency_do_not_depend_on_the_mesh(said):
+def test_guards_that_are_applied_and_diagnosed_defences_holds_and_saliency_do_not_depend_on_the_mesh(said):
     one, many = said[ONE], said["1,2,2"]
     assert many["applied"] == one["applied"] and len(set(one["applied"])) > 1
     assert many["defended"] == one["defended"]
+    assert many["held"] == one["held"] and one["held"].count("searched words") == one["held"].count("pruned") == 1
     for name in ("diagnosed", "salient"):
         assert len(one[name]) > 5
         np.testing.assert_allclose(many[name], one[name], atol=1e-4, err_msg=name)

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags
+from vlm_mu_jax.cli import command, judge_flags, mesh_flag
 
 if TYPE_CHECKING:
     from vlm_mu_jax.stress.options import HoldsOptions
 
 flags.adopt_module_key_flags(judge_flags)
+flags.adopt_module_key_flags(mesh_flag)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder, or an exported Hugging Face folder")
 _DATA = flags.DEFINE_string("data", None, "folder with train.json, test.json and what else bin/eval reads")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for rows, answers, attacks and holds.json")
@@ -76,18 +77,20 @@ def main(argv: list[str]) -> None:
         )
     outputs.check_writable(Path(_WORKDIR.value).expanduser() / "holds.json")
     options, judge = _options_from_flags(), judge_flags.options_from_flags()
+    mesh_flag.sizes()  # a wrong one is an error before anything is made
     command.enable_compilation_cache(_WORKDIR.value)
-    found = holds(
-        _CHECKPOINT.value,
-        _DATA.value,
-        options,
-        baseline=_BASELINE.value,
-        guard=_GUARD.value,
-        judge=judge,
-        reference=_REFERENCE.value,
-        workdir=_WORKDIR.value,
-        progress=progress.bar,
-    )
+    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+        found = holds(
+            _CHECKPOINT.value,
+            _DATA.value,
+            options,
+            baseline=_BASELINE.value,
+            guard=_GUARD.value,
+            judge=judge,
+            reference=_REFERENCE.value,
+            workdir=_WORKDIR.value,
+            progress=progress.bar,
+        )
     print(found.table())
     print(f"wrote {Path(_WORKDIR.value) / 'holds.json'}")
 

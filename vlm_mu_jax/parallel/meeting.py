@@ -60,8 +60,8 @@ def watch() -> None:
 def hear(error: BaseException) -> None:
     """Before a process that watches says what has failed: another that is gone may be why, and is named instead.
 
-    Common work that breaks raises an error of JAX at once, while the signs of the one that is gone have to be missed for
-    long enough. Does not return when another thread says it.
+    Common work that breaks raises an error of JAX at once, while the signs of the one that is gone have to be missed
+    for long enough. Does not return when another thread says it.
     """
     if not _watching or _signs is None:
         return

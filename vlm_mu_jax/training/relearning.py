@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
 from vlm_mu_jax.data.batches import Stream
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.results import frontier
 from vlm_mu_jax.evaluation.statistics import Metric
+from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.activations import mesh_of
+from vlm_mu_jax.parallel.mesh import batch_shards, make_mesh
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model, changed
@@ -176,8 +181,18 @@ def _fit(
     stream = Stream(list(rows.values()), size, options.seed, **loading)
     storage = RunStorage(None if workdir is None else workdir / "training", keep=1, weights=weights)
     spec = _attacker(model, options)
-    mesh = mesh_of(model.params)
+    mesh = _mesh(model.params, size)
     return fit(spec, model.params, {"train": stream}, mesh=mesh, storage=storage, observers=observers), counts
+
+
+def _mesh(params: Params, rows: int) -> Mesh | None:
+    """The mesh of the parameters, with no more copies of them than divide the rows."""
+    mesh = mesh_of(params)
+    if mesh is None or jax.process_count() > 1 or rows % batch_shards(mesh) == 0:
+        return mesh
+    data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
+    data = next((n for n in range(data, 0, -1) if rows % (n * fsdp) == 0), 1)
+    return make_mesh(data, fsdp, tensor, list(mesh.devices.flat)[: data * fsdp * tensor])
 
 
 def _attacker(model: Model, options: RelearnOptions) -> TrainingSpec:
