@@ -25,7 +25,7 @@ from tests import conftest  # the environment of all tests, before JAX reads it
 from tests.multidevice.start import job, train_on
 
 assert conftest
-PLACES = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (2, 4), (2, 8), (4, 4), (4, 8))  # processes, devices in all
+PLACES = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8))  # processes, devices in all
 OBJECTIVES = ("sft", "npo", "rmu")
 STEPS, SAVED = 4, 2
 MOST_LOSS, MOST_WEIGHT = 1e-4, 1e-3  # relative, of rounding
@@ -54,8 +54,9 @@ def faults(found: dict, whole: dict) -> list[str]:
 
 
 def _furthest(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference, relative to the largest number."""
-    return float(np.abs(one - other).max() / np.abs(other).max())
+    """The largest difference, relative to the largest number; infinite where one is not finite."""
+    difference = float(np.abs(one - other).max() / (np.abs(other).max() or 1.0))
+    return difference if np.isfinite(difference) else np.inf
 
 
 def trial(folder: Path, rng: random.Random, places, show: bool) -> dict:
