@@ -77,9 +77,9 @@ def main(argv: list[str]) -> None:
         )
     outputs.check_writable(Path(_WORKDIR.value).expanduser() / "holds.json")
     options, judge = _options_from_flags(), judge_flags.options_from_flags()
-    mesh_flag.sizes()  # a wrong one is an error before anything is made
+    sizes = mesh_flag.sizes_from_flags()
     command.enable_compilation_cache(_WORKDIR.value)
-    with mesh_flag.placed(_BATCH.value, _TOKENS.value):
+    with mesh_flag.placed(sizes, _BATCH.value, _TOKENS.value):
         found = holds(
             _CHECKPOINT.value,
             _DATA.value,

@@ -43,7 +43,7 @@ def quieten() -> None:
     """Hides what JAX's C++ logs of what `end` says, once devices are there; TF_CPP_MIN_LOG_LEVEL=0 shows it."""
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "2":  # as commands set it: errors, no warnings
         with contextlib.suppress(ImportError, AttributeError):
-            from jaxlib import utils
+            from jax._src.lib import utils
 
             utils.absl_set_min_log_level(3)
 

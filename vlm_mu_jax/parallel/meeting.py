@@ -30,6 +30,7 @@ GONE_SECONDS = 60.0  # without one: the process is gone
 SLOW_SECONDS = 60.0  # how long a wait is before it is said, and said again
 _ALIVE = "vlm_mu_jax/alive"  # where the signs are
 _OVER = "vlm_mu_jax/over"  # why the job ends
+_PARTED = "vlm_mu_jax/parted"  # who has met all others at the end
 
 _calls: collections.Counter[str] = collections.Counter()
 _signs: threading.Thread | None = None
@@ -103,8 +104,16 @@ def part(code: int = 0) -> None:
     """
     global _parted, _watching
     meet("end")
-    if jax.process_count() > 1:
-        _parted, _watching = code, False
+    if jax.process_count() == 1:
+        return
+    _parted, _watching, client = code, False, _client()
+    if jax.process_index() > 0:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_set(f"{_PARTED}/{jax.process_index()}", "")
+        return
+    for process in range(1, jax.process_count()):  # the service is in this process until all know that all were there
+        with contextlib.suppress(JobError):
+            _awaited(client, _PARTED, "end", process, None)
 
 
 def at_exit() -> None:
