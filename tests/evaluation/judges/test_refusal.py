@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -166,3 +167,11 @@ def test_lines_of_an_answers_file_are_read_as_answers(tmp_path):
         (tmp_path / "a.jsonl").write_text(f"{line}\n")
         with pytest.raises(InputError, match=part):
             agreement_table.label_file(tmp_path / "a.jsonl", "refusal")
+
+
+def test_the_docs_have_the_shipped_figures_of_the_unseen_models():
+    docs = (Path(__file__).parents[3] / "docs/judges.md").read_text(encoding="utf-8")
+    for row in json.loads(refusal.WEIGHTS.with_name("refusal_agreement.json").read_text()):
+        rates = [row[name] for name in ("sensitivity", "specificity")]
+        cell = ", ".join(f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]" for rate in rates)
+        assert f"{cell}, {row['balanced_accuracy']:.3f} |" in docs, row["file"]
