@@ -18,8 +18,8 @@ Source: AdaSteer (arXiv 2504.09466); MuyuenLP/AdaSteer@c9833ed:adasteer/models/F
 takes both coefficients from an unsteered first pass over the prompt, as here, and the projection of d on r
 (`HD/proj.pkl`) as the second vector. Its coefficients are linear in the positions and clipped, with constants for each
 model. Four readings are this project's: probabilities in place of those constants; the length R of the second vector;
-harmful anchors as text are the refused prompts and the same ones with a blank image the answered ones; and each layer
-has positions of its own.
+harmful anchors as text are the refused prompts, and with a blank image the answered ones; both positions are
+read at the gate layers, whose mean coefficient serves all steered layers.
 """
 
 import numpy as np

@@ -225,7 +225,8 @@ def _read_states(
 def _gate(estimator: str, directions: Directions, states: _AnchorStates) -> np.ndarray:
     """What the gate projects on, [L, D]. With lost_refusal: AdaSteer's harmfulness direction."""
     if estimator == "lost_refusal":
-        return difference_of_means(*states.answered).basis_LMD[:, 0]
+        harmful_LND, others_LND = states.answered
+        return difference_of_means(harmful_LND, others_LND[:, : states.harmless]).basis_LMD[:, 0]
     count, text_LND = states.harmful, states.text_LND
     if count + states.harmless < text_LND.shape[1]:  # there are benign texts
         return estimate("lda", text_LND[:, :count], text_LND[:, count:]).basis_LMD[:, 0]

@@ -131,12 +131,13 @@ class Guard:
         return gates.per_example(steer, first_pass_LBD, use.quorum, threshold_L=threshold_L, layers=layers)
 
     def _adaptive(self, first_pass_LBD: np.ndarray) -> np.ndarray:
-        """AdaSteer's coefficients in units of the residual stream, [L, B, 1]."""
+        """AdaSteer's coefficient, mean over the gate layers, in units of the residual stream, [L, B, 1]."""
         fitted = self.origin.get("ada_steer")
         if fitted is None:
             raise InputError("component adaptive needs regressions; extract the guard with --method=ada_steer")
         found_LB = ada_steer.coefficients(fitted, self.directions.basis_LMD[:, 0], self.gate_LD, first_pass_LBD)
-        return (found_LB * self.directions.gap_L()[:, None])[:, :, None]
+        read = list(self.options.gate_layers or self.options.layers)
+        return (self.directions.gap_L()[:, None] * found_LB[read].mean(0))[:, :, None]
 
     def unit_L(self) -> np.ndarray:
         """Length of strength 1 of the operator `add`, float [L], in units of the residual stream."""

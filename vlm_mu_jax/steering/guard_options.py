@@ -46,7 +46,8 @@ class GuardOptions:
         and ii of step 3 of the paper. "adaptive": AdaSteer's coefficient, from a first pass as asked (`ada_steer`).
       unit: what strength 1 of `add` is. "gap": the distance of the class means along the direction. "norm": the mean
         norm of the residual stream at that layer.
-      gate_layers: with "example", the layers that vote. Empty: the steered layers.
+      gate_layers: with "example", the layers that vote; with component "adaptive", those that are read. Empty: the
+        steered layers.
       hide_image: where the guard acts, the answer's tokens do not read the prompt's images. What the prompt's own
         tokens read off them stays. Which is better depends on the model; `select_guard` tries both.
 

@@ -42,8 +42,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     # TBOP (arXiv 2603.14825): h - h B^T B at the last prompt token, B spans what a blank image adds
     "tbop": ("image_shift", {"operator": "project_out", "strength": -1.0, "gate": "none", "scope": "last"}),
-    # AlphaSteer (arXiv 2506.07022): h + alpha (h w) r in the prompt, w fitted in the null space of benign states
-    "alpha_steer": ("means", {"operator": "add", "gate": "linear", "scope": "prompt", "strength": 1.0}),
+    # AlphaSteer (arXiv 2506.07022): h + alpha (h w) r in the prompt, w fitted in the null space of benign states; on
+    # the miniature's validation requests 4 refused most without a harmless answer lost
+    "alpha_steer": ("means", {"operator": "add", "gate": "linear", "scope": "prompt", "strength": 4.0}),
     # AdaSteer (arXiv 2504.09466): h + alpha (p_r + p_d - 1) R in the prompt, p from two logistic regressions
     "ada_steer": (
         "lost_refusal",
