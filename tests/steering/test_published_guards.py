@@ -24,7 +24,7 @@ def test_every_method_makes_a_guard(model, anchors, name):
         "vlm_guard_projection": -own,
         "tbop": -own,
         "null_steer": own,
-        "alpha_steer": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],  # times its gate
+        "alpha_steer": 4 * (guard.directions.mean_harmful_LD - guard.directions.mean_harmless_LD)[1],  # times its gate
         "ada_steer": 0.0 * h,
         "activation_addition": guard.directions.mean_harmful_LD[1] - guard.directions.mean_harmless_LD[1],
         "directional_ablation": -own,
