@@ -40,15 +40,19 @@ LIBRARIES = (
 
 
 def serve() -> None:
-    """Reads one JSON request a line: {module, argv, cwd, env, stdout, stderr, timeout}; answers with the exit code."""
+    """Reads one JSON request a line and answers in one line: {"start": what `run` takes} with the process id of a fork
+    that becomes it, {"wait": process id} with its exit code, {"poll": process id} with that or null while it runs."""
     warm()
     for line in sys.stdin:
-        request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            return run(request)
-        status = os.waitpid(child, 0)[1]
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        ((what, about),) = json.loads(line).items()
+        if what == "start":
+            answer = os.fork()
+            if answer == 0:
+                return run(about)
+        else:
+            found, status = os.waitpid(about, os.WNOHANG if what == "poll" else 0)
+            answer = os.waitstatus_to_exitcode(status) if found else None
+        print(json.dumps(answer), flush=True)
 
 
 def warm() -> None:
@@ -111,7 +115,10 @@ def run(request: dict) -> None:
     sys.path[:] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p] + sys.path
     sys.path.insert(0, request["cwd"])  # as `python -m` does
     sys.modules["jax"].config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    if request["module"].endswith(".py"):
+        runpy.run_path(request["module"], run_name="__main__")
+    else:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

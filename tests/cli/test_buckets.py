@@ -1,17 +1,14 @@
 """The commands on buckets: convert, train, be killed, go on, evaluate, export; and a line that is cut on the way."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 import vlm_mu_jax
-from tests.command import ROOT, run_command
+from tests.command import ROOT, Started, run_command
 from tests.object_stores import ObjectStore
 from tests.training.test_train import root  # noqa: F401 (a fixture)
 from vlm_mu_jax.conversion.exporter import ExportOptions, export
@@ -102,10 +99,7 @@ def test_a_run_lives_in_a_bucket(store, root, tmp_path):  # noqa: F811
 
 
 def killed_after_a_checkpoint(store):
-    environment = {**os.environ, **store.env, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["VLM_MU_BUCKET_SECONDS"] = "0.1"
-    command = [sys.executable, "-m", "vlm_mu_jax.cli.train", *training(store.url)]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = Started("train", *training(store.url), env={**store.env, "VLM_MU_BUCKET_SECONDS": "0.1"})
     last = {"gs": "commit_success.txt", "s3": "_CHECKPOINT_METADATA"}[store.scheme]  # what makes it complete
     while not store.files.exists(f"bucket/runs/sft/checkpoints/20/{last}"):
         assert running.poll() is None, running.communicate()

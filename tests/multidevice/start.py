@@ -3,20 +3,17 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 
-from tests.conftest import ROOT
+from tests.command import ROOT, Started
 
 SCRIPT = ROOT / "tests" / "multidevice" / "training_on_devices.py"
 
 
 def environment(devices):
-    """That of a process with fake devices."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    """What the environment of a process with fake devices has of its own."""
+    return {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
 
 
 def free_address():
@@ -25,32 +22,30 @@ def free_address():
         return f"localhost:{s.getsockname()[1]}"
 
 
-def run_together(command, processes, devices, timeout=900):
-    """Runs the command once per process, with ADDRESS PROCESSES PROCESS behind it; all must end with 0."""
+def run_together(script, *words, processes, devices, timeout=900):
+    """Runs the script once per process, with ADDRESS PROCESSES PROCESS behind its words; all must end with 0. Returns
+    the stdout of each."""
     address = free_address()
-    started = [
-        subprocess.Popen(
-            [*command, *([address, str(processes), str(i)] if processes > 1 else [])],
-            env=environment(devices),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(processes)
-    ]
+    jobs = [[address, processes, i] if processes > 1 else [] for i in range(processes)]
+    return ended([Started(script, *words, *job, env=environment(devices), timeout=timeout) for job in jobs])
+
+
+def ended(started):
+    """The stdout of each process, which must end with 0."""
     try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in started]
+        outputs = [process.communicate() for process in started]
     finally:
         for process in started:
             process.kill()
     codes = [process.returncode for process in started]
-    assert not any(codes), f"exit codes {codes}: " + "\n---\n".join(output[-3000:] for output in outputs)
+    assert not any(codes), f"exit codes {codes}: " + "\n---\n".join("".join(output)[-3000:] for output in outputs)
+    return [stdout for stdout, _ in outputs]
 
 
 def train_on(folder, *jobs, processes=1, devices=1):
     """Results of the trainings, None for one that was stopped, and the images each process opened in each."""
     out = folder / f"{processes}_{len(list(folder.iterdir()))}"
-    run_together([sys.executable, str(SCRIPT), json.dumps(jobs, default=str), str(out)], processes, devices)
+    run_together(SCRIPT, json.dumps(jobs, default=str), out, processes=processes, devices=devices)
     files = [out.with_name(f"{out.name}_{i}.npz") for i in range(len(jobs))]
     opened = [json.loads(out.with_name(f"{out.name}_opened_{p}.json").read_text()) for p in range(processes)]
     return [dict(np.load(file)) if file.exists() else None for file in files], opened

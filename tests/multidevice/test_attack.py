@@ -1,22 +1,19 @@
 """A search gives the same scores on one device, with questions spread over devices, and with candidates spread."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.multidevice.start import environment
+from tests.multidevice.start import run_together
 
 
 @pytest.fixture(scope="module")
 def found(root, tmp_path_factory):
     """By what the devices share: how many groups they formed, and the scores. All in one process of eight devices."""
-    command = [sys.executable, str(root / "tests/multidevice/attack_on_devices.py"), str(tmp_path_factory.mktemp("a"))]
-    done = subprocess.run(command, env=environment(devices=8), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    script = root / "tests/multidevice/attack_on_devices.py"
+    (stdout,) = run_together(script, tmp_path_factory.mktemp("a"), processes=1, devices=8)
+    return json.loads(stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(("shared", "groups"), [("questions", 8), ("candidates", 1), ("both", 2)])

@@ -3,8 +3,6 @@ nothing twice."""
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 
 import vlm_mu_jax
-from tests.conftest import ROOT
+from tests.command import ROOT, Started
 from tests.multidevice.start import environment, free_address
 from tests.training.test_train import root, settings  # noqa: F401 (a fixture)
 from vlm_mu_jax.training.train import train
@@ -21,8 +19,7 @@ STEPS = 16
 
 
 def start(data, workdir, processes, process, address, steps=STEPS):
-    left_out = ("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR")  # the cache is where it is by default
-    inherited = {name: value for name, value in environment(1).items() if name not in left_out}
+    left_out = dict.fromkeys(("VLM_MU_CACHE", "JAX_COMPILATION_CACHE_DIR"))  # the cache is where it is by default
     flags = {
         "config": ROOT / "configs/miniature_sft.py",
         "workdir": workdir,
@@ -41,13 +38,7 @@ def start(data, workdir, processes, process, address, steps=STEPS):
         flags |= {"coordinator": address, "num_processes": processes, "process_id": process}
         flags |= {"config.eval.every": 4, "config.eval.data": data / "data", "config.eval.subset": "train"}
         flags |= {"config.eval.questions": 2, "config.eval.batch_size": 4, "config.eval.max_new_tokens": 3}
-    return subprocess.Popen(
-        [sys.executable, "-m", "vlm_mu_jax.cli.train", *(f"--{name}={value}" for name, value in flags.items())],
-        env=inherited,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Started("train", *(f"--{name}={value}" for name, value in flags.items()), env=environment(1) | left_out)
 
 
 def together(data, workdir, processes=2):
@@ -57,7 +48,7 @@ def together(data, workdir, processes=2):
 
 def ended(started):
     """(exit code, stdout, last line of stderr) of each, without what JAX's CPU collectives print."""
-    outputs = [process.communicate(timeout=900) for process in started]
+    outputs = [process.communicate() for process in started]
     ours = [[[line for line in text.splitlines() if "[Gloo]" not in line] for text in both] for both in outputs]
     return [(process.returncode, "\n".join(out), err[-1:]) for process, (out, err) in zip(started, ours, strict=True)]
 

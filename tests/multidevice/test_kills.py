@@ -1,10 +1,12 @@
 """Of a job of three processes one is killed, or fails, in the middle of common work, or comes late to the end."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.multidevice.start import environment, free_address
 
 # Run as `bin/dies HOW ADDRESS PROCESSES PROCESS`. HOW: the number of the process that is killed, "fails" or "late".
@@ -48,7 +50,7 @@ FIRST = "error: process 0, which coordinates the job, is gone; what is finished 
     + [("late", [0, 0, 0], None)],
 )
 def test_a_process_that_ends_is_named_in_one_line_and_the_others_leave(how, codes, said):
-    address, inherited = free_address(), environment(1)
+    address, inherited = free_address(), {**os.environ, **environment(1), "PYTHONPATH": str(ROOT)}
     inherited.pop("TF_CPP_MIN_LOG_LEVEL", None)  # commands say themselves what C++ may say
     started = [
         subprocess.Popen(

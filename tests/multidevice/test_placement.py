@@ -1,14 +1,12 @@
 """Commands give the same answers on 1, 2, 4 and 8 devices, with rows and weights spread over them."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 (fixtures)
-from tests.multidevice.start import environment
+from tests.multidevice.start import run_together
 
 ONE = "1,1,1"
 MESHES = ["2,1,1", "1,2,2", "2,2,2"]
@@ -17,10 +15,9 @@ MESHES = ["2,1,1", "1,2,2", "2,2,2"]
 @pytest.fixture(scope="module")
 def said(root, checkpoint, data_dir):  # noqa: F811
     """What the commands gave, by mesh. All in one process of eight devices."""
-    command = [sys.executable, str(root / "tests/multidevice/commands_on_devices.py"), str(checkpoint), str(data_dir)]
-    done = subprocess.run([*command, ONE, *MESHES], env=environment(8), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    script = root / "tests/multidevice/commands_on_devices.py"
+    (stdout,) = run_together(script, checkpoint, data_dir, ONE, *MESHES, processes=1, devices=8)
+    return json.loads(stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("mesh", MESHES)

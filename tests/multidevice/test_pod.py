@@ -1,21 +1,17 @@
 """The pod story: two processes of four devices each, every step killed once, from a checkpoint to the report."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.command import run_command
 from tests.multidevice import pod
 
 
 @pytest.mark.slow
 def test_the_story_of_a_pod_survives_a_kill_in_every_step(tmp_path):
     folder = tmp_path / "world"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.multidevice.pod", folder], cwd=ROOT, capture_output=True, text=True, timeout=900
-    )
+    done = run_command("tests.multidevice.pod", folder, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line.partition(":")[0] for line in done.stdout.splitlines() if ": killed" in line] == [
         step.name for step in pod.STEPS

@@ -1,39 +1,21 @@
 """Four processes share the questions out between them; the files are those of one process, byte for byte."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.command import run_command
+from tests.command import Started, run_command
 from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 (fixtures)
 from tests.multidevice import work_of_processes
-from tests.multidevice.start import environment, free_address, run_together
+from tests.multidevice.start import ended, environment, free_address, run_together
 
 PROCESSES = 4
 
 
 def together(name, *flags, processes=PROCESSES):
     """Runs `bin/NAME FLAGS` as a job; its outputs by process."""
-    job = [sys.executable, "-m", f"vlm_mu_jax.cli.{name}", *map(str, flags), f"--coordinator={free_address()}"]
-    started = [
-        subprocess.Popen(
-            [*job, f"--num_processes={processes}", f"--process_id={process}"],
-            env=environment(1),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(processes)
-    ]
-    try:
-        outputs = [process.communicate(timeout=600)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * processes, "\n---\n".join(outputs)[-5000:]
-    return outputs
+    job = [name, *flags, f"--coordinator={free_address()}", f"--num_processes={processes}"]
+    return ended([Started(*job, f"--process_id={i}", env=environment(1)) for i in range(processes)])
 
 
 def contents(folder):
@@ -61,8 +43,7 @@ def found(root, checkpoint, data_dir, tmp_path_factory):  # noqa: F811
     words = [str(checkpoint), str(data_dir)]
     work_of_processes.main(str(folder / "1.json"), *words)
     script = root / "tests" / "multidevice" / "work_of_processes.py"
-    command = [sys.executable, str(script), str(folder / f"{PROCESSES}.json"), *words]
-    run_together(command, processes=PROCESSES, devices=1)
+    run_together(script, folder / f"{PROCESSES}.json", *words, processes=PROCESSES, devices=1)
     return folder
 
 

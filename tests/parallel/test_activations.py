@@ -1,12 +1,9 @@
 """Rows of activations stay split, whatever the weights' own split is."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 
+from tests.multidevice.start import run_together
 from vlm_mu_jax.parallel.activations import OnMesh, on_mesh_of, row_axes, spread_rows
 from vlm_mu_jax.parallel.mesh import single_device_mesh
 
@@ -40,17 +37,12 @@ for program in (OnMesh(jitted, mesh), jitted):
 """
 
 
-def test_every_chip_holds_its_own_rows_only(root):
-    env = {
-        **os.environ,
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
-        "PYTHONPATH": str(root),
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "axes ('data', 'fsdp') None" in done.stdout
-    with_mesh, without = (tuple(map(int, line.split())) for line in done.stdout.splitlines()[-2:])
+def test_every_chip_holds_its_own_rows_only(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    (stdout,) = run_together(script, processes=1, devices=4)
+    assert "axes ('data', 'fsdp') None" in stdout
+    with_mesh, without = (tuple(map(int, line.split())) for line in stdout.splitlines()[-2:])
     assert with_mesh[0] == 0 and with_mesh[1] > 0
     assert without[0] > 0  # what the compiler does when it is not told; if this changes, the constraint can go
 

@@ -118,8 +118,8 @@ for _ in range(2):  # the second replaces the first
 def test_several_processes_write_one_folder(tmp_path):
     source, params = write(tmp_path / "m")
     (source / "tokenizer.json").write_text("{}")
-    command = [sys.executable, "-c", TOGETHER, str(source), str(tmp_path / "out" / "n")]
-    run_together(command, 2, 4)
+    (tmp_path / "together.py").write_text(TOGETHER)
+    run_together(tmp_path / "together.py", source, tmp_path / "out" / "n", processes=2, devices=4)
     model = vlm_mu_jax.load(tmp_path / "out" / "n", with_processor=False)
     for path, leaf in flatten(model.params).items():
         np.testing.assert_array_equal(leaf, flatten(params)[path])

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +160,8 @@ def test_each_process_reads_the_bytes_of_its_own_shards(tmp_path, monkeypatch):
     save(tmp_path / "p", unflatten(want), SPECS)
     total = sum(leaf.nbytes for leaf in want.values())
     whole = sum(float(np.abs(leaf).sum()) for leaf in want.values())
-    run_together([sys.executable, "-c", SHARE, str(tmp_path / "p")], 2, 4)
+    (tmp_path / "share.py").write_text(SHARE)
+    run_together(tmp_path / "share.py", tmp_path / "p", processes=2, devices=4)
     outputs = [json.loads((tmp_path / f"p{process}").read_text()) for process in range(2)]
     for (_, tensor), *answers in zip(MESHES, *outputs, strict=True):
         for answer in answers:

@@ -1,20 +1,18 @@
 """A search killed with SIGKILL continues with the question it was at and gives the same scores."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
+
+from tests.command import Started
 
 
 def start(root, path, *more):
-    command = [sys.executable, str(root / "tests/attacks/margin/killed_search.py"), str(path), *more]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    return Started(root / "tests/attacks/margin/killed_search.py", path, *more, timeout=300)
 
 
 def result(process):
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate()
     assert process.returncode == 0
     return json.loads(out.splitlines()[-1])
 
@@ -28,7 +26,7 @@ def test_killed_and_continued_equals_uninterrupted(root, tmp_path):
         assert victim.poll() is None and time.monotonic() < until
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
-    victim.communicate(timeout=60)
+    victim.wait()
     done = path.read_bytes().count(b"\n") - 1
     assert done in (1, 2)
     rest = result(start(root, path))

@@ -1,12 +1,9 @@
 """kill -9 while questions are answered loses no answer that was written, and asks none of them again."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
-from tests.conftest import ROOT
+from tests.command import ROOT, Started
 from tests.evaluation.answers.killed_answers import QUESTIONS
 from vlm_mu_jax.evaluation.answers import answers_file
 
@@ -14,14 +11,11 @@ SCRIPT = ROOT / "tests" / "evaluation" / "answers" / "killed_answers.py"
 
 
 def start(path, pause):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(path), str(pause)], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    return Started(SCRIPT, path, pause, timeout=300)
 
 
 def batches_asked(process):
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate()
     assert process.returncode == 0
     return int(out.splitlines()[-1])
 
@@ -33,7 +27,7 @@ def test_killed_and_continued_equals_uninterrupted(tmp_path):
         assert victim.poll() is None and time.monotonic() < until
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
-    victim.communicate(timeout=60)
+    victim.wait()
     kept = answers_file.read(path)
     assert 4 <= len(kept) < len(QUESTIONS)
     with path.open("ab") as file:
