@@ -71,6 +71,15 @@ def test_adashield_stands_behind_the_question():
     assert [a.question for a in made.answers] == [q.text for q in QUESTIONS]
 
 
+def test_what_is_refused_as_text_is_not_asked_with_its_image():
+    model = Model(lambda stage, q: "I'm sorry, I can't help with that." if stage == "text" and q.id == "a" else "fine")
+    made = defend("text_first", QUESTIONS, model)
+    assert [a.answer for a in made.answers] == ["I'm sorry, I can't help with that.", "fine", "fine"]
+    assert [q.id for q in model.asked["text"]] == ["a", "b"] and not any(q.has_image for q in model.asked["text"])
+    assert model.asked["image"] == QUESTIONS[1:], "with its image, or without one from the start"
+    assert made.facts == {"refused_as_text": (1, 2)} and made.tokens == 7 + 1 + 2
+
+
 def test_coca_asks_with_the_principle_against_without_it():
     model = Model(lambda stage, q: "fine")
     made = defend("coca", QUESTIONS, model, Wording(coca="be safe .\n{question}", coca_alpha=2.0))

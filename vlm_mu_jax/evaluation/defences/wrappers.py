@@ -5,6 +5,7 @@
     goal_priority  safety ranked above helpfulness, with a worked example of each; the answer is what follows a marker
     ecso           the model judges its own answer; if harmful it answers again from a caption, without the image
     adashield      the question, then a fixed instruction to inspect image and question before answering
+    text_first     the text alone first; if the model refuses it, that is the answer, else it is asked with the image
     coca           two prompts at once, with and without a safety principle, whose logits are contrasted
 
 They work on any weights and beside a guard, which steers every pass. All text goes into the user's turn. The default
@@ -28,6 +29,7 @@ from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, Contrast, answer_questions
 from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path
+from vlm_mu_jax.evaluation.judges.refusal import refuses
 from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
@@ -264,6 +266,23 @@ def _adashield(questions: Sequence[Question], ask: Ask, wording: Wording) -> Def
     return Defended(_restored(questions, answers), _tokens(answers))
 
 
+def _text_first(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
+    """The language model decides: what it refuses as text, by the judge `refusal`, is not asked with the image.
+
+    The bound of every guard that listens to the language model: nothing that it refuses as text is answered. This
+    project's own; ECSO has the same last step behind another decision.
+    """
+    shown = [k for k, q in enumerate(questions) if q.has_image]
+    as_text = ask("text", [questions[k].showing(None) for k in shown])
+    refused = {k: a for k, a in zip(shown, as_text, strict=True) if not a.left_out and refuses(a.question, a.answer)}
+    others = [k for k in range(len(questions)) if k not in refused]
+    with_image = ask("image", [questions[k] for k in others])
+    final = refused | dict(zip(others, with_image, strict=True))
+    facts = {"refused_as_text": (len(refused), len(shown))}
+    answers = _restored(questions, [final[k] for k in range(len(questions))])
+    return Defended(answers, _tokens(as_text) + _tokens(with_image), facts)
+
+
 def _coca(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
     """CoCA (arXiv 2409.11365): the effect of a safety principle on the next token's logits is added once more.
 
@@ -286,6 +305,7 @@ DEFENCES: Mapping[str, Callable[[Sequence[Question], Ask, Wording], Defended]] =
     "goal_priority": _goal_priority,
     "ecso": _ecso,
     "adashield": _adashield,
+    "text_first": _text_first,
     "coca": _coca,
 }
 
