@@ -80,6 +80,18 @@ def test_what_is_refused_as_text_is_not_asked_with_its_image():
     assert made.facts == {"refused_as_text": (1, 2)} and made.tokens == 7 + 1 + 2
 
 
+def test_a_word_in_front_does_not_hide_what_is_refused_without_it():
+    refusal = "I'm sorry, I can't help with that."
+    model = Model(lambda stage, q: refusal if q.text.startswith("to hurt") else "fine")
+    made = defend("erase_and_check", QUESTIONS, model)
+    assert [a.answer for a in made.answers] == [refusal, "fine", refusal]
+    assert [q.text for q in model.asked["text"]] == [q.text for q in QUESTIONS]
+    assert [q.text for q in model.asked["text1"]] == [q.text.removeprefix("how ") for q in QUESTIONS]
+    assert model.asked["image"] == [QUESTIONS[1]] and not any(q.has_image for q in model.asked["text1"])
+    assert [a.question for a in made.answers] == [q.text for q in QUESTIONS]
+    assert made.facts == {"refused_as_text": (2, 3)}
+
+
 def test_coca_asks_with_the_principle_against_without_it():
     model = Model(lambda stage, q: "fine")
     made = defend("coca", QUESTIONS, model, Wording(coca="be safe .\n{question}", coca_alpha=2.0))
@@ -125,6 +137,7 @@ def test_ecso_answers_again_without_the_image_only_what_it_found_harmful_itself(
         ({"ecso_check": "{question} only"}, "{answer}"),
         ({"ecso_harmful": "yes"}, "list of words"),
         ({"coca_alpha": "much"}, "a number"),
+        ({"erased_words": 0}, "1 or more"),
         (["x"], "expected an object"),
     ],
 )
