@@ -77,7 +77,9 @@ _GATE = flags.DEFINE_enum(
     "when to act: threshold on the last prompt token's projection",
 )
 _GATE_LAYERS = flags.DEFINE_string(
-    "gate_layers", None, "with --decide=example: the layers that vote (default: the steered ones)"
+    "gate_layers",
+    None,
+    "with --decide=example: the layers that vote; of ada_steer: those that are read (default: the steered ones)",
 )
 _DECIDE = flags.DEFINE_enum(
     "decide", "layer", ["layer", "example"], "every layer's gate for itself, or one vote per example (a second prefill)"
