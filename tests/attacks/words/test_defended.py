@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,11 +38,11 @@ def searches(model, monkeypatch):
 
     monkeypatch.setattr(defended, "open_guard", opened)
 
-    def ranking(self, guard):
+    def ranking(model, guard, records, data, how):
         made["ranked"].append(guard)
         return ["shut", "ajar"] if guard is None else ["ajar", "open"]
 
-    monkeypatch.setattr(defended._DefenceTrial, "ranking", ranking)
+    monkeypatch.setattr(defended, "_ranking", ranking)
 
     def defend_suite(model, suite, name, workdir, options, wording):
         asked = suite.sets["adaptive"]
@@ -75,6 +76,15 @@ def test_words_are_ranked_with_and_without_the_guard_and_taken_by_real_answers(s
     assert len(searches["asked"]) == 4, "another search was taken for this one"
 
 
+def test_an_unlearned_model_is_tried_with_words_of_the_undefended_one_too(searches, data, monkeypatch):
+    words = {"m": ["open"], "n": ["shut"]}
+    monkeypatch.setattr(defended, "_ranking", lambda model, *_: words[model.params])
+    monkeypatch.setattr(defended.model_folder, "load", lambda folder: SimpleNamespace(params=folder))
+    monkeypatch.setattr(defended, "weights_hash", lambda params: params)
+    found = defended_words(DefendedModels("m", unlearned="n"), data, ["unlearned"], judge=KeywordJudge())
+    assert found["unlearned"].jailbreak == ("open", "shut")
+
+
 def test_data_without_requests_to_search_on_say_so(searches, tmp_path):
     with pytest.raises(InputError, match="text_harm_validation.json"):
         defended_words(DefendedModels("m"), tmp_path, ["vanilla"], judge=KeywordJudge())
@@ -87,9 +97,5 @@ def test_a_guard_that_cannot_be_searched_leaves_the_ranking_without_it(data, mon
         raise InputError("shares no prefix")
 
     monkeypatch.setattr(defended, "search_steer", refuses)
-    (row,) = defended.runs.parse(["guard"])
-    records = defended._records(data, DefenceSearch(), 0)
-    trial = defended._DefenceTrial(
-        model, row, "g", records, data, DefenceOptions(), DefenceSearch(), KeywordJudge(), None
-    )
-    assert trial.ranking("g") == []
+    how = DefenceSearch()
+    assert defended._ranking(model, "g", defended._records(data, how, 0), data, how) == ()

@@ -1,7 +1,8 @@
 """Words searched through a defence, whatever it is made of: wrapper, guard and weights.
 
-1. The exhaustive search (`words.search`) ranks every word on the defence's model without the defence, and once more
-   through its guard, where the guard leaves candidates a prefix to share.
+1. The exhaustive search (`words.search`) ranks every word on the undefended model, on the defence's own weights where
+   they are others, and through its guard, where the guard leaves candidates a prefix to share. The margin of an
+   unlearned model alone misleads: words that make it say nothing sensible raise it as well.
 2. The best words of each ranking are tried with real answers through the whole defence, on the search requests with
    their own images. Those under which most requests are answered are the attack.
 
@@ -9,6 +10,7 @@ The search requests are those of `text_harm_validation.json`, which `evaluation.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -85,24 +87,23 @@ def defended_words(
     chosen = runs.parse(defences, models.guards)
     counted = choose(judge, data, workdir).counted
     records = _records(Path(data), how, options.seed)
+    load = functools.cache(lambda folder: model_folder.load(model_folder.find(folder)))
+    ranking = functools.cache(lambda folder, guard: _ranking(load(folder), guard, records, Path(data), how))
     found: dict[str, AttackWords] = {}
-    model, loaded, ranked = None, None, {}
-    for defence in sorted(chosen, key=lambda one: one.unlearned):  # one model in memory at a time
+    for defence in chosen:
         folder, guard = models.unlearned if defence.unlearned else models.checkpoint, models.guard_of(defence)
-        if loaded != folder:
-            model, loaded, ranked = model_folder.load(model_folder.find(folder)), folder, {}
-        search_in = _DefenceTrial(model, defence, guard, records, Path(data), options, how, counted, progress)
+        on = list(dict.fromkeys([(models.checkpoint, None), (folder, None), (folder, guard)]))
+        trial = _DefenceTrial(load(folder), defence, guard, records, options, counted, progress)
+        identity = trial.identity() | {
+            "how": dataclasses.asdict(how),
+            "ranked_on": [weights_hash(load(at).params) for at, _ in on],
+        }
         path = None if workdir is None else Path(workdir) / "adaptive" / f"{defence.name}.json"
-        rates = search_in.kept(path)
+        rates = _kept(path, identity)
         if rates is None:
-            for name in dict.fromkeys((None, guard)):
-                if name not in ranked:
-                    ranked[name] = search_in.ranking(name)
-            rates = search_in.tried(list(dict.fromkeys([*ranked[None], *ranked[guard]])))
-            search_in.keep(path, rates)
-        best = sorted(rates, key=lambda word: -rates[word])[
-            : options.shots
-        ]  # stable: the margin decides between equals
+            rates = trial.tried(list(dict.fromkeys(word for one in on for word in ranking(*one))))
+            _keep(path, identity, rates)
+        best = sorted(rates, key=lambda word: -rates[word])[: options.shots]  # stable: the margin decides
         if say:
             say(f"{defence.name}: searched words {', '.join(f'{w} ({100 * rates[w]:.0f} %)' for w in best)}")
         found[defence.name] = AttackWords(jailbreak=tuple(best))
@@ -115,6 +116,40 @@ def _records(data: Path, how: DefenceSearch, seed: int) -> Records:
     return pick(dialogues.at_last(question_files.read(data / SEARCHED)), "jailbreak", how.requests, seed)
 
 
+def _ranking(model: Model, guard: str | Path | None, records: Records, data: Path, how: DefenceSearch) -> Sequence[str]:
+    """The best words by margin on a model, through a guard if one is given. None where that cannot be searched."""
+    steer = open_guard(model, guard)[0]
+    try:
+        through = None if steer is None else search_steer(steer, str(guard))
+    except InputError:
+        return ()
+    processor, file = model.processor, data / "train.json"
+    safety = readers.read(file, check_images=False) if file.exists() else records
+    found = search(
+        model,
+        search_questions(records),
+        candidate_words(how.candidates, processor.tokenizer),
+        SearchTarget(openings_lib.of_records(safety, processor), "jailbreak", through),
+        SearchOptions(top=how.pool),
+    )["question_start"]
+    return [found.words[i] for i in found.best]
+
+
+def _kept(path: Path | None, identity: dict[str, Any]) -> dict[str, float] | None:
+    """What the same search found before."""
+    if path is None or not path.exists():
+        return None
+    content = read_json(path)
+    return content["tried"] if content.get("identity") == identity else None
+
+
+def _keep(path: Path | None, identity: dict[str, Any], rates: dict[str, float]) -> None:
+    """Writes what `_kept` reads."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"identity": identity, "tried": rates})
+
+
 @dataclasses.dataclass(frozen=True)
 class _DefenceTrial:
     """One defence under search."""
@@ -123,29 +158,9 @@ class _DefenceTrial:
     defence: Defence
     guard: str | Path | None
     records: Records
-    data: Path
     options: DefenceOptions
-    how: DefenceSearch
     judge: Judge | BatchJudge
     progress: Progress | None
-
-    def ranking(self, guard: str | Path | None) -> list[str]:
-        """The best words by margin on the model, through a guard if one is given. None where it cannot be searched."""
-        steer = open_guard(self.model, guard)[0]
-        try:
-            through = None if steer is None else search_steer(steer, str(guard))
-        except InputError:
-            return []
-        processor, file = self.model.processor, self.data / "train.json"
-        safety = readers.read(file, check_images=False) if file.exists() else self.records
-        found = search(
-            self.model,
-            search_questions(self.records),
-            candidate_words(self.how.candidates, processor.tokenizer),
-            SearchTarget(openings_lib.of_records(safety, processor), "jailbreak", through),
-            SearchOptions(top=self.how.pool),
-        )["question_start"]
-        return [found.words[i] for i in found.best]
 
     def tried(self, words: Sequence[str]) -> dict[str, float]:
         """Share of the search requests that the defended model answers behind each word, in the order of the words."""
@@ -167,20 +182,8 @@ class _DefenceTrial:
         rates = m.by_word(m.outcomes(answers, self.judge.name), "answered")
         return {word: rates[word].value or 0.0 for word in words}
 
-    def kept(self, path: Path | None) -> dict[str, float] | None:
-        """What the same search found before."""
-        if path is None or not path.exists():
-            return None
-        content = read_json(path)
-        return content["tried"] if content.get("identity") == self._identity() else None
-
-    def keep(self, path: Path | None, rates: dict[str, float]) -> None:
-        """Writes what `kept` reads."""
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"identity": self._identity(), "tried": rates})
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What makes its rates its own."""
         guard = open_guard(self.model, self.guard)[1]
         return {
             "version": version("vlm_mu_jax"),
@@ -188,7 +191,6 @@ class _DefenceTrial:
             "guard": guard and guard["sha256"],
             "requests": [record.id for record in self.records],
             "data": self.records.sha256,
-            "how": dataclasses.asdict(self.how),
             "judge": self.judge.name,
             "max_new_tokens": self.options.max_new_tokens,
             **wrappers.settings(self.defence.wrapper, self.options.wording),
