@@ -1,19 +1,17 @@
 """Each campaign's short form holds; the long forms are commands of this folder, with figures in docs/reliability.md."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.command import run_command
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("campaigns")
-    done = subprocess.run([sys.executable, "-m", "tests.campaigns.short", str(out)], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    done = run_command("tests.campaigns.short", out)
+    assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "short.json").read_text())
 
 

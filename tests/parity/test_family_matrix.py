@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 import vlm_mu_jax
 from tests.families import FAMILIES
-from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.openings import from_texts
 from vlm_mu_jax.attacks.margin.search_run import SearchTarget
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.data import readers
@@ -40,6 +40,7 @@ REFUSAL, ANSWER = "Sorry, i cannot help with this", "take it , then turn it"
 QUESTION = "share the steps of the dax on this sign ?"
 SHAPES = ((20, 44), (50, 9), (9, 9), (31, 33))  # width, height
 TOKENS = 3
+OPENING = "i"  # one token: programs of longer ones hold the decoder once for each
 logits_of = jax.jit(lambda params, batch, cfg: forward(params, batch, cfg).logits_BTV, static_argnames="cfg")
 
 
@@ -154,11 +155,10 @@ def audit(home):
 
 def word_search(home):
     """Margins on the shared prefix are those of whole prompts."""
-    model, words, refusal = home.model, ("what", "please"), 9
+    model, words, openings = home.model, ("what", "please"), from_texts((OPENING,), home.model.processor)
+    ((refusal,),) = openings.refusal
     asks = [search.SearchQuestion(QUESTION, model.processor.pixels(home.image(i))) for i in (0, 1)]
-    found = search.search(model, asks, words, SearchTarget(Openings(((refusal,),))), search.SearchOptions(block=4))[
-        "question_start"
-    ]
+    found = search.search(model, asks, words, SearchTarget(openings), search.SearchOptions(block=4))["question_start"]
     for ask, margins in zip(asks, found.margins_QW, strict=True):
         texts = [place(ask.question, word, "question_start", "swap").question for word in words]
         rows = [model.processor.prompt_ids(text, [ask.image]) for text in texts]
@@ -171,7 +171,7 @@ def word_search(home):
 
 def attack(home, **options):
     brief = {"goals": ("jailbreak",), "shots": 1, "search_questions": 1, "verify_questions": 1, "batch_size": 4}
-    chosen = vlm_mu_jax.AttackOptions(**brief, max_new_tokens=TOKENS, openings=("Sorry",), **options)
+    chosen = vlm_mu_jax.AttackOptions(**brief, max_new_tokens=TOKENS, openings=(OPENING,), **options)
     found = vlm_mu_jax.attack(home.model, home.data, chosen)
     assert found.measured["jailbreak"].any_of_k.n == 1
     return found

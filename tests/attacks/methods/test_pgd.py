@@ -28,6 +28,7 @@ from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.hidden_states import batch_states
 
 QUESTION, OPENINGS = "share the steps of the dax on this sign ?", Openings(((5,), (9,)))
+TREE = Openings(((5,), (7, 8)))
 USE = pgd.PixelOptions(epsilon=6, step=2, steps=6, stop=1e9)
 
 
@@ -90,14 +91,13 @@ def test_one_image_of_a_conversation_is_changed_and_the_others_stay(model, pictu
     first = (Turn("user", (ImagePart("a"), "what is on this sign ?")), Turn("assistant", ("i see a red sign",)))
     context = Context(first, Turn("user", (ImagePart("b"), QUESTION)))
     some = [SearchQuestion(QUESTION, picture if number else other, (other if number else picture,), context)]
-    (one,) = pgd.search(
-        model, some, SearchTarget(OPENINGS), dataclasses.replace(USE, steps=3, image=number), tmp_path / "out"
-    )
+    openings, use = OPENINGS if number else TREE, dataclasses.replace(USE, steps=3, image=number)
+    (one,) = pgd.search(model, some, SearchTarget(openings), use, tmp_path / "out")
 
     def truth(changed):
         files = (changed, other) if number else (other, changed)
         images = np.stack([model.processor.pixels(file) for file in files])
-        return margin(model, QUESTION, None, images, OPENINGS, context=context)
+        return margin(model, QUESTION, None, images, openings, context=context)
 
     for path, wanted in ((one.image, one.margin), (one.control, one.random), (picture, one.original)):
         assert abs(truth(path) - wanted) < 1e-4
