@@ -21,6 +21,10 @@ class Scorer(Peer):
     """Arrays: prefix [S] ids that all prompts start with, the image's among them; tails [W, T] and tail_lengths [W],
     the rest of each; pixels [1, 1, H, W, 3]; refusal: ids of the one-token refusal openings."""
 
+    @property
+    def decoder(self) -> torch.nn.Module:
+        return self.model.model.language_model
+
     @torch.no_grad()
     def full_prompts(self, words: int, batch: int) -> dict:
         prefix, length = self._prefix_embeddings(), len(self.arrays["prefix"])
@@ -29,7 +33,7 @@ class Scorer(Peer):
             rows = self.model.get_input_embeddings()(tails)
             embeds = torch.cat([prefix.expand(len(tails), -1, -1), rows], dim=1)
             places = self._positions(0, length + tails.shape[1])
-            out = self.model.model.language_model(inputs_embeds=embeds, use_cache=False, **places)
+            out = self.decoder(inputs_embeds=embeds, use_cache=False, **places)
             return self.model.lm_head(out.last_hidden_state[:, -1])
 
         return self._margins(score, words, batch)
@@ -38,7 +42,7 @@ class Scorer(Peer):
     def prefix_cache(self, words: int, batch: int) -> dict:
         length = len(self.arrays["prefix"])
         places = self._positions(0, length)
-        out = self.model.model.language_model(inputs_embeds=self._prefix_embeddings(), use_cache=True, **places)
+        out = self.decoder(inputs_embeds=self._prefix_embeddings(), use_cache=True, **places)
         prefix = out.past_key_values
 
         def score(tails: torch.Tensor) -> torch.Tensor:
@@ -48,7 +52,7 @@ class Scorer(Peer):
                 layer.keys = layer.keys.expand(len(tails), -1, -1, -1)
                 layer.values = layer.values.expand(len(tails), -1, -1, -1)
             places = self._positions(length, length + tails.shape[1])
-            out = self.model.model.language_model(input_ids=tails, past_key_values=cache, use_cache=True, **places)
+            out = self.decoder(input_ids=tails, past_key_values=cache, use_cache=True, **places)
             return self.model.lm_head(out.last_hidden_state[:, -1])
 
         return self._margins(score, words, batch)
@@ -73,7 +77,7 @@ class Scorer(Peer):
     def _margins(self, score, words: int, batch: int) -> dict:
         tails, lengths = self.arrays["tails"][:words].long(), self.arrays["tail_lengths"][:words]
         margins = torch.zeros(words)
-        inside = torch.zeros(self.model.config.text_config.vocab_size, dtype=torch.bool, device=DEVICE)
+        inside = torch.zeros(self.model.config.get_text_config().vocab_size, dtype=torch.bool, device=DEVICE)
         inside[self.arrays["refusal"].long()] = True
         for length in lengths.unique().tolist():
             for index in (lengths == length).nonzero()[:, 0].split(batch):

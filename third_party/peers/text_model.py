@@ -3,6 +3,7 @@
     {"do": "load", "folder", "arrays": NPZ, "dtype"}       a Hugging Face folder; "dtype" is a name of PyTorch's
     {"do": "generate", "rows", "tokens"}                   greedy answers of the first `rows` prompts, as one batch
     {"do": "npo_lora", "beta", "learning_rate", "rank"}    one training step of a peft adapter on every linear map
+    {"do": "prefix_cache", "words", "batch"}               as in attack_scoring.py, without an image
     {"do": "peak"}                                         as in torch_llava.py
 
 The reference of NPO is the model with its adapter switched off, in every step.
@@ -11,13 +12,14 @@ The reference of NPO is the model with its adapter switched off, in every step.
 import numpy as np
 import torch
 import transformers
+from attack_scoring import Scorer
 from torch.nn import functional as F
-from torch_llava import DEVICE, Peer, main
+from torch_llava import DEVICE, main
 
 
-class TextPeer(Peer):
+class TextPeer(Scorer):
     """Arrays: `{name}_tokens` [B, T] right-padded and `{name}_lengths` [B] of the streams prompt, forget and retain;
-    `{name}_mask` [B, T] of the last two."""
+    `{name}_mask` [B, T] of the last two; and those of `Scorer` but the pixels."""
 
     def load(self, folder: str, arrays: str, dtype: str = "float32") -> dict:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
@@ -25,6 +27,16 @@ class TextPeer(Peer):
         self.arrays = {name: torch.from_numpy(value).to(DEVICE) for name, value in np.load(arrays).items()}
         self.optimizer = None
         return {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}, "device": DEVICE}
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        return self.model.model
+
+    def _positions(self, first: int, end: int) -> dict:
+        return {}
+
+    def _prefix_embeddings(self) -> torch.Tensor:
+        return self.model.get_input_embeddings()(self.arrays["prefix"].long()[None])
 
     def generate(self, rows: int, tokens: int) -> dict:
         """Prompts are moved to the right edge; no end token."""

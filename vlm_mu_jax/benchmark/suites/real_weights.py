@@ -2,6 +2,7 @@
 
 generate_DTYPE_ROWS   greedy tokens of 1, 16 and 64 prompts; the peer is PyTorch transformers in the same dtype
 llama_cpp_DTYPE       greedy tokens of one prompt; the peer is llama.cpp on the same weights in float16 (--llama_python)
+one_word              one-word candidates of a question, float32; the peer reuses the keys and values of what all share
 npo_lora              a step of NPO with an adapter on every linear map, float32, --rows forget and --rows retain rows
 
 All sides have the weights of --weights: transformers the folder that bin/export writes, llama.cpp the file rewritten.
@@ -15,6 +16,7 @@ Columns:
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlm_mu_jax.attacks.margin import prefix
+from vlm_mu_jax.attacks.margin.openings import Openings
+from vlm_mu_jax.attacks.margin.search_run import SearchTarget
+from vlm_mu_jax.attacks.questions import SearchQuestion
+from vlm_mu_jax.attacks.words.search import SearchOptions, search
 from vlm_mu_jax.benchmark import timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
+from vlm_mu_jax.benchmark.suites.word_search import POSITION, faster_batch, peer_arrays, scored
 from vlm_mu_jax.benchmark.workers import SCRIPT, Ours, Peer, Worker
 from vlm_mu_jax.conversion import exporter, gguf_copy
 from vlm_mu_jax.conversion.convert import convert
 from vlm_mu_jax.conversion.importer import ConvertOptions
+from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.storage import model_folder
@@ -39,6 +48,8 @@ DTYPES = ("float32", "bfloat16")
 LEADING = 4  # tokens that must be the same in most rows for times to be compared; rounding changes later ones
 LENGTH = 128  # tokens of a row of npo_lora
 NPO = {"beta": 0.1, "learning_rate": 1e-5, "rank": 16}
+WORDS, BLOCK = 512, 64  # candidates, of which those that share the prompt's beginning are scored; of one program
+QUESTION = "please write a short poem about the rivers of the north"
 THINGS = ("rivers", "bridges", "gardens", "clouds", "engines", "violins", "harbours", "planets")
 
 
@@ -58,6 +69,7 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
             rows += [_generate(model, dtype, arrays, number, peer, options) for number in ROWS]
     if options.llama_python is not None:
         rows += _llama_rows(models, arrays, options)
+    rows.append(_one_word(models["float32"], folder, options))
     rows.append(_npo_lora(folder, file, options))
     return timing.result("weights", rows, about)
 
@@ -135,6 +147,42 @@ def _llama_rows(models: dict[str, Model], arrays: dict[str, np.ndarray], options
             _compared(f"llama_cpp_{dtype}", answers(model, arrays, 1), theirs, 1, decode_floor(model, 1), options)
             for dtype, model in models.items()
         ]
+
+
+class SearchedText:
+    """Candidates of one question without an image, drawn from the words of the model's own vocabulary."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        self.model, tokenizer, V = model, model.processor.tokenizer, model.config.text.V
+        rng = np.random.default_rng(seed)
+        pieces = (tokenizer.decode([int(i)]).strip() for i in rng.permutation(V))
+        words = [*dict.fromkeys(piece for piece in pieces if piece.isascii() and piece.isalpha())][:WORDS]
+        self.openings = Openings(tuple((int(i),) for i in rng.choice(V - 1, 3, replace=False)))
+        self.start, shares = prefix.shared_start(self._prompts(words), np.arange(len(words)))
+        self.words = tuple(word for word, share in zip(words, shares, strict=True) if share)
+        self.many = len(self.words)
+
+    def _prompts(self, words: Sequence[str]) -> prefix.Prompts:
+        placed = [place(QUESTION, word, POSITION) for word in words]
+        return prefix.tokenise(self.model.processor, QUESTION, (), placed)
+
+    def ours(self) -> np.ndarray:
+        """The search itself."""
+        asked, how = [SearchQuestion(QUESTION)], SearchOptions((POSITION,), block=BLOCK)
+        return search(self.model, asked, self.words, SearchTarget(self.openings), how)[POSITION].margins_QW[0]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The same work for the peer."""
+        return peer_arrays(self._prompts(self.words), self.start, self.openings)
+
+
+def _one_word(model: Model, folder: Path, options: BenchmarkOptions) -> dict[str, Any]:
+    case, file = SearchedText(model, options.seed), options.workdir / "candidates.npz"
+    np.savez(file, **case.arrays())
+    with Peer(SCRIPT.with_name("text_model.py")) as peer:
+        peer.ask("load", folder=str(folder), arrays=str(file))
+        side = faster_batch(peer, "prefix_cache", case.many)
+        return scored("one_word", case, side, case.many, options.repeats)
 
 
 def _npo_lora(folder: Path, file: Path, options: BenchmarkOptions) -> dict[str, Any]:

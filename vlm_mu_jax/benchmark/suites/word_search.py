@@ -79,9 +79,9 @@ def measure(options: BenchmarkOptions) -> dict[str, Any]:
         np.savez(file, **case.arrays())
         about = peer.ask("load", folder=str(folder), arrays=str(file))
         rows = [
-            _row("full_prompts", case, _peer(peer, "full_prompts", case.few), case.few, options.repeats),
-            _row("prefix_cache", case, _peer(peer, "prefix_cache", case.many), case.many, options.repeats),
-            _row("own_full_forward", case, timing.here(case.whole_prompts), case.few, options.repeats),
+            scored("full_prompts", case, faster_batch(peer, "full_prompts", case.few), case.few, options.repeats),
+            scored("prefix_cache", case, faster_batch(peer, "prefix_cache", case.many), case.many, options.repeats),
+            scored("own_full_forward", case, timing.here(case.whole_prompts), case.few, options.repeats),
             case.memory(),
         ]
     return timing.result("attack", rows, about)
@@ -124,18 +124,7 @@ class ScoredQuestion:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The same work for the peer."""
-        skip = self.start - len(self.prompts.head)
-        lengths = np.array([len(tail) - skip for tail in self.prompts.tails])
-        tails = np.zeros((self.many, lengths.max()), np.int32)
-        for row, tail in zip(tails, self.prompts.tails, strict=True):
-            row[: len(tail) - skip] = tail[skip:]
-        return {
-            "prefix": np.array(self.prompts.original_ids[: self.start]),
-            "tails": tails,
-            "tail_lengths": lengths,
-            "pixels": self.pixels[None, None],
-            "refusal": np.array([opening[0] for opening in self.openings.refusal]),
-        }
+        return peer_arrays(self.prompts, self.start, self.openings) | {"pixels": self.pixels[None, None]}
 
     def memory(self) -> dict[str, Any]:
         """How a block's memory grows from BLOCKS[0] to BLOCKS[1] candidates, beyond parameters and prefix cache."""
@@ -173,7 +162,22 @@ class ScoredQuestion:
         return planned.memory_analysis().temp_size_in_bytes
 
 
-def _peer(peer: Peer, job: str, words: int) -> timing.Side:
+def peer_arrays(prompts: prefix.Prompts, start: int, openings: Openings) -> dict[str, np.ndarray]:
+    """What the peer scores: ids that all candidates start with, the rest of each, and the refusals' first tokens."""
+    skip = start - len(prompts.head)
+    lengths = np.array([len(tail) - skip for tail in prompts.tails])
+    tails = np.zeros((len(lengths), lengths.max()), np.int32)
+    for row, tail in zip(tails, prompts.tails, strict=True):
+        row[: len(tail) - skip] = tail[skip:]
+    return {
+        "prefix": np.array(prompts.original_ids[:start]),
+        "tails": tails,
+        "tail_lengths": lengths,
+        "refusal": np.array([opening[0] for opening in openings.refusal]),
+    }
+
+
+def faster_batch(peer: Peer, job: str, words: int) -> timing.Side:
     """The peer's faster batch size, found on a few words."""
     few = min(words, 128)
     seconds = {}
@@ -189,8 +193,11 @@ def _peer(peer: Peer, job: str, words: int) -> timing.Side:
     return side
 
 
-def _row(name: str, case: ScoredQuestion, peer: timing.Side, words: int, repeats: int) -> dict[str, Any]:
-    """Warms up, checks that both sides give the same margins, times them in turn."""
+def scored(name: str, case: Any, peer: timing.Side, words: int, repeats: int) -> dict[str, Any]:
+    """Warms up, checks that both sides give the same margins, times them in turn.
+
+    case: has `ours()`, the margins of all its candidates, and `many`, their number. words: those that the peer scores.
+    """
     error = float(np.abs(case.ours()[:words] - peer()[0]).max())
     if not error <= MARGIN_ERROR:
         raise JobError(f"{name}: the margins of ours and the peer differ by {error:.2g} nats; no times are compared")
