@@ -2,13 +2,17 @@
 both stores, are in test_buckets.py."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from tests.command import run_command
+from tests.command import ROOT, run_command
 from tests.evaluation.conftest import checkpoint, data_dir, model  # noqa: F401 (fixtures)
 from tests.object_stores import ObjectStore
+from tests.serving.running import post
 
 SMALL = ("--max_new_tokens=3", "--batch_size=4")
 WORDS = ("--words=B/words.txt", "--shortlist=0", "--rescored=0", "--block=4", "--openings=B/refusals.txt")
@@ -31,6 +35,10 @@ COMMANDS = {
     "attack --method=pgd": (
         (*SMALL, *ATTACK, "--data=B/data", "--method=pgd", "--steps=1", "--out=B/o/pgd.json"),
         ("pgd.json",),
+    ),
+    "attack --method=typographic": (
+        (*SMALL, *ATTACK, "--data=B/data", "--out=B/o/typographic.json"),
+        ("typographic.json", "typographic.answers.jsonl"),
     ),
     "relearn": (
         ("--data=B/data", "--harmless=train.json", "--workdir=B/o/relearn", "--steps=1", "--every=1")
@@ -80,9 +88,25 @@ def test_a_command_reads_and_writes_a_bucket(store, tmp_path):
         assert "vlm_mu_buckets" not in done.stdout, name
         for one in written:
             assert store.files.info(f"bucket/o/{one}")["size"], (name, one)
+    assert served(store, tmp_path) == {"base", "base+guard"}
     found = store.files.find("bucket")
     assert not any(".lock" in one or ".partial" in one for one in found), "a lock or a part was left behind"
     assert not list(tmp_path.iterdir()), "a command made something here"
+
+
+def served(store, folder):
+    """The names of the models that answer a request, when checkpoint and guard lie in the bucket."""
+    words = [sys.executable, "-m", "vlm_mu_jax.cli.serve", "--port=0", "--rows=1"]
+    words += [f"--checkpoint={store.url}/base", f"--guard={store.url}/o/guard"]
+    environment = {**os.environ, **store.env, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            line = next(line for line in server.stdout if line.startswith("serving"))
+            url, asked = line.split()[-1], {"messages": [{"role": "user", "content": "what is wug ?"}], "max_tokens": 2}
+            names = ("base", "base+guard")
+            return {name for name in names if post(f"{url}/chat/completions", {"model": name, **asked})[0] == 200}
+        finally:
+            server.terminate()
 
 
 def test_a_command_that_starts_others_refuses_a_bucket_in_one_line(tmp_path):
