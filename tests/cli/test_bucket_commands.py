@@ -27,7 +27,8 @@ COMMANDS = {
         ("chosen/guard.json",),
     ),
     "guard apply": (
-        (*SMALL, "--data=B/data", "--guard=B/o/guard", "--image=none", "--out=B/o/applied.jsonl"),
+        (*SMALL, "--data=B/data", "--guard=B/o/guard", "--image=none", "--out=B/o/applied.jsonl")
+        + ("--judge=harmbench", "--judge_checkpoint=B/base"),
         ("applied.jsonl",),
     ),
     "guard diagnose": (("--data=B/data", "--guard=B/o/guard", "--out=B/o/states.json"), ("states.json",)),
@@ -89,7 +90,10 @@ def test_a_command_reads_and_writes_a_bucket(store, tmp_path):
         for one in written:
             assert store.files.info(f"bucket/o/{one}")["size"], (name, one)
     assert served(store, tmp_path) == {"base", "base+guard"}
+    wrong = ("--checkpoint=missing", f"--data={store.url}/data", f"--workdir={store.url}/never/run")
+    assert run_command("eval", *wrong, env=store.env, cwd=tmp_path).returncode == 2
     found = store.files.find("bucket")
+    assert not any("never" in one for one in found), "a refused command made something"
     assert not any(".lock" in one or ".partial" in one for one in found), "a lock or a part was left behind"
     assert not list(tmp_path.iterdir()), "a command made something here"
 

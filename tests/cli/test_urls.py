@@ -3,6 +3,7 @@
 import pytest
 
 from tests.command import run_command
+from vlm_mu_jax.cli.main import COMMANDS
 
 REFUSED = {
     "train": ["train", "--config=miniature_unlearn:npo", "--workdir=ftp://bucket/run"],
@@ -16,6 +17,17 @@ REFUSED = {
     "report": ["report", "ftp://bucket/run", "--out=new/report.html"],
     "serve": ["serve", "--checkpoint=base=ftp://bucket/base"],
     "curate, which links to images": ["curate", "--safety=s3://bucket/train.json", "--out=new/set"],
+    "quickstart": ["quickstart", "--out=gs://bucket/run"],
+    "miniature": ["miniature", "--out=ftp://bucket/mini"],
+    "convert_hf": ["convert_hf", "--source=new", "--out=ftp://bucket/base"],
+    "audit": ["audit", "--data=ftp://bucket/data", "--out=new/audit.json"],
+    "plan": ["plan", "--config=miniature_unlearn:npo", "--topology=v5e:2x2", "--config.model.init=ftp://b/base"],
+    "compare": ["compare", "--out=ftp://bucket/compared"],
+    "guard": ["guard", "extract", "--checkpoint=base", "--anchors=anchors.json", "--out=ftp://bucket/guard"],
+    "holds": ["holds", "--checkpoint=base", "--data=data", "--workdir=ftp://bucket/holds"],
+    "judge": ["judge", "--answers=ftp://bucket/answers.jsonl", "--out=new/judged"],
+    "generate": ["generate", "--checkpoint=base", "--data=ftp://bucket/test.json", "--out=new/answers.jsonl"],
+    "bench": ["bench", "generate", "--workdir=ftp://bucket/bench"],
 }
 WRONG = {
     "train": ["train", "--config=miniature_unlearn:npo", "--workdir=new/run", "--config.model.init=missing"],
@@ -26,6 +38,10 @@ WRONG = {
     "report": ["report", "missing", "--out=new/report.html", "--figures=new/figures"],
     "curate": ["curate", "--safety=missing.json", "--out=new/set"],
 }
+
+
+def test_every_command_is_tried():
+    assert {words[0] for table in (REFUSED, WRONG) for words in table.values()} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(
