@@ -1,7 +1,7 @@
 """Every file that a command reads, mutated, and what the command makes of it.
 
-    .venv/bin/python -m tests.campaigns.hostile --cases=10000 --out=/tmp/hostile
-    .venv/bin/python -m tests.campaigns.hostile --only=report --seed=7 --cases=50 --out=/tmp/hostile
+    .venv/bin/python -m tests.campaigns.hostile --cases=500 --seed=1-20 --out=/tmp/hostile
+    .venv/bin/python -m tests.campaigns.hostile --only=report --seed=7 --cases=50 --out=/tmp/report
 
 Makes one tiny world (a LLaVA, its converted folder, data, answers, a guard, results), then draws cases: one target, one
 of its files, one mutation (tests/campaigns/mutations.py). A case fails when the command
@@ -24,16 +24,15 @@ import os
 import random
 import shutil
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests import command_server
-from tests.campaigns import forks
+from tests.campaigns import forks, seeds
 from tests.campaigns.mutations import mutated
 from tests.campaigns.world import write_world
 
-SECONDS, WAIT, MEMORY, MOST_LINES = 60, 600, 2 * 2**30, 3
+SECONDS, WAIT, MEMORY, MOST_LINES = 60, 3600, 2 * 2**30, 3
 OUT = "OUT"
 
 
@@ -61,6 +60,13 @@ TARGETS = (
     Target("convert", "convert_hf --source=hf --out=OUT", tuple(f"hf/{name}.json" for name in _HF)),
     Target("template", "convert_hf --source=hf --out=OUT", ("hf/chat_template.jinja",)),
     Target("weights", "convert_hf --source=hf --out=OUT", ("hf/model.safetensors",)),
+    Target("shards", "convert_hf --source=hf_shards --out=OUT", ("hf_shards/model.safetensors.index.json",)),
+    Target("pickle", "convert_hf --source=hf_bin --allow_pickle --out=OUT", ("hf_bin/pytorch_model.bin",)),
+    Target(
+        "adapter",
+        "convert_hf --source=hf --lora=lora --out=OUT",
+        ("lora/adapter_config.json", "lora/adapter_model.safetensors"),
+    ),
     Target("gguf", "convert_hf --source=tiny.gguf --out=OUT", ("tiny.gguf",)),
     Target("export", "convert_hf --export --source=ours --out=OUT", ("ours/config.json", "ours/provenance.json")),
     Target("audit", "audit --data=data/train.json --out=OUT.json", ("data/train.json",)),
@@ -121,23 +127,24 @@ class Case:
         return [why for why, holds in found.items() if holds]
 
 
-def drawn(targets: Sequence[Target], world: Path, count: int, seed: int) -> list[Case]:
+def drawn(targets: Sequence[Target], world: Path, count: int, seed: int) -> Iterator[Case]:
     """`count` cases; those that the mutation left as they were are drawn again."""
-    rng, cases = random.Random(seed), []
-    while len(cases) < count:
-        target = targets[len(cases) % len(targets)]
+    rng, made = random.Random(seed), 0
+    while made < count:
+        target = targets[made % len(targets)]
         file = rng.choice([name for name in target.files if (world / name).is_file()])
         before = (world / file).read_bytes()
         content = mutated(file, before, rng)
         if content != before:
-            cases.append(Case(target, file, content))
-    return cases
+            made += 1
+            yield Case(target, file, content)
 
 
 def tried(case: Case, world: Path, place: Path) -> Case:
-    """Runs the case in a copy of the world (hard links, but for the mutated file), which is deleted behind it."""
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(world, place, copy_function=os.link)
+    """Runs the case in a copy of the world (hard links, but for the mutated file), which is left as it was."""
+    if not place.exists():
+        shutil.copytree(world, place, copy_function=os.link)
+    whole = set(place.rglob("*"))
     (place / case.file).unlink()
     (place / case.file).write_bytes(case.content)
     child = forks.start(case.target.command, place, WAIT)
@@ -145,33 +152,40 @@ def tried(case: Case, world: Path, place: Path) -> Case:
     case.seconds, case.memory = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
     case.code = os.waitstatus_to_exitcode(status)
     case.said = (place.parent / "stderr").read_text(encoding="utf-8", errors="replace")
+    new = sorted(set(place.rglob("*")) - whole)
     case.left = tuple(
-        sorted(path.name for path in place.iterdir() if path.name.startswith(OUT) and ".jsonl" not in path.name)
+        path.name for path in new if path.parent == place and path.name.startswith(OUT) and ".jsonl" not in path.name
     )
-    shutil.rmtree(place)
+    for path in new:
+        shutil.rmtree(path) if path.is_dir() and path.exists() else path.unlink(missing_ok=True)
+    (place / case.file).unlink(missing_ok=True)
+    os.link(world / case.file, place / case.file)
     return case
 
 
-def campaign(out: Path, cases: int, seed: int, targets: Sequence[Target] = TARGETS, show: bool = False) -> list[Case]:
-    """Draws and tries the cases; returns those that failed. Figures go to OUT/figures.json."""
+def campaign(out: Path, cases: int, seed: int, targets: Sequence[Target] = TARGETS, show: bool = False) -> dict:
+    """Draws and tries the cases; the figures, which grow in OUT/figures.json. `failed` are the faults."""
     world = write_world(out / "world")
     command_server.warm()
+    shutil.rmtree(out / "case", ignore_errors=True)
     failed, codes = [], collections.defaultdict(collections.Counter)
-    slowest, largest = 0.0, 0
-    for number, case in enumerate(drawn(targets, world, cases, seed)):
+    figures = {"seed": seed, "cases": 0, "failed": failed, "exit_codes": codes, "seconds": 0.0}
+    figures |= {"slowest_seconds": 0.0, "largest_GiB": 0.0}
+    for case in drawn(targets, world, cases, seed):
         tried(case, world, out / "case")
-        codes[case.target.name][case.code] += 1
-        slowest, largest = max(slowest, case.seconds), max(largest, case.memory)
+        codes[case.target.name][str(case.code)] += 1
         if faults := case.faults():
-            failed.append(case)
-            _keep(case, out / "failures" / f"{seed}_{number}", faults)
+            name = f"{seed}_{figures['cases']}"
+            failed.append(f"{name} {case.target.name} {case.file}: {'; '.join(faults)}")
+            _keep(case, out / "failures" / name, faults)
             if show:
-                print(f"{seed}_{number} {case.target.name} {case.file}: {'; '.join(faults)}", flush=True)
-        counted = {name: dict(sorted(found.items())) for name, found in codes.items()}
-        figures = {"seed": seed, "cases": number + 1, "failed": len(failed), "exit_codes": counted}
-        figures |= {"slowest_seconds": round(slowest, 1), "largest_GiB": round(largest / 2**30, 2)}
+                print(failed[-1], flush=True)
+        figures["cases"] += 1
+        figures["seconds"] = round(figures["seconds"] + case.seconds, 2)
+        figures["slowest_seconds"] = max(figures["slowest_seconds"], round(case.seconds, 1))
+        figures["largest_GiB"] = max(figures["largest_GiB"], round(case.memory / 2**30, 2))
         (out / "figures.json").write_text(json.dumps(figures, indent=1))  # at once: a campaign that is cut short counts
-    return failed
+    return figures
 
 
 def _keep(case: Case, folder: Path, faults: list[str]) -> None:
@@ -183,16 +197,13 @@ def _keep(case: Case, folder: Path, faults: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, default=200, help="for every seed")
     parser.add_argument("--only", default="", help="targets whose name holds this")
-    parser.add_argument("--out", type=Path, required=True)
+    seeds.add_flags(parser)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     targets = [target for target in TARGETS if given.only in target.name]
-    failed = campaign(given.out, given.cases, given.seed, targets, show=True)
-    print((given.out / "figures.json").read_text())
-    sys.exit(bool(failed))
+    seeds.run(given, lambda seed: campaign(given.out, given.cases, seed, targets, show=True))
 
 
 if __name__ == "__main__":

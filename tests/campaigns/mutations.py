@@ -58,6 +58,7 @@ def _of_format(name: str) -> Callable[[bytes, random.Random], bytes] | None:
         "safetensors": _safetensors,
         "jinja": _template,
         "gguf": _header,
+        "bin": _pickle,
         "png": _png,
         "jpg": _jpeg,
         "csv": _table,
@@ -144,6 +145,30 @@ def _safetensors(content: bytes, rng: random.Random) -> bytes:
         return content[: 8 + size] + body[: rng.randrange(len(body))]
     header = _json(header, rng)
     return struct.pack("<Q", len(header)) + header + body
+
+
+def _pickle(content: bytes, rng: random.Random) -> bytes:
+    """One file of the archive that torch.save writes: mostly the pickle itself, with other operations or numbers."""
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in files if name.endswith("data.pkl"))
+    if rng.random() < 0.2:
+        name = rng.choice(list(files))
+    if rng.random() < 0.3:
+        files[name] = _bytes(files[name], rng)
+    else:
+        data = bytearray(files[name])
+        for _ in range(rng.choice((1, 2, 8))):
+            data[rng.randrange(len(data))] = rng.choice(b"\x00\x01\x7f\x80\xffcRbtjrqhK.(NMJ\x8a]})\x93\x96\x85")
+        files[name] = bytes(data)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for key, value in files.items():
+            archive.writestr(key, value)
+    return out.getvalue()
 
 
 def _header(content: bytes, rng: random.Random) -> bytes:

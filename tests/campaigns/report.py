@@ -107,8 +107,14 @@ def _free(path: tuple) -> bool:
     return next((key for key in reversed(path) if isinstance(key, str)), "") in FREE
 
 
-def story(folder: Path, rng: random.Random, count: int, answers: int) -> tuple[list[Path], dict, int]:
-    """Runs and evidence with `count` hostile strings, `answers` answers over all runs; how many strings there are."""
+def story(folder: Path, rng: random.Random, count: int, answers: int) -> tuple[list[Path], dict, dict[str, int]]:
+    """Runs and evidence with `count` hostile strings, `answers` answers over all runs.
+
+    Results and evidence have fewer fields of free text than there are strings; the answers take what is left.
+
+    Returns:
+      the runs, the evidence as the report takes it, and how many strings stand in which kind of file.
+    """
     from tests.reporting import runs_builder
 
     evidence = runs_builder.write_evidence(folder / "evidence")
@@ -117,8 +123,7 @@ def story(folder: Path, rng: random.Random, count: int, answers: int) -> tuple[l
     answer_files = sorted(folder.glob("*_0/answers/*.jsonl"))
     others = [*folder.glob("*_0/results.json"), *folder.glob("evidence/*.json")]
     made = spoil(folder, sorted(others), rng, count // 2)
-    made += spoil(folder, answer_files, rng, count - made)
-    return runs, evidence, made
+    return runs, evidence, {"results and evidence": made, "answers": spoil(folder, answer_files, rng, count - made)}
 
 
 def opened(page: Path) -> dict:

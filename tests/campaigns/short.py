@@ -25,9 +25,9 @@ def main(out: Path) -> None:
     failing = dict(enumerate(servers.FAILURES, 16))
     found = {"servers": servers.judge_campaign(out / "servers", 16 + len(failing), 0, failing)["failed"]}
     targets = [target for target in hostile.TARGETS if target.name in HOSTILE]
-    found["hostile"] = [case.faults() for case in hostile.campaign(out / "hostile", 8, 0, targets=targets)]
-    found["kills"] = [one.faults for one in kills.campaign(out / "kills", 2, 0, only="curate")]
-    found["signals"] = signals.campaign(out / "signals", 1, 0, jobs="curate")["failed"]
+    found["hostile"] = hostile.campaign(out / "hostile", 8, 0, targets=targets)["failed"]
+    found["kills"] = kills.Campaign(out / "kills", only="curate").run(2, 0)["failed"]
+    found["signals"] = signals.Campaign(out / "signals", jobs="curate").run(1, 0)["failed"]
     if shutil.which("chromium") and shutil.which("chromedriver"):
         found["report"] = report.campaign(out / "report", 100, 240, 0)["faults"]
     (out / "short.json").write_text(json.dumps(found, indent=1))

@@ -1,6 +1,6 @@
 """Signals, two processes on one folder, a full disk, a read-only folder, a clock set back: saved, or refused in a line.
 
-    .venv/bin/python -m tests.campaigns.signals --each=50 --out=/tmp/signals
+    .venv/bin/python -m tests.campaigns.signals --each=5 --seed=1-10 --out=/tmp/signals
 
 The jobs are those of tests/campaigns/kills.py. In every trial a job meets one trouble and is then run again without it.
 A trial fails when
@@ -16,6 +16,7 @@ A full disk and a read-only folder need the right to mount a tmpfs; without it t
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -23,21 +24,21 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests import command_server
+from tests.campaigns import forks, seeds
 from tests.campaigns.kills import JOBS, Job, compared, contents, fresh, run_whole
 from tests.campaigns.world import write_world
 
-MOST_LINES, LIMIT = 3, 300
+MOST_LINES = 3
 ENDS = (0, 1, 2, 130, -signal.SIGTERM)
 
 
 def start(job: Job, place: Path, mark: str = "") -> int:
-    return command_server.fork(job.command.split(), place, place.parent, mark, LIMIT)
+    return forks.start(job.command, place, mark=mark)
 
 
 def ended(child: int, place: Path, mark: str = "") -> tuple[int, list[str]]:
@@ -54,8 +55,7 @@ def ended(child: int, place: Path, mark: str = "") -> tuple[int, list[str]]:
 def signalled(number: int) -> Callable:
     def trouble(job: Job, place: Path, seconds: float, rng: random.Random) -> list[str]:
         child = start(job, place)
-        time.sleep(rng.uniform(0, seconds))
-        with contextlib.suppress(ProcessLookupError):
+        if forks.has_used(child, rng.uniform(0, seconds)):
             os.kill(child, number)
         return ended(child, place)[1]
 
@@ -65,7 +65,7 @@ def signalled(number: int) -> Callable:
 def two_at_once(job: Job, place: Path, seconds: float, rng: random.Random) -> list[str]:
     """The later one waits, is refused, or finds the work done."""
     first = start(job, place)
-    time.sleep(rng.uniform(0, seconds))
+    forks.has_used(first, rng.uniform(0, seconds))
     second = start(job, place, "2")
     codes, faults = zip(ended(first, place), ended(second, place, "2"), strict=True)
     return [*faults[0], *faults[1], *([] if 0 in codes else [f"exit codes {codes}"])]
@@ -153,39 +153,45 @@ def trial(trouble: str, job: Job, world: Path, place: Path, whole: tuple, rng: r
         return faults + compared(contents(place, job.results), wanted, complete=True)
 
 
-def campaign(out: Path, each: int, seed: int, only: str = "", jobs: str = "", show: bool = False) -> dict:
-    """Every trouble `each` times, over the jobs in turn; figures, kept in OUT/figures.json as they grow."""
-    world, place = write_world(out / "world"), out / "place"
-    command_server.warm()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
-    chosen = [job for job in JOBS if jobs in job.name]
-    troubles = [name for name in TROUBLES if only in name and (name != "read-only" or can_mount(out / "disk"))]
-    whole = {job.name: run_whole(job, world, place) for job in chosen}
-    rng, count, failed = random.Random(seed), collections.Counter(), []
-    figures = {"seed": seed, "trials": count, "failed": failed}
-    for number in range(each):
-        for name in troubles:
-            job = chosen[(number + troubles.index(name)) % len(chosen)]
-            faults = trial(name, job, world, place, whole[job.name], rng)
-            count[name] += 1
-            failed += [{"trouble": name, "job": job.name, "faults": faults}] if faults else []
-            if show:
-                print(f"{name}, {job.name}: {'; '.join(faults) or 'held'}", flush=True)
-            (out / "figures.json").write_text(json.dumps(figures, indent=1))
-    return figures
+class Campaign:
+    """Trials of the jobs in a folder; what an untroubled run leaves is found once for all seeds."""
+
+    def __init__(self, out: Path, only: str = "", jobs: str = "", show: bool = False) -> None:
+        """only, jobs: troubles and jobs whose name holds this. show: prints every trial."""
+        self.out, self.place, self.show = out, out / "place", show
+        self.world = write_world(out / "world")
+        command_server.warm()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
+        self.jobs = [job for job in JOBS if jobs in job.name]
+        self.troubles = [name for name in TROUBLES if only in name and (name != "read-only" or can_mount(out / "disk"))]
+        self.whole: dict[str, tuple] = {}
+
+    def run(self, each: int, seed: int) -> dict:
+        """Every trouble `each` times, over the jobs in turn; the figures, which grow in OUT/figures.json."""
+        rng, count, failed = random.Random(seed), collections.Counter(), []
+        figures = {"seed": seed, "trials": count, "failed": failed}
+        for number, (place, trouble) in itertools.product(range(each), enumerate(self.troubles)):
+            job = self.jobs[(seed * each + number + place) % len(self.jobs)]
+            if job.name not in self.whole:
+                self.whole[job.name] = run_whole(job, self.world, self.place)
+            faults = trial(trouble, job, self.world, self.place, self.whole[job.name], rng)
+            count[trouble] += 1
+            failed += [{"trouble": trouble, "job": job.name, "faults": faults}] if faults else []
+            if self.show:
+                print(f"{trouble}, {job.name}: {'; '.join(faults) or 'held'}", flush=True)
+            (self.out / "figures.json").write_text(json.dumps(figures, indent=1))
+        return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--each", type=int, default=3, help="for every seed")
     parser.add_argument("--only", default="", help="troubles whose name holds this")
     parser.add_argument("--jobs", default="", help="jobs whose name holds this")
-    parser.add_argument("--out", type=Path, required=True)
+    seeds.add_flags(parser)
     given = parser.parse_args()
-    figures = campaign(given.out, given.each, given.seed, given.only, given.jobs, show=True)
-    print(json.dumps(figures, indent=1))
-    sys.exit(bool(figures["failed"]))
+    campaign = Campaign(given.out, given.only, given.jobs, show=True)
+    seeds.run(given, lambda seed: campaign.run(given.each, seed))
 
 
 if __name__ == "__main__":

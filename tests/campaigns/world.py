@@ -50,6 +50,7 @@ def _write(folder: Path, models: bool) -> None:
     write_evidence(folder / "evidence")
     if models:
         _write_gguf(folder / "tiny.gguf")
+        _write_other_weights(folder)
         _write_ours(folder)
     _write_texts(folder)
     (folder / "complete").write_text("")
@@ -71,6 +72,29 @@ def _write_gguf(path: Path) -> None:
         tie_word_embeddings=True,
     )
     save_gguf(transformers.LlamaForCausalLM(config), path)
+
+
+def _write_other_weights(folder: Path) -> None:
+    """The model as a pickle and in two shards, and an adapter of peft for it."""
+    import peft
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    for name in ("hf_bin", "hf_shards"):
+        shutil.copytree(folder / "hf", folder / name, ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = load_file(folder / "hf" / "model.safetensors")
+    torch.save(tensors, folder / "hf_bin" / "pytorch_model.bin")
+    names = sorted(tensors)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, keys in shards.items():
+        save_file({key: tensors[key] for key in keys}, folder / "hf_shards" / file, {"format": "pt"})
+    places = {key: file for file, keys in shards.items() for key in keys}
+    index = {"metadata": {"total_size": sum(one.nbytes for one in tensors.values())}, "weight_map": places}
+    (folder / "hf_shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(folder / "hf")
+    adapter = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], base_model_name_or_path="hf")
+    peft.get_peft_model(model, adapter).save_pretrained(folder / "lora")
 
 
 def _write_ours(folder: Path) -> None:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from vlm_mu_jax.cli import command
+
 COMMAND = '''"""A command that does nothing, or fails in the way that --fail names.
 
 Example:
@@ -18,7 +20,8 @@ from vlm_mu_jax.errors import InputError, JobError
 
 _NAME = flags.DEFINE_string("name", None, "a name", required=True)
 _SIZE = flags.DEFINE_integer("size", 3, "how many")
-_FAIL = flags.DEFINE_enum("fail", None, ["input", "job", "missing", "interrupt", "surprise", "pipe"], "how to fail")
+_WAYS = ["input", "job", "missing", "full", "interrupt", "surprise", "pipe"]
+_FAIL = flags.DEFINE_enum("fail", None, _WAYS, "how to fail")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment file")
 ACTIONS = ()
 OPERANDS = ""
@@ -27,6 +30,7 @@ FAILURES = {
     "input": InputError("data.json: row 3 has no field 'id';\\n add it"),
     "job": JobError("the loss is not finite at step 3"),
     "missing": FileNotFoundError(2, "No such file or directory", "weights.safetensors"),
+    "full": OSError(28, "No space left on device", "runs/a.json"),
     "interrupt": KeyboardInterrupt(),
     "surprise": KeyError("oops"),
     "pipe": BrokenPipeError(),
@@ -126,6 +130,7 @@ def test_usage_errors_are_one_line_and_exit_2(call, arguments, says):
         ("input", 2, "error: data.json: row 3 has no field 'id'; add it"),
         ("job", 1, "error: the loss is not finite at step 3"),
         ("missing", 2, "error: weights.safetensors: no such file or directory; check the path"),
+        ("full", 1, "error: runs/a.json: no space left on device; make room and run the command again"),
         ("interrupt", 130, "bin/dummy: interrupted"),
         ("surprise", 1, "error: KeyError: 'oops' (run again with --debug for the traceback)"),
     ],
@@ -157,6 +162,17 @@ def test_operands_are_wanted(call):
     assert call("a", "--name=x", "b", operands="run folders").stdout == "steps None size 3 rest ['a', 'b']\n"
     done = call("--name=x", operands="run folders")
     assert done.returncode == 2 and "needs run folders" in only_line(done)
+
+
+def test_a_command_that_compiled_nothing_leaves_no_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_made", [])
+    folder = command._own_folder(tmp_path / "runs" / ".xla_cache")
+    command._drop_empty_cache()
+    assert not list(tmp_path.iterdir())
+    folder = command._own_folder(tmp_path / "runs" / ".xla_cache")
+    (folder / "program").write_text("")
+    command._drop_empty_cache()
+    assert (folder / "program").exists()
 
 
 def test_the_compilation_cache_serves_a_second_process(tmp_path, root):

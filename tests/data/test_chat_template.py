@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from tests.data.templates import CHATML, LLAMA_2, LLAVA_HF, OWN, SPECIAL, THINKING, VICUNA
-from vlm_mu_jax.data import answer_spans, chat_template
+from vlm_mu_jax.data import answer_spans, chat_template, template_limits
 from vlm_mu_jax.data.chat_template import JinjaTemplate
 from vlm_mu_jax.data.prompts import TEMPLATES, Processor
 from vlm_mu_jax.data.records import ImagePart, Turn
@@ -199,6 +199,27 @@ HOSTILE = {
 }
 
 
+_GROWS = "{% set n = namespace(x='ab') %}{% for i in range(60) %}"
+HOSTILE |= {
+    f"growth by {name}": (source, "it makes more than")
+    for name, source in {
+        "sums": _GROWS + "{% set n.x = n.x + n.x %}{% endfor %}",
+        "joining": _GROWS + "{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "blocks": _GROWS + "{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}{% endfor %}",
+        "constants in blocks": "{% set y %}{% for i in range(99999) %}" + "x" * 9999 + "{% endfor %}{% endset %}",
+        "lists of lists": "{{ [['x' * 99999] * 99999] * 9 }}",
+        "a formatted width": "{{ '%1000000000s' % 1 }}",
+        "a width for format": "{{ '{:1000000000}'.format(1) }}",
+        "a width that is given": "{{ '%*d' % (10 ** 9, 1) }}",
+        "padding": "{{ 'x'.ljust(10 ** 9) }}",
+        "a filter's padding": "{{ 'x' | center(1000000000) }}",
+        "replacing": "{{ ('x' * 99999).replace('x', 'y' * 99999) }}",
+        "a filter's joining": "{{ range(99999) | list | join('x' * 99999) }}",
+        "digits": "{% set n = namespace(x=3) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    }.items()
+}
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_strangers_template_is_refused_in_one_line(make, name):
     source, what = HOSTILE[name]
@@ -206,6 +227,19 @@ def test_a_strangers_template_is_refused_in_one_line(make, name):
         one = make(JinjaTemplate(source))
         one.example("what", "this", 0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = j %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    ],
+)
+def test_a_template_that_does_not_end_is_refused(make, monkeypatch, source):
+    monkeypatch.setattr(template_limits, "SECONDS", 0.1)
+    with pytest.raises(InputError, match="it takes more than"):
+        make(JinjaTemplate(source)).example("what", "this", 0)
 
 
 def test_a_template_that_loses_an_image_is_refused(make):

@@ -25,7 +25,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_else(tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*file\.json'"):
         write_json(path, {"new": 2})
     assert read_json(path) == {"old": 1} and [found.name for found in tmp_path.iterdir()] == ["file.json"]
 

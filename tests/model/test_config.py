@@ -130,6 +130,9 @@ BAD = {
     "an activation of the connector that we do not have": {"projector_hidden_act": "gelu_fast"},
     "an activation of the tower that we do not have": {"vision_config": CLIP | {"hidden_act": "gelu_fast"}},
     "heads of odd size": {"text_config": LLAMA | {"head_dim": 7}},
+    "an end token beyond the vocabulary": {"text_config": LLAMA | {"eos_token_id": 999_999}},
+    "a first token that is text": {"text_config": LLAMA | {"bos_token_id": "<s>"}},
+    "a padding token that is text": {"text_config": LLAMA | {"pad_token_id": "<pad>"}},
 }
 
 
@@ -137,7 +140,7 @@ BAD = {
 def test_an_impossible_config_is_one_line_that_names_the_file(name):
     with pytest.raises(InputError) as error:
         from_hf(LLAVA | BAD[name], "there/config.json")
-    assert "config.json" in str(error.value) and "\n" not in str(error.value)
+    assert "there/config.json" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_missing_part_is_named():

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the job failed, 2 bad input or usage, 130 interrupted. An 
 `error: ...` on stderr; `--debug` shows the traceback as well. Nothing heavy is imported here.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -21,10 +22,12 @@ from vlm_mu_jax import absent
 from vlm_mu_jax.cli import compile_notes, help_page, urls
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files import buckets
+from vlm_mu_jax.files.outputs import FULL
 from vlm_mu_jax.files.paths import resolved
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback when the command fails")
 _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_made: list[Path] = []  # folders that the compilation cache of this process has made, innermost first
 
 
 def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str] = (), operands: str = "") -> None:
@@ -55,6 +58,7 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
         _leave(error, code, "nobody reads its output", lambda line: None)
     except Exception as error:
         code, message = explain(error)
+        _drop_empty_cache()
         _leave(error, code, message, lambda line: _report(f"error: {line}"))
     _finish(code)
 
@@ -77,6 +81,8 @@ def explain(error: Exception) -> tuple[int, str]:
         return 1, _one_line(error)
     if isinstance(error, _PATH_ERRORS) and error.filename:
         return 2, f"{os.fsdecode(error.filename)}: {(error.strerror or 'not usable').lower()}; check the path"
+    if isinstance(error, OSError) and error.errno in FULL and error.filename:
+        return 1, f"{os.fsdecode(error.filename)}: {error.strerror.lower()}; make room and run the command again"
     text = _one_line(error)
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return 1, f"{what} (run again with --debug for the traceback)"
@@ -123,11 +129,20 @@ def _own_folder(base: str | Path) -> Path | None:
     """The folder of this kind of CPU in `base`, made if need be; None when it is not ours to write."""
     try:
         folder = Path(base).expanduser() / _cpu()
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _made.extend(missing)
         ours = not hasattr(os, "getuid") or folder.stat().st_uid == folder.parent.stat().st_uid == os.getuid()
     except (OSError, RuntimeError):  # a read-only home, or none at all
         return None
     return folder if ours and os.access(folder, os.W_OK) else None
+
+
+def _drop_empty_cache() -> None:
+    """A command that fails before it compiles anything leaves no cache behind."""
+    with contextlib.suppress(OSError):
+        for folder in _made:
+            folder.rmdir()
 
 
 def _cpu() -> str:

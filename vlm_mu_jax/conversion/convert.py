@@ -7,6 +7,7 @@ from vlm_mu_jax.conversion.importer import ConvertOptions, opened, sources
 from vlm_mu_jax.conversion.replacing import check_model_folder
 from vlm_mu_jax.conversion.template import Wanted, choose_template
 from vlm_mu_jax.data.image_settings import fitted, read_settings, unknown_fields
+from vlm_mu_jax.data.tokenizer_files import check_tokenizer
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model.config import ModelConfig
@@ -71,7 +72,11 @@ def convert(
             with found.companions() as companions:
                 copy_companions(companions, folder)
             template.write(folder)
-            warnings = (*_check_images(folder, found.config), *_check_generation(folder))
+            warnings = (
+                *check_tokenizer(folder, found.config),
+                *_check_images(folder, found.config),
+                *_check_generation(folder),
+            )
             with stored_params.ParamsWriter(folder / PARAMS, found.specs, job.dtypes) as writer:
                 job.read(writer.write, progress)
             write_facts(

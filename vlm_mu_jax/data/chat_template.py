@@ -13,28 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_mu_jax.data import template_limits
 from vlm_mu_jax.data.records import Turn
+from vlm_mu_jax.data.template_limits import LONGEST_TEXT
 from vlm_mu_jax.errors import InputError
 
 OWN = "own"  # the name of a checkpoint's own template
 FILE = "chat_template.jinja"  # where a model folder of ours keeps it, and transformers reads it
 LONGEST_SOURCE = 1 << 18  # characters of a template; the longest published ones have some 2 ** 14
-LONGEST_TEXT = 1 << 24  # characters that a template may print
 _PROBE = "vlm-mu-probe"
 
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": [{"type": "text" | "image", ...}]}
-
-
-def _limited(context: Any, operator: str, left: Any, right: Any) -> Any:
-    """A template's product or power, refused where it would fill the memory."""
-    import jinja2
-
-    number = isinstance(left, int | float) and isinstance(right, int | float)
-    size = 1 if number else max((len(x) for x in (left, right) if hasattr(x, "__len__")), default=1)
-    times = max((abs(x) for x in (left, right) if isinstance(x, int | float)), default=1)
-    if (operator == "*" and size * times > LONGEST_TEXT and not number) or (operator == "**" and times > 1024):
-        raise jinja2.exceptions.SecurityError(f"it makes more than {LONGEST_TEXT} characters")
-    return left * right if operator == "*" else left**right
 
 
 def to_messages(turns: Sequence[Turn], system: str | None = None) -> list[Message]:
@@ -197,10 +186,8 @@ class JinjaTemplate:
         from transformers.utils.chat_template_utils import _compile_jinja_template  # heavy import
 
         try:
-            sandbox = _compile_jinja_template("").environment  # transformers' own, with its filters and functions
-            sandbox.intercepted_binops = frozenset(("*", "**"))
-            sandbox.call_binop = _limited
-            return sandbox.from_string(self.source)
+            # transformers' own sandbox, with its filters and functions
+            return template_limits.compiled(_compile_jinja_template("").environment, self.source)
         except jinja2.TemplateError as error:
             raise InputError(f"the chat template is no jinja template ({_line(error)}); correct it") from None
         except (RecursionError, OverflowError):
@@ -212,11 +199,12 @@ class JinjaTemplate:
         values = {**special, "messages": messages, "add_generation_prompt": ready, "tools": None, "documents": None}
         pieces, length = [], 0
         try:
-            for piece in self._compiled.generate(**values):
-                pieces.append(piece)
-                length += len(piece)
-                if length > LONGEST_TEXT:
-                    raise InputError(f"the chat template prints more than {LONGEST_TEXT} characters; correct it")
+            with template_limits.limited():
+                for piece in self._compiled.generate(**values):
+                    pieces.append(piece)
+                    length += len(piece)
+                    if length > LONGEST_TEXT:
+                        raise InputError(f"the chat template prints more than {LONGEST_TEXT} characters; correct it")
         except jinja2.TemplateError as error:  # what the template itself refuses comes as one, too
             raise InputError(f"the chat template refuses the conversation: {_line(error)}") from None
         except InputError:

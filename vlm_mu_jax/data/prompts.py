@@ -17,6 +17,7 @@ from vlm_mu_jax.data.image_settings import fitted, read_settings
 from vlm_mu_jax.data.records import Turn
 from vlm_mu_jax.data.rendering import Context, Renderer, asked, common_prefix
 from vlm_mu_jax.data.tiling import Among, Tiles
+from vlm_mu_jax.data.tokenizer_files import read_tokenizer
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.image_plans.image_plan import ImagePlan, Layout, Size
@@ -92,15 +93,7 @@ class Processor:
 
         template: as for the constructor, or "own" for the one that the folder holds.
         """
-        from transformers import AutoTokenizer  # heavy import
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # damaged files raise anything, the Rust parser even a bare Exception
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there"
-            ) from error
+        tokenizer = read_tokenizer(Path(folder))
         settings = None
         if cfg.vision is not None:
             settings = read_settings(Path(folder), cfg.vision.image_size)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import buckets
+from vlm_mu_jax.files.outputs import names_when_full
 from vlm_mu_jax.files.paths import resolved
 
 _SYNC_THREADS = 16
@@ -42,8 +43,9 @@ def complete_folder(out: str | Path, marker: str, overwrite: bool = False) -> It
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
         try:
-            yield partial
-            _sync(partial)
+            with names_when_full(out):
+                yield partial
+                _sync(partial)
             if out.exists():
                 out.rename(old)
             partial.rename(out)

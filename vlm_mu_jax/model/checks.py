@@ -25,7 +25,8 @@ def check_batch(batch: "Batch", cfg: ModelConfig, name: str = "batch") -> None:
       name: of the argument, for messages.
 
     Raises:
-      InputError: a wrong rank, shape or dtype, lengths beyond T, or image placeholders without image tokens.
+      InputError: a wrong rank, shape or dtype, lengths beyond T, tokens that the model does not have, or image
+        placeholders without image tokens.
     """
     _check_rows(batch, name)
     _check_images(batch, cfg, name)
@@ -34,8 +35,10 @@ def check_batch(batch: "Batch", cfg: ModelConfig, name: str = "batch") -> None:
         T = batch.tokens_BT.shape[1]
         if lengths_B.min() < 0 or lengths_B.max() > T:
             raise InputError(f"{name}.lengths_B holds {_outside(lengths_B, T)}; rows of {name}.tokens_BT have 0..{T}")
-    if tokens_BT is not None and cfg.image_token_id is not None and batch.embedded_BTD is None:
-        _check_placeholders(tokens_BT, batch, cfg, name)
+    if tokens_BT is not None and batch.embedded_BTD is None:
+        _check_vocabulary(tokens_BT, cfg, name)
+        if cfg.image_token_id is not None:
+            _check_placeholders(tokens_BT, batch, cfg, name)
 
 
 def check_cut(prefix: "Batch", batch: "Batch", cfg: ModelConfig) -> None:
@@ -106,6 +109,16 @@ def _check(name: str, array: Any, shape: tuple[int | None, ...], what: str, kind
     except AssertionError as error:
         wanted = {int: "integers", float: "floating-point numbers"}[kind]
         raise InputError(f"{name} has dtype {array.dtype}; it must hold {wanted}") from error
+
+
+def _check_vocabulary(tokens_BT: np.ndarray, cfg: ModelConfig, name: str) -> None:
+    """A token without an embedding would silently get another's. The placeholder may stand just behind the others."""
+    strange_BT = (tokens_BT < 0) | ((tokens_BT >= cfg.text.V) & (tokens_BT != cfg.image_token_id))
+    if strange_BT.any():
+        token = tokens_BT[strange_BT][0]
+        raise InputError(
+            f"{name}.tokens_BT holds {token}, and the model has {cfg.text.V} tokens; use its own tokenizer"
+        )
 
 
 def _check_placeholders(tokens_BT: np.ndarray, batch: "Batch", cfg: ModelConfig, name: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.files.outputs import complete_file
+from vlm_mu_jax.files.outputs import complete_file, names_when_full
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
 
@@ -77,7 +77,7 @@ class EvaluationHistory:
             raise JobError(f"the evaluation after step {step} gave no finite {metric!r}, only {values}")
         self._rows.append({"step": step, **values})
         if self._file is not None and distributed.first():
-            with self._file.open("a", encoding="utf-8") as file:
+            with names_when_full(self._file), self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self._rows[-1]) + "\n")
         return values
 

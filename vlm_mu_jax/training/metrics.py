@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.errors import JobError
-from vlm_mu_jax.files.outputs import complete_file
+from vlm_mu_jax.files.outputs import complete_file, names_when_full
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.training import flops, trackers
 from vlm_mu_jax.training.goodput import Goodput
@@ -101,7 +101,8 @@ class Recorder:
             _check_finite(row)
             self._write(row)
         if self._file is not None:
-            self._file.flush()
+            with names_when_full(self._file.name):
+                self._file.flush()
         if self._log is not None:
             self._log(row)
 
@@ -132,7 +133,8 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None and self._tracker is not None:
-            self._file.close()
+            with names_when_full(self._file.name):
+                self._file.close()
             self._tracker.close()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
+from vlm_mu_jax.files.outputs import names_when_full
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
@@ -130,7 +131,7 @@ def _append(file: Path | None, entries: dict[str, Any]) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     cut = file.is_file() and not file.read_bytes().endswith(b"\n")
-    with file.open("a", encoding="utf-8") as out:
+    with names_when_full(file), file.open("a", encoding="utf-8") as out:
         out.write("\n" if cut else "")
         for key, nll in entries.items():
             out.write(json.dumps({"key": key, "nll": nll}) + "\n")

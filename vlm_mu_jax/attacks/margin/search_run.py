@@ -29,6 +29,7 @@ from vlm_mu_jax.attacks.margin.openings import Node, Openings
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.evaluation.answers import share as shares
 from vlm_mu_jax.evaluation.answers.share import Share
+from vlm_mu_jax.files.outputs import names_when_full
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.parallel.distributed import first
 from vlm_mu_jax.parallel.meeting import meet, own_part, parts, remove_parts
@@ -168,7 +169,8 @@ class MarginsFile:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        self._file.close()
+        with names_when_full(self.path):
+            self._file.close()
         if kind is None and self._complete:
             os.replace(self.path, self._complete)
         elif kind is None and jax.process_count() > 1:
@@ -185,9 +187,10 @@ class MarginsFile:
         self._scores[key] = scores
 
     def _append(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with names_when_full(self.path):
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 def check_shares(path: str | Path) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.json_file import parse_json
+from vlm_mu_jax.files.outputs import names_when_full
 
 TOO_LONG = "too long"  # what `Answer.left_out` begins with
 
@@ -100,7 +101,8 @@ class AnswersFile:
         return self
 
     def __exit__(self, *_) -> None:
-        self._file.close()
+        with names_when_full(self.path):
+            self._file.close()
 
     def __contains__(self, key: tuple) -> bool:
         return key in self._keys
@@ -113,9 +115,10 @@ class AnswersFile:
                 self._keys.add(answer.key)
                 new.append(answer)
         if new:
-            self._file.write("".join(answer.to_line() + "\n" for answer in new).encode("utf-8"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with names_when_full(self.path):
+                self._file.write("".join(answer.to_line() + "\n" for answer in new).encode("utf-8"))
+                self._file.flush()
+                os.fsync(self._file.fileno())
             self.answers += new
 
     def relabel(self, answers: Iterable[Answer]) -> None:
@@ -195,11 +198,12 @@ def _replace(path: Path, answers: Iterable[Answer]) -> BinaryIO:
     part.unlink(missing_ok=True)
     file = open(part, "ab")  # noqa: SIM115 (the caller closes it)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.writelines((answer.to_line() + "\n").encode("utf-8") for answer in answers)
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(part, path)
+        with names_when_full(path):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.writelines((answer.to_line() + "\n").encode("utf-8") for answer in answers)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(part, path)
     except BaseException:
         file.close()
         raise

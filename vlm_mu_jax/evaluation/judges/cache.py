@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import parse_json
+from vlm_mu_jax.files.outputs import names_when_full
 
 
 def content_key(*parts: Any) -> str:
@@ -49,7 +50,7 @@ class JudgeCache:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab") as file:
+        with names_when_full(self.path), open(self.path, "ab") as file:
             file.write((json.dumps({"key": key, "reply": reply}) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())

@@ -48,8 +48,8 @@ def from_hf(config: dict[str, Any], source: str = "config.json") -> ModelConfig:
     try:
         cfg = family.read(config)
         problems = _problems(cfg)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error).replace("config.json", source, 1)) from error
     except KeyError as error:
         raise InputError(f"{source}: field {error} is missing; is this a complete Hugging Face config?") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:

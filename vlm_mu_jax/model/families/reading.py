@@ -132,14 +132,28 @@ def outer_ids(config: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
 
 
 def token_ids(config: dict[str, Any], bos: int | None = 1, eos: int | None = 2) -> dict[str, Any]:
-    """Fields `bos_id`, `eos_ids` and `pad_id` of a `ModelConfig`. bos, eos: where the config does not say."""
-    eos = config.get("eos_token_id", eos)
-    eos_ids = tuple(eos) if isinstance(eos, (list, tuple)) else (() if eos is None else (eos,))
+    """Fields `bos_id`, `eos_ids` and `pad_id` of a `ModelConfig`. bos, eos: where the config does not say.
+
+    What stands in padding is never read, so a padding token that the model does not have is taken for token 0.
+
+    Raises:
+      InputError: a token is no number, or the end token is not in the vocabulary.
+    """
+    most = config.get("vocab_size", math.inf)
+    named = config.get("eos_token_id")
+    ends = list(named) if isinstance(named, (list, tuple)) else [] if named is None else [named]
     pad = config.get("pad_token_id")
+    for name, tokens in (("bos", [config.get("bos_token_id")]), ("eos", ends), ("pad", [pad])):
+        wrong = next((one for one in tokens if one is not None and type(one) is not int), None)
+        if wrong is not None:
+            raise InputError(f"config.json: {name}_token_id {wrong!r} is not the number of a token; restore the file")
+    for one in ends:
+        if one is None or not 0 <= one < most:
+            raise InputError(f"config.json: eos_token_id {one!r} is not in the vocabulary of {most}; restore the file")
     return {
         "bos_id": config.get("bos_token_id", bos),
-        "eos_ids": eos_ids,
-        "pad_id": 0 if pad is None or pad < 0 else pad,
+        "eos_ids": tuple(ends) if "eos_token_id" in config else () if eos is None else (eos,),
+        "pad_id": pad if pad is not None and 0 <= pad < most else 0,
     }
 
 
