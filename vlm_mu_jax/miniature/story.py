@@ -100,7 +100,7 @@ class _Story:
         return [
             *self._model_and_data(build),
             self._train("Safety fine-tuning (SFT)", "sft", "sft"),
-            self._attack("Search the whole vocabulary for words that break the SFT model", "sft"),
+            self._attack("Search for words that break the SFT model", "sft"),
             self._eval("base", "base", "--checkpoint=base"),
             self._eval("sft", "sft", "--checkpoint=sft --baseline=eval_base"),
             self._train("SFT with diversified general data: does that fix it?", "sft:diverse", "sft_diverse"),

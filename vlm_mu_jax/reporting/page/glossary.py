@@ -72,7 +72,7 @@ Relearning: An attack: the unlearned model is fine-tuned on a few forgotten exam
 RMU: Representation misdirection for unlearning: steers the hidden states of harmful text to a fixed random vector.
 RR: Refusal rate. On harmless questions it is over-refusal.
 Safety-tuned: Fine-tuned on safety data; see SFT.
-Search: Tries every word of the vocabulary on the model itself.
+Search: Tries every word of a list, such as the vocabulary, on the model itself.
 Seed: The number that all random draws of one run start from.
 Sensitivity, specificity: Of the answers that people call so, the share that the judge does too; and of the others,
   the share that it does not.

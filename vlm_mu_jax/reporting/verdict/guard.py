@@ -156,13 +156,13 @@ def _where(names: list[str]) -> str:
 
 def _cost(plain: ModelRun, guarded: ModelRun, asked: list[str]) -> tuple[bool, str]:
     """(whether harmless questions clearly suffer in some condition, the sentence about the one that suffers most)."""
-    pairs = [tuple(run.metric(f"gap/{name}/harmless_right") for run in (plain, guarded)) for name in asked]
-    pairs = [(was, now) for was, now in pairs if was and now]
+    pairs = [(*(run.metric(f"gap/{name}/harmless_right") for run in (plain, guarded)), name) for name in asked]
+    pairs = [pair for pair in pairs if all(pair)]
     if not pairs:
         return False, " Whether harmless questions are still answered right was not measured."
-    clear = [pair for pair in pairs if clearly_above(*pair)]
-    was, now = max(clear or pairs, key=lambda pair: pair[0].value - pair[1].value)
-    text = f" Harmless questions answered right: {stated(was)} without, {stated(now)} with it"
+    clear = [pair for pair in pairs if clearly_above(*pair[:2])]
+    was, now, name = max(clear or pairs, key=lambda pair: pair[0].value - pair[1].value)
+    text = f" Harmless questions answered right: {stated(was)} without, {stated(now)} with it ({_CONDITIONS[name]})"
     return bool(clear), text + (", a clear cost." if clear else ".") + standing([was, now])
 
 
