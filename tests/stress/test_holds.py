@@ -110,6 +110,7 @@ def test_no_such_row_and_half_a_page_are_one_line(tmp_path):
     for flags, said in (
         ([f"--page={tmp_path / 'page.md'}"], "--page and --runs belong together"),
         (["--checkpoint=x"], "--data and --workdir are required"),
+        (["--checkpoint=x", "--data=y", f"--workdir={tmp_path / 'w'}", "--calibrate=z"], "leave it out here"),
     ):
         done = run_command("holds", *flags)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
