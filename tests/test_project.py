@@ -144,7 +144,7 @@ def test_links_and_commands_in_the_guides_exist(guide):
     text = guide.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         assert "://" in target or (guide.parent / target).exists(), f"{guide.name} links to {target}"
-    for command in set(re.findall(r"\bbin/(\w+)", text)):
+    for command in set(re.findall(r"(?<!/)\bbin/(\w+)", text)):  # not /bin/bash
         assert (ROOT / "bin" / command).exists(), f"{guide.name} names bin/{command}"
     for config in set(re.findall(r"\bconfigs/(\w+\.py)", text)):
         assert (ROOT / "configs" / config).exists(), f"{guide.name} names configs/{config}"
