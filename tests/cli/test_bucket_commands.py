@@ -70,7 +70,7 @@ def store(tmp_path_factory, checkpoint, data_dir):  # noqa: F811
             anchors = [{"harmful": f"share dax{x} .", "harmless": f"what is wug{x} ?"} for x in "abcd"]
             (folder / "anchors.json").write_text(json.dumps(anchors))
             (folder / "words.txt").write_text("what\nlist\n")
-            (folder / "refusals.txt").write_text("i\n")  # one token: programs of longer ones hold the decoder once for each
+            (folder / "refusals.txt").write_text("i\n")  # of one token: programs of more hold the decoder for each
             made.files.put(f"{folder}/", "bucket/", recursive=True)
             yield made
     finally:

@@ -90,15 +90,16 @@ def test_every_patch_has_its_own_position(side):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("shard_bytes", [5 * 10**9, 10_000])
 def test_files_come_back_bit_for_bit(tied, shard_bytes, tmp_path):
+    tokenizer = tokenizer_with()
     config = transformers.SmolVLMConfig(
-        text_config=transformers.LlamaConfig(**text_of(range(90), tie_word_embeddings=tied)).to_dict(),
+        text_config=transformers.LlamaConfig(**text_of(tokenizer, tie_word_embeddings=tied)).to_dict(),
         vision_config=vision_of(),
         image_token_id=89,
         tie_word_embeddings=tied,
     )
     model = randomise(transformers.SmolVLMForConditionalGeneration(config), 3)
     model.save_pretrained(tmp_path / "hf", max_shard_size=shard_bytes)
-    tokenizer_with().save_pretrained(tmp_path / "hf")
+    tokenizer.save_pretrained(tmp_path / "hf")
     images = Idefics3ImageProcessorPil(size={"longest_edge": 16}, max_image_size={"longest_edge": 8})
     images.save_pretrained(tmp_path / "hf")
     assert assert_comes_back(tmp_path / "hf", tmp_path, shard_bytes) == "idefics3"

@@ -43,8 +43,9 @@ def qwen25_vl(text: dict, vision: dict) -> torch.nn.Module:
     head, depth = text["hidden_size"] // text["num_attention_heads"], vision["num_hidden_layers"]
     rows = head // 2 * 3 // 8
     rope = {"rope_type": "default", "mrope_section": [head // 2 - 2 * rows, rows, rows]}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}  # its own defaults lie beyond smaller vocabularies
     config = transformers.Qwen2_5_VLConfig(
-        text_config={**text, "num_key_value_heads": text["num_attention_heads"], "rope_scaling": rope},
+        text_config={**text, **ends, "num_key_value_heads": text["num_attention_heads"], "rope_scaling": rope},
         vision_config={
             "depth": depth,
             "hidden_size": vision["hidden_size"],
@@ -58,6 +59,7 @@ def qwen25_vl(text: dict, vision: dict) -> torch.nn.Module:
         image_token_id=text["vocab_size"] - 1,
         video_token_id=text["vocab_size"] - 2,
         tie_word_embeddings=False,
+        **ends,
     )
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 

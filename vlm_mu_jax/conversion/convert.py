@@ -70,13 +70,10 @@ def convert(
         template = choose_template(found.folder, wanted, found.hf_config, found.dialect.name, called)
         with complete_folder(out, SETTINGS, options.overwrite) as folder:
             with found.companions() as companions:
+                doubts = check_tokenizer(Path(companions), found.config)
                 copy_companions(companions, folder)
             template.write(folder)
-            warnings = (
-                *check_tokenizer(folder, found.config),
-                *_check_images(folder, found.config),
-                *_check_generation(folder),
-            )
+            warnings = (*doubts, *_check_images(folder, found.config), *_check_generation(folder))
             with stored_params.ParamsWriter(folder / PARAMS, found.specs, job.dtypes) as writer:
                 job.read(writer.write, progress)
             write_facts(

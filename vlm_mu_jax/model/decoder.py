@@ -178,6 +178,7 @@ class _Pass:
             if self.reader.is_apart:
                 xs["read"]["earlier"] = number
             x, ys = self.body(run, x, xs | {"p": p})
+            x = jax.lax.optimization_barrier(x)  # rounded between blocks, as a scan rounds, whatever the next one reads
             captured.append(ys)
         return x, jax.tree.map(lambda *parts: jnp.stack(parts), *captured)
 
