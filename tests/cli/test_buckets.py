@@ -67,10 +67,15 @@ def test_a_run_lives_in_a_bucket(store, root, tmp_path):  # noqa: F811
     killed_after_a_checkpoint(store)
     before = metrics(store)
     assert len(before) >= 20, "the metrics are behind the checkpoint"
-    cut = threading.Timer(1, lambda: (store.line.cut(), time.sleep(3), store.line.mend()))
+    over, running = threading.Event(), []
+    cut = threading.Thread(target=cut_when_it_goes_on, args=(store, before, over, running))
     cut.start()
-    out = done(store, "train", *training(url))
-    cut.join()
+    try:
+        out = done(store, "train", *training(url))
+    finally:
+        over.set()
+        cut.join()
+    assert running == [True], "it ended before the line was cut"
     assert f"{url}/runs/sft/model written" in out.stdout
     lines = metrics(store)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
@@ -96,6 +101,16 @@ def test_a_run_lives_in_a_bucket(store, root, tmp_path):  # noqa: F811
     vlm_mu_jax.convert(tmp_path / "out", tmp_path / "again")
     assert not any(".lock" in name for name in store.files.find("bucket")), "a lock was left behind"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "out"], "a command made something here"
+
+
+def cut_when_it_goes_on(store, before, over, running):
+    """Cuts the line for three seconds once the run that goes on has written, unless it is over."""
+    while metrics(store) == before and not over.wait(0.02):
+        pass
+    running.append(not over.is_set())
+    store.line.cut()
+    time.sleep(3)
+    store.line.mend()
 
 
 def killed_after_a_checkpoint(store):
