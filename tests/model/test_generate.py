@@ -26,9 +26,7 @@ from tests.model.tiny import (
 from vlm_mu_jax.model import generate as module
 from vlm_mu_jax.model.config import RopeScaling
 from vlm_mu_jax.model.generate import can_share, generate, generate_contrasted, generate_program, stream
-from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.model.steer import Steer
-from vlm_mu_jax.model.stored import hold
 from vlm_mu_jax.model.vlm import Batch
 
 PARAMS = random_params(LLAVA)
@@ -287,21 +285,6 @@ def test_closed_gates_generate_bit_for_bit_the_plain_answer():
     np.testing.assert_array_equal(guarded.tokens_BG, plain.tokens_BG)
     np.testing.assert_array_equal(guarded.logprobs_BG, plain.logprobs_BG)
     assert not np.asarray(guarded.gate_LB).any()
-
-
-def test_weights_that_are_cut_apart_answer_as_the_stacks_do(monkeypatch):
-    """Maps in few bits, adapters, a gated guard, and layers that differ in window and rotary base, all at once."""
-    cfg = TEXT_ONLY.with_text(sliding_window=3, windowed=(True, False, True), window_rope_theta=100.0)
-    rng = np.random.default_rng(7)
-    a, b = (jnp.asarray(rng.normal(size=(TEXT.L, *shape)), jnp.float32) for shape in ((TEXT.F, 2), (2, TEXT.D)))
-    lora = {"wdown_LFD": {"a": a, "b": b, "scale": jnp.arange(TEXT.L) * 0.1}}
-    params = hold(PARAMS, Scheme.parse("int8"))
-    batch, options = text_batch(5, 3, 8, [8, 3, 5]), {"max_new_tokens": G, "steer": steer(gated=True), "lora": lora}
-    made = [np.asarray(generate(params, batch, cfg, **options).logprobs_BG)]
-    monkeypatch.setattr(module, "FEW", 0)
-    made.append(np.asarray(generate(params, batch, cfg, **options).logprobs_BG))
-    np.testing.assert_allclose(*made, **CLOSE)
-    assert generate_program._cache_size() > 1, "both ways should have been compiled"
 
 
 # --- one beginning for several prompts ------------------------------------------------------------------------------

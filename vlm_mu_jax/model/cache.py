@@ -127,8 +127,7 @@ class CacheReader:
     def by_layer(self) -> dict[str, Any]:
         """What layer l reads of its own, each leaf with a leading layer axis; only what differs between layers.
 
-        earlier: the layer's part of `past`, or its number (an int where blocks do not run in a scan). window: keys that
-        it reads. rope: which of two tables.
+        earlier: the layer's part of `past`, or its number. window: keys that it reads. rope: which of two tables.
         """
         cfg, found = self.cfg, {"earlier": [(kv.k, kv.v) for kv in self.past]}
         if self.is_apart:
@@ -170,8 +169,6 @@ class CacheReader:
 
         if self.is_apart:  # one branch per layer, each reading its own arrays where they lie
             layers = [[(kv.k[layer], kv.v[layer]) for kv in self.past] for layer in range(self.cfg.L)]
-            if isinstance(self.earlier, int):
-                return read(q, layers[self.earlier])
             return jax.lax.switch(self.earlier, [functools.partial(read, earlier=kv) for kv in layers], q)
         return checkpoint_name(read(q, self.earlier), "attn_out")
 

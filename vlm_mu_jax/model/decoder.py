@@ -73,7 +73,7 @@ def decoder_specs(cfg: TextConfig) -> Specs:
 
 
 def decode(
-    layers: Params | tuple[Params, ...],
+    layers: Params,
     rows: DecoderInput,
     cfg: TextConfig,
     *,
@@ -88,8 +88,7 @@ def decode(
     """Runs decoder blocks first..upto (all by default) on embedded tokens.
 
     Args:
-      layers: stacked block parameters: arrays, or `stacks.Stack` where only some layers train. Or those of each block
-        (`stacks.cut`), which run one behind the other instead of in a scan; then neither first, upto nor last_only.
+      layers: stacked block parameters: arrays, or `stacks.Stack` where only some layers train.
       rows: what the blocks read.
       lora: {parameter name: {"a": [L, I, R], "b": [L, R, O...], "scale": [L]}}.
       steer: see `Steer`.
@@ -116,10 +115,7 @@ def decode(
         others["steer"] = steer.by_layer()
         x_BTD = steering.before(x_BTD) if first == 0 else x_BTD
     outputs, end = [], cfg.L if upto is None else upto + 1
-    if isinstance(layers, tuple):
-        x_BTD, ys = one.through(layers, x_BTD, others)
-        outputs.append(ys)
-    for run in () if isinstance(layers, tuple) else runs(layers, first, end - last_only):
+    for run in runs(layers, first, end - last_only):
         body = remat(functools.partial(one.body, run), cfg.remat)
         x_BTD, ys = jax.lax.scan(body, x_BTD, _inputs(run, others), unroll=cfg.unroll)
         outputs.append(ys)
@@ -169,18 +165,6 @@ class _Pass:
         if self.tap is not None:
             ys["tap"] = (x if self.tap == "all" else self._last(x)).astype(jnp.float32)
         return x, ys
-
-    def through(self, layers: tuple[Params, ...], x: Array, others: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
-        """All blocks one behind the other; what a scan of `body` gives. others: further [L, ...] leaves."""
-        run, captured = Run(0, len(layers), {}, {}, whole=True), []
-        for number, p in enumerate(layers):
-            xs = jax.tree.map(lambda leaf, number=number: leaf[number], others)
-            if self.reader.is_apart:
-                xs["read"]["earlier"] = number
-            x, ys = self.body(run, x, xs | {"p": p})
-            x = jax.lax.optimization_barrier(x)  # rounded between blocks, as a scan rounds, whatever the next one reads
-            captured.append(ys)
-        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *captured)
 
     def _deep(self, layer: Array) -> Array:
         """What is added behind this block to the tokens that ask."""

@@ -6,7 +6,6 @@ that begin alike (with the same image) run that beginning once. It is a third se
 """
 
 import functools
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,18 +20,13 @@ from vlm_mu_jax.model.cache import KV, apart, without_images
 from vlm_mu_jax.model.checks import check_batch, check_cut, check_seeds
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
-from vlm_mu_jax.model.stacks import Stack, cut
 from vlm_mu_jax.model.steer import LATE, Steer, hides_image, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, Output, forward, image_tokens, logits_of
-from vlm_mu_jax.parallel.activations import OnMesh, mesh_of
+from vlm_mu_jax.parallel.activations import OnMesh
 
 # Prompts of this many tokens or more run the last block for their last token alone. That saves time in every run and
 # costs compile time, so that it does not pay for short prompts.
 LONG = 128
-# A step of at most this many rows on a CPU reads weights that were cut apart, a second copy while the answers are made.
-# It is bound by reading weights; more rows are bound by their products. See docs/performance.md.
-FEW = 8
-SHARE = 0.25  # of the machine's memory that the copy may take
 CHUNK = 8  # tokens that `stream` makes between two yields
 
 
@@ -116,19 +110,7 @@ def generate(
         steer=steer,
         lora=lora,
         prefix=prefix,
-        blocks=_blocks(params, rows),
     )
-
-
-def _blocks(params: Params, rows: int) -> tuple[Params, ...] | None:
-    """The decoder's blocks cut apart where steps of so many rows are faster that way and memory allows, else None."""
-    layers = params["decoder"]["layers"]
-    if rows > FEW or jax.default_backend() != "cpu" or mesh_of(params) is not None:
-        return None
-    copied = sum(leaf.nbytes for leaf in jax.tree.leaves(layers))
-    if copied > SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        return None
-    return None if any(isinstance(leaf, Stack) for leaf in layers.values()) else cut(layers)
 
 
 def _generate(
@@ -143,10 +125,9 @@ def _generate(
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
     prefix: Batch | None = None,
-    blocks: tuple[Params, ...] | None = None,
 ) -> Generated:
     begun = _begin(params, batch, cfg, max_new_tokens, seeds_B, steer, lora, prefix)
-    return _advance(params, begun, cfg, max_new_tokens, temperature, top_p, lora, blocks).out
+    return _advance(params, begun, cfg, max_new_tokens, temperature, top_p, lora).out
 
 
 # The one compiled program behind `generate`, for callers that lower it or count how often it is compiled.
@@ -176,12 +157,12 @@ def stream(
     lora: dict[str, Any] | None = None,
 ) -> Iterator[Generated]:
     """`generate`, yielding what there is after every CHUNK of tokens, as numpy arrays; the last is what it returns."""
-    blocks = _blocks(params, _checked(batch, cfg, max_new_tokens, seeds_B))
+    _checked(batch, cfg, max_new_tokens, seeds_B)
     state = _begin_jit(params, batch, cfg, max_new_tokens, seeds_B, steer, lora)
     done = False
     while not done:
         steps = jnp.int32(min(int(state.step) + CHUNK, max_new_tokens))
-        state = _advance_jit(params, state, cfg, steps, temperature, top_p, lora, blocks)
+        state = _advance_jit(params, state, cfg, steps, temperature, top_p, lora)
         done = int(state.step) == max_new_tokens or bool(np.asarray(state.done_B).all())
         yield jax.tree.map(np.array, state.out)  # copies: the next step reuses the state's memory
 
@@ -307,11 +288,8 @@ def _advance(
     temperature: float,
     top_p: float,
     lora: dict[str, Any] | None,
-    blocks: tuple[Params, ...] | None = None,
 ) -> Decoding:
-    """Steps to token `until`, or until every row has ended. blocks: what they read in place of the decoder's stacks."""
-    if blocks is not None:
-        params = params | {"decoder": params["decoder"] | {"layers": blocks}}
+    """Steps to token `until`, or until every row has ended."""
 
     def go_on(s: Decoding) -> Array:
         return (s.step < until) & ~s.done_B.all()

@@ -55,20 +55,6 @@ def freeze(layers: dict[str, Any]) -> dict[str, Any]:
     return {name: leaf if isinstance(leaf, Stack) else Stack(leaf) for name, leaf in layers.items()}
 
 
-def cut(layers: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Every layer's parameters in arrays of their own: a second copy of the stacks.
-
-    A scan on a CPU copies each layer out of the stack whenever it runs; products read these where they lie.
-    """
-    depth = jax.tree.leaves(layers)[0].shape[0]
-    return tuple(_layer(layers, layer) for layer in range(depth))
-
-
-@jax.jit
-def _layer(layers: dict[str, Any], layer: Array) -> dict[str, Any]:
-    return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, layer, keepdims=False), layers)
-
-
 def runs(layers: dict[str, Any], first: int, end: int) -> list[Run]:
     """Blocks first..end - 1 in order, cut where the trained layers begin and end."""
     depth = jax.tree.leaves(layers)[0].shape[0]
