@@ -1,14 +1,18 @@
 """The quickstart's plan: every step is a command that exists, with flags it knows, reading what was made before it."""
 
+import os
 import re
 import shlex
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.command import run_command
+from tests.command import Started, run_command
 from vlm_mu_jax.cli import child
-from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.folders import only_writer
 from vlm_mu_jax.miniature import story
 from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 from vlm_mu_jax.training.config_files import load_config
@@ -78,3 +82,39 @@ def test_a_step_runs_in_the_story_s_folder_and_its_failure_ends_the_story(tmp_pa
     assert "self-contained HTML page" in capfd.readouterr().out
     with pytest.raises(JobError, match="exit code 2"):
         child.run_step(story.Step("Nothing", "report nowhere --out=r.html", "r.html"), tmp_path)
+
+
+def _steps_of(pid: int) -> list[int]:
+    """The processes that a command has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _first_step(quickstart: Started) -> int:
+    while not (found := _steps_of(quickstart.pid)):
+        assert quickstart.poll() is None, quickstart.communicate()
+        time.sleep(0.05)
+    return found[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds a command's children in /proc")
+def test_two_stories_never_share_a_folder_and_a_stopped_one_leaves_no_step_behind(tmp_path):
+    out = tmp_path / "run"
+    stopped = Started("quickstart", f"--out={out}")
+    step = _first_step(stopped)
+    second = run_command("quickstart", f"--out={out}", "--fresh")
+    assert second.returncode == 2 and "another command is writing it" in second.stderr
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait() == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{step}").exists()
+
+    killed = Started("quickstart", f"--out={out}")
+    step = _first_step(killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    with pytest.raises(InputError, match="another command"), only_writer(out / ".lock", out):
+        pass  # its step lives on, and writes there
+    os.kill(step, signal.SIGKILL)
+    while Path(f"/proc/{step}").exists() and "zombie" not in Path(f"/proc/{step}/status").read_text():
+        time.sleep(0.05)
+    with only_writer(out / ".lock", out):
+        pass

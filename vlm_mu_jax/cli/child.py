@@ -1,11 +1,13 @@
 """A command of this package in a process of its own, for commands that run others."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlm_mu_jax.cli.command import as_called
@@ -29,7 +31,11 @@ class Done:
 
 
 def run(name: str, arguments: Sequence[str], cwd: Path | None = None, quiet: bool = False) -> Done:
-    """Runs `bin/NAME` to its end. Its messages go where ours go; `quiet` drops what it prints on stdout."""
+    """Runs `bin/NAME` to its end. Its messages go where ours go; `quiet` drops what it prints on stdout.
+
+    Whatever ends this process meanwhile, SIGTERM or an interrupt, ends the command first: a training saves its state.
+    Locks that were taken to be inherited stay held for as long as the command runs.
+    """
     root = str(Path(__file__).resolve().parents[2])  # where the package lies: `cwd` may be another folder
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
@@ -37,10 +43,30 @@ def run(name: str, arguments: Sequence[str], cwd: Path | None = None, quiet: boo
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.DEVNULL if quiet else None,
+        close_fds=False,
     )
-    _, status, usage = os.wait4(process.pid, 0)
+    with _ended_with_us(process):
+        _, status, usage = os.wait4(process.pid, 0)
     memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Done(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, memory)
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen) -> Iterator[None]:
+    """The block waits for the process. What ends the block early is passed on to the process as SIGTERM."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_step(step: Step, out: Path) -> None:

@@ -22,6 +22,7 @@ from absl import flags
 
 from vlm_mu_jax.cli import child, command
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files.folders import only_writer
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.miniature import comparison_commands as commands
 from vlm_mu_jax.miniature import story
@@ -55,12 +56,14 @@ def main(argv: list[str]) -> None:
     if wrong or not (_SEEDS.value or _RUNS.value):
         raise InputError(f"--seeds={','.join(_SEEDS.value)}: give whole numbers such as 0,1,2, or folders with --runs")
     build = [f"--gguf={weights.of_world(_WORLD.value, _GGUF.value)}"] if _GGUF.value else []
-    runs = _quickstarts(_RUNS.value, map(int, _SEEDS.value), _WORLD.value, build, out)
-    tables = _recipes(chosen, runs, out) if chosen else {}
-    if attacked:
-        tables["relearning"] = _relearn(attacked, runs, out)
-    if page is not None:
-        _fill(page, runs, tables, _WORLD.value)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out / ".lock", out, inherited=True):
+        runs = _quickstarts(_RUNS.value, map(int, _SEEDS.value), _WORLD.value, build, out)
+        tables = _recipes(chosen, runs, out) if chosen else {}
+        if attacked:
+            tables["relearning"] = _relearn(attacked, runs, out)
+        if page is not None:
+            _fill(page, runs, tables, _WORLD.value)
 
 
 def _quickstarts(

@@ -17,12 +17,14 @@ Example:
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from vlm_mu_jax.cli import child, command
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.folders import only_writer
 from vlm_mu_jax.miniature import story
 from vlm_mu_jax.miniature.english import weights
 
@@ -37,17 +39,24 @@ _EXTRA = flags.DEFINE_enum("extra", None, _EXTRAS, "what JAX is for, instead of 
 _HOLDS = flags.DEFINE_bool("holds", False, "also measure what SFT, NPO and RMU survive: two CPU minutes more")
 
 MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
+LOCK = ".lock"
 
 
 def main(argv: list[str]) -> None:
     out, build = Path(_OUT.value).expanduser(), _weights(_WORLD.value, _GGUF.value)
-    if _FRESH.value and out.exists():
-        if not (out / MARK).is_file():
-            raise InputError(f"--fresh: {out} is no folder of the quickstart; delete it yourself or choose another")
-        shutil.rmtree(out)
+    if _FRESH.value and out.exists() and not (out / MARK).is_file():
+        raise InputError(f"--fresh: {out} is no folder of the quickstart; delete it yourself or choose another")
     out.mkdir(parents=True, exist_ok=True)
-    _check_mark(out, story.mark(_SEED.value, _WORLD.value))
-    begin, plan = time.monotonic(), story.steps(_SEED.value, _WORLD.value, build, _HOLDS.value)
+    with only_writer(out / LOCK, out, inherited=True):
+        if _FRESH.value:
+            _clear(out)
+        _check_mark(out, story.mark(_SEED.value, _WORLD.value))
+        _tell(out, story.steps(_SEED.value, _WORLD.value, build, _HOLDS.value))
+
+
+def _tell(out: Path, plan: Sequence[story.Step]) -> None:
+    """Runs the steps that are not done yet; the last one, the report, always."""
+    begin = time.monotonic()
     for number, step in enumerate(plan, start=1):
         last = number == len(plan)
         print(f"\n[{number}/{len(plan)}] {step.title}", flush=True)
@@ -57,6 +66,14 @@ def main(argv: list[str]) -> None:
         child.run_step(step, out)
     minutes = (time.monotonic() - begin) / 60
     print(f"\nDone in {minutes:.1f} min. Open {out / 'report.html'} in a browser.")
+
+
+def _clear(out: Path) -> None:
+    for entry in out.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
 
 
 def _weights(world: str, gguf: str | None) -> str:

@@ -91,12 +91,13 @@ def check_replaceable(out: str | Path, marker: str, overwrite: bool = False) -> 
 
 
 @contextlib.contextmanager
-def only_writer(lock: Path, out: Path) -> Iterator[None]:
+def only_writer(lock: Path, out: Path, inherited: bool = False) -> Iterator[None]:
     """Holds the file `lock` until the block or the process ends, so that two commands never write one folder.
 
     Args:
       lock: made in a folder that exists, and removed again.
       out: what is written, for the message.
+      inherited: commands that are started meanwhile hold it too, so that one that outlives us still keeps others out.
 
     Raises:
       InputError: another command holds it.
@@ -106,6 +107,7 @@ def only_writer(lock: Path, out: Path) -> Iterator[None]:
             _lock(file.fileno())
         except BlockingIOError as error:
             raise InputError(f"{out}: another command is writing it; wait for it, or give another folder") from error
+        os.set_inheritable(file.fileno(), inherited)
         try:
             yield
         finally:
