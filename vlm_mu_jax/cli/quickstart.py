@@ -38,13 +38,12 @@ _EXTRA = flags.DEFINE_enum("extra", None, _EXTRAS, "what JAX is for, instead of 
 
 _HOLDS = flags.DEFINE_bool("holds", False, "also measure what SFT, NPO and RMU survive: two CPU minutes more")
 
-MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 LOCK = ".lock"
 
 
 def main(argv: list[str]) -> None:
     out, build = Path(_OUT.value).expanduser(), _weights(_WORLD.value, _GGUF.value)
-    if _FRESH.value and out.exists() and not (out / MARK).is_file():
+    if _FRESH.value and out.exists() and not (out / story.MARK).is_file():
         raise InputError(f"--fresh: {out} is no folder of the quickstart; delete it yourself or choose another")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out / LOCK, out, inherited=True):
@@ -84,7 +83,7 @@ def _weights(world: str, gguf: str | None) -> str:
 
 def _check_mark(out: Path, own: str) -> None:
     """One folder holds one seed of one world: mixing two would compare models of different worlds."""
-    mark = out / MARK
+    mark = out / story.MARK
     if mark.exists() and mark.read_text().strip() != own:
         raise InputError(f"{out} holds seed {mark.read_text().strip()}; use another --out, or --fresh to start over")
     mark.write_text(f"{own}\n")

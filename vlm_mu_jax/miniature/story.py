@@ -8,6 +8,7 @@ import dataclasses
 
 SAFETY, HELD_OUT, REBALANCED = "mini/data/train.json", "mini/data/test.json", "train_rebalanced.json"
 GAP, GAP_VALIDATION = "mini/data/text_harm.json", "mini/data/text_harm_validation.json"
+MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 HELD = ("sft", "npo", "rmu")
 EVALUATED = "eval_base eval_sft eval_sft_diverse eval_npo eval_rmu eval_guard"
 REPORT = (

@@ -6,10 +6,14 @@ A page holds its prose by hand and its tables in blocks:
     whatever stands here is replaced
     <!-- end -->
 
-`fill` replaces every block by the table of that name. A block whose table was not measured says so.
+`fill` replaces every block whose table was measured. An empty block of another table says that it was not.
+
+The tables need few of a quickstart's files. `record` copies these to a folder that can be published beside the page:
+`tables` and `judges` read it as they read the quickstart.
 """
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.statistics import proportion
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.formats.audit import AuditFile
 from vlm_mu_jax.formats.reading import read_file
 from vlm_mu_jax.formats.results import ResultsFile
@@ -33,7 +38,7 @@ from vlm_mu_jax.reporting.verdict.unlearning import targets_of
 from vlm_mu_jax.reporting.wording import listing, sizes
 
 NOT_MEASURED = "*Not measured yet.*"
-_BLOCK = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- table: (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
 _MODELS = {
     "ASR before": "asr_before",
     "ASR after": "asr_after",
@@ -44,13 +49,16 @@ _MODELS = {
     "utility": "utility",
 }
 _JUDGES = ("oracle", "refusal")
+_FILES = ("seed.txt", "attack_*.json", "attribution.json", "eval_*/results.json")
+_ANSWERS = ("eval_*/answers/unsafe*.jsonl", "eval_*/answers/harmless*.jsonl")
 _GAP = ("text_only", "blank_image", "own_image")
 
 
 def fill(page: str, tables: Mapping[str, str], world: str = "nonsense") -> str:
-    """The page with every block of a world replaced by its table, or by `NOT_MEASURED` where `tables` has none for it.
+    """The page with the blocks of a world replaced by their tables.
 
-    Blocks of another world than the nonsense carry its name: english_models. Those of other worlds stay as they are.
+    Blocks of another world than the nonsense carry its name: english_models. Those of other worlds stay as they are,
+    and so do those that `tables` has nothing for; an empty one becomes `NOT_MEASURED`.
 
     Raises:
       InputError: a table that the page has no block for.
@@ -67,7 +75,8 @@ def fill(page: str, tables: Mapping[str, str], world: str = "nonsense") -> str:
         whose = next((name for name in story.WORLDS if block[1].startswith(f"{name}_")), "nonsense")
         if whose != world:
             return block[0]
-        return f"<!-- table: {block[1]} -->\n\n{found.get(block[1], NOT_MEASURED)}\n\n<!-- end -->"
+        table = found.get(block[1]) or block[2].strip() or NOT_MEASURED
+        return f"<!-- table: {block[1]} -->\n\n{table}\n\n<!-- end -->"
 
     return _BLOCK.sub(filled, page)
 
@@ -92,6 +101,20 @@ def tables(quickstarts: Mapping[int, Path]) -> dict[str, str]:
         "gap": _gap(seeds),
         "audit": _audit(correlations),
     }
+
+
+def record(quickstarts: Mapping[int, Path], out: Path, answers: bool = False) -> None:
+    """Copies what the tables are made of to OUT/seedS: results and the attacks' words.
+
+    Args:
+      quickstarts: seed -> finished folder of bin/quickstart.
+      out: made if it is not there; files of the same names are replaced.
+      answers: also the answers that `judges` reads.
+    """
+    for seed, folder in quickstarts.items():
+        for path in sorted(file for pattern in _FILES + _ANSWERS * answers for file in folder.glob(pattern)):
+            with complete_file(out / f"seed{seed}" / path.relative_to(folder)) as partial:
+                shutil.copyfile(path, partial)
 
 
 def judges(quickstarts: Mapping[int, Path]) -> str:
