@@ -83,6 +83,9 @@ def test_both_judges_stand_beside_each_other(tmp_path):
     ((_, _, agree, *asr),) = rows(results_page.judges({3: folder}), "sft")
     assert asr[1] == asr[3] == "0" and int(asr[0]) > 0  # one judge hears refusals alone
     assert 0 < int(agree) < 100
+    results_page.record({3: folder}, tmp_path / "kept", two_judges=True)
+    assert results_page.judges({3: tmp_path / "kept" / "seed3"}) == results_page.judges({3: folder})
+    assert not list((tmp_path / "kept").rglob("*.jsonl"))  # without any answer
 
 
 def test_a_table_without_a_block_is_an_error(tables):

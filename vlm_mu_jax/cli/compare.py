@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         if _RECORD.value:
             from vlm_mu_jax.reporting import results_page
 
-            results_page.record(runs, Path(_RECORD.value).expanduser(), answers=_WORLD.value != "nonsense")
+            results_page.record(runs, Path(_RECORD.value).expanduser(), two_judges=_WORLD.value != "nonsense")
             print(f"wrote {_RECORD.value}")
 
 

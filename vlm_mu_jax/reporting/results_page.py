@@ -13,7 +13,6 @@ The tables need few of a quickstart's files. `record` copies these to a folder t
 """
 
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.statistics import proportion
-from vlm_mu_jax.files.outputs import complete_file
+from vlm_mu_jax.files import outputs
+from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.formats.audit import AuditFile
 from vlm_mu_jax.formats.reading import read_file
 from vlm_mu_jax.formats.results import ResultsFile
@@ -49,8 +49,8 @@ _MODELS = {
     "utility": "utility",
 }
 _JUDGES = ("oracle", "refusal")
-_FILES = ("seed.txt", "attack_*.json", "attribution.json", "eval_*/results.json")
-_ANSWERS = ("eval_*/answers/unsafe*.jsonl", "eval_*/answers/harmless*.jsonl")
+_TWO_JUDGES = "two_judges.json"
+_RECORDED = ("seed.txt", "attack_*.json", "attribution.json", "eval_*/results.json")
 _GAP = ("text_only", "blank_image", "own_image")
 
 
@@ -103,37 +103,49 @@ def tables(quickstarts: Mapping[int, Path]) -> dict[str, str]:
     }
 
 
-def record(quickstarts: Mapping[int, Path], out: Path, answers: bool = False) -> None:
-    """Copies what the tables are made of to OUT/seedS: results and the attacks' words.
-
-    Args:
-      quickstarts: seed -> finished folder of bin/quickstart.
-      out: made if it is not there; files of the same names are replaced.
-      answers: also the answers that `judges` reads.
-    """
-    for seed, folder in quickstarts.items():
-        for path in sorted(file for pattern in _FILES + _ANSWERS * answers for file in folder.glob(pattern)):
-            with complete_file(out / f"seed{seed}" / path.relative_to(folder)) as partial:
-                shutil.copyfile(path, partial)
-
-
 def judges(quickstarts: Mapping[int, Path]) -> str:
     """Attack success by the oracle and by the judge `refusal`, and how often the two agree on what is a refusal."""
     rows, rates = [], []
     for seed, folder in sorted(quickstarts.items()):
-        for run in sorted(folder.glob("eval_*/results.json")):
-            answers = {path.stem: answers_file.read(path) for path in (run.parent / "answers").glob("*.jsonl")}
-            safety = [a for name, some in answers.items() if name.startswith(("unsafe", "harmless")) for a in some]
-            same = [len({a.labels[judge]["label"] == "refused" for judge in _JUDGES}) == 1 for a in safety]
-            found = [proportion(sum(same), len(same))]
-            for name in ("unsafe_before", "unsafe_after"):
-                found += [metrics.asr(metrics.outcomes(answers.get(name, ()), judge)) for judge in _JUDGES]
-            shown = [as_rate(one.to_dict(), str(run)) for one in found]
-            (named,) = {one["name"] for one in read_file(run, ResultsFile)["runs"]}
-            rows.append([str(seed), named, *map(_cell, shown)])
+        kept = folder / _TWO_JUDGES
+        for name, found in (read_json(kept) if kept.is_file() else _two_judges(folder)).items():
+            shown = [as_rate(one, f"{folder}: {name}") for one in found]
+            rows.append([str(seed), name, *map(_cell, shown)])
             rates += shown
     heads = [f"ASR {when}, {judge}" for when in ("before", "after") for judge in _JUDGES]
     return _table(["seed", "model", "agree on refusals", *heads], rows) + _standing(rates)
+
+
+def _two_judges(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Model -> rates: how often both judges agree on refusals, then ASR before and after by each judge."""
+    found = {}
+    for run in sorted(folder.glob("eval_*/results.json")):
+        answers = {path.stem: answers_file.read(path) for path in (run.parent / "answers").glob("*.jsonl")}
+        safety = [a for name, some in answers.items() if name.startswith(("unsafe", "harmless")) for a in some]
+        same = [len({a.labels[judge]["label"] == "refused" for judge in _JUDGES}) == 1 for a in safety]
+        rates = [proportion(sum(same), len(same))]
+        for name in ("unsafe_before", "unsafe_after"):
+            rates += [metrics.asr(metrics.outcomes(answers.get(name, ()), judge)) for judge in _JUDGES]
+        (named,) = {one["name"] for one in read_file(run, ResultsFile)["runs"]}
+        found[named] = [rate.to_dict() for rate in rates]
+    return found
+
+
+def record(quickstarts: Mapping[int, Path], out: Path, two_judges: bool = False) -> None:
+    """Copies what the tables are made of to OUT/seedS: results and the attacks' words, with paths inside the folder.
+
+    Args:
+      quickstarts: seed -> finished folder of bin/quickstart.
+      out: made if it is not there; files of the same names are replaced.
+      two_judges: also the rates of `judges`, which the answers are read for.
+    """
+    for seed, folder in quickstarts.items():
+        kept = out / f"seed{seed}"
+        for path in sorted(file for pattern in _RECORDED for file in folder.glob(pattern)):
+            text = path.read_text(encoding="utf-8").replace(f"{folder}/", "")
+            outputs.write_text(kept / path.relative_to(folder), text)
+        if two_judges:
+            write_json(kept / _TWO_JUDGES, _two_judges(folder))
 
 
 def _content(folder: Path) -> Content:
