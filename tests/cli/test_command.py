@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ from vlm_mu_jax.errors import InputError, JobError
 
 _NAME = flags.DEFINE_string("name", None, "a name", required=True)
 _SIZE = flags.DEFINE_integer("size", 3, "how many")
-_WAYS = ["input", "job", "missing", "full", "interrupt", "surprise", "pipe"]
+_WAYS = ["input", "job", "missing", "full", "copy", "interrupt", "surprise", "pipe"]
 _FAIL = flags.DEFINE_enum("fail", None, _WAYS, "how to fail")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment file")
 ACTIONS = ()
@@ -31,6 +32,7 @@ FAILURES = {
     "job": JobError("the loss is not finite at step 3"),
     "missing": FileNotFoundError(2, "No such file or directory", "weights.safetensors"),
     "full": OSError(28, "No space left on device", "runs/a.json"),
+    "copy": OSError(27, "File too large", "hf/a.json", None, "out/a.json"),
     "interrupt": KeyboardInterrupt(),
     "surprise": KeyError("oops"),
     "pipe": BrokenPipeError(),
@@ -131,6 +133,7 @@ def test_usage_errors_are_one_line_and_exit_2(call, arguments, says):
         ("job", 1, "error: the loss is not finite at step 3"),
         ("missing", 2, "error: weights.safetensors: no such file or directory; check the path"),
         ("full", 1, "error: runs/a.json: no space left on device; make room and run the command again"),
+        ("copy", 1, "error: out/a.json: file too large; make room and run the command again"),
         ("interrupt", 130, "bin/dummy: interrupted"),
         ("surprise", 1, "error: KeyError: 'oops' (run again with --debug for the traceback)"),
     ],
@@ -156,6 +159,14 @@ def test_actions_are_checked(call):
     for arguments, says in wrong:
         done = call(*arguments, actions=actions)
         assert done.returncode == 2 and "extract, apply" in only_line(done) and says in only_line(done)
+
+
+@pytest.mark.parametrize(("said", "shown"), [("Event loop is closed", 0), ("something else", 1)])
+def test_what_follows_a_write_that_failed_is_not_told_again(said, shown, monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "__unraisablehook__", told.append)
+    command._without_stragglers(SimpleNamespace(exc_value=RuntimeError(said)))
+    assert len(told) == shown
 
 
 def test_operands_are_wanted(call):

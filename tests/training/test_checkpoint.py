@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.files.small_disk import small_disk
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files import buckets
 from vlm_mu_jax.training.checkpoint import Checkpoints
@@ -44,6 +45,15 @@ def test_the_newest_and_the_best_stay(tmp_path):
         assert steps(tmp_path) == [5, 7, 8]
         assert checkpoints.trainable(5, tree)["w"].tolist() == [5, 6, 7, 8]
         assert checkpoints.run(8) == RUN
+
+
+def test_a_full_disk_names_the_folder(tmp_path):
+    """TensorStore's error is a ValueError with the number of the system's."""
+    with pytest.raises(OSError, match="File too large") as error, Checkpoints(tmp_path) as checkpoints:
+        with small_disk(3000):
+            checkpoints.save(1, {"w": jnp.arange(4000.0)}, {"m": jnp.zeros(3)}, RUN)
+            checkpoints.wait()
+    assert error.value.filename == str(tmp_path) and steps(tmp_path) == []
 
 
 def test_a_half_written_step_does_not_count_and_a_damaged_one_is_named(tmp_path):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from logging import LogRecord
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -82,7 +83,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, _PATH_ERRORS) and error.filename:
         return 2, f"{os.fsdecode(error.filename)}: {(error.strerror or 'not usable').lower()}; check the path"
     if isinstance(error, OSError) and error.errno in FULL and error.filename:
-        return 1, f"{os.fsdecode(error.filename)}: {error.strerror.lower()}; make room and run the command again"
+        full = error.filename2 or error.filename  # of a copy, the second one is written
+        return 1, f"{os.fsdecode(full)}: {error.strerror.lower()}; make room and run the command again"
     text = _one_line(error)
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return 1, f"{what} (run again with --debug for the traceback)"
@@ -242,11 +244,18 @@ def _quiet_environment() -> None:
 
         logging.set_verbosity(logging.ERROR)
         logging.get_absl_logger().addFilter(_is_news)
+        sys.unraisablehook = _without_stragglers
 
 
 def _is_news(record: LogRecord) -> bool:
     """Whether a line of the log says what no exception will: Orbax logs what it raises, once for every thread."""
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _without_stragglers(raised: Any) -> None:
+    """When one write of a checkpoint has failed and was told, TensorStore prints that nobody waits for the others."""
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
 
 
 def leave_out_absent_tpu() -> None:

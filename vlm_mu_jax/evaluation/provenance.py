@@ -60,9 +60,9 @@ def _git_revision() -> str | None:
 
 
 def _git(root: Path, *words: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
-    ).stdout.strip()
+    """What git says. It takes no lock: one that is left behind would stop the user's own commands."""
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _device() -> dict[str, Any]:

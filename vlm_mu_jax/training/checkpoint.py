@@ -6,6 +6,8 @@ the disk's speed.
 """
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files import buckets
+from vlm_mu_jax.files.outputs import FULL
 from vlm_mu_jax.files.paths import resolved
 
 _ARRAYS = ("trainable", "optimizer")
@@ -25,7 +28,7 @@ class Checkpoints:
 
     Each step holds `trainable`, `optimizer` and `run` (JSON). It appears under its number only when it is complete.
     Saving is asynchronous. Orbax copies the arrays first, so the next step may donate them. A bucket that cannot be
-    reached is a JobError of whichever call finds it out.
+    reached is a JobError of whichever call finds it out, and a full disk an OSError with the name of the folder.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
@@ -88,13 +91,15 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """What a bucket's library raises as a JobError; a folder of this machine has errors that name the file."""
+        """What a bucket's library raises as a JobError. A full disk has TensorStore say its number alone."""
         try:
             yield
         except (InputError, JobError):
             raise
         except Exception as error:  # each store has its own
             url = buckets.remote(self._folder)
+            if full := re.search(rf"os_error_code='({'|'.join(map(str, FULL))})'", str(error)):
+                raise OSError(int(full[1]), os.strerror(int(full[1])), str(self._folder)) from error
             if url is None:
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

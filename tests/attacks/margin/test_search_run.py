@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.files.small_disk import small_disk
 from vlm_mu_jax.attacks.margin import search_run
 from vlm_mu_jax.attacks.margin.search_run import Counting, MarginsFile, SearchRun, WordScores
 from vlm_mu_jax.errors import InputError, JobError
@@ -125,6 +126,18 @@ def test_another_search_starts_anew(tmp_path):
         assert not file.resumed and file.get("q1") is None
     with MarginsFile(path, ONE) as file:
         assert not file.resumed
+
+
+@pytest.mark.parametrize("size", [10, 60])
+def test_a_full_disk_names_the_file(tmp_path, size):
+    path = tmp_path / "m.jsonl"
+    with (
+        small_disk(size),
+        pytest.raises(OSError, match=f"File too large: '{path}'"),
+        MarginsFile(path, {}, Sum) as file,
+    ):
+        for number in range(9):
+            file.add(f"question {number}", Sum(number))
 
 
 def test_one_process_at_a_time(tmp_path):

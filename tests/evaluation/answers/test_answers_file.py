@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.files.small_disk import small_disk
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, AnswersFile, Condition
@@ -94,6 +95,16 @@ def test_rewrite_replaces_at_once(tmp_path):
     answers_file.rewrite(path, [answer("b"), answer("c")])
     assert [a.id for a in answers_file.read(path)] == ["b", "c"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("act", ["append", "arrange"])
+def test_a_full_disk_names_the_file_and_keeps_what_it_held(tmp_path, act):
+    path = tmp_path / "a.jsonl"
+    some = [answer("a"), answer("b"), answer("c")]
+    answers_file.rewrite(path, some[:2])
+    with small_disk(99), pytest.raises(OSError, match=f"File too large: '{path}'"), AnswersFile(path) as file:
+        file.append(some[2:]) if act == "append" else file.arrange([some[1].key, some[0].key])
+    assert [one.id for one in answers_file.read(path)] == ["a", "b"]
 
 
 def test_the_line_has_the_documented_fields():

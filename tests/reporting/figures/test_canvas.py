@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.files.small_disk import small_disk
 from vlm_mu_jax.reporting.figures import canvas
 
 
@@ -28,6 +29,12 @@ def test_roles_have_colours_of_their_own():
 def test_on_the_page_colours_are_the_pages(drawing):
     assert "var(--asr)" in drawing and "var(--ink)" in drawing
     assert set(re.findall(r"#[0-9a-f]{6}", drawing)) == set()
+
+
+def test_a_full_disk_leaves_no_half_figure_and_names_it(drawing, tmp_path):
+    with small_disk(1000), pytest.raises(OSError, match=r"File too large: '.*test\.svg'"):
+        canvas.save(drawing, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_look_as_the_light_page_does(drawing, tmp_path):

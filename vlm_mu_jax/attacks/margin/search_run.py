@@ -29,6 +29,7 @@ from vlm_mu_jax.attacks.margin.openings import Node, Openings
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.evaluation.answers import share as shares
 from vlm_mu_jax.evaluation.answers.share import Share
+from vlm_mu_jax.files.json_file import parse_json
 from vlm_mu_jax.files.outputs import names_when_full
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.parallel.distributed import first
@@ -107,7 +108,8 @@ class MarginsFile:
             self._file.close()
             raise JobError(f"{self.path}: another attack is writing it; wait for it or use another --out") from None
         except BaseException:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a full disk, which was told
+                self._file.close()
             raise
         if self._complete:
             known = self._parsed(self._whole)[1] if self._whole.exists() else {}
@@ -134,10 +136,10 @@ class MarginsFile:
         whole = raw[: raw.rfind(b"\n") + 1]
         lines = whole.split(b"\n")[:-1]
         try:
-            header = json.loads(lines[0]) if lines else None
-            rows = map(json.loads, lines[1:]) if header == self._header else ()
+            header = parse_json(lines[0].decode()) if lines else None
+            rows = (parse_json(line.decode()) for line in lines[1:]) if header == self._header else ()
             found = {row.pop("key"): self._kind.from_dict(row) for row in rows}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: damaged ({error}); delete it to search again") from None
         return header == self._header, found, len(whole)
 

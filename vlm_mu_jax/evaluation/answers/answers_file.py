@@ -4,6 +4,7 @@ Lines are appended and on the disk before the next batch is asked, so that a run
 process writes a file at a time. Whoever replaces the lines, to add labels, holds the same lock as whoever appends.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -205,7 +206,8 @@ def _replace(path: Path, answers: Iterable[Answer]) -> BinaryIO:
             os.fsync(file.fileno())
             os.replace(part, path)
     except BaseException:
-        file.close()
+        with contextlib.suppress(OSError):  # of a full disk, which was told
+            file.close()
         raise
     return file
 
@@ -225,7 +227,7 @@ def _parse(path: Path, whole: bytes) -> list[Answer]:
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             answer = msgspec.convert(parse_json(line.decode()), Answer)
-        except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        except (ValueError, msgspec.ValidationError) as error:
             raise InputError(
                 f"{path}: line {number} is no answer ({error}); delete the file to generate it again"
             ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import outputs
 
 _ROLES = {"refused": "rr", "answered": "asr", "unsafe": "rr", "safe": "asr"}
 _LABELS = {"first": "questions with this first word", "last": "questions with this last word"}
@@ -52,8 +53,9 @@ def save(drawing: Any, path: str | Path) -> None:
 
     path = Path(path)
     if path.suffix == ".svg":
-        path.write_text(standalone(drawing), encoding="utf-8")
+        outputs.write_text(path, standalone(drawing))
     elif path.suffix in (".png", ".pdf"):
-        drawing.figure.savefig(path, dpi=200, facecolor=color("card"))
+        with outputs.complete_file(path) as partial:
+            drawing.figure.savefig(partial, dpi=200, facecolor=color("card"))
     else:
         raise InputError(f"{path}: a chart cannot be written in this format; use .svg, .png or .pdf")

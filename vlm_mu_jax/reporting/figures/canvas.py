@@ -24,6 +24,8 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from vlm_mu_jax.files import outputs
+
 # Roles of colour, the same in every figure. The page's style sheet gives each a colour-blind safe value per theme.
 ROLES = ("ink", "muted", "line", "card", "asr", "rr", "right", "ir", "utility", "null", "accent")
 _CSS = (Path(__file__).parents[1] / "page" / "templates" / "report.css").read_text(encoding="utf-8")
@@ -202,9 +204,10 @@ def standalone(svg: str) -> str:
 def save(drawing: Drawing, folder: Path) -> list[Path]:
     """Writes a figure to `folder` as NAME.svg and NAME.png, as it looks on the light page. Returns the two paths."""
     svg, png = (folder / f"{drawing.name}{ending}" for ending in (".svg", ".png"))
-    svg.write_text(standalone(drawing), encoding="utf-8")
+    outputs.write_text(svg, standalone(drawing))
     drawing.figure.patch.set_alpha(None)  # a file has no page behind it
-    _saved(drawing.figure, png, dpi=_DOTS_PER_INCH, facecolor=color("card"))
+    with outputs.complete_file(png) as partial:
+        _saved(drawing.figure, partial, dpi=_DOTS_PER_INCH, facecolor=color("card"))
     return [svg, png]
 
 
