@@ -41,6 +41,14 @@ def test_weight_decay_spares_norms_and_biases():
 
 
 def test_bad_values_are_named():
-    for bad in ({"schedule": "linear"}, {"learning_rate": -1.0}, {"warmup": 2.0}):
-        with pytest.raises(InputError, match="optim"):
+    nan = float("nan")
+    for bad in (
+        {"schedule": "linear"},
+        {"learning_rate": -1.0},
+        {"warmup": 2.0},
+        {"b1": 2},
+        {"eps": nan},
+        {"clip": -1},
+    ):
+        with pytest.raises(InputError, match=f"optim.{next(iter(bad))}"):
             OptimConfig(**bad)

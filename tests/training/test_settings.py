@@ -88,6 +88,7 @@ def test_defaults_hold_every_option_with_its_type(name):
         ("extra", 1, "config.extra is no key"),
         ("steps", "many", "config.steps must be int, not 'many'"),
         ("optim.learning_rate", "x", "config.optim.learning_rate must be float"),
+        ("objective.beta", float("nan"), "config.objective.beta must be a finite number"),
         ("data.separate_general", 1, "config.data.separate_general must be bool"),
         ("train.select", "decoder/.*", "config.train.select must be tuple"),
         ("train.slices", {"decoder/layers/wdown_LFD": "5"}, "must be a list of layer numbers"),

@@ -89,6 +89,27 @@ def settings(root, name, **changes):
     return checked(config)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("steps", 0, "steps must be at least 1"),
+        ("accumulate", 0, "accumulate must be at least 1"),
+        ("accumulate", 3, "is not a multiple of accumulate"),
+        ("seed", -1, "seed must be at least 0"),
+        ("batch_size", 0, "batch size of forget must be at least 1"),
+        ("checkpoint_every", -1, "checkpoint_every -1"),
+        ("keep", 0, "keep 0"),
+        ("train__lora_rank", -1, "train.lora_rank"),
+        ("train__select", ("decoder/no",), "matches no parameter"),
+        ("optim__b1", 2.0, "optim.b1"),
+    ],
+)
+def test_a_bad_setting_is_told_before_anything_is_written(root, tmp_path, path, value, says):
+    with pytest.raises(InputError, match=says):
+        train(settings(root, "npo", **{path: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["sft", "npo", "rmu", "dpo"])
 def test_a_run_writes_a_model_that_loads_and_says_where_it_comes_from(root, tmp_path, name):
     chosen = settings(root, name)

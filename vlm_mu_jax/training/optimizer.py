@@ -1,6 +1,7 @@
 """AdamW with warm-up, cosine or constant learning rate, and clipping by global norm."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,9 @@ import optax
 from vlm_mu_jax.errors import InputError
 
 SCHEDULES = ("cosine", "constant")
+_MOST = {"warmup": 1, "final": 1, "b1": 1, "b2": 1} | dict.fromkeys(
+    ("learning_rate", "eps", "weight_decay", "clip"), math.inf
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +42,11 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise InputError(f"optim.schedule: {self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
-        if not self.learning_rate >= 0 or not 0 <= self.warmup <= 1:
-            raise InputError(
-                f"optim: learning_rate {self.learning_rate} and warmup {self.warmup} must be >= 0, warmup <= 1"
-            )
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not (0 <= value <= most and math.isfinite(value)):
+                least = "at least 0" if most == math.inf else f"between 0 and {most}"
+                raise InputError(f"optim.{name} must be {least}, not {value}")
 
 
 def learning_rate(cfg: OptimConfig, steps: int) -> optax.Schedule:

@@ -6,6 +6,7 @@ A config file (`configs/NAME.py`) starts from `defaults(objective)` and changes 
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -226,6 +227,8 @@ def _problems(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str, p
                 yield from _problems(value, known[key], f"{path}.", paths)
             else:
                 yield f"config.{path} must hold keys, not {value!r}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"config.{path} must be a finite number, not {value!r}"
         elif known[key] is not None and value is not None and not _fits(value, known[key]):
             yield f"config.{path} must be {type(known[key]).__name__}, not {value!r}"
 

@@ -26,7 +26,7 @@ from vlm_mu_jax.training.goodput import Goodput
 from vlm_mu_jax.training.metrics import Log
 from vlm_mu_jax.training.optimizer import OptimConfig
 from vlm_mu_jax.training.robust import PLAIN, Robust
-from vlm_mu_jax.training.trainable import ALL, Selection, selected_paths
+from vlm_mu_jax.training.trainable import ALL, Selection, selected_paths, trainable_specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,9 @@ class TrainingSpec:
       robust: how the gradient of the forget terms is taken, see `training.robust`.
       seed: draws new LoRA pairs and RMU's control vector. Streams carry seeds of their own.
       quantize: holds the decoder's linear maps in few bits while adapters train; see `model.stored`.
+
+    Raises:
+      InputError: a number that is too small, or a choice of parameters that the model does not have.
     """
 
     cfg: ModelConfig
@@ -54,6 +57,13 @@ class TrainingSpec:
     robust: Robust = PLAIN
     seed: int = 0
     quantize: Scheme | None = None
+
+    def __post_init__(self) -> None:
+        """What is wrong is told before data are read and weights are loaded."""
+        for name, least in (("steps", 1), ("accumulate", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        trainable_specs(self.trainable, param_specs(self.cfg))
 
     def held(self, params: Params, mesh: Mesh) -> Params:
         """The start weights as the run holds them: in few bits where `quantize` says so.
@@ -89,8 +99,6 @@ class TrainingSpec:
         for name in self.objective.streams:
             if name not in given:
                 raise InputError(f"this objective needs a {name!r} stream")
-        if self.accumulate < 1:
-            raise InputError(f"accumulate must be at least 1, not {self.accumulate}")
         if self.objective.couples_batch and self.accumulate > 1:
             raise InputError(
                 "reduction batch_token_mean has one sigmoid per batch and cannot be accumulated; set accumulate to 1"
@@ -140,6 +148,12 @@ class RunStorage:
     reference_cache: Path | None = None
     weights: str | None = None
     tracker: str = "tensorboard"
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 0 or self.keep < 1:
+            raise InputError(
+                f"checkpoint_every {self.checkpoint_every} must be at least 0, and keep {self.keep} at least 1"
+            )
 
     @property
     def cache(self) -> Path | None:

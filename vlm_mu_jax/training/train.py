@@ -18,7 +18,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel import distributed
-from vlm_mu_jax.parallel.mesh import make_mesh
+from vlm_mu_jax.parallel.mesh import batch_shards, make_mesh
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import weights_hash
@@ -118,6 +118,7 @@ def train(
     processor = _processor(folder, settings)
     spec, mesh = _planned(settings, processor.cfg)
     sources = read_sources(settings, spec.objective, processor)  # what is wrong with data is told before weights load
+    spec.streams(sources.streams, batch_shards(mesh))
     model = model_folder.load(folder, mesh, with_processor=False)
     model = dataclasses.replace(model, config=processor.cfg, processor=processor)
     start = weights_hash(model.params)
@@ -199,4 +200,6 @@ def _recorded(goodput: Goodput, workdir: Path) -> Iterator[None]:
         if distributed.first():
             file = workdir / "goodput.json"
             before = read_value(file) if file.is_file() else []
+            if not isinstance(before, list):
+                raise InputError(f"{file}: holds no list; delete it, or use another workdir")
             write_json(file, [*before, goodput.result()])

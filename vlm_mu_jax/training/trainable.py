@@ -42,6 +42,9 @@ class Selection:
       lora_targets: regular expressions over the decoder's linears, which get adapters.
       master_dtype: dtype of the trained copies, and so of the sums of gradients and of the optimizer state. None keeps
         the model's.
+
+    Raises:
+      InputError: a negative rank.
     """
 
     select: tuple[str, ...] = (".*",)
@@ -50,6 +53,10 @@ class Selection:
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = (".*",)
     master_dtype: str | None = "float32"
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise InputError(f"train.lora_rank must be 0, for no adapters, or more, not {self.lora_rank}")
 
     @classmethod
     def of(
