@@ -77,9 +77,16 @@ def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
 def test_results_of_other_weights_are_refused(trained, tmp_path):
     with pytest.raises(InputError, match="measured other weights"):
         card("npo", trained, {}, [evaluation(tmp_path / "other", "e" * 64)])
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(InputError, match="no results of bin/eval"):
-        card("npo", trained, {}, [tmp_path / "results.json"])
+    for wrong in ("{}", '{"schema": 1, "runs": [], "provenance": {"checkpoint": "npo"}}', '{"schema": 1, "runs": [3]}'):
+        (tmp_path / "results.json").write_text(wrong)
+        with pytest.raises(InputError, match="no results of bin/eval"):
+            card("npo", trained, {}, [tmp_path / "results.json"])
+
+
+def test_a_provenance_of_another_form_is_named(trained):
+    (trained / "provenance.json").write_text('{"source": 7}')
+    with pytest.raises(InputError, match=r"provenance.json: source: expected `str \| null`, got `int`"):
+        card("npo", trained, {})
 
 
 def test_the_licence_comes_from_the_card_of_the_checkpoint_through_every_training(trained, tmp_path):

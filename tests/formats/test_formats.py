@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.formats import page
 from vlm_mu_jax.formats.answers import AnswerLine
-from vlm_mu_jax.formats.attack import AttackFile
+from vlm_mu_jax.formats.attack import AttackFile, MethodsFile
 from vlm_mu_jax.formats.audit import AuditFile
-from vlm_mu_jax.formats.guards import DiagnosticsFile
+from vlm_mu_jax.formats.guards import DefencesFile, DiagnosticsFile
+from vlm_mu_jax.formats.provenance import ProvenanceFile
 from vlm_mu_jax.formats.reading import check_value, read_file, read_lines
 from vlm_mu_jax.formats.results import ResultsFile
-from vlm_mu_jax.formats.training import StepLine
+from vlm_mu_jax.formats.stress import HoldsFile
+from vlm_mu_jax.formats.training import RelearningFile, StepLine, SweepFile
 
 OLD = Path(__file__).parent / "version_1"
 KINDS = {
@@ -26,6 +28,12 @@ KINDS = {
     "saliency": AuditFile,
     "diagnostics": DiagnosticsFile,
     "results": ResultsFile,
+    "methods": MethodsFile,
+    "defences": DefencesFile,
+    "holds": HoldsFile,
+    "relearning": RelearningFile,
+    "sweep": SweepFile,
+    "provenance": ProvenanceFile,
 }
 
 

@@ -82,6 +82,22 @@ def test_the_first_of_equal_results_is_the_best(tmp_path):
     assert results.exhausted
 
 
+def test_results_of_other_forms_are_named_and_those_that_are_no_number_left_out(tmp_path):
+    plan = EvaluationPlan(lambda *_: {"x": 1.0, "y": float("nan")}, 1, best="x:max")
+    for line, says in (
+        ('{"step": 1, "y": 2}', "a line has no 'x'"),
+        ('{"x": 1}', "no 'step'"),
+        ('{"step": 1, "x": "1"}', "x"),
+        ("[1]", "JSON object"),
+    ):
+        (tmp_path / "evaluations.jsonl").write_text(f"{line}\n")
+        with pytest.raises(InputError, match=f"evaluations.jsonl.*{says}"):
+            EvaluationHistory(plan, tmp_path, 1)
+    (tmp_path / "evaluations.jsonl").unlink()
+    assert EvaluationHistory(plan, tmp_path, 0).measure(1, {}) == {"x": 1.0}
+    assert EvaluationHistory(plan, tmp_path, 1).rows == ({"step": 1, "x": 1.0},)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -26,7 +26,7 @@ from absl import flags
 from vlm_mu_jax.cli import child, command
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.folders import only_writer
-from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.miniature import comparison_commands as commands
 from vlm_mu_jax.miniature import story
 from vlm_mu_jax.miniature.english import weights
@@ -155,7 +155,7 @@ def _relearn(attacked: list[Recipe], runs: Mapping[int, Path], out: Path) -> str
                 "relearn",
                 commands.relearn(recipe, kind, runs[seed], folder / recipe.name, workdir, seed),
             )
-        curves[seed].append(json.loads((workdir / "relearn.json").read_text(encoding="utf-8")))
+        curves[seed].append(read_json(workdir / "relearn.json"))
     for seed, found in curves.items():
         drawing = canvas.standalone(training.relearning(found))
         outputs.write_text(out / f"relearning_seed{seed}.svg", drawing)
@@ -203,7 +203,7 @@ def _model(recipe: Recipe, seed: int, run: Path, folder: Path):
         seed,
         recipe.baseline,
         comparison.read_flags(measured, "oracle", references),
-        **json.loads(cost.read_text()),
+        **read_json(cost),
     )
 
 

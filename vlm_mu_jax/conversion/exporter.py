@@ -86,7 +86,7 @@ def export(
     settings = model_folder.read_settings(folder)
     if options.what not in ("model", "adapter"):
         raise InputError(f"what={options.what!r}: not known; use 'model' or 'adapter'")
-    about = {"source": str(source), "provenance": read_json(folder / "provenance.json")}
+    about = {"source": str(source), "provenance": origin.provenance(folder)}
     replaced = check_export(out, [Path(source), folder], options.overwrite, about["provenance"])
     if options.what == "adapter":
         export_adapter(source, out, options.dialect, about, options.overwrite)

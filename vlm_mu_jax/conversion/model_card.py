@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.formats.measures import RateFields
+from vlm_mu_jax.formats.reading import check_value, read_file
+from vlm_mu_jax.formats.results import ResultsFile
 from vlm_mu_jax.storage import origin
 
 _LIMITS = """- The numbers hold for the data, the judge and the decoding (greedy) that they were measured with.
@@ -35,7 +37,7 @@ def card(name: str, folder: Path, hf_config: Mapping[str, Any], results: Sequenc
     Raises:
       InputError: results that are none, or those of other weights.
     """
-    provenance, base = read_json(folder / "provenance.json"), origin.base_of(folder)
+    provenance, base = origin.provenance(folder), origin.base_of(folder)
     measured = [(path, _read_results(path, provenance)) for path in results]
     source = base.get("source")
     lines = ["---", *_metadata(source, base.get("license"), hf_config), "---", "", f"# {name}", ""]
@@ -95,21 +97,22 @@ def _facts(provenance: Mapping[str, Any], source: str | None) -> Iterator[str]:
 def _read_results(path: str | Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     where = resolved(path)
     where = where / "results.json" if where.is_dir() else where
-    found = read_json(where)
     try:
+        found = read_file(where, ResultsFile)
         made = found["provenance"]["checkpoint"]
-        runs = [run["metrics"] for run in found["runs"]]
-    except (KeyError, TypeError):
-        raise InputError(f"{where}: no results of bin/eval; give the --workdir of an evaluation") from None
-    same = made.get("weights_sha256") == provenance.get("weights_sha256") or made.get("source") == provenance
-    if not runs or not same:
+        same = made.get("weights_sha256") == provenance.get("weights_sha256") or made.get("source") == provenance
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        reason = str(error).removeprefix(f"{where}: ")
+        raise InputError(f"{where}: no results of bin/eval ({reason}); give the --workdir of an evaluation") from None
+    if not found["runs"] or not same:
         raise InputError(f"{where}: measured other weights than those that are exported; evaluate this model")
     return found
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[str]:
     """A table a run: metric, value, 95 % interval, n."""
-    data = (found["provenance"].get("data") or {}).get("sha256") or {}
+    data = found["provenance"].get("data")
+    digests = data.get("sha256") if isinstance(data, dict) else None
     for run in found["runs"]:
         yield f"Judge: `{run.get('judge', 'unknown')}`. {_unjudged(run)}".rstrip()
         yield ""
@@ -118,9 +121,9 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
         for name, one in _metrics(run["metrics"]):
             interval = f"{_percent(one['low'])} to {_percent(one['high'])}"
             yield f"| `{name}` | {_percent(one['value'])} | {interval} | {one['n']} |"
-    if data:
+    if digests and isinstance(digests, dict):
         yield ""
-        yield from (f"- Measured on `{name}`, SHA-256: `{digest}`" for name, digest in sorted(data.items()))
+        yield from (f"- Measured on `{name}`, SHA-256: `{digest}`" for name, digest in sorted(digests.items()))
 
 
 def _unjudged(run: Mapping[str, Any]) -> str:
@@ -133,6 +136,7 @@ def _metrics(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, M
         if not isinstance(value, Mapping):
             continue
         if {"value", "low", "high", "n"} <= value.keys():
+            check_value(dict(value), RateFields, f"results, {prefix}{name}")
             if value["value"] is not None:
                 yield prefix + name, value
         else:

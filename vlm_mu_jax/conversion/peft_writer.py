@@ -24,7 +24,7 @@ from vlm_mu_jax.model import params as params_lib
 from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.parallel import distributed
-from vlm_mu_jax.storage import model_folder
+from vlm_mu_jax.storage import model_folder, origin
 
 FOLDER = "adapter"  # in the workdir of a LoRA run
 
@@ -110,7 +110,7 @@ def export_adapter(
     folder = resolved(source) / FOLDER
     model = model_folder.find(source)
     if not (folder / CONFIG).is_file():
-        reason = read_json(model / "provenance.json").get("adapter", "it trained no LoRA")
+        reason = origin.provenance(model).get("adapter") or "it trained no LoRA"
         raise InputError(f"{source}: has no adapter ({reason}); export the model itself")
     config = from_hf(read_json(model / "config.json"), str(model / "config.json"))
     specs = vlm.param_specs(config)

@@ -55,7 +55,8 @@ def _check(
     if not found.is_dir() or not any(found.iterdir()):
         return None
     about = _read(found / record)
-    trained = about if marker == SETTINGS else about.get("provenance", {})
+    trained = about if marker == SETTINGS else about.get("provenance")
+    trained = trained if isinstance(trained, dict) else {}
     if not overwrite and "source" not in about and "kind" not in trained:
         raise InputError(f"{out}: another command wrote it; give another folder, or use --overwrite")
     if not overwrite and "kind" in trained and trained != provenance:

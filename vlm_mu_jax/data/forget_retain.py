@@ -20,6 +20,7 @@ from typing import Any
 from vlm_mu_jax.data.mixed import Mixed, is_long
 from vlm_mu_jax.data.records import ImagePart, Record, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import parse_json
 
 IDK = (
     "I do not know.",
@@ -213,11 +214,11 @@ def _read_answers(path: Path) -> dict[str, dict]:
     if not path.is_file():
         raise InputError(f"{path}: no such answers file; run bin/eval on the base model first")
     lines: dict[str, dict] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, text in enumerate(path.read_bytes().decode("utf-8", "replace").split("\n"), start=1):
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             name, attack = line["id"], line["condition"]["attack"]
             line["answer"].strip()
         except (ValueError, KeyError, TypeError, AttributeError) as error:

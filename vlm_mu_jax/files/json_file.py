@@ -29,7 +29,7 @@ def read_value(path: str | Path) -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; is {path.parent} a complete folder?") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); restore the file") from error
 
 
@@ -37,13 +37,15 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-      ValueError: it is no JSON, or holds what cannot be written again: a number that is not finite, half a surrogate
-        pair.
-      RecursionError: it is nested too deeply.
+      ValueError: it is no JSON, is nested too deeply, or holds what cannot be written again: a number that is not
+        finite, half a surrogate pair.
     """
-    value = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    if "\\ud" in text.lower():  # json.loads takes half a pair, which no file in UTF-8 can hold
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    try:
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if "\\ud" in text.lower():  # json.loads takes half a pair, which no file in UTF-8 can hold
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return value
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Required, TypedDict
 
-from vlm_mu_jax.formats.measures import Band, ComparisonRow, Curve, says
+from vlm_mu_jax.formats.measures import Band, ComparisonRow, Curve, Measured, says
 
 
 class StatePoint(TypedDict, total=False):
@@ -27,6 +27,21 @@ class BlankImage(TypedDict, total=False):
     auroc: Annotated[Curve | None, says("separation")]
 
 
+class AnsweredRequests(TypedDict, total=False):
+    """What becomes of requests in one image condition."""
+
+    harmful: Annotated[dict[str, Measured | None], says("answered, refused, ... -> the rate of harmful requests")]
+    harmless: Annotated[dict[str, Measured | None], says("the same of harmless requests")]
+    perplexity: Annotated[Measured | None, says("of all answers")]
+    tokens: Annotated[Measured | None, says("of all answers")]
+
+
+class AnswersByImage(TypedDict, total=False):
+    """What becomes of requests beside each kind of image."""
+
+    conditions: Annotated[dict[str, AnsweredRequests] | None, says("image condition -> what becomes of requests")]
+
+
 class DiagnosticsFile(TypedDict, total=False):
     """diagnostics.json of bin/guard diagnose."""
 
@@ -38,13 +53,23 @@ class DiagnosticsFile(TypedDict, total=False):
     cosine: Annotated[dict[str, Curve] | None, says("condition -> cosine with the text's direction")]
     skipped: Annotated[list[list[Any]] | None, says("[row, why] of requests too long for the model")]
     stress: Annotated[dict[str, BlankImage] | None, says("kind of blank image -> its measures")]
+    answers: Annotated[AnswersByImage | None, says("--answers: what becomes of requests")]
+
+
+class DefenceMetrics(TypedDict, total=False):
+    """The rates of one defence."""
+
+    settings: Annotated[
+        dict[str, dict[str, dict[str, Measured | None]]] | None,
+        says("instruction setting -> image -> asr, rr_harmless, ... -> the rate"),
+    ]
 
 
 class DefenceRow(TypedDict, total=False):
     """One defence."""
 
     name: Annotated[str | None, says("its name")]
-    metrics: Annotated[dict[str, Any] | None, says("settings -> instruction setting -> image -> rates")]
+    metrics: Annotated[DefenceMetrics | None, says("its rates")]
 
 
 class DefencesFile(TypedDict, total=False):

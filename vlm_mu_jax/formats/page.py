@@ -8,6 +8,7 @@ from vlm_mu_jax.formats.answers import AnswerLine
 from vlm_mu_jax.formats.attack import AttackFile, MethodsFile
 from vlm_mu_jax.formats.audit import AuditFile
 from vlm_mu_jax.formats.guards import DefencesFile, DiagnosticsFile
+from vlm_mu_jax.formats.provenance import ProvenanceFile
 from vlm_mu_jax.formats.results import ResultsFile
 from vlm_mu_jax.formats.stress import HoldsFile
 from vlm_mu_jax.formats.training import RelearningFile, StepLine, SweepFile
@@ -24,6 +25,7 @@ FORMATS = {
     "relearn.json": RelearningFile,
     "sweep.json": SweepFile,
     "metrics.jsonl": StepLine,
+    "provenance.json": ProvenanceFile,
 }
 HEAD = """# File formats
 

@@ -43,7 +43,7 @@ def read_lines(path: str | Path, kind: type) -> list[dict[str, Any]]:
             continue
         try:
             row = parse_json(line.decode("utf-8", "replace"))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if number == len(lines):
                 break
             raise InputError(f"{path}:{number}: not JSON ({str(error)[:200]})") from None

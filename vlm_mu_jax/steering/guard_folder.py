@@ -62,7 +62,7 @@ def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = load_file(folder / ARRAYS)
     except OSError as error:
         raise InputError(f"{folder} is not a guard ({error}); make one with bin/guard extract") from None
-    except (ValueError, RecursionError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise InputError(f"{folder} is damaged ({error}); make it again with bin/guard extract") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError(f"{folder}/{META} is not of format {FORMAT}; make the guard again with this version")

@@ -3,17 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.formats.provenance import ProvenanceFile
+from vlm_mu_jax.formats.reading import read_file
 
-CARD = "README.md"
+CARD, FILE = "README.md", "provenance.json"
+
+
+def provenance(folder: str | Path) -> dict[str, Any]:
+    """Where the weights of a model folder come from. InputError when it does not say, or not as `ProvenanceFile`."""
+    return read_file(Path(folder) / FILE, ProvenanceFile)
 
 
 def base_of(folder: str | Path) -> dict[str, Any]:
     """{"source": what was converted at first, "license": as its card says} of a model folder; {} if it does not say."""
-    path = Path(folder) / "provenance.json"
-    if not path.is_file():
+    if not (Path(folder) / FILE).is_file():
         return {}
-    known = read_json(path)
+    known = provenance(folder)
     return known.get("base") or {name: known[name] for name in ("source", "license") if known.get(name)}
 
 

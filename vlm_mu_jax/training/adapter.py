@@ -5,9 +5,9 @@ from pathlib import Path
 from vlm_mu_jax.conversion import names
 from vlm_mu_jax.conversion.peft_writer import FOLDER, write_adapter
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model.params import Params, Specs, flatten
 from vlm_mu_jax.parallel import distributed
+from vlm_mu_jax.storage import origin
 from vlm_mu_jax.training.trainable import Selection, Tree, selected_paths
 
 
@@ -55,6 +55,6 @@ def save_adapter(
 
 def _base(start: Path) -> str:
     """The checkpoint that the start model was converted from, or its own folder if it is more than a conversion."""
-    provenance = read_json(start / "provenance.json")
+    provenance = origin.provenance(start)
     converted = "source" in provenance and not provenance.get("lora")
     return str(provenance["source"] if converted else start)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.outputs import complete_file, names_when_full
+from vlm_mu_jax.formats.reading import read_lines
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
 
@@ -52,7 +53,8 @@ class EvaluationHistory:
         """start: updates done before; later results in the file are of a run that was killed, and are made again."""
         self._plan = plan
         self._file = None if workdir is None or plan is None else workdir / FILE
-        rows = [row for row in _read(self._file) if row["step"] <= start] if distributed.first() else []
+        metric = ((plan and plan.best) or "").rpartition(":")[0]
+        rows = [row for row in _read(self._file, metric) if row["step"] <= start] if distributed.first() else []
         self._rows: list[dict] = distributed.from_first(rows)
         if self._file is not None and distributed.first():
             with complete_file(self._file) as partial:
@@ -65,7 +67,7 @@ class EvaluationHistory:
         return wanted and all(row["step"] != step for row in self._rows)
 
     def measure(self, step: int, params: Params) -> dict[str, float]:
-        """Evaluates and remembers.
+        """Evaluates and remembers. A number that is not finite is left out.
 
         Raises:
           JobError: the metric that decides is missing or not finite.
@@ -75,6 +77,7 @@ class EvaluationHistory:
         metric = (self._plan.best or "").rpartition(":")[0]
         if metric and not math.isfinite(values.get(metric, math.nan)):
             raise JobError(f"the evaluation after step {step} gave no finite {metric!r}, only {values}")
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._rows.append({"step": step, **values})
         if self._file is not None and distributed.first():
             with names_when_full(self._file), self._file.open("a", encoding="utf-8") as file:
@@ -103,13 +106,10 @@ class EvaluationHistory:
         return sum(row["step"] > self.best_step for row in self._rows) >= self._plan.patience
 
 
-def _read(file: Path | None) -> list[dict]:
-    """Complete lines; one cut short by a crash is made again."""
-    rows = []
-    if file is not None and file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
+def _read(file: Path | None, metric: str) -> list[dict[str, float]]:
+    """Complete lines; one cut short by a crash is made again. InputError for a line without `metric`, "" for none."""
+    rows = read_lines(file, dict[str, float]) if file is not None and file.is_file() else []
+    for needed in filter(None, ("step", metric)):
+        if any(needed not in row for row in rows):
+            raise InputError(f"{file}: a line has no {needed!r}; use another workdir, or delete the file")
     return rows

@@ -1,5 +1,6 @@
 """Metrics of a run: fetched from the device every few steps, checked to be finite, written to JSONL and a tracker."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.errors import JobError
+from vlm_mu_jax.files.json_file import parse_json
 from vlm_mu_jax.files.outputs import complete_file, names_when_full
 from vlm_mu_jax.parallel import distributed
 from vlm_mu_jax.training import flops, trackers
@@ -154,11 +156,9 @@ def _forget_after(file: Path, start: int) -> None:
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= start:
+    for line in file.read_bytes().decode("utf-8", "replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if parse_json(line)["step"] <= start:
                 kept.append(line)
-        except (ValueError, KeyError):
-            continue
     with complete_file(file) as partial:
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
+from vlm_mu_jax.files.json_file import parse_json
 from vlm_mu_jax.files.outputs import names_when_full
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
@@ -117,9 +118,9 @@ def _read(file: Path | None) -> dict[str, float]:
     known: dict[str, float] = {}
     if file is None or not file.is_file():
         return known
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_bytes().decode("utf-8", "replace").splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             known[entry["key"]] = float(entry["nll"])
         except (ValueError, KeyError, TypeError):
             continue

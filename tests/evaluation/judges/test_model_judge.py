@@ -70,13 +70,16 @@ def test_a_reply_that_cannot_be_read_is_not_kept(tmp_path):
     assert repaired.label == "answered" and len(echo.asked) == 1
 
 
-def test_an_unreadable_reply_that_an_older_version_kept_is_asked_again(tmp_path):
+@pytest.mark.parametrize(
+    ("kept", "asked"), [({"text": "Hm."}, 1), ({"text": 3}, 1), ([], 1), ({"text": "Yes", "later": 1}, 0)]
+)
+def test_an_unreadable_reply_that_another_version_kept_is_asked_again(tmp_path, kept, asked):
     judge = make(tmp_path / "c.jsonl", Echo())
     judge.many(cases("yes a"))
     (line,) = (tmp_path / "c.jsonl").read_text().splitlines()
-    (tmp_path / "c.jsonl").write_text(json.dumps({**json.loads(line), "reply": {"text": "Hm."}}) + "\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps({**json.loads(line), "reply": kept}) + "\n")
     (label,) = make(tmp_path / "c.jsonl", later := Echo()).many(cases("yes a"))
-    assert label.label == "answered" and len(later.asked) == 1
+    assert label.label == "answered" and len(later.asked) == asked
 
 
 def test_the_cache_knows_what_a_verdict_was_made_from(tmp_path):

@@ -10,7 +10,6 @@ given for each question, or made from templates around it. The attack is the par
 control is the same paraphrase without it. The word alone stands beside them.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import parse_json
 
 # The question stays first, so that its first word, where words act, is still the prompt's.
 TEMPLATES = (
@@ -105,7 +105,7 @@ def read_paraphrases(path: Path) -> Sequence[str] | Mapping[str, Sequence[str]]:
 
 def _by_id(path: Path, text: str) -> Mapping[str, Sequence[str]]:
     try:
-        given = json.loads(text)
+        given = parse_json(text)
         if all(texts and all(isinstance(t, str) and t.strip() for t in texts) for texts in given.values()):
             return given
     except (ValueError, AttributeError, TypeError):

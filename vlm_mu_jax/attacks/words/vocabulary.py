@@ -1,6 +1,5 @@
 """Candidate words: where they come from. How one is put into a question is in `data.placing`."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.formats.audit import AuditFile
+from vlm_mu_jax.formats.reading import read_file
 
 PIECES = "pieces"
 LANGUAGES = {"english": "en"}  # a language by name; all others by their code
@@ -109,14 +110,11 @@ def candidate_words(source: str, tokenizer: Any) -> list[str]:
 
 def first_words(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The words of an audit's rows that open a question."""
-    return distinct(row["word"] for row in rows if row["position"] == "first")
+    return distinct(row["word"] for row in rows if row.get("position") == "first")
 
 
 def _audit_words(path: Path) -> list[str]:
-    try:
-        return first_words(json.loads(_read(path))["rows"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a file of bin/audit ({error}); write one with bin/audit --out={path}") from error
+    return first_words(read_file(path, AuditFile).get("rows") or ())
 
 
 def _read(path: Path) -> str:

@@ -106,6 +106,8 @@ def _parsed(path: Path, text: str) -> Any:
         raise InputError(f"{path}: broken JSON at {where} ({error.msg}); is the file complete?") from None
     except RecursionError:
         raise InputError(f"{path}: JSON is nested too deeply; expected a list of records") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise InputError(f"{path}: broken JSON ({str(error)[:80]}); is the file complete?") from None
 
 
 def _json(path: Path, text: str, under: str, listed: bool = False) -> list[Row]:

@@ -84,7 +84,10 @@ class FileRows(Collection):
             nonlocal text, at, read
             chunk = self._bytes[read : read + _WINDOW]
             read += len(chunk)
-            text, at = text[at:] + decode(chunk, final=not chunk), 0
+            try:
+                text, at = text[at:] + decode(chunk, final=not chunk), 0
+            except UnicodeDecodeError as error:
+                raise InputError(f"{self.path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from None
             return bool(chunk)
 
         while True:
@@ -101,7 +104,7 @@ class FileRows(Collection):
                 continue
             try:
                 row, end = parse(text, at)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 if more():
                     continue
                 raise self._broken(place) from None

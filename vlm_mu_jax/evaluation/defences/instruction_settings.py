@@ -11,7 +11,6 @@ are asked once. A set is called SETTING_CONDITION, such as direct_blank_image. `
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from vlm_mu_jax.evaluation.answers.answers_file import Condition
 from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import BLANK, Question
 from vlm_mu_jax.evaluation.questions.suite import GAP, Suite, sample
+from vlm_mu_jax.files.json_file import parse_json
 
 SETTINGS = ("direct", "template", "image_needed", "one_word")
 IMAGES = GAP
@@ -115,7 +115,7 @@ def build(
 def read_templates(path: str | Path) -> tuple[tuple[str, str], ...]:
     """(name, template) of a JSON object {name: text with {question}}. Raises InputError when it is anything else."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check --jailbreak_templates") from None
     except ValueError as error:

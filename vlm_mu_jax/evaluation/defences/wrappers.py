@@ -35,6 +35,7 @@ from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.statistics import proportion
+from vlm_mu_jax.files.json_file import parse_json
 from vlm_mu_jax.storage.model_folder import Model
 
 VANILLA = "vanilla"
@@ -112,7 +113,7 @@ class Defended:
 def read_wording(path: str | Path) -> Wording:
     """The default wording with the parts that a JSON object replaces. Raises InputError for an unknown or bad part."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check --defence_prompts") from None
     except ValueError as error:

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import refusal_fit
 from vlm_mu_jax.evaluation.judges.choice import NAMES, get
 from vlm_mu_jax.evaluation.statistics import proportion
-from vlm_mu_jax.files.json_file import parse_json
+from vlm_mu_jax.files.json_file import parse_json, read_value
 
 EXAMPLES = Path(__file__).with_name("refusal_examples.json")
 WITHOUT_MODEL = tuple(name for name in NAMES if name != "oracle")
@@ -118,7 +117,7 @@ def fitted(labelled: Mapping[str, LabelledFile]) -> dict[str, Any]:
     harm = [name for name, some in labelled.items() if some.target != "refused"]
     if harm:
         raise InputError(f"{harm[0]}: its labels say what is harmful, not what refuses; leave it out of --fit")
-    examples = [(row["question"], row["answer"], row["refused"]) for row in json.loads(EXAMPLES.read_text("utf-8"))]
+    examples = [(row["question"], row["answer"], row["refused"]) for row in read_value(EXAMPLES)]
     rows = [row for some in labelled.values() for row in some.rows] + examples
     sources = {name: hashlib.sha256(repr(list(some.rows)).encode()).hexdigest()[:16] for name, some in labelled.items()}
     return {"sources": sources, "examples": len(examples), "rows": len(rows), "weights": refusal_fit.fit(rows)}
@@ -150,7 +149,7 @@ def _rows(path: Path) -> list[tuple[str, str, bool]]:
 
 def _harmbench(path: Path) -> LabelledFile:
     try:
-        rows = [row for some in json.loads(_text(path)).values() for row in some]
+        rows = [row for some in parse_json(_text(path)).values() for row in some]
         said = [(row["test_case"], row["generation"], sum(row[f"human_{i}"] for i in range(3)) >= 2) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: is not HarmBench's text_behaviors_val_set.json; give it, or CSV files") from None
@@ -170,7 +169,7 @@ def _csv(path: Path) -> list[dict[str, str]]:
 def _json_lines(path: Path) -> list[dict[str, str]]:
     try:
         rows = [parse_json(line) for line in _text(path).split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is no JSON lines file ({error})") from None
     if not all(isinstance(row, dict) and isinstance(row.get("answer"), str) for row in rows):
         raise InputError(f"{path}: a line has no answer; give lines such as those of bin/eval")

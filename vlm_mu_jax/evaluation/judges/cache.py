@@ -37,7 +37,7 @@ class JudgeCache:
             try:
                 row = parse_json(line.decode())
                 self._replies[row["key"]] = row["reply"]
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError):
                 raise InputError(f"{path}: line {number} is no kept reply; delete the file to ask again") from None
         if len(whole) < len(raw):
             os.truncate(path, len(whole))

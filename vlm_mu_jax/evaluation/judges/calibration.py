@@ -9,7 +9,6 @@ label about 200 answers of the same model family, drawn at random.
 import csv
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import LABELS, Case, Label
 from vlm_mu_jax.evaluation.statistics import CONFIDENCE, Metric, any_of_k, proportion
+from vlm_mu_jax.files.json_file import read_value
 
 TARGETS = ("answered", "refused")  # what attack success counts, and what refusal rates count
 # Corrected rates: name -> (metric, or metric and number of shots, target). Only rates in which one answer decides:
@@ -186,7 +186,7 @@ def shipped(name: str) -> dict[str, Agreement] | None:
     file = Path(__file__).with_name(f"{name}_agreement.json")
     if not file.is_file():
         return None
-    rows = [row for row in json.loads(file.read_text(encoding="utf-8")) if row["judge"] == name]
+    rows = [row for row in read_value(file) if row["judge"] == name]
     found, refusals = (sum(row["sensitivity"][key] for row in rows) for key in ("k", "n"))
     let_be, answers = (sum(row["specificity"][key] for row in rows) for key in ("k", "n"))
     refused = Agreement("refused", found, answers - let_be, refusals - found, let_be)

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+import msgspec
+
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.evaluation.judges.cache import JudgeCache, content_key
 from vlm_mu_jax.evaluation.judges.case import Case
@@ -74,7 +76,10 @@ class ModelJudge:
 
     def _kept(self, key: str) -> Reply | None:
         known = self._cache.get(key)
-        return None if known is None else Reply(**known)
+        try:
+            return None if known is None else msgspec.convert(known, Reply)
+        except msgspec.ValidationError:  # of another version: asked again
+            return None
 
     def _is_readable(self, case: Case, reply: Reply | None) -> bool:
         return reply is not None and self._rubric.label(case, reply).error is None

@@ -1,6 +1,5 @@
 """The exact judge of a world whose right answers are known, such as the miniature's."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges.degenerate import is_degenerate
 from vlm_mu_jax.evaluation.judges.label import Label
+from vlm_mu_jax.files.json_file import parse_json
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -35,7 +35,7 @@ class OracleJudge:
     def from_file(cls, path: str | Path) -> "OracleJudge":
         """Reads `oracle.json`. Raises InputError when it is missing or of another form."""
         try:
-            entries = json.loads(Path(path).read_text(encoding="utf-8"))
+            entries = parse_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read ({error.strerror}); --judge=oracle needs it, else use --judge=keyword"

@@ -18,7 +18,6 @@ agrees with people on the two models of XSTest that took no part in the fit.
 """
 
 import functools
-import json
 import re
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from vlm_mu_jax.evaluation.judges.degenerate import is_degenerate
 from vlm_mu_jax.evaluation.judges.keyword import normalise
 from vlm_mu_jax.evaluation.judges.label import Label
 from vlm_mu_jax.evaluation.judges.refusal_signs import signs, states_inability, without_quotes
+from vlm_mu_jax.files.json_file import read_json
 
 WEIGHTS = Path(__file__).with_name("refusal_weights.json")
 LANGUAGES = Path(__file__).with_name("refusal_languages.txt")
@@ -59,7 +59,7 @@ def score(found: dict[str, float]) -> float:
 
 @functools.cache
 def _weights() -> dict[str, float]:
-    return json.loads(WEIGHTS.read_text(encoding="utf-8"))["weights"]
+    return read_json(WEIGHTS)["weights"]
 
 
 @functools.cache
