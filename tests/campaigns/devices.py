@@ -29,6 +29,7 @@ PLACES = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8))  # processes, devices 
 OBJECTIVES = ("sft", "npo", "rmu")
 STEPS, SAVED = 4, 2
 MOST_LOSS, MOST_WEIGHT = 1e-4, 1e-3  # relative, of rounding
+LEAST = 1e-10  # what stays below is rounding of zero: a bias of keys has no gradient
 
 
 def mesh(devices: int, rng: random.Random) -> tuple[int, int, int]:
@@ -54,8 +55,8 @@ def faults(found: dict, whole: dict) -> list[str]:
 
 
 def _furthest(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference, relative to the largest number; infinite where one is not finite."""
-    difference = float(np.abs(one - other).max() / (np.abs(other).max() or 1.0))
+    """The largest difference, relative to the largest number or LEAST; infinite where one is not finite."""
+    difference = float(np.abs(one - other).max() / max(np.abs(other).max(), LEAST))
     return difference if np.isfinite(difference) else np.inf
 
 

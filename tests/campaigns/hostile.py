@@ -44,17 +44,23 @@ class Target:
       name: of the target, as figures count it.
       command: the words after `bin/`; OUT stands for its output.
       files: relative to the world; each is mutated in turn.
+      changes: a folder of the world that the command goes on with; every case has a fresh copy of it.
     """
 
     name: str
     command: str
     files: tuple[str, ...]
+    changes: str = ""
 
 
 _HF = ("config", "tokenizer", "tokenizer_config", "preprocessor_config", "processor_config", "generation_config")
 _STORY = "report base_0 sft_0 npo_0 --out=OUT.html --attack=evidence/attack.json --audit=evidence/audit.json"
 _STORY += " --guard_diagnostics=evidence/guard_diagnostics.json --training=evidence/train_npo"
 _STORY += " --attack_again=npo=evidence/attack_npo.json"
+_OLD = ("holds", "defences", "methods", "relearning", "sweep", "saliency")
+_MORE = "report base_0 --out=OUT.html " + " ".join(f"--{name}=old/{name}.json" for name in _OLD)
+_ASKED = "--max_new_tokens=1 --batch_size=2"
+_SEARCH = "--shortlist=2 --shots=1 --search_questions=2 --verify_questions=2 --out=OUT.json"
 _EVIDENCE = ("attack", "audit", "guard_diagnostics", "attack_npo")
 TARGETS = (
     Target("convert", "convert_hf --source=hf --out=OUT", tuple(f"hf/{name}.json" for name in _HF)),
@@ -93,6 +99,41 @@ TARGETS = (
         "curate",
         "curate --safety=data/train.json --candidates=data/forget.jsonl --judge=refusal --out=OUT",
         ("data/train.json", "data/forget.jsonl", "data/train/1.png"),
+    ),
+    Target("report_more", _MORE, tuple(f"old/{name}.json" for name in _OLD)),
+    Target(
+        "train",
+        "train --config=tiny_config.py --workdir=OUT --config.steps=1",
+        ("data/train.json", "data/forget.jsonl", "data/train/0.png", "ours/config.json"),
+    ),
+    Target(
+        "train_again",
+        "train --config=tiny_config.py --workdir=run",
+        ("run/config.json", "run/metrics.jsonl", "run/data.json", "run/goodput.json", "run/provenance.json"),
+        changes="run",
+    ),
+    Target(
+        "eval_again",
+        f"eval --checkpoint=ours --data=data --workdir=asked {_ASKED}",
+        ("asked/config.json", "asked/provenance.json", "asked/answers/unsafe_before.jsonl", "data/test.json"),
+        changes="asked",
+    ),
+    Target(
+        "words",
+        f"attack --checkpoint=ours --data=data --goal=jailbreak --words=audit:old/audit.json {_SEARCH} {_ASKED}",
+        ("old/audit.json", "data/test.json"),
+    ),
+    Target(
+        "paraphrases",
+        f"attack --checkpoint=ours --data=data --goal=jailbreak --method=paraphrase --word=what"
+        f" --paraphrases=paraphrases.json --verify_questions=1 --out=OUT.json {_ASKED}",
+        ("paraphrases.json",),
+    ),
+    Target(
+        "wording",
+        f"defences --checkpoint=ours --data=data --defences=vanilla,self_reminder --settings=direct"
+        f" --perplexity=false --max_questions=1 --defence_prompts=wording.json --workdir=OUT {_ASKED}",
+        ("wording.json", "data/text_harm.json"),
     ),
     Target(
         "guard",
@@ -144,6 +185,7 @@ def tried(case: Case, world: Path, place: Path) -> Case:
     """Runs the case in a copy of the world (hard links, but for the mutated file), which is left as it was."""
     if not place.exists():
         shutil.copytree(world, place, copy_function=os.link)
+    _renew(case.target, world, place)
     whole = set(place.rglob("*"))
     (place / case.file).unlink()
     (place / case.file).write_bytes(case.content)
@@ -160,7 +202,15 @@ def tried(case: Case, world: Path, place: Path) -> Case:
         shutil.rmtree(path) if path.is_dir() and path.exists() else path.unlink(missing_ok=True)
     (place / case.file).unlink(missing_ok=True)
     os.link(world / case.file, place / case.file)
+    _renew(case.target, world, place)
     return case
+
+
+def _renew(target: Target, world: Path, place: Path) -> None:
+    """Copies the folder that the command changes: what it writes in place would be written in the world, too."""
+    if target.changes:
+        shutil.rmtree(place / target.changes, ignore_errors=True)
+        shutil.copytree(world / target.changes, place / target.changes)
 
 
 def campaign(out: Path, cases: int, seed: int, targets: Sequence[Target] = TARGETS, show: bool = False) -> dict:
@@ -198,11 +248,11 @@ def _keep(case: Case, folder: Path, faults: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=200, help="for every seed")
-    parser.add_argument("--only", default="", help="targets whose name holds this")
+    parser.add_argument("--only", default="", help="targets whose name holds one of these words, with commas")
     seeds.add_flags(parser)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    targets = [target for target in TARGETS if given.only in target.name]
+    targets = [target for target in TARGETS if any(word in target.name for word in given.only.split(","))]
     seeds.run(given, lambda seed: campaign(given.out, given.cases, seed, targets, show=True))
 
 

@@ -53,6 +53,8 @@ def _write(folder: Path, models: bool) -> None:
         _write_other_weights(folder)
         _write_ours(folder)
     _write_texts(folder)
+    if models:
+        _write_runs(folder)
     (folder / "complete").write_text("")
 
 
@@ -106,6 +108,17 @@ def _write_ours(folder: Path) -> None:
     vlm_mu_jax.extract_guard(model, folder / "data" / "anchors.json", options).save(folder / "guard")
 
 
+def _write_runs(folder: Path) -> None:
+    """What a training and an evaluation have left, to go on with."""
+    for command in (
+        "train --config=tiny_config.py --workdir=run --config.eval.every=3 --config.eval.data=data"
+        " --config.eval.batch_size=2 --config.eval.max_new_tokens=1",
+        "eval --checkpoint=ours --data=data --workdir=asked --max_new_tokens=1 --batch_size=2",
+    ):
+        words = [ROOT / "bin" / command.split()[0], *command.split()[1:]]
+        subprocess.run(words, cwd=folder, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
 def _write_texts(folder: Path) -> None:
     from PIL import Image
 
@@ -123,6 +136,9 @@ def _write_texts(folder: Path) -> None:
     asked = {"id": "a", "question": QUESTION, "answer": "take it", "kind": "unsafe", "image": "train/0.jpg"}
     (folder / "data" / "jpeg.json").write_text(json.dumps([asked]))
     Image.open(folder / "data" / "train" / "0.png").convert("RGB").save(folder / "data" / "train" / "0.jpg")
+    shutil.copytree(ROOT / "tests" / "formats" / "version_1", folder / "old")
+    (folder / "paraphrases.json").write_text(json.dumps({f"test{i}": ["tell me about the sign"] for i in range(9)}))
+    (folder / "wording.json").write_text(json.dumps({"self_reminder": "be good : {question}", "erased_words": 1}))
     (folder / "list.txt").write_text("please\ncan\nexplain\nwug\nfep\ntoma\n")
     lines = [f"{i},{QUESTION},take it,unsafe,data/train/{i}.png" for i in range(3)]
     (folder / "questions.csv").write_text("id,question,answer,kind,image\n" + "\n".join(lines))
