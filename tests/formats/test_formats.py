@@ -70,6 +70,24 @@ def test_a_wrong_field_is_one_line_that_names_it(tmp_path, content, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "field"),
+    [
+        (DiagnosticsFile, {"auroc_interval": {"text": [[0.5]]}}, "auroc_interval"),
+        (DiagnosticsFile, {"answers": {"conditions": {"own": []}}}, "answers.conditions"),
+        (AuditFile, {"attribution": {"correlations": {"a": {"here": {"n": 9, "pearson": {}}}}}}, "pearson"),
+        (DefencesFile, {"rows": [{"metrics": {"settings": {"direct": {"own_image": {"asr": "high"}}}}}]}, "metrics"),
+        (SweepFile, {"rows": [{"metrics": []}]}, "metrics"),
+        (RelearningFile, {"curve": [{"metrics": {}}]}, "step"),
+        (HoldsFile, {"name": "a", "rows": [], "depth": {"conditions": {}, "n": []}}, "depth.n"),
+        (ProvenanceFile, {"base": "llava"}, "base"),
+    ],
+)
+def test_what_readers_count_on_is_declared(kind, value, field):
+    with pytest.raises(InputError, match=field):
+        check_value(value, kind, "here")
+
+
 def test_unknown_fields_pass(tmp_path):
     value = {"schema": 1, "later": {"a": [1]}, "jailbreak": [{"word": "a", "more": True}]}
     (tmp_path / "a.json").write_text(json.dumps(value))

@@ -43,12 +43,20 @@ class AttributedWord(TypedDict, total=False):
     removed: Annotated[float | None, says("the first minus the second")]
 
 
+class CorrelationInterval(TypedDict):
+    """A coefficient of correlation."""
+
+    value: Annotated[float, says("-1 to 1")]
+    low: Annotated[float, says("lower end of its 95 % interval")]
+    high: Annotated[float, says("upper end of its 95 % interval")]
+
+
 class Correlation(TypedDict, total=False):
     """Correlation of a word's log odds with its effect."""
 
     n: Required[Annotated[int, says("words")]]
-    pearson: Required[Annotated[dict[str, float], says("value, low, high")]]
-    spearman: Required[Annotated[dict[str, float], says("value, low, high")]]
+    pearson: Required[Annotated[CorrelationInterval, says("of the numbers")]]
+    spearman: Required[Annotated[CorrelationInterval, says("of their ranks")]]
 
 
 class AttributionResult(TypedDict, total=False):

@@ -12,7 +12,7 @@ def says(text: str) -> Meta:
 
 
 Curve = Annotated[list[float | None], says("one number a layer")]
-Band = Annotated[list[list[float | None]], says("[low, high] a layer")]
+Band = Annotated[list[tuple[float | None, float | None]], says("[low, high] a layer")]
 
 
 class RateFields(TypedDict, total=False):

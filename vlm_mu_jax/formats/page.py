@@ -77,6 +77,8 @@ def _name(hint: object) -> str:
     if origin in (types.UnionType, typing.Union):
         names = list(dict.fromkeys(_name(one) for one in inside if one is not types.NoneType))
         return " or ".join(names) + (", or null" if types.NoneType in inside else "")
+    if origin is tuple:
+        return f"[{', '.join(map(_name, inside))}]"
     if origin is list:
         return f"list of {_name(inside[0])}"
     if origin is not None:

@@ -25,13 +25,27 @@ class HoldsSituation(TypedDict, total=False):
     against: Annotated[dict[str, Any] | None, says("rate -> exact McNemar against the model before, with p_holm")]
 
 
+class LayersByKind(TypedDict):
+    """A rate a layer, of requests of each kind."""
+
+    harmful: Annotated[list[RateFields], says("of harmful requests")]
+    harmless: Annotated[list[RateFields], says("of harmless requests")]
+
+
+class FloorByKind(TypedDict):
+    """What place and the token before give away, of requests of each kind."""
+
+    harmful: Annotated[RateFields, says("of harmful requests")]
+    harmless: Annotated[RateFields, says("of harmless requests")]
+
+
 class DepthReading(TypedDict):
     """What the layers know in one condition."""
 
     kind: Annotated[list[RateFields], says("a layer each: AUROC of harmful against harmless requests")]
-    probe: Annotated[dict[str, list[RateFields]], says("harmful, harmless -> a layer each: tokens a probe reads")]
-    lens: Annotated[dict[str, list[RateFields]], says("harmful, harmless -> a layer each: tokens the head reads")]
-    floor: Annotated[dict[str, RateFields], says("harmful, harmless -> tokens read off place and token before")]
+    probe: Annotated[LayersByKind, says("tokens that a linear probe reads")]
+    lens: Annotated[LayersByKind, says("tokens that the model's own head reads")]
+    floor: Annotated[FloorByKind, says("tokens read off their place and the token before")]
 
 
 class DepthOfLayers(TypedDict):

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 
 from vlm_mu_jax.reporting.figures import canvas, defences
@@ -53,4 +54,8 @@ def test_a_figure_names_what_it_shows_and_stands_alone(draw, file, said):
 def test_what_was_not_measured_is_no_figure():
     assert defences.defences([{"rows": []}]) is None
     assert defences.directions([{"auroc": {"text": [1.0]}}]) is None
+    assert defences.directions([{"cosine": {"own": []}, "stress": {"white": {"auroc": [None]}}}]) is None
+    (axis,) = defences.directions([{"cosine": {"own": [0.5, None], "blank": []}}]).figure.axes
+    (drawn,) = [line for line in axis.lines if not line.get_label().startswith("_")]
+    assert drawn.get_ydata()[0] == 0.5 and np.isnan(drawn.get_ydata()[1])
     assert defences.answers([{"auroc": {"text": [1.0]}}]) is None

@@ -2,6 +2,8 @@
 
 import xml.etree.ElementTree as ET
 
+import numpy as np
+
 from vlm_mu_jax.reporting.figures import canvas, holds
 
 
@@ -42,6 +44,14 @@ def test_what_was_measured_is_drawn_and_named():
         all(word in text for word in ("npo <b>", "floor", "own image: a linear probe reads it"))
         and "text only" not in text
     )
+
+
+def test_layers_where_nothing_was_counted_are_gaps():
+    empty = {"value": None, "n": 0}
+    read = {**READ, "probe": {"harmful": [metric(0.9), empty, {}]}, "floor": {"harmful": empty}}
+    axis = holds.depth([{**FILE, "depth": {"conditions": {"own": read}}}]).figure.axes[0]
+    (drawn,) = [line for line in axis.lines if line.get_label() == "npo <b>"]
+    assert list(drawn.get_ydata())[:1] == [0.9] and np.isnan(list(drawn.get_ydata())[1:]).all()
 
 
 def test_without_rows_or_layers_there_is_nothing_to_draw():

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vlm_mu_jax.reporting.figures.canvas import (
     Drawing,
     color,
@@ -70,6 +72,7 @@ def directions(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
         ("Cosine with the text's direction", guard.get("cosine"), 0.0),
         ("Separation by kind of blank (AUROC)", stress, 0.5),
     ]
+    shown = [(title, _drawn(curves), level) for title, curves, level in shown]
     shown = [(title, curves, level) for title, curves, level in shown if curves]
     if not shown:
         return None
@@ -84,13 +87,19 @@ def directions(files: Sequence[Mapping[str, Any]]) -> Drawing | None:
                 label = _NAMES.get(name, short(name))
                 axis.plot(range(len(values)), values, marker, linestyle="-", markersize=5, label=label, **edged(role))
             axis.axhline(level, color=color("muted"), linewidth=0.9, linestyle=(0, (3, 3)))
-            axis.set_ylim(min(level, *(min(values) for values in curves.values())) - 0.05, 1.05)
+            axis.set_ylim(min(level, *(np.nanmin(values) for values in curves.values())) - 0.05, 1.05)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_xlabel("layer")
             axis.grid(axis="y", linewidth=0.7)
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
         title = "Lines per layer: separation and cosine of safety directions, per condition"
         return to_svg(figure, "directions", title)
+
+
+def _drawn(curves: Mapping[str, Sequence[float | None] | None] | None) -> dict[str, np.ndarray]:
+    """Curves with a number at least; what is missing is not a number, which is not drawn."""
+    found = {name: np.array(values or [], float) for name, values in (curves or {}).items()}
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
 def answers(files: Sequence[Mapping[str, Any]]) -> Drawing | None:

@@ -1,5 +1,6 @@
 """What a model's safety survives, and what its layers still know; each as inline SVG, from files of bin/holds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,13 +85,18 @@ def _lines(axis, found: Mapping[str, Any], what: str, index: int, name: str) -> 
     role, marker = _LOOKS[index % len(_LOOKS)]
     points = found[what]["harmful"]
     for layer, point in enumerate(points):
-        whisker(axis, point["low"], point["high"], layer, role, vertical=True, width=1.0)
-    values = [point["value"] for point in points]
+        whisker(axis, point.get("low"), point.get("high"), layer, role, vertical=True, width=1.0)
+    values = [_value(point) for point in points]
     axis.plot(range(len(values)), values, marker=marker, linewidth=1.4, markersize=5, label=name, **edged(role))
     if index == 0:
-        floor = found["floor"]["harmful"]["value"]
+        floor = _value(found["floor"]["harmful"])
         axis.axhline(floor, color=color("muted"), linewidth=0.9, linestyle=(0, (3, 3)), label="floor")
     axis.set_xticks(range(len(values)))
+
+
+def _value(point: Mapping[str, Any]) -> float:
+    """Not a number, which is not drawn, where nothing was counted."""
+    return math.nan if point.get("value") is None else point["value"]
 
 
 def _rate(content: Mapping[str, Any], name: str, rate: str) -> Mapping[str, Any] | None:

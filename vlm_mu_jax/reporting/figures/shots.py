@@ -50,7 +50,7 @@ def k_curve(runs: list[ModelRun]) -> Drawing | None:
 
 def _by_shots(run: ModelRun, name: str) -> dict[int, Rate]:
     """K -> rate, in the order of K."""
-    found = {int(shots): metric for shots, metric in run.group(name).items() if shots.isdecimal()}
+    found = {int(shots): metric for shots, metric in run.group(name).items() if shots.isdecimal() and len(shots) < 9}
     return dict(sorted(found.items()))
 
 
