@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 from tests import slow_files
-from vlm_mu_jax.cli.command import leave_out_absent_tpu
+from vlm_mu_jax.parallel.accelerators import leave_out_absent_tpu
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_FILES = slow_files.read()

@@ -150,14 +150,21 @@ def test_links_and_commands_in_the_guides_exist(guide):
         assert (ROOT / "configs" / config).exists(), f"{guide.name} names configs/{config}"
 
 
+def test_a_shared_flag_is_defined_by_the_function_of_its_name():
+    """`defined_flags` reads names from calls."""
+    tree = ast.parse((ROOT / "vlm_mu_jax" / "cli" / "shared_flags.py").read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert functions and all(f'("{node.name}"' in ast.unparse(node).replace("'", '"') for node in functions)
+
+
 def defined_flags(source: Path) -> set[str]:
     """Flags of a command and of the modules of cli/ that it takes flags from (cluster and the like)."""
     text = source.read_text()
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     names = [alias.name for node in imports if node.module == "vlm_mu_jax.cli" for alias in node.names]
-    beside = [source.with_name(f"{name}.py") for name in names]
+    beside = [source.with_name(f"{name}.py") for name in names if name != "shared_flags"]
     texts = [text, *(path.read_text() for path in beside if path.exists())]
-    return {flag for text in texts for flag in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)}
+    return {flag for text in texts for flag in re.findall(r'(?:DEFINE_\w+\(\s*"|shared_flags\.)(\w+)', text)}
 
 
 @pytest.mark.parametrize("guide", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda path: path.name)

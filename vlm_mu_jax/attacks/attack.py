@@ -208,10 +208,7 @@ def _read(records: Records | AttackRecords | str | Path, seed: int) -> AttackRec
         return records
     if isinstance(records, Records):
         return AttackRecords.halved(records, seed)
-    records = hub.local(records)
-    if records.is_file():
-        return AttackRecords.from_file(records, seed=seed)
-    return AttackRecords.from_folder(records, seed=seed)
+    return AttackRecords.read(hub.local(records), seed=seed)
 
 
 def _answered(data: AttackRecords) -> list[str]:

@@ -9,7 +9,9 @@ from vlm_mu_jax.attacks.methods.images import CARRIER
 from vlm_mu_jax.attacks.methods.pgd import PixelOptions
 from vlm_mu_jax.attacks.methods.suffix_prompts import SuffixOptions
 from vlm_mu_jax.attacks.methods.texts import TEMPLATES
+from vlm_mu_jax.attacks.words import vocabulary
 from vlm_mu_jax.attacks.words.one_word import WordOptions
+from vlm_mu_jax.data import placing
 from vlm_mu_jax.errors import InputError
 
 SUFFIXES = ("gcg", "random")
@@ -97,6 +99,13 @@ class AttackOptions:
             )
         if method == "paraphrase" and not self.word:
             raise InputError("--method=paraphrase needs --word=WORD, for example one that the word search found")
+
+    def check_words(self) -> None:
+        """Raises InputError for positions or candidate words that are not there, as far as no model is needed."""
+        if self.method == "one_word" and self.words.candidates not in (vocabulary.PIECES, "audit"):
+            vocabulary.candidate_words(self.words.candidates, None)
+        for position in self.words.positions:
+            placing.place("", "", position, self.words.mode)
 
     @property
     def draw(self) -> Draw:

@@ -190,6 +190,33 @@ class AttackRecords:
 
         return cls.halved(questions.read(file, kind, columns), seed)
 
+    @classmethod
+    def read(
+        cls,
+        data: str | Path,
+        split: str = "auto",
+        kind: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        seed: int = 0,
+    ) -> "AttackRecords":
+        """The questions of a data folder, or of one file of questions.
+
+        Args:
+          split: of a folder; see `from_folder`.
+          kind, columns: of a file; see `from_file`.
+
+        Raises:
+          InputError: a file is missing or broken, or what is given belongs to the other kind of data.
+        """
+        data = Path(data)
+        if data.is_file():
+            if split in ("train", "validation"):
+                raise InputError(f"--search_split={split} names a file of a data folder; --data={data} is a file")
+            return cls.from_file(data, kind, columns, seed)
+        if kind or columns:
+            raise InputError("--kind and --columns are for a file of questions as --data; leave them out")
+        return cls.from_folder(data, split, seed)
+
     def at_turn(self, turn: str) -> "AttackRecords":
         """The same data with every conversation up to one of its questions, which is then attacked; see
         `data.turns.cut`."""

@@ -13,21 +13,28 @@ Example:
   bin/attack --checkpoint=runs/sft --data=mine.txt --kind=unsafe --goal=jailbreak --openings=no.txt --out=attack.json
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import attack_methods, cluster, command, judge_flags, mesh_flag, quantize_flag, shard_flags
+from vlm_mu_jax.cli import (
+    attack_methods,
+    cluster,
+    command,
+    judge_flags,
+    mesh_flag,
+    quantize_flag,
+    shard_flags,
+    shared_flags,
+)
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.paths import resolved
 
 if TYPE_CHECKING:
     from vlm_mu_jax.attacks.options import AttackOptions
-    from vlm_mu_jax.attacks.questions import AttackRecords
 
 _METHOD = flags.DEFINE_enum("method", "one_word", ["one_word", *attack_methods.METHODS], "what is tried")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
+_CHECKPOINT = shared_flags.checkpoint()
 _DATA = flags.DEFINE_string(
     "data",
     None,
@@ -36,7 +43,7 @@ _DATA = flags.DEFINE_string(
     required=True,
 )
 _KIND = flags.DEFINE_string("kind", None, "with a file as --data, the kind of rows that name none: unsafe or safe")
-_COLUMNS = flags.DEFINE_string("columns", "", "the file's names of columns, such as question=Goal,image=file")
+_COLUMNS = shared_flags.columns()
 _OUT = flags.DEFINE_string(
     "out",
     None,
@@ -103,8 +110,8 @@ _RESCORED = flags.DEFINE_integer(
     "rescored", 3, "how many of the best words are scored again in float32, one prompt at a time", lower_bound=0
 )
 _BLOCK = flags.DEFINE_integer("block", 64, "candidate words scored at a time", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 32, "questions answered at a time", lower_bound=1)
-_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
+_BATCH = shared_flags.batch_size(32)
+_TOKENS = shared_flags.max_new_tokens(64)
 flags.adopt_module_key_flags(attack_methods)
 flags.adopt_module_key_flags(mesh_flag)
 flags.adopt_module_key_flags(cluster)
@@ -115,8 +122,11 @@ flags.adopt_module_key_flags(shard_flags)
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.attacks.attack import attack, beside, search_share
-    from vlm_mu_jax.attacks.margin.search_run import check_shares
+    from vlm_mu_jax.attacks.margin.search_run import check_shares, chosen_meshes
+    from vlm_mu_jax.attacks.questions import AttackRecords
+    from vlm_mu_jax.data.questions import parse_columns
     from vlm_mu_jax.data.readers import hub
+    from vlm_mu_jax.steering import guard_folder
     from vlm_mu_jax.storage import model_folder
 
     share, options = shard_flags.share_from_flags(), _options_from_flags()
@@ -125,16 +135,21 @@ def main(argv: list[str]) -> None:
         cluster.check_shared(out, way)
     if shard_flags.JOIN.value:
         check_shares(beside(out, "margins.jsonl"))
-    command.enable_compilation_cache()
+    command.prepare_jax()
     data = hub.local(_DATA.value)
-    replies = out if speaks else out.with_name(f"{out.name}.process{cluster.process()}")  # process 0 alone judges
-    judge = judge_flags.rater(judge_flags.options_from_flags(), data.parent if data.is_file() else data, replies)
+    judge = judge_flags.rater(
+        judge_flags.options_from_flags(), data.parent if data.is_file() else data, cluster.own_file_from_flags(out)
+    )
     folder = model_folder.find(_CHECKPOINT.value)
-    meshes = _meshes(folder, options, mesh_flag.sizes_from_flags())
+    with mesh_flag.placed(None, options.batch_size, options.max_new_tokens):
+        meshes = chosen_meshes(folder, mesh_flag.sizes_from_flags(), one_group=options.method == "pgd")
     mesh = meshes[0] if meshes else None
     # a bad file or name is told before the model is loaded
-    records = _records(data, _SPLIT.value, _KIND.value, _COLUMNS.value, options.seed)
-    _check_names(options, _GUARD.value, _REFERENCE.value)
+    records = AttackRecords.read(data, _SPLIT.value, _KIND.value, parse_columns(_COLUMNS.value), options.seed)
+    guard_folder.check(_GUARD.value)
+    if _REFERENCE.value:
+        model_folder.find(_REFERENCE.value)
+    options.check_words()
     model = model_folder.load(folder, mesh=mesh, quantize=quantize_flag.QUANTIZE.value)
     given = {
         "guard": _GUARD.value,
@@ -151,38 +166,6 @@ def main(argv: list[str]) -> None:
     if speaks:
         print(found.table())
     cluster.leave_together()
-
-
-def _check_names(options: "AttackOptions", guard: str | None, reference: str | None) -> None:
-    """Raises InputError for a guard, a reference model, positions or candidate words that are not there."""
-    from vlm_mu_jax.attacks.words import vocabulary
-    from vlm_mu_jax.data import placing
-    from vlm_mu_jax.steering import guard_folder
-    from vlm_mu_jax.storage import model_folder
-
-    guard_folder.check(guard)
-    if reference:
-        model_folder.find(reference)
-    words = options.words
-    if options.method == "one_word" and words.candidates not in (vocabulary.PIECES, "audit"):
-        vocabulary.candidate_words(words.candidates, None)
-    for position in words.positions:
-        placing.place("", "", position, words.mode)
-
-
-def _records(data: Path, split: str, kind: str | None, columns: str, seed: int) -> "AttackRecords":
-    """The questions of --data, a folder or a file. Raises InputError for flags of the other one."""
-    from vlm_mu_jax.attacks.questions import AttackRecords
-    from vlm_mu_jax.data.questions import parse_columns
-    from vlm_mu_jax.errors import InputError
-
-    if data.is_file():
-        if split in ("train", "validation"):
-            raise InputError(f"--search_split={split} names a file of a data folder; --data={data} is a file")
-        return AttackRecords.from_file(data, kind, parse_columns(columns), seed)
-    if kind or columns:
-        raise InputError("--kind and --columns are for a file of questions as --data; leave them out")
-    return AttackRecords.from_folder(data, split, seed)
 
 
 def _options_from_flags() -> "AttackOptions":
@@ -212,22 +195,6 @@ def _options_from_flags() -> "AttackOptions":
         ),
         **attack_methods.options_from_flags(_METHOD.value, _BLOCK.value),
     )
-
-
-def _meshes(folder: Path, options: "AttackOptions", sizes: tuple[int, int, int] | None) -> list:
-    """Groups of devices. Each scores one question at a time: it splits a block's candidates, and weights that do not
-    fit one device. Images have no candidates to split."""
-    from vlm_mu_jax.attacks.margin.search_run import meshes_of
-    from vlm_mu_jax.storage import model_folder
-
-    if sizes:
-        return meshes_of(*sizes)
-    with mesh_flag.placed(None, options.batch_size, options.max_new_tokens):
-        config, settings = model_folder.read_config(folder), model_folder.read_settings(folder)
-        chosen = model_folder.chosen_mesh(str(folder), config, settings["dtype"])
-    if chosen is None:
-        return []
-    return meshes_of(1 if options.method == "pgd" else -1, chosen.shape["fsdp"], chosen.shape["tensor"])
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from typing import Any
 
 from absl import flags
 
-from vlm_mu_jax.errors import InputError
-
 METHODS = ("gcg", "random", "pgd", "prefill", "paraphrase", "blank", "noise", "typographic")
 
 _STEPS = flags.DEFINE_integer("steps", 50, "gcg, random, pgd: steps of a search, at most", lower_bound=1)
@@ -73,21 +71,9 @@ def options_from_flags(method: str, block: int) -> dict[str, Any]:
         "carrier": _CARRIER.value,
     }
     if _TARGETS.value not in (None, "data"):
-        found["targets"] = _lines("targets", _TARGETS.value)
+        found["targets"] = texts.read_beginnings("targets", _TARGETS.value)
     if method == "prefill" and _PREFILLS.value:
-        found["prefills"] = _lines("prefills", _PREFILLS.value)
+        found["prefills"] = texts.read_beginnings("prefills", _PREFILLS.value)
     if method == "paraphrase" and _PARAPHRASES.value:
         found["paraphrases"] = texts.read_paraphrases(Path(_PARAPHRASES.value))
     return found
-
-
-def _lines(flag: str, path: str) -> list[str]:
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"--{flag}={path}: cannot be read ({error}); give a text file, one beginning of an answer a line"
-        ) from error
-    if not lines:
-        raise InputError(f"--{flag}={path}: holds no line; give one beginning of an answer a line")
-    return lines

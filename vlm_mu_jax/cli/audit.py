@@ -177,7 +177,7 @@ def _saliency(records, checkpoint: str, count: int, seed: int, sizes: tuple[int,
     from vlm_mu_jax.attacks.audit.saliency import record_saliency
     from vlm_mu_jax.storage import model_folder
 
-    command.enable_compilation_cache()
+    command.prepare_jax()
     with mesh_flag.placed(sizes, rows=1, new_tokens=0):
         model = model_folder.load(checkpoint)
     found = record_saliency(model, records, count, seed=seed, progress=progress.bar)

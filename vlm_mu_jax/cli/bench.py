@@ -16,9 +16,9 @@ from absl import flags
 
 from vlm_mu_jax.benchmark import SUITES
 from vlm_mu_jax.benchmark.options import FAMILY_NAMES, SIZE_NAMES
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import command, shared_flags
 
-_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a table")
+_JSON = shared_flags.json()
 _SIZE = flags.DEFINE_enum("size", "small", SIZE_NAMES, "size of the random model; tiny only shows that it runs")
 _FAMILY = flags.DEFINE_enum("family", "llava", FAMILY_NAMES, "family of the model of generate, unlearn and attack")
 _ROWS = flags.DEFINE_integer("rows", 8, "prompts, or examples of each stream, per run", lower_bound=1)

@@ -1,6 +1,7 @@
 """Flags of a command that may run as several processes, and joining them; see docs/launch.md."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -10,8 +11,6 @@ from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.paths import resolved
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vlm_mu_jax.progress import Progress
 
 COORDINATOR = flags.DEFINE_string(
@@ -37,17 +36,18 @@ def join_from_flags(preemption: bool = False) -> bool:
     return distributed.first()
 
 
-def check_shared(out: "str | Path", flag: str) -> None:
+def check_shared(out: str | Path, flag: str) -> None:
     """Raises InputError when the processes or jobs that `flag` speaks of cannot see each other's files beside `out`."""
     if buckets.remote(resolved(out)) is not None:
         raise InputError(f"{out}: {flag} needs a folder that all processes see at once; mount the bucket")
 
 
-def process() -> int:
-    """The number of this process in its job."""
+def own_file_from_flags(out: Path) -> Path:
+    """`out` in the process that speaks; in the others a file of their own beside it. Once the job is joined."""
     from vlm_mu_jax.parallel import distributed
 
-    return distributed.index()
+    alone = COORDINATOR.value is None or distributed.first()
+    return out if alone else out.with_name(f"{out.name}.process{distributed.index()}")
 
 
 def several() -> bool:

@@ -4,15 +4,11 @@ Exit codes: 0 done, 1 the job failed, 2 bad input or usage, 130 interrupted. An 
 `error: ...` on stderr; `--debug` shows the traceback as well. Nothing heavy is imported here.
 """
 
-import contextlib
-import hashlib
 import os
-import platform
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from logging import LogRecord
 from pathlib import Path
 from typing import Any
@@ -20,15 +16,14 @@ from typing import Any
 from absl import flags
 
 from vlm_mu_jax import absent
-from vlm_mu_jax.cli import compile_notes, help_page, urls
+from vlm_mu_jax.cli import help_page, urls
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.outputs import FULL
-from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.parallel import accelerators, compilation_cache
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback when the command fails")
 _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_made: list[Path] = []  # folders that the compilation cache of this process has made, innermost first
 
 
 def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str] = (), operands: str = "") -> None:
@@ -59,7 +54,7 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
         _leave(error, code, "nobody reads its output", lambda line: None)
     except Exception as error:
         code, message = explain(error)
-        _drop_empty_cache()
+        compilation_cache.drop_empty()
         _leave(error, code, message, lambda line: _report(f"error: {line}"))
     _finish(code)
 
@@ -90,71 +85,17 @@ def explain(error: Exception) -> tuple[int, str]:
     return 1, f"{what} (run again with --debug for the traceback)"
 
 
-def enable_compilation_cache(workdir: str | Path | None = None) -> Path | None:
-    """Keeps compiled programs on disk, so that the next process compiles nothing; called before any other JAX work.
+def prepare_jax(workdir: str | Path | None = None) -> None:
+    """Before a command's first work in JAX: compiled programs are kept on disk, and long compilations are told.
 
-    The folder is $VLM_MU_CACHE, else `.xla_cache` beside the workdir: all hosts of a job see it, a restarted container
-    finds it again, and runs that lie together share it. Without a workdir, or where `.xla_cache` is not ours (compiled
-    programs are code), it is ~/.cache/vlm_mu_jax/xla. In it is one folder per kind of CPU: a program compiled
-    for another kind could crash this one. `VLM_MU_CACHE=off` turns the cache off, and a folder in
-    $JAX_COMPILATION_CACHE_DIR is left to JAX. Returns the folder, or None when off or not writable (only slower then).
+    Args:
+      workdir: folder of the run; its programs are kept beside it (see `compilation_cache.enable`).
     """
-    import jax
+    from vlm_mu_jax.parallel import compile_notes
 
-    _tell_of_idle_gpu()
+    accelerators.tell_of_idle_gpu()
     compile_notes.start()
-    chosen = os.environ.get("VLM_MU_CACHE")
-    if chosen == "off" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return None
-    passing = workdir is None or buckets.remote(resolved(workdir)) is not None  # a bucket's copy does not stay
-    beside = None if passing else resolved(workdir).parent / ".xla_cache"
-    for base in (chosen,) if chosen else (beside, "~/.cache/vlm_mu_jax/xla"):
-        folder = None if base is None else _own_folder(base)
-        if folder is not None:
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-            return folder
-    return None
-
-
-def _tell_of_idle_gpu() -> None:
-    """JAX for the CPU alone on a machine with an NVIDIA GPU is nearly always a mistake."""
-    wanted = os.environ.get("JAX_PLATFORMS", "cuda")
-    plugin = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    if Path("/dev/nvidia0").exists() and "cuda" in wanted and not plugin:
-        what = "this machine has an NVIDIA GPU, but JAX is installed for the CPU alone and will not use it"
-        print(f"note: {what}; pip install 'jax[cuda13]' (or cuda12 for older drivers)", file=sys.stderr)
-
-
-def _own_folder(base: str | Path) -> Path | None:
-    """The folder of this kind of CPU in `base`, made if need be; None when it is not ours to write."""
-    try:
-        folder = Path(base).expanduser() / _cpu()
-        missing = [one for one in (folder, *folder.parents) if not one.exists()]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _made.extend(missing)
-        ours = not hasattr(os, "getuid") or folder.stat().st_uid == folder.parent.stat().st_uid == os.getuid()
-    except (OSError, RuntimeError):  # a read-only home, or none at all
-        return None
-    return folder if ours and os.access(folder, os.W_OK) else None
-
-
-def _drop_empty_cache() -> None:
-    """A command that fails before it compiles anything leaves no cache behind."""
-    with contextlib.suppress(OSError):
-        for folder in _made:
-            folder.rmdir()
-
-
-def _cpu() -> str:
-    """A short name for the instruction set that compiled programs may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        features = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+    compilation_cache.enable(workdir)
 
 
 def _parse(argv: list[str], actions: Sequence[str], name: str, operands: str = "") -> list[str]:
@@ -237,7 +178,7 @@ def _quiet_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    leave_out_absent_tpu()
+    accelerators.leave_out_absent_tpu()
     absent.import_transformers_without_torch()
     if not _debug_wanted():
         from absl import logging
@@ -258,15 +199,6 @@ def _without_stragglers(raised: Any) -> None:
         sys.__unraisablehook__(raised)
 
 
-def leave_out_absent_tpu() -> None:
-    """Where libtpu is installed without a TPU (for bin/plan), JAX would try it first, and it complains at length."""
-    tpu = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-    if "JAX_PLATFORMS" in os.environ or tpu or find_spec("libtpu") is None:
-        return
-    cuda = Path("/dev/nvidia0").exists() and any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    os.environ["JAX_PLATFORMS"] = "cuda,cpu" if cuda else "cpu"
-
-
 def _debug_wanted() -> bool:
     """Whether --debug was given; read from argv, since parsing itself may be what failed."""
     return any(word in ("--debug", "-debug", "--debug=true") for word in sys.argv[1:])
@@ -280,6 +212,11 @@ def as_called(text: str) -> str:
     """The text with every `bin/NAME` spelled as this command was called: `vlm-mu NAME` in an installed package."""
     program = os.environ.get("VLM_MU_PROGRAM")
     return re.sub(r"(?<![\w/.])bin/(?=\w)", f"{program} ", text) if program else text
+
+
+def say(line: str) -> None:
+    """Prints a line of a long command at once, with other commands spelled as this one was called."""
+    print(as_called(line), flush=True)
 
 
 def _one_line(error: BaseException) -> str:

@@ -106,9 +106,7 @@ def _import(source: str, out: str, options: "ConvertOptions") -> None:
     from vlm_mu_jax.conversion.convert import convert
 
     done = convert(source, out, options, progress.bar)
-    size = f"{done.parameters / 1e9:.2f} billion" if done.parameters >= 1e8 else f"{done.parameters:,}"
-    what = f"{size} parameters, {done.dtype}, template {done.template}, from {done.dialect} tensor names"
-    print(f"{out}: {what}{_replacing(done.replaced)}")
+    print(f"{out}: {done.describe()}")
     for warning in done.warnings:
         print(f"warning: {warning}")
     if not done.has_tokenizer:
@@ -123,19 +121,9 @@ def _export(source: str, out: str, options: "ExportOptions", repository: str | N
     if repository is not None:
         push.check_name(repository)
     done = export(source, out, options, progress.bar)
-    adapter = done.what == "adapter"
-    reader = "peft loads it over the model that the run started from" if adapter else "transformers loads it"
-    print(f"{out}: {done.what} of {source} written, {_size(done.nbytes)}; {reader}{_replacing(done.replaced)}")
+    print(f"{out}: {done.describe(source)}")
     if repository is not None:
         push.push(done.folder, repository, dry_run, print)
-
-
-def _replacing(what: str | None) -> str:
-    return f"; replaces {what}" if what else ""
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ Example:
   bin/curate --check=train.jsonl --checkpoint=runs/base
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags, mesh_flag
+from vlm_mu_jax.cli import command, judge_flags, mesh_flag, shared_flags
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.paths import resolved
 
@@ -40,7 +40,7 @@ _CHECK = flags.DEFINE_string(
     None,
     "only look at this data file: what it is, what is wrong, its first rows as --checkpoint will see them",
 )
-_COLUMNS = flags.DEFINE_string("columns", "", "--check: the file's names of columns, such as question=Goal,image=file")
+_COLUMNS = shared_flags.columns("--check: ")
 _SEED = flags.DEFINE_integer("seed", 0, "draws the general records, their order and the coreset")
 _SAFE_IMAGES = flags.DEFINE_bool("unsafe_on_safe_images", False, "also forget the unsafe requests about safe images")
 _SIZE = flags.DEFINE_integer("coreset_size", None, "forget only so many records, picked by --coreset", 1)
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     out = resolved(_OUT.value)
     if _CHECKPOINT.value or judge.checkpoint:  # else nothing is compiled
         model_folder.find(_CHECKPOINT.value or judge.checkpoint)
-        command.enable_compilation_cache(out)
+        command.prepare_jax(out)
     sizes = mesh_flag.sizes_from_flags()
     with mesh_flag.placed(sizes, judge.batch_size, _VERDICT_TOKENS):  # the judge
         found = curate(
@@ -82,7 +82,8 @@ def main(argv: list[str]) -> int:
             progress=progress.bar,
         )
     found.write(out)
-    _print(found.manifest, _OUT.value)
+    print(found.table())
+    print(f"wrote {_OUT.value}")
     return 0
 
 
@@ -133,19 +134,6 @@ def _options_from_flags() -> "CurateOptions":
     if _CHECKPOINT.value and not _CANDIDATES.value:
         raise InputError("--coreset=loss and gradient_norm score harmful answers: give --candidates")
     return CurateOptions(_RETAIN.value, _SEED.value, _SAFE_IMAGES.value, _CORESET.value, _SIZE.value)
-
-
-def _print(manifest: Mapping[str, Any], out: str) -> None:
-    forget, retain = manifest["forget"], manifest["retain"]
-    for one in forget.get("candidates", ()):
-        print(
-            f"{one['file']}: {one['answers']} answers, {one['refused']} refused, {one['irrelevant']} irrelevant, "
-            f"{one['unjudged']} unjudged, {one['chosen']} chosen"
-        )
-    dropped = {name.removeprefix("dropped_"): n for name, n in forget.items() if name.startswith("dropped_") and n}
-    print(f"forget: {forget['records']} of {forget['requests']} requests (dropped: {dropped or 'none'})")
-    print(f"retain: {retain['records']} ({retain.get('safe', 0)} safe, {retain.get('general', 0)} general)")
-    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

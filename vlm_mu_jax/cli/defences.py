@@ -22,17 +22,15 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags, mesh_flag
+from vlm_mu_jax.cli import command, judge_flags, mesh_flag, shared_flags
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.files import outputs
-from vlm_mu_jax.files.json_file import write_json
 
 if TYPE_CHECKING:
     from vlm_mu_jax.evaluation.defences.comparison import DefenceOptions
 
 flags.adopt_module_key_flags(judge_flags)
 flags.adopt_module_key_flags(mesh_flag)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
+_CHECKPOINT = shared_flags.checkpoint()
 _DATA = flags.DEFINE_string(
     "data",
     None,
@@ -72,17 +70,15 @@ _SETTINGS = flags.DEFINE_list(
     "settings", [], "ask only these: direct, template, image_needed, one_word (default: all there is)"
 )
 _IMAGES = flags.DEFINE_list("images", [], "ask only these: text_only, blank_image, own_image (default: all)")
-_BLANK = flags.DEFINE_enum("blank", "white", ["white", "black", "mean", "noise"], "kind of the blank image")
+_BLANK = shared_flags.blank()
 _PERPLEXITY = flags.DEFINE_bool("perplexity", True, "score every answer with a language model")
 _PERPLEXITY_MODEL = flags.DEFINE_string(
     "perplexity_model", None, "model folder that scores answers (default: the language tower of --checkpoint)"
 )
-_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "longest answer, in tokens", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 16, "questions answered at a time", lower_bound=1)
-_LIMIT = flags.DEFINE_integer(
-    "max_questions", None, "at most this many records of each kind per file, drawn by --seed", lower_bound=1
-)
-_SEED = flags.DEFINE_integer("seed", 0, "the run's seed, as written in the results; also draws --max_questions")
+_TOKENS = shared_flags.max_new_tokens(256)
+_BATCH = shared_flags.batch_size(16)
+_LIMIT = shared_flags.max_questions()
+_SEED = shared_flags.seed()
 
 
 def main(argv: list[str]) -> None:
@@ -103,17 +99,15 @@ def main(argv: list[str]) -> None:
     options, judge = _options_from_flags(), judge_flags.options_from_flags()
     words = _words_of(_WORDS.value, _DEFENCES.value)
     model_folder.find(_CHECKPOINT.value)  # told before anything is made
-    command.enable_compilation_cache(_WORKDIR.value)
-    given = {"judge": judge, "workdir": _WORKDIR.value, "say": _say, "progress": progress.bar}
+    command.prepare_jax(_WORKDIR.value)
+    given = {"judge": judge, "workdir": _WORKDIR.value, "say": command.say, "progress": progress.bar}
     with mesh_flag.placed(mesh_flag.sizes_from_flags(), _BATCH.value, _TOKENS.value):
         if _ADAPTIVE.value:
             others = [name for name in _DEFENCES.value if name not in words]
             words = defended_words(models, _DATA.value, others, options, **given) | words
         found = compare_defences(models, _DATA.value, _DEFENCES.value, options, attack_words=words, **given)
-    write_json(Path(_WORKDIR.value) / "defences.json", found.to_dict())
-    table = found.table()
-    outputs.write_text(Path(_WORKDIR.value) / "defences.md", table + "\n")
-    print(table)
+    found.save(_WORKDIR.value)
+    print(found.table())
     print(f"judge: {found.judge}; percent of questions; perplexity under {found.perplexity_model or 'no model'}")
 
 
@@ -136,10 +130,6 @@ def _options_from_flags() -> "DefenceOptions":
         batch_size=_BATCH.value,
         max_new_tokens=_TOKENS.value,
     )
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _guards(flag_values: Iterable[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import cluster, command, eval_list, judge_flags, mesh_flag, quantize_flag, shard_flags
+from vlm_mu_jax.cli import cluster, command, eval_list, judge_flags, mesh_flag, quantize_flag, shard_flags, shared_flags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ flags.adopt_module_key_flags(quantize_flag)
 flags.adopt_module_key_flags(mesh_flag)
 flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(shard_flags)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=eval_list.needs_run())
+_CHECKPOINT = shared_flags.checkpoint(required=eval_list.needs_run())
 _DATA = flags.DEFINE_string(
     "data",
     None,
@@ -45,11 +45,11 @@ _DATA = flags.DEFINE_string(
 _QUESTION_KIND = flags.DEFINE_string(
     "question_kind", None, "with a file as --data, the kind of rows that name none: unsafe, safe or general"
 )
-_COLUMNS = flags.DEFINE_string("columns", "", "the file's names of columns, such as question=Goal,image=file")
+_COLUMNS = shared_flags.columns()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for answers and results", required=eval_list.needs_run())
 _NAME = flags.DEFINE_string("name", "model", "how the run is called in results and report")
 _KIND = flags.DEFINE_string("kind", "base", "what the model is: base, sft, npo, rmu, guard, ...")
-_SEED = flags.DEFINE_integer("seed", 0, "the run's seed, as written in the results; also draws --max_questions")
+_SEED = shared_flags.seed()
 _SUBSET = flags.DEFINE_enum("subset", "test", ["test", "train"], "which VLGuard file is asked")
 _WORDS = flags.DEFINE_string(
     "attack_words", None, "attack.json of bin/attack: measure after the one-word attack as well"
@@ -58,7 +58,7 @@ _SHOTS = flags.DEFINE_integer(
     "shots", 3, "how many of the attack's words an unsafe question is tried with", lower_bound=1
 )
 _BASELINE = flags.DEFINE_string("baseline", None, "workdir of the run to test against")
-_GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: steer the model with it")
+_GUARD = shared_flags.guard()
 _DEFENCE = flags.DEFINE_enum(
     "defence",
     "vanilla",
@@ -67,14 +67,10 @@ _DEFENCE = flags.DEFINE_enum(
 )
 _DEFENCE_PROMPTS = flags.DEFINE_string("defence_prompts", None, "JSON that replaces the wording of --defence")
 _REJUDGE = flags.DEFINE_bool("rejudge", False, "label the answers that are there again; generates nothing")
-_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "longest answer, in tokens", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 16, "questions answered at a time", lower_bound=1)
-_BLANK = flags.DEFINE_enum(
-    "blank", "white", ["white", "black", "mean", "noise"], "the blank image of the alignment gap"
-)
-_LIMIT = flags.DEFINE_integer(
-    "max_questions", None, "at most this many records of each kind per file, drawn by --seed", lower_bound=1
-)
+_TOKENS = shared_flags.max_new_tokens(256)
+_BATCH = shared_flags.batch_size(16)
+_BLANK = shared_flags.blank("the blank image of the alignment gap")
+_LIMIT = shared_flags.max_questions()
 _HISTORY = flags.DEFINE_enum(
     "history",
     "own",
@@ -113,7 +109,7 @@ def main(argv: list[str]) -> None:
     folder = model_folder.find(_CHECKPOINT.value)
     has_vision = model_folder.read_config(folder).vision is not None
     suite = resolve_suite(_DATA.value, options, _WORDS.value, has_vision)
-    command.enable_compilation_cache(_WORKDIR.value)
+    command.prepare_jax(_WORKDIR.value)
     if speaks:
         for note in suite.notes:
             print(note)

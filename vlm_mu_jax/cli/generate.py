@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import chat_loop, cluster, command, mesh_flag, quantize_flag, shard_flags
+from vlm_mu_jax.cli import chat_loop, cluster, command, mesh_flag, quantize_flag, shard_flags, shared_flags
 
 if TYPE_CHECKING:
     from vlm_mu_jax.data.records import Records
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vlm_mu_jax.storage.model_folder import Model
 
 flags.adopt_module_key_flags(quantize_flag)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
+_CHECKPOINT = shared_flags.checkpoint()
 _PROMPT = flags.DEFINE_string("prompt", None, "the question")
 _HISTORY = flags.DEFINE_string("history", None, "instead of --prompt: a file with one conversation to go on with")
 _CHAT = flags.DEFINE_bool("chat", False, "instead of --prompt: read questions line by line, and answer each")
@@ -46,18 +46,18 @@ _SYSTEM = flags.DEFINE_string("system", None, "--chat: the system text, instead 
 _DATA = flags.DEFINE_string("data", None, "instead of --prompt: a data file whose questions are all asked")
 _OUT = flags.DEFINE_string("out", None, "--data: answers file to write")
 _KIND = flags.DEFINE_string("kind", None, "--data: kind of rows that name none: unsafe, safe or general")
-_COLUMNS = flags.DEFINE_string("columns", "", "--data: the file's names of columns, such as question=Goal,image=file")
+_COLUMNS = shared_flags.columns("--data: ")
 _KINDS = flags.DEFINE_list("kinds", [], "--data: ask only these kinds of records, such as unsafe; all without it")
-_BATCH = flags.DEFINE_integer("batch_size", 16, "--data: questions answered at a time", lower_bound=1)
+_BATCH = shared_flags.batch_size(16, "--data: ")
 _IMAGE = flags.DEFINE_multi_string("image", [], "image file; may be given several times, none for text only")
-_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "longest answer, in tokens", lower_bound=1)
+_TOKENS = shared_flags.max_new_tokens(256)
 _JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the text")
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 = greedy; above 0 = sampling", lower_bound=0.0)
 _TOP_P = flags.DEFINE_float(
     "top_p", 1.0, "sample from the smallest set of tokens with this probability", lower_bound=0.0, upper_bound=1.0
 )
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the sampling")
-_GUARD = flags.DEFINE_string("guard", None, "guard folder of bin/guard: steer the model with it")
+_GUARD = shared_flags.guard()
 flags.adopt_module_key_flags(mesh_flag)
 flags.adopt_module_key_flags(cluster)
 flags.adopt_module_key_flags(shard_flags)
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     way, share = _way_from_flags(), shard_flags.share_from_flags()
     if way == "--data":
         cluster.join_from_flags()
-    command.enable_compilation_cache()
+    command.prepare_jax()
     if way == "--data":
         records = questions.read(_DATA.value, _KIND.value, questions.parse_columns(_COLUMNS.value))
         records = record_answers.asked_of(records, _KINDS.value)

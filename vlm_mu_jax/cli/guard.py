@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         if not flag.value:
             raise InputError(f"bin/guard {argv[1]} needs --{flag.name}; see bin/guard --help")
     run = action.job_from_flags()  # tells everything that is wrong before the model is loaded, which may take minutes
-    command.enable_compilation_cache()
+    command.prepare_jax()
     with mesh_flag.placed(mesh_flag.sizes_from_flags(), guard_flags.BATCH.value, guard_flags.TOKENS.value):
         run(model_folder.load(guard_flags.CHECKPOINT.value))
     cluster.leave_together()

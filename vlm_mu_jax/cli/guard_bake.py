@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from vlm_mu_jax.cli import guard_flags
-from vlm_mu_jax.errors import InputError
 
 if TYPE_CHECKING:
     from vlm_mu_jax.storage.model_folder import Model
@@ -23,19 +22,12 @@ def job_from_flags() -> Callable[["Model"], None]:
     from vlm_mu_jax import progress
     from vlm_mu_jax.conversion.exporter import MARKER
     from vlm_mu_jax.files.folders import check_replaceable
-    from vlm_mu_jax.files.json_file import read_json
-    from vlm_mu_jax.steering import guard_folder
-    from vlm_mu_jax.steering.bake import bake_guard, obstacle
-    from vlm_mu_jax.steering.guard_options import stored_options
+    from vlm_mu_jax.steering.bake import bake_guard, check_bakeable
     from vlm_mu_jax.storage import model_folder
 
-    folder, out, module = guard_flags.GUARD.value, guard_flags.OUT.value, _MODULE.value
+    out, module = guard_flags.OUT.value, _MODULE.value
     check_replaceable(out, MARKER)
-    use = stored_options(folder, guard_folder.read(folder)[1])
-    hf_config = read_json(model_folder.find(guard_flags.CHECKPOINT.value) / "config.json")
-    reason = obstacle(use, hf_config)
-    if reason is not None and not module:
-        raise InputError(f"{folder} cannot be baked into weights: {reason}; add --module")
+    check_bakeable(guard_flags.GUARD.value, model_folder.find(guard_flags.CHECKPOINT.value), module)
     give_guard = guard_flags.guard_from_flags()
 
     def run(model: "Model") -> None:

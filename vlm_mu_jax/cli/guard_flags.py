@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import cluster, judge_flags
+from vlm_mu_jax.cli import cluster, judge_flags, shared_flags
 
 if TYPE_CHECKING:
     from vlm_mu_jax.data.records import Records
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlm_mu_jax.storage.model_folder import Model
 
 flags.adopt_module_key_flags(judge_flags)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "model folder", required=True)
+CHECKPOINT = shared_flags.checkpoint()
 OUT = flags.DEFINE_string(
     "out",
     None,
@@ -32,8 +32,8 @@ ANCHORS = flags.DEFINE_string(
 GUARD = flags.DEFINE_string("guard", None, "guard folder; without it select and diagnose extract one from the anchors")
 DATA = flags.DEFINE_string("data", None, "request file, or a folder with text_harm.json (select, apply, diagnose)")
 ALLOW = flags.DEFINE_bool("allow_other_model", False, "use a guard that was extracted from other weights")
-BLANK = flags.DEFINE_enum("blank", "white", ["white", "black", "mean", "noise"], "kind of the blank image")
-TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
+BLANK = shared_flags.blank()
+TOKENS = shared_flags.max_new_tokens(64)
 BATCH = flags.DEFINE_integer("batch_size", 16, "prompts run at a time", lower_bound=1)
 
 
@@ -53,10 +53,7 @@ def requests_from_flags() -> "Records":
 
 def judge_from_flags() -> "Judge":
     """Who tells refusals. What a judging model says is kept apart for each process of a job."""
-    from vlm_mu_jax.parallel import distributed
-
-    alone = cluster.COORDINATOR.value is None or distributed.first()
-    out = OUT.value if alone else f"{OUT.value}.process{distributed.index()}"
+    out = cluster.own_file_from_flags(Path(OUT.value))
     return judge_flags.rater(judge_flags.options_from_flags(), data_folder_from_flags(), out)
 
 

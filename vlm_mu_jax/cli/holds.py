@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags, mesh_flag
+from vlm_mu_jax.cli import command, judge_flags, mesh_flag, shared_flags
 
 if TYPE_CHECKING:
     from vlm_mu_jax.stress.options import HoldsOptions
@@ -50,8 +50,8 @@ _FORGOTTEN = flags.DEFINE_integer("forgotten", 16, "forgotten examples that rele
 _STEPS = flags.DEFINE_integer("steps", 20, "updates of relearning", lower_bound=1)
 _DEPTH = flags.DEFINE_integer("depth", 48, "requests of each kind that the depth is read on; 0: none", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "draws the questions and the controls")
-_BATCH = flags.DEFINE_integer("batch_size", 32, "questions answered at a time", lower_bound=1)
-_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
+_BATCH = shared_flags.batch_size(32)
+_TOKENS = shared_flags.max_new_tokens(64)
 _PAGE = flags.DEFINE_string("page", None, "Markdown file to write of the finished runs in --runs")
 _RUNS = flags.DEFINE_list("runs", [], "--page: workdirs of this command, in the order of the columns")
 
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     outputs.check_writable(Path(_WORKDIR.value).expanduser() / "holds.json")
     options, judge = _options_from_flags(), judge_flags.options_from_flags()
     sizes = mesh_flag.sizes_from_flags()
-    command.enable_compilation_cache(_WORKDIR.value)
+    command.prepare_jax(_WORKDIR.value)
     with mesh_flag.placed(sizes, _BATCH.value, _TOKENS.value):
         found = holds(
             _CHECKPOINT.value,

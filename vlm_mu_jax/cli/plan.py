@@ -13,7 +13,7 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, config_flag
+from vlm_mu_jax.cli import command, config_flag, shared_flags
 
 _CONFIG = config_flag.define()
 _TOPOLOGY = flags.DEFINE_string(
@@ -21,7 +21,7 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _WHAT = flags.DEFINE_enum("what", "train", ["train", "decode", "attack", "guard"], "the program to plan")
 _HBM = flags.DEFINE_float("hbm_gib", None, "memory per chip in GiB, instead of the chip's own", lower_bound=0.001)
-_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of a table")
+_JSON = shared_flags.json()
 flags.adopt_module_key_flags(config_flag)
 
 

@@ -10,18 +10,15 @@ Example:
       --forget_answers=runs/forget/answers/unsafe_before.jsonl
 """
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import cluster, command, mesh_flag, quantize_flag
-from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.cli import cluster, command, mesh_flag, quantize_flag, shared_flags
 
 if TYPE_CHECKING:
-    from vlm_mu_jax.training.relearning import RelearnOptions, RelearnResult
+    from vlm_mu_jax.training.relearning import RelearnOptions
 
 flags.adopt_module_key_flags(quantize_flag)
 flags.adopt_module_key_flags(mesh_flag)
@@ -48,18 +45,15 @@ _JUDGE = flags.DEFINE_enum(
     ["oracle", "refusal", "keyword", "keyword_seed"],
     "default: oracle if the data have one, else refusal",
 )
-_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "longest answer, in tokens", lower_bound=1)
+_TOKENS = shared_flags.max_new_tokens(64)
 _ASKED = flags.DEFINE_integer("eval_batch_size", 16, "questions answered at a time", lower_bound=1)
-
-# Bytes beside the weights, as times of theirs: master copy, moments and gradient of a bfloat16 weight (docs/scaling.md)
-_WHOLE, _ADAPTERS = 8.0, 0.5
 
 
 def main(argv: list[str]) -> None:
     from vlm_mu_jax.data import readers
     from vlm_mu_jax.errors import InputError
     from vlm_mu_jax.files import outputs
-    from vlm_mu_jax.training.step_log import evaluation_line
+    from vlm_mu_jax.training.step_log import EvaluationLog
 
     if (_FORGET.value is None) == (_HARMLESS.value is None):
         raise InputError("give either --forget=K or --harmless=FILE, the data to fine-tune on")
@@ -81,13 +75,9 @@ def main(argv: list[str]) -> None:
     else:
         records = forget_records(readers.read(data / "train.json"), _ANSWERS.value, _FORGET.value, options.seed)
         what = f"{_FORGET.value} forgotten examples"
-    command.enable_compilation_cache(workdir)
-
-    def evaluated(step: int, values: Mapping[str, float]) -> None:
-        print(evaluation_line(step, options.steps, values), file=sys.stderr, flush=True)
-
-    rows, held = min(options.batch_size, len(records)), _ADAPTERS if options.lora_rank else _WHOLE
-    with mesh_flag.placed(mesh_flag.sizes_from_flags(), rows, _TOKENS.value, training=held):
+    command.prepare_jax(workdir)
+    rows = min(options.batch_size, len(records))
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), rows, _TOKENS.value, training=options.held):
         model = model_folder.load(_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
     found = relearn(
         model,
@@ -96,13 +86,17 @@ def main(argv: list[str]) -> None:
         workdir,
         questions=questions,
         progress=cluster.bar(),
-        on_evaluation=evaluated if speaks else None,
+        on_evaluation=EvaluationLog(options.steps) if speaks else None,
     )
     if not speaks:
         return cluster.leave_together()
+    from vlm_mu_jax.reporting import relearning
+
     name = _NAME.value or Path(_CHECKPOINT.value).name
-    how = _settings(options, checkpoint=_CHECKPOINT.value, quantize=quantize_flag.QUANTIZE.value)
-    _write(workdir, found, name=name, what=what, settings=how)
+    made = {"checkpoint": _CHECKPOINT.value, "quantize": quantize_flag.QUANTIZE.value}
+    relearning.write(workdir, found, name=name, what=what, settings={**options.settings(), **made})
+    print(found.table())
+    print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
     cluster.leave_together()
 
 
@@ -120,25 +114,6 @@ def _options_from_flags(data: Path) -> "RelearnOptions":
         max_new_tokens=_TOKENS.value,
     )
     return RelearnOptions(questions, _STEPS.value, _EVERY.value, _BATCH.value, _RATE.value, _LORA.value, _SEED.value)
-
-
-def _settings(options: "RelearnOptions", **made: str | None) -> dict[str, Any]:
-    """How the attacker trained, as relearn.json has it."""
-    names = ("steps", "every", "batch_size", "learning_rate", "lora_rank", "seed")
-    how = {name: getattr(options, name) for name in names}
-    return {**how, **made, "subset": options.questions.subset}
-
-
-def _write(workdir: Path, found: "RelearnResult", *, name: str, what: str, settings: Mapping[str, Any]) -> None:
-    from vlm_mu_jax.files import outputs
-    from vlm_mu_jax.reporting.figures import canvas, training
-
-    about = {"schema": 1, "label": f"{name}, {what}", "name": name, "what": what, "settings": settings}
-    content = {**about, **found.to_dict()}
-    write_json(workdir / "relearn.json", content)
-    outputs.write_text(workdir / "relearn.svg", canvas.standalone(training.relearning([content])))
-    print(found.table())
-    print(f"wrote {workdir / 'relearn.json'} and relearn.svg")
 
 
 if __name__ == "__main__":

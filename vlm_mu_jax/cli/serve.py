@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.serving.app import ServerLimits
     from vlm_mu_jax.serving.pictures import PictureLimits
 
-    command.enable_compilation_cache()
+    command.prepare_jax()
     pictures = PictureLimits(_IMAGES.value, int(_PIXELS.value * 1e6), hosts=tuple(_HOSTS.value))
     options = serving.ServeOptions(
         host=_HOST.value,
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         limits=ServerLimits(_BODY.value * 1_000_000, _OPEN.value, pictures),
     )
     with mesh_flag.placed(mesh_flag.sizes_from_flags(), _ROWS.value, _CONTEXT.value or _NEW_TOKENS):
-        serving.serve(_CHECKPOINT.value, _GUARD.value, options, lambda line: print(line, flush=True), _ADAPTER.value)
+        serving.serve(_CHECKPOINT.value, _GUARD.value, options, command.say, _ADAPTER.value)
 
 
 if __name__ == "__main__":

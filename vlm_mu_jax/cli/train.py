@@ -40,33 +40,23 @@ def main(argv: list[str]) -> None:
     if workdir.is_file():
         raise InputError(f"--workdir={workdir} is a file; give a folder")
     speaks = cluster.join_from_flags(preemption=True)
+    from vlm_mu_jax import progress
     from vlm_mu_jax.storage import model_folder
     from vlm_mu_jax.training import settings
+    from vlm_mu_jax.training.spec import Observers
+    from vlm_mu_jax.training.step_log import EvaluationLog, StepLog
 
     config = settings.checked(_CONFIG.value)
     if config["model"]["init"]:
         model_folder.find(config["model"]["init"])  # told before anything is made
-    command.enable_compilation_cache(workdir)
-    observers = _observers(config, speaks)
+    command.prepare_jax(workdir)
+    log, evaluations = StepLog(config["steps"]), EvaluationLog(config["steps"])
+    observers = Observers(progress.bar, log=log, on_evaluation=evaluations) if speaks else Observers()
     if config["sweep"]:
         _sweep(config, workdir, observers)
     else:
         _train(config, workdir, observers, speaks)
     cluster.leave_together()
-
-
-def _observers(config: Mapping[str, Any], speaks: bool) -> "Observers":
-    """What is shown while it trains; speaks: whether this process shows anything."""
-    import sys
-
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.training.spec import Observers
-    from vlm_mu_jax.training.step_log import StepLog, evaluation_line
-
-    def evaluated(step: int, values: Mapping[str, float]) -> None:
-        print(evaluation_line(step, config["steps"], values), file=sys.stderr, flush=True)
-
-    return Observers(progress.bar, log=StepLog(config["steps"]), on_evaluation=evaluated) if speaks else Observers()
 
 
 def _train(config: Mapping[str, Any], workdir: Path, observers: "Observers", speaks: bool) -> None:

@@ -35,6 +35,12 @@ class Converted:
     replaced: str | None = None
     warnings: tuple[str, ...] = ()
 
+    def describe(self) -> str:
+        """What the folder holds, in one line."""
+        size = f"{self.parameters / 1e9:.2f} billion" if self.parameters >= 1e8 else f"{self.parameters:,}"
+        what = f"{size} parameters, {self.dtype}, template {self.template}, from {self.dialect} tensor names"
+        return f"{what}; replaces {self.replaced}" if self.replaced else what
+
 
 def convert(
     source: str | Path, out: str | Path, options: ConvertOptions | None = None, progress: Progress | None = None

@@ -59,6 +59,14 @@ class Exported:
     nbytes: int
     replaced: str | None = None
 
+    def describe(self, source: str | Path) -> str:
+        """What was written of `source`, and what loads it, in one line."""
+        size = f"{self.nbytes / 1e9:.2f} GB" if self.nbytes >= 1e8 else f"{self.nbytes / 1e6:.2f} MB"
+        adapter = self.what == "adapter"
+        reader = "peft loads it over the model that the run started from" if adapter else "transformers loads it"
+        replacing = f"; replaces {self.replaced}" if self.replaced else ""
+        return f"{self.what} of {source} written, {size}; {reader}{replacing}"
+
 
 def export(
     source: str | Path, out: str | Path, options: ExportOptions | None = None, progress: Progress | None = None

@@ -50,7 +50,7 @@ _MODELS = {
 }
 _JUDGES = ("oracle", "refusal")
 _TWO_JUDGES = "two_judges.json"
-_RECORDED = ("seed.txt", "attack_*.json", "attribution.json", "eval_*/results.json")
+_RECORDED = (story.MARK, "attack_*.json", "attribution.json", "eval_*/results.json")
 _GAP = ("text_only", "blank_image", "own_image")
 
 
@@ -79,6 +79,14 @@ def fill(page: str, tables: Mapping[str, str], world: str = "nonsense") -> str:
         return f"<!-- table: {block[1]} -->\n\n{table}\n\n<!-- end -->"
 
     return _BLOCK.sub(filled, page)
+
+
+def fill_file(page: Path, quickstarts: Mapping[int, Path], more: Mapping[str, str], world: str = "nonsense") -> None:
+    """Fills the blocks of a Markdown page with the quickstarts' tables, and with `more`: tables by their names."""
+    found = {**tables(quickstarts), **more}
+    if world != "nonsense":  # whose refusals are real sentences
+        found["judges"] = judges(quickstarts)
+    outputs.write_text(page, fill(page.read_text(encoding="utf-8"), found, world))
 
 
 def tables(quickstarts: Mapping[int, Path]) -> dict[str, str]:

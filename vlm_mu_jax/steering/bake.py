@@ -24,9 +24,9 @@ from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.steering import operators
+from vlm_mu_jax.steering import guard_folder, operators
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.guard_options import GuardOptions
+from vlm_mu_jax.steering.guard_options import GuardOptions, stored_options
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -50,6 +50,17 @@ def obstacle(use: GuardOptions, hf_config: dict) -> str | None:
     if use.operator == "add" and text.get("model_type") != "llama":
         return f"transformers has no bias at the MLP of {text.get('model_type')!r}, only of llama"
     return None
+
+
+def check_bakeable(guard: str | Path, checkpoint: Path, module: bool = False) -> None:
+    """Raises InputError for a guard folder that cannot be exported with this model folder, before anything is loaded.
+
+    module: the guard does not become weights.
+    """
+    use = stored_options(guard, guard_folder.read(guard)[1])
+    reason = obstacle(use, read_json(checkpoint / "config.json"))
+    if reason is not None and not module:
+        raise InputError(f"{guard} cannot be baked into weights: {reason}; add --module")
 
 
 def bake(guard: Guard, params: dict, hf_config: dict) -> tuple[dict, dict]:

@@ -25,9 +25,10 @@ import numpy as np
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.outputs import complete_file
+from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.steering.bake import HOOKS, constant_shift, module_settings
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.guard_options import GuardOptions
+from vlm_mu_jax.steering.guard_options import GuardOptions, stored_options
 
 FORMS = ("hooks", "control_vector", "svec")
 TOKEN_SCOPES = {"all": "all", "generated": "after_prompt"}  # our scope -> AISteer360's name of it
@@ -62,6 +63,24 @@ def export_guard(guard: Guard, out: str | Path, form: str = "hooks", architectur
         else:
             _write_vector(guard, partial, architecture)
     return Path(out)
+
+
+def check_exportable(guard: str | Path, form: str) -> None:
+    """Raises InputError for a guard folder that this form cannot hold, before anything is loaded."""
+    use = stored_options(guard, guard_folder.read(guard)[1])
+    if form != "hooks" and (reason := vector_obstacle(use, form)) is not None:
+        raise InputError(f"{guard} cannot be a {form}: {reason}")
+
+
+def usage(guard: Guard, out: str | Path, form: str) -> str:
+    """How an exported file is used, in one line."""
+    if form == "hooks":
+        return "use it in Python: hooks = attach(model), with attach from that file; its first lines say more"
+    if form == "control_vector":
+        return f"use it with llama.cpp: --control-vector {out}"
+    scope = TOKEN_SCOPES[guard.options.scope]
+    adapter = f'layer_ids={list(guard.options.layers)}, token_scope="{scope}"'
+    return f"use it with AISteer360: ActivationAdapter(AdditiveTransform(SteeringVector.load({str(out)!r})), {adapter})"
 
 
 def hooks_source(guard: Guard) -> str:

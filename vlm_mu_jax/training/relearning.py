@@ -55,6 +55,16 @@ class RelearnOptions:
     lora_rank: int = 0
     seed: int = 0
 
+    @property
+    def held(self) -> float:
+        """Bytes that training holds beside the weights, as times of theirs (see docs/scaling.md)."""
+        return 0.5 if self.lora_rank else 8.0  # whole: master copy, moments and gradient of a bfloat16 weight
+
+    def settings(self) -> dict[str, Any]:
+        """How the attacker trains, as relearn.json has it."""
+        names = ("steps", "every", "batch_size", "learning_rate", "lora_rank", "seed")
+        return {name: getattr(self, name) for name in names} | {"subset": self.questions.subset}
+
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:

@@ -1,5 +1,6 @@
 """What a training says about its steps, on stderr."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -31,6 +32,16 @@ def line(row: Mapping[str, float], steps: int) -> str:
         f"goodput {100 * row['goodput']:.0f} %",
     ]
     return "  ".join(part for part in parts if part)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationLog:
+    """Prints a line for an evaluation of a training of so many steps."""
+
+    steps: int
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        print(evaluation_line(step, self.steps, values), file=sys.stderr, flush=True)
 
 
 def evaluation_line(step: int, steps: int, values: Mapping[str, float]) -> str:

@@ -36,6 +36,7 @@ from vlm_mu_jax.parallel.distributed import first
 from vlm_mu_jax.parallel.meeting import meet, own_part, parts, remove_parts
 from vlm_mu_jax.parallel.mesh import make_mesh
 from vlm_mu_jax.progress import Progress
+from vlm_mu_jax.storage import model_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +340,25 @@ def _ticks(counts: Iterable[int], unit: int) -> Iterator[None]:
     for count in counts:
         yield from [None] * ((total + count) // unit - total // unit)
         total += count
+
+
+def chosen_meshes(checkpoint: Path, sizes: tuple[int, int, int] | None, one_group: bool = False) -> list[Mesh]:
+    """The groups of devices for a search, before its model is loaded.
+
+    Each group scores one question at a time: it splits a block's candidates, and weights that do not fit one device.
+
+    Args:
+      checkpoint: model folder.
+      sizes: data, fsdp and tensor of a group; None is what `placement.current()` chooses for these weights.
+      one_group: every group is one copy of the weights, for work that has no candidates to split.
+    """
+    if sizes:
+        return meshes_of(*sizes)
+    config, settings = model_folder.read_config(checkpoint), model_folder.read_settings(checkpoint)
+    chosen = model_folder.chosen_mesh(str(checkpoint), config, settings["dtype"])
+    if chosen is None:
+        return []
+    return meshes_of(1 if one_group else -1, chosen.shape["fsdp"], chosen.shape["tensor"])
 
 
 def meshes_of(data: int = -1, fsdp: int = 1, tensor: int = 1) -> list[Mesh]:

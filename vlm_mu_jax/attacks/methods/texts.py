@@ -103,6 +103,19 @@ def read_paraphrases(path: Path) -> Sequence[str] | Mapping[str, Sequence[str]]:
     return templates
 
 
+def read_beginnings(flag: str, path: str | Path) -> list[str]:
+    """Beginnings of answers, one a line of the file that `flag` names. Raises InputError where there are none."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--{flag}={path}: cannot be read ({error}); give a text file, one beginning of an answer a line"
+        ) from error
+    if not lines:
+        raise InputError(f"--{flag}={path}: holds no line; give one beginning of an answer a line")
+    return lines
+
+
 def _by_id(path: Path, text: str) -> Mapping[str, Sequence[str]]:
     try:
         given = parse_json(text)

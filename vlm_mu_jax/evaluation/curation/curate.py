@@ -68,6 +68,19 @@ class Curated:
         with folders.complete_folder(out, curated.MARKER) as folder:
             curated.write(folder, self.requests, self.forget, self.retain, self.roots, self.manifest, lines)
 
+    def table(self) -> str:
+        """What was picked and dropped, a line for every candidate and for each set."""
+        forget, retain = self.manifest["forget"], self.manifest["retain"]
+        dropped = {name.removeprefix("dropped_"): n for name, n in forget.items() if name.startswith("dropped_") and n}
+        lines = [
+            f"{one['file']}: {one['answers']} answers, {one['refused']} refused, {one['irrelevant']} irrelevant, "
+            f"{one['unjudged']} unjudged, {one['chosen']} chosen"
+            for one in forget.get("candidates", ())
+        ]
+        lines.append(f"forget: {forget['records']} of {forget['requests']} requests (dropped: {dropped or 'none'})")
+        lines.append(f"retain: {retain['records']} ({retain.get('safe', 0)} safe, {retain.get('general', 0)} general)")
+        return "\n".join(lines)
+
 
 def curate(
     safety: Records | str | Path,

@@ -21,6 +21,8 @@ from vlm_mu_jax.evaluation.judges import BatchJudge, Judge, JudgeOptions, choose
 from vlm_mu_jax.evaluation.perplexity import Perplexity
 from vlm_mu_jax.evaluation.questions import suite as suites
 from vlm_mu_jax.evaluation.questions.suite import AttackWords, Suite
+from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.outputs import write_text
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.storage import model_folder
@@ -120,6 +122,11 @@ class DefenceComparison:
         """The content of `defences.json`."""
         about = {"blank": self.blank, "judge": self.judge, "perplexity_model": self.perplexity_model}
         return {"schema": SCHEMA, **about, "rows": list(self.rows), "comparisons": list(self.comparisons)}
+
+    def save(self, folder: str | Path) -> None:
+        """Writes defences.json and defences.md."""
+        write_json(Path(folder) / "defences.json", self.to_dict())
+        write_text(Path(folder) / "defences.md", self.table() + "\n")
 
 
 def compare_defences(

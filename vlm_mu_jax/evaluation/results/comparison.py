@@ -14,7 +14,8 @@ from typing import Any
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.statistics import Metric, holm, mcnemar, proportion
-from vlm_mu_jax.files.outputs import complete_file
+from vlm_mu_jax.files.json_file import write_json
+from vlm_mu_jax.files.outputs import complete_file, write_text
 
 SETS = ("unsafe_before", "harmless_before", "unsafe_after", "harmless_after", "harmless_openings", "utility")
 # column -> (title, whether lower is better)
@@ -138,6 +139,20 @@ def write_csv(path: str | Path, models: Iterable[TrainedModel]) -> None:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)
+
+
+def sentence(models: Sequence[TrainedModel], tests: Sequence[PairedTest]) -> str:
+    """Which models are better than every baseline."""
+    better = ", ".join(winners(models, tests)) or "none"
+    return f"Better than every SFT baseline on every seed (p < 0.05 after Holm): {better}."
+
+
+def write(out: str | Path, models: Sequence[TrainedModel], tests: Sequence[PairedTest]) -> None:
+    """Writes table.md, table.csv and comparison.json into the folder `out`."""
+    out = Path(out)
+    write_text(out / "table.md", markdown(models) + "\n")
+    write_csv(out / "table.csv", models)
+    write_json(out / "comparison.json", content(models, tests))
 
 
 def content(models: Sequence[TrainedModel], tests: Sequence[PairedTest]) -> dict[str, Any]:

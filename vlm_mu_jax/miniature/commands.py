@@ -1,18 +1,13 @@
-"""A command of this package in a process of its own, for commands that run others."""
+"""A command of this package in a process of its own, for what runs many of them."""
 
 import contextlib
 import dataclasses
 import os
-import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from vlm_mu_jax.cli.command import as_called
-from vlm_mu_jax.errors import JobError
-from vlm_mu_jax.miniature.story import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +62,3 @@ def _ended_with_us(process: subprocess.Popen) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def run_step(step: Step, out: Path) -> None:
-    """Runs the step's command in the folder `out`. Raises JobError when it fails; its own message stands above."""
-    print(as_called(f"    bin/{step.command}"), flush=True)
-    name, *arguments = shlex.split(step.command)
-    done = run(name, arguments, out)
-    if done.code:
-        raise JobError(f"step {step.title!r} failed (exit code {done.code}); its message stands above")

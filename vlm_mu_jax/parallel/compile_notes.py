@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import Any
 
+from vlm_mu_jax.parallel import distributed
+
 SECONDS = 2.0  # before a word is said; a program from the cache on disk is there sooner
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"  # a program is known, and is compiled next
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # also when it came from the cache
@@ -34,8 +36,6 @@ def _heard(event: str, _: float, **about: Any) -> None:
 
 
 def _say(name: str) -> None:
-    from vlm_mu_jax.parallel import distributed
-
     if not distributed.first():
         return
     name = name.removeprefix("jit(").removesuffix(")").strip("_")
