@@ -20,7 +20,7 @@ class RelearningFile(TypedDict, total=False):
     curve: Required[Annotated[list[RelearningPoint], says("one a measurement")]]
 
 
-class SweepPoint(TypedDict, total=False):
+class SweepRow(TypedDict, total=False):
     """One run of the grid, by its validation questions."""
 
     name: Annotated[str | None, says("the values that differ")]
@@ -38,7 +38,7 @@ class SweepFile(TypedDict, total=False):
     objective: Annotated[str, says("the objective's name")]
     points: Annotated[int, says("points of the whole grid")]
     best: Annotated[str, says("the name of the point with the best frontier")]
-    rows: Required[Annotated[list[SweepPoint], says("one a point that has ended")]]
+    rows: Required[Annotated[list[SweepRow], says("one a point that has ended")]]
 
 
 class StepLine(TypedDict, total=False):
