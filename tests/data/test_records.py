@@ -114,6 +114,8 @@ def test_images_unpacked_in_a_folder_of_the_split(write, tmp_path):
         (UNSAFE | {"instr-resp": [{"instruction": " ", "response": "x"}]}, "question is empty"),
         (UNSAFE | {"instr-resp": ["x"]}, "must hold objects"),
         (UNSAFE | {"harmful_subcategory": 3}, "harmful_subcategory"),
+        (UNSAFE | {"instr-resp": [{"instruction": "a \ud800", "response": "x"}]}, "half of a surrogate pair"),
+        (UNSAFE | {"id": "u\udfff"}, "half of a surrogate pair"),
         ("text", "expected an object"),
     ],
 )

@@ -142,6 +142,11 @@ class Record:
     def _check(self) -> None:
         if not self.id.strip():
             raise InputError("id is empty")
+        said = [part for turn in self.turns for part in turn.parts if isinstance(part, str)]
+        try:
+            "".join((self.id, self.category, self.source, self.system or "", self.rejected, *said)).encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError("a text holds half of a surrogate pair, which no tokenizer can read") from None
         if self.kind not in KINDS:
             raise InputError(f"kind must be one of {', '.join(KINDS)}, not {_shown(self.kind)}")
         for number, turn in enumerate(self.turns):
