@@ -31,7 +31,8 @@ class Segment(NamedTuple):
 
 
 class HeadsFirst(NamedTuple):
-    """A segment whose k, v are [B, K, S, H] or [R, K, S, H]: products read them as they lie."""
+    """A segment whose k, v are [B, K, S, H] or [R, K, S, H]: products read them as they lie. Float32, since XLA on CPU
+    has no bfloat16 product of this layout."""
 
     k: Array
     v: Array
@@ -63,9 +64,8 @@ class _Partial(NamedTuple):
 def _partial(q_BTKGH: Array, segment: Segment | HeadsFirst) -> _Partial:
     B, T = q_BTKGH.shape[:2]
     keys = "bksh" if isinstance(segment, HeadsFirst) else "bskh"
-    if isinstance(segment, HeadsFirst):  # XLA on CPU has no bfloat16 product of this layout
-        wide = (x.astype(jnp.float32) for x in (q_BTKGH, segment.k, segment.v))
-        q_BTKGH, segment = next(wide), HeadsFirst(*wide, segment.mask_BTS)
+    if isinstance(segment, HeadsFirst):
+        q_BTKGH = q_BTKGH.astype(segment.k.dtype)
     q = q_BTKGH.reshape(segment.k.shape[0], -1, *q_BTKGH.shape[2:])  # the rows of a group are more queries of one row
     score = jnp.einsum(f"btkgh,{keys}->bkgts", q, segment.k, preferred_element_type=jnp.float32)
     weight, top = _weights(jnp.where(segment.mask_BTS[:, None, None], score, NEGATIVE))

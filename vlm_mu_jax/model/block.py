@@ -14,6 +14,7 @@ from vlm_mu_jax.model.config import TextConfig
 from vlm_mu_jax.model.layers import activation, linear, rms_norm, rope
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
 from vlm_mu_jax.model.stored import StoredLinear
+from vlm_mu_jax.model.wide import WideMap
 
 
 class Layer(NamedTuple):
@@ -59,7 +60,7 @@ def _scaled(q_BTNH: Array, cfg: TextConfig) -> Array:
 def _merge_heads(mixed_BTNH: Array, layer: Layer) -> Array:
     B, T, N, H = mixed_BTNH.shape
     weight = layer.p["wo_LNHD"]
-    weight = weight if isinstance(weight, StoredLinear) else weight.reshape(N * H, -1)
+    weight = weight if isinstance(weight, StoredLinear | WideMap) else weight.reshape(N * H, -1)
     return linear(mixed_BTNH.reshape(B, T, N * H), weight, layer.p.get("bo_LD"), layer.lora.get("wo_LNHD"))
 
 

@@ -27,7 +27,7 @@ class KV:
       [L, B, S, K, H]: every row has its own.
       [L, S, K, H]: shared by all rows.
       [L, R, S, K, H] with R a divisor of the B rows: shared by groups of B / R rows that follow each other.
-      a tuple of L arrays [B, K, S, H]: see `apart`.
+      a tuple of L float32 arrays [B, K, S, H]: see `apart`.
     positions_BS: position of each key in its row. None says that all are earlier than whatever reads them; the mask of
       size rows x keys is then never made. A sliding window needs the positions.
     valid_BS: False for padding.
@@ -86,12 +86,13 @@ def rotary_start(past: tuple[KV, ...], first_B: Array) -> Array:
 
 
 def apart(kv: KV) -> KV:
-    """The same keys and values with one array [B, K, S, H] per layer, for decoding token by token on a CPU.
+    """The same keys and values with one float32 array [B, K, S, H] per layer, for decoding token by token on a CPU.
 
     XLA on CPU copies a layer of a stack whenever the layer is read, and copies it again to bring its heads to the
-    front. Arrays that are apart are read where they lie.
+    front. Arrays that are apart are read where they lie. Of bfloat16 ones it would convert all tokens at every step, to
+    read them and to add one.
     """
-    k, v = (tuple(x[layer].swapaxes(1, 2) for layer in range(len(x))) for x in (kv.k, kv.v))
+    k, v = (tuple(x[layer].swapaxes(1, 2).astype(jnp.float32) for layer in range(len(x))) for x in (kv.k, kv.v))
     return kv.replace(k=k, v=v)
 
 

@@ -22,6 +22,7 @@ from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import LATE, Steer, hides_image, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, Output, forward, image_tokens, logits_of
+from vlm_mu_jax.model.wide import widened
 from vlm_mu_jax.parallel.activations import OnMesh
 
 # Prompts of this many tokens or more run the last block for their last token alone. That saves time in every run and
@@ -294,12 +295,13 @@ def _advance(
     def go_on(s: Decoding) -> Array:
         return (s.step < until) & ~s.done_B.all()
 
-    def loop(s: Decoding) -> Decoding:
+    def loop(s: Decoding, params: Params = params) -> Decoding:
         return jax.lax.while_loop(go_on, lambda s: _step(params, s, cfg, temperature, top_p, lora), s)
 
     def loop_apart(s: Decoding) -> Decoding:
-        end = loop(s.replace(prompt=tuple(map(apart, s.prompt)), made=apart(s.made)))
-        k, v = (jnp.stack([layer.swapaxes(1, 2) for layer in x]) for x in (end.made.k, end.made.v))
+        end = loop(s.replace(prompt=tuple(map(apart, s.prompt)), made=apart(s.made)), widened(params))
+        made = (jnp.stack([layer.swapaxes(1, 2) for layer in x]) for x in (end.made.k, end.made.v))
+        k, v = (x.astype(s.made.k.dtype) for x in made)
         return end.replace(prompt=s.prompt, made=end.made.replace(k=k, v=v))
 
     return jax.lax.platform_dependent(state, cpu=loop_apart, default=loop)

@@ -17,6 +17,7 @@ from vlm_mu_jax.model.layers import rms_norm
 from vlm_mu_jax.model.params import Params, Specs
 from vlm_mu_jax.model.stacks import freeze
 from vlm_mu_jax.model.steer import Steer
+from vlm_mu_jax.model.wide import WideMap
 
 
 @flax.struct.dataclass
@@ -176,6 +177,8 @@ def final_norm(params: Params, x_BTD: Array, cfg: ModelConfig) -> Array:
 def logits_of(params: Params, hidden: Array, cfg: ModelConfig) -> Array:
     """[..., D] after the final norm -> float32 logits [..., V]."""
     decoder = params["decoder"]
+    if isinstance(decoder.get("head_DV"), WideMap):
+        return decoder["head_DV"].product(hidden)
     head = decoder["embed_VD"].T if cfg.text.tie_embeddings else decoder["head_DV"]
     return jnp.tensordot(hidden, head, axes=1, preferred_element_type=jnp.float32)
 
