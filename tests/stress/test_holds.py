@@ -102,6 +102,27 @@ def test_the_page_shows_what_the_files_hold(found):
     assert "relearned: needs --forget_answers" in lines["tiny"]
 
 
+@pytest.mark.parametrize(
+    ("result", "row", "says"),
+    [
+        ({"rows": [{"skipped": ""}]}, {}, r"holds.json: rows\[0\]|holds.json: .*name"),
+        ({"name": "a", "rows": [{"name": "magic", "title": "", "rates": {}}]}, {}, "there is no row 'magic'"),
+        ({"name": "a", "rows": [{"name": "as_is", "title": "", "rates": {}}]}, {"name": "as_is"}, "as_is.json: .*what"),
+        (
+            {"name": "a", "rows": [{"name": "as_is", "title": "", "rates": {}}]},
+            {"name": "as_is", "what": "", "rates": {"asr": {"flags": {"a": "yes"}}}},
+            r"as_is.json: rates\[...\].flags",
+        ),
+    ],
+)
+def test_a_workdir_of_another_form_is_one_line(tmp_path, result, row, says):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "holds.json").write_text(json.dumps(result))
+    (tmp_path / "rows" / "as_is.json").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=says):
+        stored_result(tmp_path)
+
+
 def test_no_such_row_and_half_a_page_are_one_line(tmp_path):
     with pytest.raises(InputError, match="--rows: .*'magic'"):
         vlm_mu_jax.HoldsOptions(rows=("as_is", "magic"))

@@ -25,6 +25,8 @@ from vlm_mu_jax.evaluation.questions.suite import sample
 from vlm_mu_jax.files.folders import only_writer
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.formats.reading import check_value, read_file
+from vlm_mu_jax.formats.stress import HoldsFile
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.identity import folder_hash, weights_hash
@@ -119,11 +121,13 @@ def stored_result(workdir: str | Path) -> HoldsResult:
     """What `holds` has written into a workdir.
 
     Raises:
-      InputError: there is no holds.json.
+      InputError: there is no holds.json, or it is none of ours.
     """
-    content = read_json(Path(workdir) / RESULT)
-    made = [row["name"] for row in content["rows"] if not row["skipped"]]
-    rows = [HoldsRow.of(read_json(_row_file(Path(workdir), name))) for name in made]
+    content = read_file(Path(workdir) / RESULT, HoldsFile)
+    if strange := [row["name"] for row in content["rows"] if row["name"] not in ROWS]:
+        raise InputError(f"{Path(workdir) / RESULT}: there is no row {strange[0]!r}; is it the right file?")
+    made = [row["name"] for row in content["rows"] if not row.get("skipped")]
+    rows = [_stored_row(_row_file(Path(workdir), name)) for name in made]
     return HoldsResult(content["name"], rows, content)
 
 
@@ -188,7 +192,7 @@ def _rows(stand: Stand, on_row: Callable[[HoldsRow], None] | None) -> list[Holds
     for name in (row for row in ROWS if row == "as_is" or row in stand.options.rows):
         file = _row_file(stand.workdir, name)
         if file.exists():
-            done[name] = HoldsRow.of(read_json(file))
+            done[name] = _stored_row(file)
             continue
         try:
             done[name] = make(stand, name, done)
@@ -200,6 +204,12 @@ def _rows(stand: Stand, on_row: Callable[[HoldsRow], None] | None) -> list[Holds
     if not any(row.rates for row in done.values()):
         raise InputError(next(row.skipped for row in done.values()))
     return list(done.values())
+
+
+def _stored_row(file: Path) -> HoldsRow:
+    value = read_json(file)
+    check_value(value, HoldsRow, str(file))
+    return HoldsRow.of(value)
 
 
 def _row_file(workdir: Path, name: str) -> Path:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from vlm_mu_jax.attacks.measure import any_shot
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.results.summary import Evaluation
@@ -90,8 +92,7 @@ class HoldsRow:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "HoldsRow":
         """What `stored` made."""
-        rates = {name: RowRate(**rate) for name, rate in stored["rates"].items()}
-        return cls(**{**stored, "rates": rates})
+        return msgspec.convert(stored, cls)
 
 
 def of_evaluation(found: Evaluation, sets: Mapping[str, tuple[str, str]] = _OF_SETS) -> dict[str, Flags]:
