@@ -114,7 +114,10 @@ def run(request: dict) -> None:
     sys.argv[1:] = request["argv"]
     sys.path[:] = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p] + sys.path
     sys.path.insert(0, request["cwd"])  # as `python -m` does
-    sys.modules["jax"].config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    sys.modules["jax"].config.update("jax_compilation_cache_dir", cache)
+    if cache:
+        importlib.import_module("tests.shared_programs").share()
     if request["module"].endswith(".py"):
         runpy.run_path(request["module"], run_name="__main__")
     else:

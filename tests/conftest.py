@@ -1,6 +1,7 @@
 """What holds for every test: strict broadcasting, no network, few threads, nothing written to the home folder."""
 
 import gc
+import importlib
 import itertools
 import os
 import sys
@@ -58,6 +59,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
+    if "jax" in sys.modules:
+        importlib.import_module("tests.shared_programs").share()
     gc.collect()
     gc.freeze()
 
