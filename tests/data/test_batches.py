@@ -137,6 +137,8 @@ def test_bucket_lengths_hold_every_row_and_are_no_more_than_asked_for():
         assert len(lengths) <= count and list(lengths) == sorted(set(lengths))
         assert longest <= lengths[-1] < longest + 8 and all(length % 8 == 0 for length in lengths)
     assert len(bucket_lengths(made, 3)) == 3
+    with pytest.raises(InputError, match="data.buckets must be at least 1"):
+        bucket_lengths(made, 0)
 
 
 def test_buckets_keep_every_epoch_whole_and_save_padding():

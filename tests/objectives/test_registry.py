@@ -78,6 +78,8 @@ def test_names_that_differ_in_defaults():
         ("npo", {"retain_alpha": 1.0}, "objective.hold_layer is required"),
         ("wga", {"retain_preference": 1.0}, "objective.preference_beta is required"),
         ("npo", {"retain_limit": 1.0, "dual_rate": -1.0}, "dual_rate"),
+        ("npo", {"retain_weight": -1.0}, "objective.retain_weight must be at least 0"),
+        ("npo", {"forget_weight": -1.0}, "objective.forget_weight must be at least 0"),
         ("ga", {"reduction": "sum"}, "objective.reduction"),
         ("dpo", {"reduction": "batch_token_mean"}, "objective.reduction"),
         ("dpo", {"preferred": "silence"}, "objective.preferred"),

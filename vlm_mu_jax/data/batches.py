@@ -77,7 +77,13 @@ def row(example: Example, images: Sequence[Any] = (), id: str = "") -> TrainRow:
 
 
 def bucket_lengths(rows: Sequence[TrainRow], count: int, multiple: int = 8) -> tuple[int, ...]:
-    """Row lengths to pad to, ascending, at most `count`: quantiles of the rows' own, rounded up to `multiple`."""
+    """Row lengths to pad to, ascending, at most `count`: quantiles of the rows' own, rounded up to `multiple`.
+
+    Raises:
+      InputError: `count` is below 1.
+    """
+    if count < 1:
+        raise InputError(f"data.buckets must be at least 1, not {count}")
     own = np.sort([len(one.ids) for one in rows])
     if not len(own):
         return (multiple,)  # the stream without rows is refused by name

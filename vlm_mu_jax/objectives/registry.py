@@ -83,6 +83,11 @@ class Keep:
     dual_rate: float = 1.0
     dual_warmup: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("forget_weight", "retain_weight", "retain_kl", "retain_alpha", "general_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"objective.{name} must be at least 0, not {getattr(self, name)}")
+
     def terms(self, forget: Term) -> tuple[tuple[float, Term], ...]:
         """All terms of the objective whose forget term is `forget`."""
         preference = self.retain_preference
