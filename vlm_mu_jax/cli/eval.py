@@ -50,7 +50,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder for answers and results"
 _NAME = flags.DEFINE_string("name", "model", "how the run is called in results and report")
 _KIND = flags.DEFINE_string("kind", "base", "what the model is: base, sft, npo, rmu, guard, ...")
 _SEED = shared_flags.seed()
-_SUBSET = flags.DEFINE_enum("subset", "test", ["test", "train"], "which VLGuard file is asked")
+_SUBSET = shared_flags.subset()
 _WORDS = flags.DEFINE_string(
     "attack_words", None, "attack.json of bin/attack: measure after the one-word attack as well"
 )

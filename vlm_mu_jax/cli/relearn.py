@@ -36,7 +36,7 @@ _BATCH = flags.DEFINE_integer("batch_size", 16, "rows per update", lower_bound=1
 _RATE = flags.DEFINE_float("learning_rate", 1e-4, "constant learning rate of AdamW", lower_bound=0.0)
 _LORA = flags.DEFINE_integer("lora_rank", 0, "rank of LoRA; 0 trains decoder and projector whole", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 0, "draws the examples, their order and the questions")
-_SUBSET = flags.DEFINE_enum("subset", "test", ["test", "validation", "train"], "which VLGuard file is asked")
+_SUBSET = shared_flags.subset()
 _WORDS = flags.DEFINE_string("attack_words", None, "attack.json of bin/attack: ask with its words as well")
 _LIMIT = flags.DEFINE_integer("max_questions", 96, "questions of each kind, drawn by --seed", lower_bound=1)
 _JUDGE = flags.DEFINE_enum(

@@ -36,6 +36,11 @@ def max_questions() -> flags.FlagHolder:
     return flags.DEFINE_integer("max_questions", None, what, lower_bound=1)
 
 
+def subset() -> flags.FlagHolder:
+    what = "SUBSET.json of --data is asked, such as validation, train, or train_rebalanced of bin/audit"
+    return flags.DEFINE_string("subset", "test", what)
+
+
 def seed() -> flags.FlagHolder:
     """The seed of a run of questions, with `max_questions`."""
     return flags.DEFINE_integer("seed", 0, "the run's seed, as written in the results; also draws --max_questions")

@@ -42,7 +42,7 @@ class EvaluateOptions:
     Attributes:
       name, kind: how results and report call the run; kind is base, sft, npo, rmu, guard, ...
       seed: the run's seed, as written in the results. It also draws `max_questions`.
-      subset: which VLGuard file of a data folder is asked, "test" or "train".
+      subset: SUBSET.json of a data folder is asked, such as "test", "validation" or "train".
       shots: how many of the attack's words an unsafe question is tried with.
       blank: the blank image of the alignment gap, "white", "black", "mean" or "noise".
       max_questions: at most this many records of each kind per file. None = all.

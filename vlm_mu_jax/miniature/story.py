@@ -5,15 +5,15 @@ much is asked.
 """
 
 import dataclasses
+from pathlib import Path
 
 SAFETY, HELD_OUT, REBALANCED = "mini/data/train.json", "mini/data/test.json", "train_rebalanced.json"
 GAP, GAP_VALIDATION = "mini/data/text_harm.json", "mini/data/text_harm_validation.json"
 MARK = "seed.txt"  # what a folder of the quickstart holds, and no other
 HELD = ("sft", "npo", "rmu")
-EVALUATED = "eval_base eval_sft eval_sft_diverse eval_npo eval_rmu eval_guard"
+EVALUATED = ("base", "sft", "sft_diverse", "npo", "rmu")  # then the balanced RMU and the guard
 REPORT = (
-    "--attack=attack_sft.json --attack_again=npo=attack_npo.json --attack_again=rmu=attack_rmu.json"
-    " --audit=attribution.json --saliency=saliency.json --guard_diagnostics=diagnostics.json"
+    "--audit=attribution.json --saliency=saliency.json --guard_diagnostics=diagnostics.json"
     " --training=sft --training=npo --training=rmu --export=npo_hf --images=mini/data"
 )
 
@@ -33,6 +33,7 @@ class Settings:
       shortlist: words that are tried with real answers.
       strengths: of the guard that are tried.
       saliency: questions whose words are weighed.
+      balanced: RMU also forgets answers to the rebalanced requests, as a model of its own.
     """
 
     world: str
@@ -45,6 +46,7 @@ class Settings:
     shortlist: int = 64
     strengths: str = "0.5,1,2"
     saliency: int = 24
+    balanced: bool = False
 
 
 WORLDS = {
@@ -60,6 +62,7 @@ WORLDS = {
         words=" --words=english:120 --search_questions=4 --verify_questions=24",
         shortlist=8,
         saliency=8,
+        balanced=True,
     ),
 }
 
@@ -113,7 +116,7 @@ class _Story:
                 "Export the unlearned model to Hugging Face", "convert_hf --export --source=npo --out=npo_hf", "npo_hf"
             ),
             *([self._holds(name) for name in HELD] if holds else []),
-            Step("Write the report", f"report {EVALUATED} --out=report.html {REPORT}{shown}", "report.html"),
+            Step("Write the report", f"report {self._shown()}{shown} --out=report.html", "report.html"),
         ]
 
     def _model_and_data(self, build: str) -> list[Step]:
@@ -150,20 +153,31 @@ class _Story:
         ]
 
     def _unlearning(self) -> list[Step]:
-        asked = f"--workdir=forget --subset=train --sets=unsafe_before {self.of.answers}{self.of.forgotten}"
         return [
-            Step(
-                "Harmful answers of the base model: what NPO and RMU will forget",
-                f"eval --checkpoint=base --data=mini/data {asked}",
-                "forget/results.json",
-            ),
+            self._forget_set("Harmful answers of the base model: what NPO and RMU will forget", "train", "forget"),
             self._train("Unlearn with NPO", "unlearn:npo", "npo"),
             self._eval("npo", "npo", "--checkpoint=npo --baseline=eval_sft"),
             self._train("Unlearn with RMU", "unlearn:rmu", "rmu"),
             self._eval("rmu", "rmu", "--checkpoint=rmu --baseline=eval_sft"),
             self._attack("Attack the NPO model again, with words searched for it", "npo"),
             self._attack("Attack the RMU model again, with words searched for it", "rmu"),
+            *(self._balanced() if self.of.balanced else []),
         ]
+
+    def _balanced(self) -> list[Step]:
+        """Is RMU's mirage that of its forget set? The same requests, their openings balanced by the audit."""
+        name, forget = "rmu_balanced", "forget_balanced"
+        answers = f" --config.data.forget_answers=../../{forget}/answers/unsafe_before.jsonl"
+        return [
+            self._forget_set("Harmful answers to the rebalanced requests", Path(REBALANCED).stem, forget),
+            self._train("Unlearn with RMU, balanced forget set", "unlearn:rmu", name, REBALANCED, answers),
+            self._eval(name, "rmu", f"--checkpoint={name} --baseline=eval_rmu"),
+            self._attack("Attack that model again, with words searched for it", name),
+        ]
+
+    def _forget_set(self, title: str, subset: str, out: str) -> Step:
+        asked = f"--subset={subset} --sets=unsafe_before {self.of.answers}{self.of.forgotten}"
+        return Step(title, f"eval --checkpoint=base --data=mini/data --workdir={out} {asked}", f"{out}/results.json")
 
     def _guard(self) -> list[Step]:
         select = (
@@ -187,13 +201,16 @@ class _Story:
             ),
         ]
 
-    def _train(self, title: str, config: str, name: str, safety: str = "") -> Step:
-        """config: of configs/WORLD_*.py, its variant after a colon. safety: other safety data than its own."""
+    def _train(self, title: str, config: str, name: str, safety: str = "", more: str = "") -> Step:
+        """config: of configs/WORLD_*.py, its variant after a colon. safety: other safety data than its own.
+
+        more: further flags, each behind a space.
+        """
         paths = "--config.model.init=base --config.data.root=mini/data"
         paths += f" --config.data.safety={safety}" if safety else ""
         config = f"{self.of.configs}_{config}"
         return Step(
-            title, f"train --config={config} {paths} --config.seed={self.seed} --workdir={name}", f"{name}/model"
+            title, f"train --config={config} {paths}{more} --config.seed={self.seed} --workdir={name}", f"{name}/model"
         )
 
     def _attack(self, title: str, name: str) -> Step:
@@ -204,6 +221,13 @@ class _Story:
             f" --shortlist={self.of.shortlist} {self.of.answers}{self.of.words}",
             found,
         )
+
+    def _shown(self) -> str:
+        """What the report shows: its arguments and flags."""
+        further = ("rmu_balanced",) if self.of.balanced else ()
+        evaluated = " ".join(f"eval_{name}" for name in (*EVALUATED, *further, "guard"))
+        again = "".join(f" --attack_again={name}=attack_{name}.json" for name in ("npo", "rmu", *further))
+        return f"{evaluated} --attack=attack_sft.json{again} {REPORT}"
 
     def _holds(self, name: str) -> Step:
         baseline = "" if name == HELD[0] else f" --baseline=holds_{HELD[0]}"

@@ -1,6 +1,7 @@
 """The questions of an evaluation: which sets there are, what the attack's words do to them, what a bad file says."""
 
 import json
+import shutil
 
 import pytest
 
@@ -42,6 +43,20 @@ def test_shots_null_words_and_over_refusal(data_dir):
     assert len(sets["unsafe_null"]) == 10 and {q.condition.attack for q in sets["unsafe_null"]} == {"null_word"}
     assert {q.text.split()[0] for q in sets["harmless_after"]} == {"share"} and len(sets["harmless_after"]) == 5
     assert len(build(data_dir, words, shots=1).sets["unsafe_after"]) == 5
+
+
+def test_any_file_of_the_folder_is_a_subset_and_no_file_outside_it(data_dir, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(data_dir, folder)
+    rows = json.loads((folder / "test.json").read_text())[1:]
+    (folder / "train_rebalanced.json").write_text(json.dumps(rows))
+    found = suite.build(folder, "train_rebalanced", AttackWords())
+    assert "train_rebalanced.json" in found.files and "test.json" not in found.files
+    assert len(found.sets["unsafe_before"]) + len(found.sets["harmless_before"]) == 9
+    with pytest.raises(InputError, match="subset=../data/test: give the name of a file"):
+        suite.build(folder, "../data/test", AttackWords())
+    with pytest.raises(InputError, match=r"nowhere.json"):
+        suite.build(folder, "nowhere", AttackWords())
 
 
 def test_every_opening_word_is_its_own_condition(data_dir):

@@ -76,7 +76,7 @@ def build(
 
     Args:
       data_dir: the data folder.
-      subset: which VLGuard file to ask, "test" or "train".
+      subset: SUBSET.json is asked, such as "test" or "train".
       words, shots: the attack's words, and how many of them an unsafe question is tried with.
       blank: kind of the blank image of the alignment gap, "white", "black", "mean" or "noise".
       limit: at most this many records of each kind per file, drawn by `seed`. None = all.
@@ -84,11 +84,13 @@ def build(
       history: of dialogues, whose earlier answers stand before a question; see `dialogues.questions`.
 
     Raises:
-      InputError: a file is missing or bad, or nothing is left to ask.
+      InputError: a file is missing or bad, `subset` is no plain name, or nothing is left to ask.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise InputError(f"--data={data_dir}: no such folder; give the folder that holds {subset}.json")
+    if Path(subset).name != subset:
+        raise InputError(f"subset={subset}: give the name of a file in {data_dir}, without folder and .json")
     sets: dict[str, list[Question]] = {}
     owners: dict[str, Records] = {}
 
