@@ -101,6 +101,8 @@ def test_images_unpacked_in_a_folder_of_the_split(write, tmp_path):
         (UNSAFE | {"safe": "no"}, "field 'safe' must be bool"),
         (UNSAFE | {"id": 7}, "field 'id' must be str"),
         (UNSAFE | {"image": "c.png"}, "missing image file 'c.png'"),
+        (UNSAFE | {"image": "c" * 300}, "missing image file 'ccc"),  # no file system takes such a name
+        (UNSAFE | {"image": "c" * 100_000}, "the path of the image has 100000 characters"),
         (UNSAFE | {"image": "../test.json"}, "leaves the data folder"),
         (UNSAFE | {"image": "sub/../../a.png"}, "leaves the data folder"),
         (UNSAFE | {"image": "/etc/hostname"}, "leaves the data folder"),

@@ -109,13 +109,15 @@ class RowReader:
         """The image path relative to the data root; `folders` are tried in turn. InputError when it is no file."""
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise InputError("image must be a relative path")
+        if len(value) >= _LONGEST_PATH:
+            raise InputError(f"the path of the image has {len(value)} characters, more than any file's")
         if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] == os.pardir:
             raise InputError(f"image path {value!r} leaves the data folder")
         paths = [os.path.normpath(os.path.join(folder, value)) for folder in folders]
         if len(paths) == 1 and not self.check_images:
             return paths[0]
         for path in paths:
-            if (self.root / path).is_file():
+            if os.path.isfile(self.root / path):  # False for a name that no file system takes; Path.is_file raises
                 return path
         if not self.check_images:
             return paths[0]
