@@ -1,5 +1,6 @@
 """MMSafeAware: is a sentence beside an image safe, yes or no?"""
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -46,7 +47,7 @@ def _item(row: Row, reader: RowReader) -> Item:
     if not row["question"]:
         raise InputError(f"number {number} has no question")
     places = [f"{folder}/{number}{suffix}" for folder in _FOLDERS for suffix in _SUFFIXES]
-    image = next((place for place in places if (reader.root / place).is_file()), None)
+    image = next((place for place in places if os.path.isfile(reader.root / place)), None)
     if image is None and number in _NO_IMAGE:
         raise InputError(_FLAW)
     label = "yes" if part == "over_safety" else "no"

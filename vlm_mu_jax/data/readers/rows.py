@@ -16,7 +16,7 @@ from vlm_mu_jax.errors import InputError
 
 ON_BAD = ("stop", "skip")
 Made = TypeVar("Made")
-_LONGEST_PATH = 1024  # a longer text in the place of an image is the image itself, in base64
+_LONGEST_PATH = 1024  # a longer text is no path; in the place of an image it may be the image itself, in base64
 _SHOWN = 10  # bad rows spelled out in the message; all of them are in `BadRows.problems`
 
 
@@ -110,7 +110,7 @@ class RowReader:
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise InputError("image must be a relative path")
         if len(value) >= _LONGEST_PATH:
-            raise InputError(f"the path of the image has {len(value)} characters, more than any file's")
+            raise InputError(f"the path of the image has {len(value)} characters, more than {_LONGEST_PATH - 1}")
         if os.path.isabs(value) or os.path.normpath(value).split(os.sep)[0] == os.pardir:
             raise InputError(f"image path {value!r} leaves the data folder")
         paths = [os.path.normpath(os.path.join(folder, value)) for folder in folders]
