@@ -11,10 +11,8 @@ from jax import Array
 
 from vlm_mu_jax.model.cache import CacheReader
 from vlm_mu_jax.model.config import TextConfig
-from vlm_mu_jax.model.layers import activation, linear, rms_norm, rope
+from vlm_mu_jax.model.layers import Held, activation, linear, rms_norm, rope
 from vlm_mu_jax.model.params import Params, ParamSpec, Specs
-from vlm_mu_jax.model.stored import StoredLinear
-from vlm_mu_jax.model.wide import WideMap
 
 
 class Layer(NamedTuple):
@@ -60,7 +58,7 @@ def _scaled(q_BTNH: Array, cfg: TextConfig) -> Array:
 def _merge_heads(mixed_BTNH: Array, layer: Layer) -> Array:
     B, T, N, H = mixed_BTNH.shape
     weight = layer.p["wo_LNHD"]
-    weight = weight if isinstance(weight, StoredLinear | WideMap) else weight.reshape(N * H, -1)
+    weight = weight if isinstance(weight, Held) else weight.reshape(N * H, -1)
     return linear(mixed_BTNH.reshape(B, T, N * H), weight, layer.p.get("bo_LD"), layer.lora.get("wo_LNHD"))
 
 

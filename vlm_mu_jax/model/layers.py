@@ -10,9 +10,11 @@ import numpy as np
 from jax import Array
 
 from vlm_mu_jax.model.config import TextConfig
+from vlm_mu_jax.model.cpu_weights import ApartMap, WideMap
 from vlm_mu_jax.model.stored import StoredLinear
-from vlm_mu_jax.model.wide import WideMap
 
+Held = StoredLinear | WideMap | ApartMap  # linear maps that know how to multiply
+Linear = Array | Held
 Angles = tuple[Array, Array]  # cosine and sine of the rotary angles, see `rope_angles`
 _SAVEABLE = jax.checkpoint_policies
 _ATTENTION = _SAVEABLE.save_only_these_names("attn_out")
@@ -61,12 +63,12 @@ def _as(vector: Array, like: Array) -> Array:
     return vector.reshape((1,) * (like.ndim - vector.ndim) + vector.shape)
 
 
-def linear(x: Array, w: Array | StoredLinear | WideMap, bias: Array | None = None, lora: dict | None = None) -> Array:
+def linear(x: Array, w: Linear, bias: Array | None = None, lora: dict | None = None) -> Array:
     """`x[..., I] @ w[I, O...]`, with an optional bias [O...] and LoRA pair {"a": [I, R], "b": [R, O...], "scale"}.
 
-    w: an array, a map in few bits, or one that a CPU reads.
+    w: an array, a map in few bits, or one as a CPU reads it.
     """
-    y = w.product(x) if isinstance(w, StoredLinear | WideMap) else jnp.tensordot(x, w, axes=1)
+    y = w.product(x) if isinstance(w, Held) else jnp.tensordot(x, w, axes=1)
     if lora is not None:
         y = y + lora["scale"].astype(y.dtype) * jnp.tensordot(jnp.tensordot(x, lora["a"], axes=1), lora["b"], axes=1)
     return y if bias is None else y + _as(bias, y)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from vlm_mu_jax.model.cpu_weights import ApartMap
+
 
 @flax.struct.dataclass
 class Stack:
@@ -29,7 +31,7 @@ class Stack:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Blocks first..end - 1. scanned: name -> [end - first, ...]; in_place: name -> frozen [L, ...].
+    """Blocks first..end - 1. scanned: name -> [end - first, ...]; in_place: name -> frozen [L, ...], or layers apart.
 
     whole: these are all blocks of the model.
     """
@@ -46,13 +48,12 @@ class Run:
 
     def at(self, scanned: dict[str, Any], layer: Array | None) -> dict[str, Any]:
         """Parameters of one block, inside the scan; layer: its number."""
-        read = jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, layer, keepdims=False), self.in_place)
-        return {**scanned, **read}
+        return {**scanned, **{name: _read(leaf, layer) for name, leaf in self.in_place.items()}}
 
 
 def freeze(layers: dict[str, Any]) -> dict[str, Any]:
     """The same parameters, none of which trains."""
-    return {name: leaf if isinstance(leaf, Stack) else Stack(leaf) for name, leaf in layers.items()}
+    return {name: leaf if isinstance(leaf, Stack | ApartMap) else Stack(leaf) for name, leaf in layers.items()}
 
 
 def runs(layers: dict[str, Any], first: int, end: int) -> list[Run]:
@@ -67,7 +68,9 @@ def runs(layers: dict[str, Any], first: int, end: int) -> list[Run]:
 def _run(layers: dict[str, Any], a: int, b: int, depth: int) -> Run:
     scanned, in_place, whole = {}, {}, (a, b) == (0, depth)
     for name, leaf in layers.items():
-        if not isinstance(leaf, Stack):
+        if isinstance(leaf, ApartMap):
+            in_place[name] = leaf
+        elif not isinstance(leaf, Stack):
             scanned[name] = leaf if whole else _cut(leaf, a, b)
         elif not any(a <= layer < b for layer in leaf.layers):
             # A scan over the whole stack needs no copy either, and keeps none of it for the backward pass.
@@ -77,6 +80,13 @@ def _run(layers: dict[str, Any], a: int, b: int, depth: int) -> Run:
         else:
             scanned[name] = _mixed(leaf, a, b)
     return Run(a, b, scanned, in_place, whole)
+
+
+def _read(leaf: Any, layer: Array) -> Any:
+    """One layer of parameters that stay where they are."""
+    if isinstance(leaf, ApartMap):
+        return leaf.replace(layer=layer)
+    return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, layer, keepdims=False), leaf)
 
 
 def _mixed(leaf: Stack, a: int, b: int) -> Array:

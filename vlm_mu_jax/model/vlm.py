@@ -10,6 +10,7 @@ from jax import Array
 from vlm_mu_jax.model.cache import KV
 from vlm_mu_jax.model.checks import check_batch
 from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.cpu_weights import WideMap
 from vlm_mu_jax.model.decoder import DecoderInput, decode, decoder_specs
 from vlm_mu_jax.model.grids import places
 from vlm_mu_jax.model.image_plans.image_plan import Blend
@@ -17,7 +18,6 @@ from vlm_mu_jax.model.layers import rms_norm
 from vlm_mu_jax.model.params import Params, Specs
 from vlm_mu_jax.model.stacks import freeze
 from vlm_mu_jax.model.steer import Steer
-from vlm_mu_jax.model.wide import WideMap
 
 
 @flax.struct.dataclass

@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vlm_mu_jax.model.cpu_weights import for_cpu
 from vlm_mu_jax.parallel.activations import even_rows, on_mesh_of
 from vlm_mu_jax.serving import programs
 from vlm_mu_jax.serving.prompt_runs import PromptRuns, ServedPrompt
@@ -90,6 +91,7 @@ class Engine:
         values of images that were asked about before."""
         self.name, self.model, self.guard = name, model, guard
         self.context = min(context or model.config.text.max_positions, model.config.text.max_positions)
+        self._params = for_cpu(model.params)
         self._runs = PromptRuns(model, guard, prefix_bytes)
         self._limit = waiting
         self._waiting: collections.deque[Answering] = collections.deque()
@@ -208,7 +210,7 @@ class Engine:
         for i in live:
             tokens_B[i], lengths_B[i] = self._rows[i].last, self._rows[i].cached
         self._running, chosen = programs.step(
-            self.model.params, self._running, tokens_B, lengths_B, _sampling(self._rows), self.model.config
+            self._params, self._running, tokens_B, lengths_B, _sampling(self._rows), self.model.config
         )
         self._deliver(live, chosen)
 

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from vlm_mu_jax.model.cache import KV, rotary_start
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.generate import marked, of_text, prefill
+from vlm_mu_jax.model.generate import likeliest, marked, of_text, prefill
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, hides_image, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward, logits_of
@@ -116,7 +116,7 @@ def begin_prefix(params: Params, batch: Batch, cfg: ModelConfig, steer: Steer | 
 def choose(logits_BV: Array, how: RowSampling, cfg: ModelConfig) -> NextTokens:
     """Picks a token for every row, as `generate` picks it."""
     text_BV = of_text(logits_BV, cfg)
-    greedy_B = jnp.argmax(text_BV, axis=-1).astype(jnp.int32)
+    greedy_B = likeliest(text_BV)
     tokens_B = jax.lax.cond((how.temperature_B > 0).any(), _drawn, lambda *_: greedy_B, text_BV, greedy_B, how)
     scores_BV = jax.nn.log_softmax(logits_BV)
     logprobs_B = jnp.take_along_axis(scores_BV, tokens_B[:, None], axis=1)[:, 0]
@@ -153,7 +153,7 @@ def empty(begun: Begun, rows: int, width: int) -> Running:
     L, _, _, K, H = begun.parts[0].k.shape
     dtype = begun.parts[0].k.dtype
     if jax.default_backend() == "cpu":
-        k, v = (tuple(jnp.zeros((rows, K, width, H), dtype) for _ in range(L)) for _ in range(2))
+        k, v = (tuple(jnp.zeros((rows, K, width, H), jnp.float32) for _ in range(L)) for _ in range(2))
     else:
         k, v = (jnp.zeros((L, rows, width, K, H), dtype) for _ in range(2))
     steer = begun.steer
@@ -234,7 +234,7 @@ def _put(old: Any, new_L1TKH: Array, row: Array, start: Array) -> Any:
     """Keys or values with those of one row from `start` on."""
     if not isinstance(old, tuple):
         return jax.lax.dynamic_update_slice(old, new_L1TKH, (0, row, start, 0, 0))
-    heads_first = (layer.swapaxes(1, 2) for layer in new_L1TKH)
+    heads_first = (layer.swapaxes(1, 2) for layer in new_L1TKH.astype(jnp.float32))
     pairs = zip(old, heads_first, strict=True)
     return tuple(jax.lax.dynamic_update_slice(layer, new, (row, 0, start, 0)) for layer, new in pairs)
 
@@ -275,7 +275,8 @@ def _append(old: Any, new_LB1KH: Array, lengths_B: Array) -> Any:
     rows = jnp.arange(len(lengths_B))
     if not isinstance(old, tuple):
         return old.at[:, rows, lengths_B].set(new_LB1KH[:, :, 0])
-    return tuple(layer.at[rows, :, lengths_B].set(new[:, 0]) for layer, new in zip(old, new_LB1KH, strict=True))
+    pairs = zip(old, new_LB1KH.astype(jnp.float32), strict=True)
+    return tuple(layer.at[rows, :, lengths_B].set(new[:, 0]) for layer, new in pairs)
 
 
 def _readable(kv: KV, cfg: ModelConfig) -> KV:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.model.cache import KV
+from vlm_mu_jax.model.cpu_weights import for_cpu
 from vlm_mu_jax.model.generate import can_share
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.serving import programs
@@ -35,6 +36,7 @@ class PromptRuns:
 
     def __init__(self, model: Model, guard: Guard | None, prefix_bytes: int):
         self._model, self._guard, self._most = model, guard, prefix_bytes
+        self._params = for_cpu(model.params)
         self._steer = None if guard is None else guard.steer(model)
         self._shares = can_share(model.config, self._steer)
         self._prefixes: collections.OrderedDict[tuple, tuple[KV, int]] = collections.OrderedDict()
@@ -61,7 +63,7 @@ class PromptRuns:
             prefix, batch = self._prefix(prompt, start, steer), self._batch(ids[start:], ())
         else:
             batch = self._batch(ids, prompt.pixels)
-        return programs.begin(model.params, batch, model.config, steer, prefix, np.array([start], np.int32))
+        return programs.begin(self._params, batch, model.config, steer, prefix, np.array([start], np.int32))
 
     def _steer_of(self, prompt: ServedPrompt) -> Steer | None:
         guard = self._guard
@@ -76,7 +78,7 @@ class PromptRuns:
         key = (prompt.ids[:start], prompt.image_ids)
         if key not in self._prefixes:
             batch = self._batch(prompt.ids[:start], prompt.pixels)
-            kv = programs.begin_prefix(self._model.params, batch, self._model.config, steer)
+            kv = programs.begin_prefix(self._params, batch, self._model.config, steer)
             self._prefixes[key] = kv, kv.k.nbytes + kv.v.nbytes
         self._prefixes.move_to_end(key)
         kv = self._prefixes[key][0]

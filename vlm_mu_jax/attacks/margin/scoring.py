@@ -28,6 +28,7 @@ from vlm_mu_jax.data.tiling import Tiles
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model import flops
 from vlm_mu_jax.model.config import ModelConfig, TextConfig
+from vlm_mu_jax.model.cpu_weights import for_cpu
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.model.vlm import param_specs
@@ -79,7 +80,7 @@ class Place:
     def __init__(self, params: Params, task: SearchTask, mesh: Mesh | None = None) -> None:
         self.mesh = mesh
         self.rows = 1 if mesh is None else mesh_lib.batch_shards(mesh)
-        self.params = params if mesh is None else rules.place(params, param_specs(task.cfg), mesh)
+        self.params = for_cpu(params) if mesh is None else rules.place(params, param_specs(task.cfg), mesh)
         self.lora = self.put(task.lora)
 
     def put(self, tree: Any) -> Any:
