@@ -32,8 +32,9 @@ from vlm_mu_jax.model.steer import Steer, on_prefix
 from vlm_mu_jax.model.vlm import Batch, encode_images, forward
 from vlm_mu_jax.steering.shapes import check_shapes
 
-# Widths of blocks are multiples of it. A compiled program costs seconds, so few blocks share a wide step.
-WIDTH, FINE_WIDTH, MANY_BLOCKS = 8, 1, 16
+# Widths of blocks are multiples of a step. A compiled program costs seconds and padding is work: the more blocks a
+# search has, the finer the step. Pairs of (blocks from which on, step).
+WIDTH_STEPS = ((16, 1), (4, 4), (0, 8))
 _encode = jax.jit(encode_images, static_argnames="cfg")
 
 
@@ -138,7 +139,7 @@ def blocks(prompts: Prompts, index: np.ndarray, start: int | None, size: int, mu
     if start is None:
         size = max(1, int(size * 32 / max(length.max(initial=1), 32)))
     size = -(-size // multiple) * multiple
-    step = FINE_WIDTH if len(index) >= MANY_BLOCKS * size else WIDTH
+    step = next(step for blocks, step in WIDTH_STEPS if len(index) >= blocks * size)
     order = np.argsort(length, kind="stable")
     for at in range(0, len(order), size):
         chosen = order[at : at + size]
