@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from tests.model.tiny import TEXT
 from vlm_mu_jax.model import layers
 from vlm_mu_jax.model.config import RopeScaling
+from vlm_mu_jax.model.layers import product
 
 
 def draw(*shape, seed=0):
@@ -118,3 +119,36 @@ def test_remat_changes_no_gradient(name):
         return jax.lax.scan(layers.remat(lambda x, _: (jnp.tanh(x @ w), None), name), jnp.ones(4), None, 3)[0].sum()
 
     np.testing.assert_allclose(jax.grad(loss)(w, name), jax.grad(loss)(w, "none"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape, width", [((2, 3, 4), (5,)), ((3, 4), (2, 3)), ((2, 3, 8), (5,)), ((2, 8), (1, 2))])
+@pytest.mark.parametrize("trained", ["both", "input", "weight"])
+def test_gradients_of_a_product_are_those_of_tensordot(shape, width, trained):
+    rng = np.random.default_rng(0)
+    x, w, dy = (
+        jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, (shape[-1], *width), (*shape[:-1], *width))
+    )
+    chosen = {"both": (0, 1), "input": (0,), "weight": (1,)}[trained]
+
+    def loss(multiply):
+        return jax.grad(lambda x, w: (multiply(x, w) * dy).sum(), chosen)(x, w)
+
+    made, expected = loss(product), loss(lambda x, w: jnp.tensordot(x, w, axes=1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), made, expected)
+
+
+def test_the_wider_factor_of_a_weight_gradient_is_read_as_it_lies():
+    """XLA turns the left factor of a product over its rows."""
+    for inputs, outputs in ((2, 16), (16, 2)):
+        x, w = jnp.ones((4, inputs)), jnp.ones((inputs, outputs))
+        jaxpr = jax.make_jaxpr(jax.grad(lambda w, x=x: (product(x, w) ** 2).sum()))(w)
+        (gradient,) = [
+            e for e in jaxpr.eqns if e.primitive.name == "dot_general" and e.params["dimension_numbers"][0][0] == (0,)
+        ]
+        assert gradient.invars[0].aval.shape == (4, 2)
+
+
+def test_a_product_whose_weight_does_not_train_keeps_no_input():
+    x, w = jnp.ones((4, 8)), jnp.ones((8, 2))
+    _, backward = jax.vjp(lambda x: product(x, w), x)
+    assert {leaf.shape for leaf in jax.tree.leaves(backward)} == {(8, 2)}

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,10 +69,40 @@ def linear(x: Array, w: Linear, bias: Array | None = None, lora: dict | None = N
 
     w: an array, a map in few bits, or one as a CPU reads it.
     """
-    y = w.product(x) if isinstance(w, Held) else jnp.tensordot(x, w, axes=1)
+    y = w.product(x) if isinstance(w, Held) else product(x, w)
     if lora is not None:
-        y = y + lora["scale"].astype(y.dtype) * jnp.tensordot(jnp.tensordot(x, lora["a"], axes=1), lora["b"], axes=1)
+        y = y + lora["scale"].astype(y.dtype) * product(product(x, lora["a"]), lora["b"])
     return y if bias is None else y + _as(bias, y)
+
+
+@jax.custom_vjp
+def product(x: Array, w: Array) -> Array:
+    """`x[..., I] @ w[I, O...]`. The gradient of w turns the narrower of its two factors, which XLA must write out with
+    the tokens last: JAX's own rule turns that of the output, and for an MLP all of its activations with it."""
+    return jnp.tensordot(x, w, axes=1)
+
+
+def _product_forward(x: Any, w: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
+    """x, w: values, and whether they are differentiated (`perturbed`); what no gradient needs is not kept."""
+    kept = (x.value if w.perturbed else None, w.value if x.perturbed else None)
+    return jnp.tensordot(x.value, w.value, axes=1), kept
+
+
+def _product_backward(kept: tuple[Array | None, Array | None], dy: Array) -> tuple[Array | None, Array | None]:
+    x, w = kept
+    dx = None if w is None else jnp.tensordot(dy, jnp.moveaxis(w, 0, -1), axes=w.ndim - 1)
+    return dx, None if x is None else _weight_gradient(x, dy)
+
+
+def _weight_gradient(x: Array, dy: Array) -> Array:
+    tokens = tuple(range(x.ndim - 1))
+    outputs = math.prod(dy.shape[x.ndim - 1 :])
+    if x.shape[-1] <= outputs:
+        return jnp.tensordot(x, dy, axes=(tokens, tokens))
+    return jnp.moveaxis(jnp.tensordot(dy, x, axes=(tokens, tokens)), -1, 0)
+
+
+product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
 # By the names of Hugging Face configs. `gelu` is the exact (erf) one.
