@@ -9,12 +9,12 @@ class WordCount(TypedDict, total=False):
     """A word of the data, and how strongly it goes with refusals."""
 
     word: Required[Annotated[str, says("the word")]]
-    position: Annotated[str | None, says("first, or any")]
+    position: Annotated[str | None, says("first, last, or any")]
     safe: Annotated[int, says("safe questions with it")]
     unsafe: Annotated[int, says("unsafe questions with it")]
     refused: Annotated[int, says("refused questions with it")]
     answered: Annotated[int, says("answered questions with it")]
-    pmi: Annotated[float | None, says("pointwise mutual information with refusal [nats]")]
+    pmi: Annotated[float | None, says("pointwise mutual information with the outcome [bits]")]
     log_odds: Annotated[float | None, says("smoothed log odds of refusal [nats]")]
     low: Annotated[float | None, says("lower end of its 95 % interval")]
     high: Annotated[float | None, says("upper end of its 95 % interval")]

@@ -22,8 +22,9 @@ def is_hub(path: str | Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where fetched sets are kept: VLM_MU_CACHE, else the user's cache folder."""
-    base = os.environ.get("VLM_MU_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vlm_mu_jax"
+    """Where fetched sets are kept: VLM_MU_CACHE, else the user's cache folder. `off` there turns off other caches."""
+    chosen = os.environ.get("VLM_MU_CACHE", "off")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vlm_mu_jax" if chosen in ("", "off") else chosen
     return Path(base).expanduser() / "hub"
 
 
