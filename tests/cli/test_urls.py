@@ -3,6 +3,7 @@
 import pytest
 
 from tests.command import run_command
+from vlm_mu_jax.cli import urls
 from vlm_mu_jax.cli.main import COMMANDS
 
 REFUSED = {
@@ -53,3 +54,19 @@ def test_a_refused_command_makes_nothing(arguments, what, tmp_path):
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1 and what in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("~/run", "/home/ada/run"),
+        ("npo=~/run", "npo=/home/ada/run"),
+        (["base", "~/base"], ["base", "/home/ada/base"]),
+        ("run~/of", "run~/of"),
+        ("~", "~"),
+    ],
+)
+def test_the_home_folder_is_written_out_in_every_flag(value, expected, monkeypatch):
+    """A run then has one folder, whichever function reads the flag; shells leave the `~` of --workdir=~/run alone."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert urls._changed("workdir", value, None) == expected

@@ -14,7 +14,7 @@ from vlm_mu_jax.conversion.locate import locate
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
-from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.files.paths import at_home, resolved
 
 # Spelled from a working folder `here` beside `there`, with the home folder above both; `link` leads to `there`.
 SPELLINGS = [
@@ -68,6 +68,13 @@ def test_files_and_folders_appear_under_every_path(path, here):
     assert (Path(path).expanduser() / "mark").is_file()
     write_json(f"{path}/file.json", {"a": 1})
     assert read_json(f"{path}/file.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_a_workdir_is_where_its_files_are_written(path, here):
+    """Functions look into a workdir by its own path, and write JSON files by the resolved one."""
+    write_json(f"{path}/config.json", {"a": 1})
+    assert (at_home(path) / "config.json").is_file()
 
 
 def test_a_command_takes_them(here, checkpoint, root):

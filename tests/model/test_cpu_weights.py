@@ -7,9 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from tests.model.tiny import TEXT_ONLY, random_params, text_batch
 from vlm_mu_jax.model import cpu_weights
@@ -129,9 +126,3 @@ def test_a_scan_carries_no_float32_copy_of_the_stack():
 
     compiled = jax.jit(product_chain).lower(read, drawn(2, 16)).compile().as_text()
     assert "[3,16,16]" in compiled and "f32[3,16,16]" not in compiled
-
-
-@given(hnp.arrays(np.float32, (3, 7), elements=st.sampled_from([-np.inf, -1.0, 0.0, 1.0])))
-def test_the_likeliest_token_is_that_of_argmax(logits):
-    expected = np.where(np.isneginf(logits).all(axis=1), 0, logits.argmax(axis=1))
-    np.testing.assert_array_equal(module.likeliest(jnp.asarray(logits)), expected)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlm_mu_jax.data.images import BLANK_KINDS
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.steering import diagnostics
@@ -95,7 +96,7 @@ def test_stress_counts_the_shift_in_gaps_of_the_text(planted):
 
 def test_blank_images_of_every_kind_give_states_of_their_own(model, make_model):
     found = diagnostics.blank_states(model, requests(1, 1))
-    assert set(found) == set(diagnostics.BLANKS)
+    assert set(found) == set(BLANK_KINDS)
     kinds = list(found.values())
     assert all(np.abs(a - b).max() > 1e-4 for k, a in enumerate(kinds) for b in kinds[:k])
     assert diagnostics.blank_states(make_model(vision=False), requests(1, 1)) == {}

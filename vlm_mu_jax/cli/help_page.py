@@ -72,7 +72,7 @@ def _groups() -> dict[str, list[flags.Flag]]:
 
 
 def _group(module: str, program: str) -> str:
-    """The name of a module's group: `judge_flags` and `guard_judge` are both "judge"."""
+    """The name of a module's group: `judge_flags` is "judge"."""
     command = re.sub(r"\W", "_", program.rpartition("/")[2].removesuffix(".py"))
     last = module.rpartition(".")[2]
     if "/" in module or module.endswith(".py") or last in ("command", command, f"{command}_flags", "__main__"):

@@ -1,6 +1,10 @@
-"""URLs where a command takes a path: the command gets a copy, or is refused before it makes anything."""
+"""URLs and `~/` where a command takes a path. Of a URL the command gets a copy, or is refused before it makes anything.
+
+Shells leave the `~` of --flag=~/folder as it is.
+"""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -22,7 +26,8 @@ _LOCAL = ("bin/quickstart", "bin/compare", "bin/bench")  # start other commands,
 
 
 def localised(command: str, own: list[flags.Flag], operands: list[str]) -> list[str]:
-    """Puts a copy's path in place of every gs://, s3:// or hf:// URL among a command's flags.
+    """Puts a copy's path in place of every gs://, s3:// or hf:// URL among a command's flags, and the home folder in
+    place of `~/`.
 
     Returns:
       The operands, with their URLs replaced as well.
@@ -44,9 +49,11 @@ def localised(command: str, own: list[flags.Flag], operands: list[str]) -> list[
 
 
 def _changed(name: str, value: Any, give: Callable[[str, str], str]) -> Any:
-    """The value with its URLs replaced; the very same where it has none. A config is changed in place."""
+    """The value with its URLs and `~/` replaced; the very same where it has none. A config is changed in place."""
     if isinstance(value, str):
         before, equals, path = value.rpartition("=")  # MODEL=FOLDER
+        if path.startswith("~/"):
+            return f"{before}{equals}{os.path.expanduser(path)}"
         return f"{before}{equals}{give(name, path)}" if scheme(path) else value
     if isinstance(value, list | tuple):
         changed = [_changed(name, one, give) for one in value]

@@ -30,6 +30,7 @@ from vlm_mu_jax.files import buckets
 from vlm_mu_jax.model.vlm import Batch
 
 IMAGE_CACHE_BYTES = 2 << 30
+MULTIPLE = 8  # of row lengths, so that few shapes are compiled
 CHUNK = 16  # batches whose rows are sorted by length among themselves
 
 
@@ -76,8 +77,8 @@ def row(example: Example, images: Sequence[Any] = (), id: str = "") -> TrainRow:
     return TrainRow(id, tuple(example.ids), example.mask, tuple(images))
 
 
-def bucket_lengths(rows: Sequence[TrainRow], count: int, multiple: int = 8) -> tuple[int, ...]:
-    """Row lengths to pad to, ascending, at most `count`: quantiles of the rows' own, rounded up to `multiple`.
+def bucket_lengths(rows: Sequence[TrainRow], count: int) -> tuple[int, ...]:
+    """Row lengths to pad to, ascending, at most `count`: quantiles of the rows' own, rounded up to multiples of 8.
 
     Raises:
       InputError: `count` is below 1.
@@ -86,9 +87,9 @@ def bucket_lengths(rows: Sequence[TrainRow], count: int, multiple: int = 8) -> t
         raise InputError(f"data.buckets must be at least 1, not {count}")
     own = np.sort([len(one.ids) for one in rows])
     if not len(own):
-        return (multiple,)  # the stream without rows is refused by name
+        return (MULTIPLE,)  # the stream without rows is refused by name
     picked = own[np.ceil(np.arange(1, count + 1) / count * len(own)).astype(int) - 1]
-    return tuple(sorted({-(-int(n) // multiple) * multiple for n in picked}))
+    return tuple(sorted({-(-int(n) // MULTIPLE) * MULTIPLE for n in picked}))
 
 
 class Stream:

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 
-WAYS = ("random", "loss", "gradient_norm")
-
 
 def choose(
     forget: Sequence[Record], size: int, seed: int = 0, scores: Mapping[str, float] | None = None

@@ -20,6 +20,7 @@ from typing import Any
 from vlm_mu_jax.data.mixed import Mixed, is_long
 from vlm_mu_jax.data.records import ImagePart, Record, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.hashes import sha256
 from vlm_mu_jax.files.json_file import parse_json
 
 IDK = (
@@ -97,7 +98,7 @@ def build(
         "format": 1,
         "seed": seed,
         "judge": judge,
-        "answers_sha256": answers and _sha256(Path(answers)),
+        "answers_sha256": answers and sha256(Path(answers)),
         "forget": {"records": len(forget), "unsafe_records": len(wanted), **counts, "sha256": digest(forget)},
         "retain": {"records": len(retain), **_kinds(retain), "sha256": digest(retain)},
     }
@@ -228,7 +229,3 @@ def _read_answers(path: Path) -> dict[str, dict]:
         if attack in (None, "none", ""):
             lines.setdefault(name, line)
     return lines
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 from vlm_mu_jax.data.image_settings import ImageSettings
 from vlm_mu_jax.errors import InputError
 
+ID_DIGITS = 16
 BLANK_KINDS = ("white", "black", "mean", "noise")
 
 
@@ -22,6 +24,19 @@ def load(path: str | Path) -> Image.Image:
     """
     with _opened(path) as image:
         return to_rgb(ImageOps.exif_transpose(image))
+
+
+def content_id(content: bytes) -> str:
+    """A short name of an image file's content: answers name their images by it, and reports find them again."""
+    return hashlib.sha256(content).hexdigest()[:ID_DIGITS]
+
+
+def image_id(path: str | Path) -> str:
+    """`content_id` of a file. Raises InputError when it cannot be read."""
+    try:
+        return content_id(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: image cannot be read ({error.strerror}); check the data folder") from None
 
 
 def size_of(path: str | Path) -> tuple[int, int]:

@@ -206,9 +206,9 @@ class Processor:
         spans[-1] = (spans[-1][0], len(ids) + len(end))
         return self._expanded_example((*ids, *end), spans if loss == "all" else spans[-1:], _runs(layouts))
 
-    def question_span(self, question: str, images: Images = 1, context: Context | None = None) -> tuple[int, int]:
+    def question_span(self, question: str, images: Images = 1) -> tuple[int, int]:
         """Where the question's own tokens begin and end in `prompt_ids`: what a prompt without a question lacks."""
-        ids, without = self.prompt_ids(question, images, context), self.prompt_ids("", images, context)
+        ids, without = self.prompt_ids(question, images), self.prompt_ids("", images)
         start = common_prefix(ids, without)
         room = min(len(ids), len(without)) - start
         behind = min(common_prefix(ids[::-1], without[::-1]), room)
@@ -327,11 +327,11 @@ class Processor:
         return images.to_pixels(picture, self.settings)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019
-    def blank_pixels(self, kind: str = "white", seed: int = 0) -> np.ndarray | Tiles:
+    def blank_pixels(self, kind: str = "white") -> np.ndarray | Tiles:
         """A blank image's pixels; see `images.blank`."""
         if self.settings is None:
             raise InputError("this is a text-only model; it reads no images")
-        return self.pixels(images.blank(kind, self.settings.side, self.settings, seed))
+        return self.pixels(images.blank(kind, self.settings.side, self.settings))
 
     def pad(
         self,

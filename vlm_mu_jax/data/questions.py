@@ -1,6 +1,5 @@
 """Files of questions: what a red-teamer has. One function reads them all, with or without reference answers."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from vlm_mu_jax.data.readers import shapes
 from vlm_mu_jax.data.readers.rows import RowReader
 from vlm_mu_jax.data.records import KINDS, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.hashes import sha256
 
 # What --columns can rename: the usual columns of question and instruction files.
 COLUMNS = (
@@ -74,8 +74,7 @@ def read_conversation(path: str | Path) -> Records:
         content = {"messages": content}
     if isinstance(content, dict):
         reader = RowReader(path)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        records = reader.read([content], sha256, lambda row: [shapes.record(row, reader)])
+        records = reader.read([content], sha256(path), lambda row: [shapes.record(row, reader)])
     else:
         records = readers.read(path)
     if len(records) != 1:

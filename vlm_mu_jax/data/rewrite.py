@@ -1,6 +1,5 @@
 """A data file written again with other questions: same format, same rows, answers and images; nothing else changes."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from typing import Any
 from vlm_mu_jax.data.readers import rows as _rows
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.hashes import sha256
 from vlm_mu_jax.files.outputs import complete_file
 
 _MARK = "<image>"  # LLaVA's place of an image in a question
@@ -40,7 +40,7 @@ def rewrite(records: Records, questions: Sequence[str], out: str | Path) -> str:
         _write_parquet(records, questions, out)
     else:
         _write_json(records, questions, out)
-    return hashlib.sha256(out.read_bytes()).hexdigest()
+    return sha256(out)
 
 
 def _write_json(records: Records, questions: Sequence[str], out: Path) -> None:

@@ -27,6 +27,7 @@ from vlm_mu_jax.evaluation.questions import suite as suites
 from vlm_mu_jax.evaluation.questions.suite import AttackWords, Suite
 from vlm_mu_jax.evaluation.results.summary import Answered, Evaluation, RunName, against, baseline_answers, summarise
 from vlm_mu_jax.evaluation.utility import mmvet
+from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.model.quantize import Scheme
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering import guard_folder
@@ -126,6 +127,7 @@ def evaluate(
     labelled = calibration.read(calibrate) if isinstance(calibrate, str | Path) else list(calibrate)
     wrappers.check(options.defence)
     guard_folder.check(None if isinstance(guard, Guard) else guard)
+    workdir = None if workdir is None else at_home(workdir)
     judges = choose(judge, asked.folder or options.data_root, workdir)
     if model is None:
         made = _stored(asked, workdir)

@@ -17,6 +17,11 @@ def scheme(path: str | Path) -> str | None:
     return found[1].lower() if found else None
 
 
+def at_home(path: str | Path) -> Path:
+    """The path with the home folder in place of a leading `~`; nothing else is changed."""
+    return Path(os.path.expanduser(path))
+
+
 def resolved(path: str | Path) -> Path:
     """The absolute path without `~`, `..` and symbolic links; it need not exist.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.files.folders import only_writer
+from vlm_mu_jax.files.outputs import write_text
 from vlm_mu_jax.miniature import commands, story
 from vlm_mu_jax.miniature.english import weights
 
@@ -90,4 +91,4 @@ def _check_mark(out: Path, own: str) -> None:
     mark = out / story.MARK
     if mark.exists() and mark.read_text().strip() != own:
         raise InputError(f"{out} holds seed {mark.read_text().strip()}; use another --out, or --fresh to start over")
-    mark.write_text(f"{own}\n")
+    write_text(mark, f"{own}\n")

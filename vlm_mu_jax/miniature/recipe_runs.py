@@ -1,6 +1,5 @@
 """The runs of bin/compare: quickstarts, and recipes trained, asked and attacked on them. What is done is kept."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from vlm_mu_jax.data import readers
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.evaluation.results import comparison
 from vlm_mu_jax.evaluation.results.comparison import TrainedModel
-from vlm_mu_jax.files.json_file import read_json
+from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.miniature import commands, recipe_commands, story
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training.recipes import Recipe
@@ -119,7 +118,7 @@ def _trained(recipe: Recipe, seed: int, run: Path, folder: Path) -> TrainedModel
     cost = workdir / "cost.json"
     if not cost.exists():
         done = _run("train", recipe_commands.train(recipe, run, workdir, seed))
-        cost.write_text(json.dumps({"processor_seconds": done.seconds, "memory": done.memory}) + "\n")
+        write_json(cost, {"processor_seconds": done.seconds, "memory": done.memory})
     if not (measured / "results.json").exists():
         arguments = recipe_commands.evaluate(recipe, run, workdir / "model", measured, seed, comparison.SETS)
         _run("eval", arguments)

@@ -114,14 +114,17 @@ SPLITS = {
 }
 
 
-def make_world(seed: int, verbs: int = 8, tools: int = 8) -> World:
-    """Draws all words, procedures and signs from one seed. verbs, tools: how many each group gets."""
+VERBS, TOOLS = 8, 8  # of each group
+
+
+def make_world(seed: int) -> World:
+    """Draws all words, procedures and signs from one seed."""
     sizes = {group: sum(counts.values()) for group, counts in SPLITS.items()}
     rng = np.random.default_rng((seed, 1))
-    words = _nonsense(rng, sum(sizes.values()) + len(GROUPS) * (verbs + tools))
+    words = _nonsense(rng, sum(sizes.values()) + len(GROUPS) * (VERBS + TOOLS))
     nouns: dict[str, tuple[Noun, ...]] = {}
     for group in GROUPS:
-        group_verbs, group_tools = [words.pop() for _ in range(verbs)], [words.pop() for _ in range(tools)]
+        group_verbs, group_tools = [words.pop() for _ in range(VERBS)], [words.pop() for _ in range(TOOLS)]
         nouns[group] = tuple(_noun(rng, words.pop(), group, group_verbs, group_tools) for _ in range(sizes[group]))
     return World(nouns)
 

@@ -76,6 +76,11 @@ def without_images(past: tuple[KV, ...], gate_LB: Array) -> tuple[KV, ...]:
     return tuple(kv if kv.image_BS is None else kv.replace(blind_B=blind_B) for kv in past)
 
 
+def readable(kv: KV, cfg: TextConfig) -> KV:
+    """A segment all of which is earlier than whatever reads it: only a sliding window needs to know by how much."""
+    return kv if cfg.sliding_window is not None else kv.replace(positions_BS=None)
+
+
 def rotary_start(past: tuple[KV, ...], first_B: Array) -> Array:
     """Rotary position [B] of the tokens that follow these segments. first_B: their index in the row."""
     for kv in past:

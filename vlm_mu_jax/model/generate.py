@@ -16,11 +16,12 @@ import numpy as np
 from jax import Array
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.cache import KV, apart, without_images
+from vlm_mu_jax.model.cache import KV, apart, readable, without_images
 from vlm_mu_jax.model.checks import check_batch, check_cut, check_seeds
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.cpu_weights import for_cpu
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.sampling import of_text, pick
 from vlm_mu_jax.model.steer import LATE, Steer, hides_image, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, Output, forward, image_tokens, logits_of
 from vlm_mu_jax.parallel.activations import OnMesh
@@ -238,17 +239,17 @@ def _begin(
     else:
         offset_B = jnp.repeat(prefix.lengths_B, B // prefix.tokens_BT.shape[0])
         begun = run(prefix, steer=on_prefix(steer)).cache
-        earlier, prompts_B = (_readable(marked(begun, prefix, cfg, steer), cfg),), offset_B + prompts_B
+        earlier, prompts_B = (readable(marked(begun, prefix, cfg, steer), cfg.text),), offset_B + prompts_B
         first = run(batch, steer=steer, past=earlier, offset_B=offset_B)
     shape = first.cache.k.shape
     empty = jnp.zeros((shape[0], B, G, *shape[3:]), first.cache.k.dtype)
-    prompt = (*earlier, _readable(marked(first.cache, batch, cfg, steer), cfg))
+    prompt = (*earlier, readable(marked(first.cache, batch, cfg, steer), cfg.text))
     places_BG = prompts_B[:, None] + jnp.arange(G, dtype=jnp.int32)[None]
     return Decoding(
         step=jnp.zeros((), jnp.int32),
         prompt=without_images(prompt, first.gate_LB) if hides_image(steer) else prompt,
         prompts_B=prompts_B,
-        made=_readable(KV(empty, empty, places_BG, jnp.zeros((B, G), bool)), cfg),
+        made=readable(KV(empty, empty, places_BG, jnp.zeros((B, G), bool)), cfg.text),
         logits_BV=logits_of(params, first.hidden_BTD[:, 0], cfg),
         done_B=jnp.zeros((B,), bool),
         keys_B=jax.vmap(jax.random.key)(jnp.zeros((B,), jnp.int32) if seeds_B is None else seeds_B),
@@ -274,11 +275,6 @@ def prefill(params: Params, batch: Batch, cfg: ModelConfig, **options: Any) -> O
 def marked(kv: KV, batch: Batch, cfg: ModelConfig, steer: Steer | None) -> KV:
     """Keys and values of a batch that say which of them are an image's, where `steer` may hide it."""
     return kv.replace(image_BS=image_tokens(batch, cfg)) if hides_image(steer) else kv
-
-
-def _readable(kv: KV, cfg: ModelConfig) -> KV:
-    """All of it is earlier than whatever reads it; only a sliding window needs to know by how much."""
-    return kv if cfg.text.sliding_window is not None else kv.replace(positions_BS=None)
 
 
 def _advance(
@@ -316,7 +312,7 @@ def _step(
 ) -> Decoding:
     """One more token of every row that has not ended."""
     live = ~s.done_B
-    token_B = _pick(of_text(s.logits_BV, cfg), s.keys_B, s.step, temperature, top_p)
+    token_B = pick(of_text(s.logits_BV, cfg), s.keys_B, s.step, temperature, top_p)
     logprob_B = jnp.take_along_axis(jax.nn.log_softmax(s.logits_BV), token_B[:, None], axis=1)[:, 0]
     ended = functools.reduce(jnp.logical_or, [token_B == e for e in cfg.eos_ids], jnp.zeros_like(live))
     token_B = jnp.where(live, token_B, cfg.pad_id)
@@ -353,35 +349,3 @@ def _append(made: KV, new: KV, step: Array) -> KV:
     k, v = (jax.tree.map(put, old, one) for old, one in ((made.k, new.k), (made.v, new.v)))
     valid_BG = jax.lax.dynamic_update_slice_in_dim(made.valid_BS, new.valid_BS, step, axis=1)
     return made.replace(k=k, v=v, valid_BS=valid_BG)
-
-
-def of_text(logits_BV: Array, cfg: ModelConfig) -> Array:
-    """Logits without the image placeholder, which is no text: it marks the place of an image in a prompt. The original
-    LLaVA cannot write it (its vocabulary has none); transformers can, and needs `suppress_tokens` for the same answer.
-    """
-    if cfg.image_token_id is None:
-        return logits_BV
-    return jnp.where(jnp.arange(logits_BV.shape[1])[None] == cfg.image_token_id, -jnp.inf, logits_BV)
-
-
-def likeliest(logits_BV: Array) -> Array:
-    """The first token of the largest logit, as argmax, whose reduction of pairs takes twice as long on a CPU."""
-    ids_V = jnp.arange(logits_BV.shape[1], dtype=jnp.int32)
-    largest_B1 = logits_BV.max(axis=1, keepdims=True)
-    return jnp.where(logits_BV == largest_B1, ids_V[None], ids_V[-1]).min(axis=1)
-
-
-def _pick(logits_BV: Array, keys_B: Array, step: Array, temperature: float, top_p: float) -> Array:
-    """Greedy, or one draw per row from the smallest set of tokens whose probability reaches `top_p`."""
-    if temperature == 0.0:
-        return likeliest(logits_BV)
-    logits = logits_BV / temperature
-    if top_p < 1.0:
-        order = jnp.argsort(-logits, axis=-1)
-        sorted_p = jnp.take_along_axis(jax.nn.softmax(logits), order, axis=-1)
-        keep = jnp.cumsum(sorted_p, axis=-1) - sorted_p < top_p  # the token that crosses top_p stays,
-        keep = keep.at[:, 0].set(True)  # and the likeliest one even at top_p = 0
-        keep = jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1)
-        logits = jnp.where(keep, logits, -jnp.inf)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)

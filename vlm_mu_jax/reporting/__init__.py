@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.outputs import write_text
+from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.reporting.inputs.options import ReportOptions
 
 if TYPE_CHECKING:
@@ -88,8 +90,8 @@ def report(
     from vlm_mu_jax.reporting.page import page
 
     options = options or ReportOptions()
-    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
-    inside = out is not None and _check_place(Path(out), folders)
+    folders = [at_home(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
+    inside = out is not None and _check_place(at_home(out), folders)
     collected = content.collect(folders, options)
     for name, folder in options.folders.items():
         _make_folder(name, folder)
@@ -99,7 +101,7 @@ def report(
     if options.figures:
         pictures = [path for drawing in drawn.all for path in canvas.save(drawing, options.figures)]
     exports = tuple(_exported(collected, options))
-    return made if out is None else _write(made, Path(out), inside, tuple(pictures), exports)
+    return made if out is None else _write(made, at_home(out), inside, tuple(pictures), exports)
 
 
 def _exported(collected: "Content", options: ReportOptions) -> Iterator[Path]:
@@ -135,10 +137,10 @@ def _write(made: Report, out: Path, inside: bool, pictures: tuple[Path, ...], ex
     from vlm_mu_jax.reporting import merged
 
     files = ReportFiles(out, out.parent / TABLE, None if inside else out.parent / RESULTS, pictures, exports)
-    merged.write(files.page, made.html)
-    merged.write(files.table, made.table)
+    write_text(files.page, made.html)
+    write_text(files.table, made.table)
     if files.results:
-        merged.write(files.results, merged.to_json(made.results))
+        write_text(files.results, merged.to_json(made.results))
     return Report(made.html, made.results, made.table, files)
 
 

@@ -3,10 +3,8 @@
 import csv
 import io
 import json
-from pathlib import Path
 from typing import Any
 
-from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.reporting.inputs.content import Content
 
 _CSV_COLUMNS = ("run", "name", "kind", "seed", "metric", "value", "k", "n", "low", "high")
@@ -37,12 +35,6 @@ def table(content: Content) -> str:
         for name, metric in run.metrics.items():
             writer.writerow([*head, _plain_cell(name), metric.value, metric.k, metric.n, metric.low, metric.high])
     return stream.getvalue()
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file under its final name only when complete."""
-    with complete_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def to_json(value: Any) -> str:

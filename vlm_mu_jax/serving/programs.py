@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from vlm_mu_jax.model.cache import KV, rotary_start
+from vlm_mu_jax.model.cache import KV, readable, rotary_start
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.generate import likeliest, marked, of_text, prefill
+from vlm_mu_jax.model.generate import marked, prefill
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.model.sampling import likeliest, nucleus, of_text
 from vlm_mu_jax.model.steer import Steer, hides_image, on_prefix, while_decoding
 from vlm_mu_jax.model.vlm import Batch, forward, logits_of
 from vlm_mu_jax.parallel.activations import row_axes
@@ -95,7 +96,7 @@ def begin(
     params: Params, batch: Batch, cfg: ModelConfig, steer: Steer | None, prefix: KV | None, start_1: Array
 ) -> Begun:
     """Runs a prompt, or what follows `prefix`, a beginning of start_1 tokens that has run. Batches of one row."""
-    past = () if prefix is None else (_readable(prefix, cfg),)
+    past = () if prefix is None else (readable(prefix, cfg.text),)
     first = prefill(params, batch, cfg=cfg, steer=steer, past=past, offset_B=start_1)
     parts, starts = (marked(first.cache, batch, cfg, steer),), start_1
     if prefix is not None:
@@ -137,12 +138,7 @@ def _drawn(logits_BV: Array, greedy_B: Array, how: RowSampling) -> Array:
     """One draw per row from the smallest set of tokens whose probability reaches top_p; greedy rows stay greedy."""
     warm_B = jnp.where(how.temperature_B > 0, how.temperature_B, 1.0)
     logits_BV = logits_BV / warm_B[:, None]
-    order_BV = jnp.argsort(-logits_BV, axis=-1)
-    sorted_BV = jnp.take_along_axis(jax.nn.softmax(logits_BV), order_BV, axis=-1)
-    keep_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV < how.top_p_B[:, None]
-    keep_BV = keep_BV.at[:, 0].set(True)  # the likeliest token even at top_p = 0
-    keep_BV = jnp.take_along_axis(keep_BV, jnp.argsort(order_BV, axis=-1), axis=-1) | (how.top_p_B >= 1)[:, None]
-    logits_BV = jnp.where(keep_BV, logits_BV, -jnp.inf)
+    logits_BV = nucleus(logits_BV, how.top_p_B[:, None])
     keys_B = jax.vmap(lambda seed, step: jax.random.fold_in(jax.random.key(seed), step))(how.seeds_B, how.steps_B)
     drawn_B = jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
     return jnp.where(how.temperature_B > 0, drawn_B, greedy_B)
@@ -254,7 +250,7 @@ def step(
     shift_BS = jnp.zeros_like(places_BS).at[:, 0].set(running.shift_B) if cfg.text.rope_axes else None
     cached_BS = places_BS < lengths_B[:, None]
     readable_BS = cached_BS if running.hidden_BS is None else cached_BS & ~running.hidden_BS
-    past = _readable(KV(running.k, running.v, places_BS, readable_BS, shift_BS), cfg)
+    past = readable(KV(running.k, running.v, places_BS, readable_BS, shift_BS), cfg.text)
     out = forward(
         params,
         Batch(tokens_B[:, None], jnp.ones_like(tokens_B)),
@@ -277,8 +273,3 @@ def _append(old: Any, new_LB1KH: Array, lengths_B: Array) -> Any:
         return old.at[:, rows, lengths_B].set(new_LB1KH[:, :, 0])
     pairs = zip(old, new_LB1KH.astype(jnp.float32), strict=True)
     return tuple(layer.at[rows, :, lengths_B].set(new[:, 0]) for layer, new in pairs)
-
-
-def _readable(kv: KV, cfg: ModelConfig) -> KV:
-    """All of it is earlier than whatever reads it; only a sliding window needs to know by how much."""
-    return kv if cfg.text.sliding_window is not None else kv.replace(positions_BS=None)

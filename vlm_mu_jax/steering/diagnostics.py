@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.images import BLANK_KINDS
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.data.rendering import contexts_of
 from vlm_mu_jax.errors import InputError
@@ -29,8 +30,6 @@ from vlm_mu_jax.steering.hidden_states import LOCATION, POSITION, last_token_sta
 from vlm_mu_jax.steering.shapes import check_shapes
 from vlm_mu_jax.storage.model_folder import Model
 
-CONDITIONS = ("text", "blank", "own")
-BLANKS = ("white", "black", "mean", "noise")
 _FOLDS = 5
 _HALVINGS = 20
 
@@ -68,7 +67,7 @@ def pixels_of(model: Model, records: Records) -> list[list]:
 def blank_states(
     model: Model,
     requests: Records,
-    kinds: Sequence[str] = BLANKS,
+    kinds: Sequence[str] = BLANK_KINDS,
     *,
     batch_size: int = 16,
     progress: Progress | None = None,

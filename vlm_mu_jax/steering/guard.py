@@ -257,17 +257,12 @@ def load_guard(folder: str | Path, model: Model, allow_other_model: bool = False
     return guard
 
 
-def open_guard(
-    model: Model, folder: str | Path | None, allow_other_model: bool = False
-) -> tuple[Steer | SteerPerBatch | None, dict[str, str] | None]:
+def open_guard(model: Model, folder: str | Path | None) -> tuple[Steer | SteerPerBatch | None, dict[str, str] | None]:
     """Opens a guard folder: what steers the model, and what identifies the guard in the files of a run.
-
-    Every command with a `--guard` opens it here.
 
     Args:
       model: the model that the guard was extracted from.
       folder: what `Guard.save` wrote, or None for no guard.
-      allow_other_model: accepts a guard of other weights or another conversation template.
 
     Returns:
       (steer, {"folder": `folder`, "sha256": hash of its files}). `steer` goes into the argument of that name in the
@@ -278,7 +273,7 @@ def open_guard(
     """
     if folder is None:
         return None, None
-    steer = load_guard(folder, model, allow_other_model).steer(model)
+    steer = load_guard(folder, model).steer(model)
     return steer, {"folder": str(folder), "sha256": folder_hash(folder)}
 
 

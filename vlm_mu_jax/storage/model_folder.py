@@ -3,7 +3,7 @@
 - config.json: the Hugging Face config, unchanged
 - tokenizer*, preprocessor_config.json ...: tokenizer and image processor files, unchanged
 - params/: Orbax, the parameters alone, uncompressed (see stored_params.py)
-- original/: of an original LLaVA checkpoint, its own config and tokenizer files (see convert/original.py)
+- original/: of an original LLaVA checkpoint, its own config and tokenizer files (see conversion/original_files.py)
 - vlm_mu_jax.json: {"format", "template", "dialect", "dtype"}, and "system" when one replaces the template's own
 - provenance.json: where the weights come from
 """

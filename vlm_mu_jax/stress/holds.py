@@ -7,7 +7,6 @@ print(found.table())
 
 import contextlib
 import dataclasses
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -23,8 +22,9 @@ from vlm_mu_jax.evaluation.depth import Depth, depth
 from vlm_mu_jax.evaluation.judges import Judge, JudgeOptions, choose
 from vlm_mu_jax.evaluation.questions.suite import sample
 from vlm_mu_jax.files.folders import only_writer
+from vlm_mu_jax.files.hashes import sha256
 from vlm_mu_jax.files.json_file import read_json, write_json
-from vlm_mu_jax.files.paths import resolved
+from vlm_mu_jax.files.paths import at_home, resolved
 from vlm_mu_jax.formats.reading import check_value, read_file
 from vlm_mu_jax.formats.stress import HoldsFile
 from vlm_mu_jax.progress import Progress
@@ -100,7 +100,7 @@ def holds(
         raise InputError(f"--data={data}: no such folder; give the folder that holds test.json")
     before = None if baseline is None else _rows_before(baseline)
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else workdir)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if workdir is None else at_home(workdir))
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(only_writer(folder / ".lock", folder))
         counted = choose(judge, data, folder / "judging").counted
@@ -139,17 +139,12 @@ def _opened(model: Model | str | Path, workdir: Path) -> tuple[Model, dict[str, 
     ours = (folder / SETTINGS).is_file() or (folder / "model" / SETTINGS).is_file()
     if ours or not (folder / "config.json").is_file():
         return model_folder.load(model), None
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     marker, converted = workdir / "exported.json", workdir / "converted"
     if not (marker.exists() and read_json(marker) == files):
         convert(folder, converted)
         write_json(marker, files)
     return model_folder.load(converted), files
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bind(workdir: Path, stand: Stand, judge: str, files: dict[str, str] | None) -> None:
@@ -167,7 +162,7 @@ def _bind(workdir: Path, stand: Stand, judge: str, files: dict[str, str] | None)
         "exported_files": files,
         "guard_sha256": None if stand.guard is None else folder_hash(stand.guard),
         "reference_sha256": None if stand.reference is None else weights_hash(stand.reference.params),
-        "data": {path.name: _sha256(path) for path in names},
+        "data": {path.name: sha256(path) for path in names},
         "judge": judge,
         "settings": stand.options.settings(),
     }

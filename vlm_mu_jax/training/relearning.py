@@ -14,6 +14,7 @@ from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.results import frontier
 from vlm_mu_jax.evaluation.statistics import Metric
+from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
 from vlm_mu_jax.parallel.activations import mesh_of
@@ -140,7 +141,7 @@ def relearn(
     Raises:
       InputError: the records give no row to train on, or the questions cannot be read, or the workdir is being written.
     """
-    workdir = None if workdir is None else Path(workdir)
+    workdir = None if workdir is None else at_home(workdir)
     ask = questions or EvaluationQuestions(model, options.questions, options.seed)
     folder = None if workdir is None else workdir / "evaluations"
 
@@ -170,7 +171,7 @@ def relearned(
 
     The arguments are those of `relearn`; `options.questions` and `options.every` are not read.
     """
-    workdir, weights = None if workdir is None else Path(workdir), weights_hash(model.params)
+    workdir, weights = None if workdir is None else at_home(workdir), weights_hash(model.params)
     with owned(workdir):
         fitted, _ = _fit(model, records, options, workdir, weights, Observers(progress, "relearning"))
     return changed(model, fitted.params, f"relearned on {len(records)} records, {options.steps} steps")

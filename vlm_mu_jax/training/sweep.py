@@ -16,6 +16,7 @@ from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.evaluation.results import frontier
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.training import settings as settings_lib
 from vlm_mu_jax.training.evaluation import FILE as EVALUATIONS
@@ -105,7 +106,7 @@ def run_sweep(
     """
     if jax.process_count() > 1:
         raise InputError("config.sweep works in a job of one process; start its points as jobs of their own")
-    workdir = Path(workdir)
+    workdir = at_home(workdir)
     if not settings["eval"]["every"]:
         raise InputError("config.eval.every is 0; a sweep compares its points by their evaluations, so set it")
     if progress is not None:

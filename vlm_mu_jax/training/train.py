@@ -14,6 +14,7 @@ from vlm_mu_jax.data import chat_template
 from vlm_mu_jax.data.prompts import Processor
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_value, write_json
+from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.objectives.registry import make_objective
@@ -101,7 +102,7 @@ def train(
       InputError: bad settings or data, or another command writes the workdir.
       JobError: training failed, or was stopped by SIGTERM after a checkpoint.
     """
-    settings, workdir = settings_of(config, changes), Path(workdir)
+    settings, workdir = settings_of(config, changes), at_home(workdir)
     check_place(workdir)
     if settings["sweep"]:
         raise InputError("config.sweep is set; run its points with training.sweep.run_sweep, or set it to ()")

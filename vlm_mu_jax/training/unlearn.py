@@ -8,6 +8,7 @@ from typing import Any
 from vlm_mu_jax.data import forget_retain
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.objectives import registry
 from vlm_mu_jax.objectives.objective import Objective
 from vlm_mu_jax.objectives.registry import make_objective
@@ -102,7 +103,7 @@ def unlearn(
       JobError: a metric is not finite, or SIGTERM came (then a checkpoint is saved first).
     """
     options = options or UnlearnOptions()
-    workdir = None if workdir is None else Path(workdir)
+    workdir = None if workdir is None else at_home(workdir)
     spec = _spec(model, options)
     rows, counts = _rows(model, _parts(spec.objective, forget, retain, preferred, options), options)
     streams = streams_of(rows, model.processor, batch_size=options.batch_size, seed=options.seed)

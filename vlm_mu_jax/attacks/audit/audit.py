@@ -239,14 +239,15 @@ def log_odds_ratio(a: float, b: float, c: float, d: float) -> tuple[float, float
     return log_odds, math.sqrt(sum(1 / x for x in cells))
 
 
-def candidates(rows: Sequence[WordRow], goal: str, position: str = "first") -> list[dict[str, Any]]:
-    """Words whose interval excludes 0, by its bound nearer to 0: the effect that the data can prove, strongest first.
+def candidates(rows: Sequence[WordRow], goal: str) -> list[dict[str, Any]]:
+    """First words whose interval excludes 0, by its bound nearer to 0, strongest first: the effect that the data can
+    prove.
 
     goal "jailbreak": words that go with the absence of the outcome; "over_refuse": with the outcome.
     """
     sign = {"jailbreak": -1, "over_refuse": 1}[goal]
-    bound = {row.word: (row.low if sign > 0 else -row.high) for row in rows if row.position == position}
-    chosen = [row for row in rows if row.position == position and bound[row.word] > 0]
+    bound = {row.word: (row.low if sign > 0 else -row.high) for row in rows if row.position == "first"}
+    chosen = [row for row in rows if row.position == "first" and bound[row.word] > 0]
     chosen.sort(key=lambda row: (-bound[row.word], row.word))
     return [
         {

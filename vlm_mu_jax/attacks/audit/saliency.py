@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,6 @@ def saliency(
     questions: Sequence[SearchQuestion],
     openings: Openings,
     *,
-    lora: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[Salient]:
     """Scores every word of every question.
@@ -81,7 +80,6 @@ def saliency(
     Args:
       model: what `vlm_mu_jax.load` returns.
       openings: the refusal openings of the margin.
-      lora: adapters inside the model.
 
     Raises:
       InputError: the tokenizer does not say which characters a token stands for.
@@ -89,7 +87,7 @@ def saliency(
     if not model.processor.tokenizer.is_fast:
         raise InputError("saliency needs a tokenizer with offsets; save the model with its fast tokenizer.json")
     loop = progress(questions, "saliency", len(questions)) if progress else questions
-    return [_salient(model, question, openings.nodes, lora) for question in loop]
+    return [_salient(model, question, openings.nodes) for question in loop]
 
 
 def record_saliency(
@@ -127,13 +125,13 @@ def drawn(records: Records, count: int, seed: int) -> list[Record]:
     return [safety[i] for i in sorted(kept)]
 
 
-def _salient(model: Model, question: SearchQuestion, nodes: tuple[Node, ...], lora: Any) -> Salient:
+def _salient(model: Model, question: SearchQuestion, nodes: tuple[Node, ...]) -> Salient:
     images = question.pixels(model.processor)
     features = prefix.image_features(model.params, images, model.config)
     ids = model.processor.prompt_ids(question.question, images, question.context)
     row = model.processor.pad([ids], length=bucket(len(ids)))
     score, by_token_T = gradient_x_input(
-        model.params, row.tokens_BT, row.lengths_B, features, cfg=model.config, nodes=nodes, lora=lora
+        model.params, row.tokens_BT, row.lengths_B, features, cfg=model.config, nodes=nodes
     )
     by_token_T = np.asarray(by_token_T)[: len(ids)]
     spans = word_spans(question.question)
@@ -144,7 +142,7 @@ def _salient(model: Model, question: SearchQuestion, nodes: tuple[Node, ...], lo
         words=tuple(question.question[start:end] for start, end in spans),
         margin=float(score),
         gradient_W=np.array([by_token_T[owner_T == w].sum() for w in range(len(spans))], np.float64),
-        removal_W=float(score) - _without(model, question, images, spans, features, nodes, lora),
+        removal_W=float(score) - _without(model, question, images, spans, features, nodes),
         image=float(by_token_T[is_image_T].sum()),
         template=float(by_token_T[(owner_T < 0) & ~is_image_T].sum()),
     )
@@ -159,14 +157,13 @@ def gradient_x_input(
     *,
     cfg: ModelConfig,
     nodes: tuple[Node, ...],
-    lora: dict[str, Any] | None = None,
 ) -> tuple[Array, Array]:
     """The refusal margin of one prompt, and the product of its gradient with every token's embedding, float32 [T]."""
     x_1TD = embed(params, rows_with(image, tokens_1T, length_1), cfg)
 
     def refusal_margin(x_1TD: Array) -> Array:
         row = margin.CandidateRows(None, 0, tokens_1T, length_1, image, x_1TD)
-        return margin.score(params, row, cfg=cfg, nodes=nodes, lora=lora)[0][0]
+        return margin.score(params, row, cfg=cfg, nodes=nodes)[0][0]
 
     score, gradient_1TD = jax.value_and_grad(refusal_margin)(x_1TD)
     return score, (gradient_1TD.astype(jnp.float32) * x_1TD.astype(jnp.float32)).sum(axis=-1)[0]
@@ -194,7 +191,6 @@ def _without(
     spans: Sequence[tuple[int, int]],
     features: ImageTokens | None,
     nodes: tuple[Node, ...],
-    lora: Any,
 ) -> np.ndarray:
     """Margins [W] of the question without each of its words, on the prefix cache of the whole question."""
     if not spans:
@@ -204,13 +200,13 @@ def _without(
     ids = prompts.original_ids
     row = model.processor.pad([ids], length=-(-len(ids) // 64) * 64)
     on_image = features if prompts.image_end else None
-    kv = prefix.run_prefix(model.params, row.tokens_BT, row.lengths_B, on_image, cfg=model.config, lora=lora).kv
+    kv = prefix.run_prefix(model.params, row.tokens_BT, row.lengths_B, on_image, cfg=model.config).kv
     margins_W = np.zeros(len(spans))
     for block in _blocks(prompts):
         whole = block.start is None
         seen = features if whole and (block.tokens_CT == model.config.image_token_id).any() else None
         rows = margin.CandidateRows(None if whole else kv, block.start or 0, block.tokens_CT, block.lengths_C, seen)
-        scores_C, _ = margin.score(model.params, rows, cfg=model.config, nodes=nodes, lora=lora)
+        scores_C, _ = margin.score(model.params, rows, cfg=model.config, nodes=nodes)
         real = block.index_C >= 0
         margins_W[block.index_C[real]] = np.asarray(scores_C)[real]
     return margins_W

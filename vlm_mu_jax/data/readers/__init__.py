@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from vlm_mu_jax.data.readers import catalogue, files, hub, long_files, shapes, vlguard
+from vlm_mu_jax.data.readers import catalogue, hub, long_files, shapes, vlguard
 from vlm_mu_jax.data.readers import rows as _rows
 from vlm_mu_jax.data.readers.files import LINE
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.hashes import sha256
 
 _LOOKED_AT = 1_000  # rows that decide what a file is
 _SPA_VL = {"question", "chosen", "rejected", "image"}  # columns of SPA-VL's Parquet files
@@ -73,7 +74,7 @@ def _load(path: Path, columns: Mapping[str, str] | None) -> tuple[Collection, st
         if path.stat().st_size >= long_files.LONG:
             rows = long_files.FileRows(path)
             if main_shape(rows) not in (None, "vlguard"):
-                return rows, files.sha256(path)
+                return rows, sha256(path)
     return _rows.load(path)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.hashes import sha256
 
 KEY = "#key"  # column that holds the key of a row in a JSON object of rows, and the line number of a text file
 LINE = "#line"  # column of a plain text file
@@ -90,12 +91,6 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file, which is not held in memory."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_mu_jax.data.images import image_id
 from vlm_mu_jax.data.prompts import Processor, bucket
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import TOO_LONG, Answer, AnswersFile, AnswersInMemory
@@ -204,13 +205,7 @@ def _images_id(images: Sequence[Path | str]) -> str | None:
 
 
 def _image_id(image: Path | str) -> str:
-    """A short hash of the image's content, so that two images of one file name have two names here."""
-    if isinstance(image, str) and image.startswith(BLANK):
-        return image
-    try:
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"{image}: image cannot be read ({error.strerror}); check the data folder") from None
+    return image if isinstance(image, str) and image.startswith(BLANK) else image_id(image)
 
 
 def _generate(model: Model, rows: list[_Prompt], width: int, options: AnswerOptions) -> list[Answer]:

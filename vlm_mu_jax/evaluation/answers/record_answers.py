@@ -22,6 +22,7 @@ from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.json_file import read_json, write_json
+from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.parallel.distributed import first
 from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.steering.guard import open_guard
@@ -62,6 +63,7 @@ def answer_file(
       InputError: a kind does not exist or is not there, or `out` holds answers made otherwise.
       JobError: a process is gone.
     """
+    out = at_home(out)
     records = data if isinstance(data, Records) else question_files.read(data)
     asked = asked_of(records, kinds)
     settings = {
@@ -73,10 +75,10 @@ def answer_file(
     options = dataclasses.replace(options, steer=steer)
     if share is not None:
         shares.check_number(_shares(out), share)
-        return _answer_share(model, asked, share, Path(out), settings, options)
+        return _answer_share(model, asked, share, out, settings, options)
     if jax.process_count() == 1:
         return answer_records(model, asked, out, settings, options)
-    return _together(model, asked, Path(out), settings, options, tell)
+    return _together(model, asked, out, settings, options, tell)
 
 
 def join_shares(records: Records, out: str | Path) -> list[Answer]:
@@ -85,7 +87,8 @@ def join_shares(records: Records, out: str | Path) -> list[Answer]:
     Raises:
       InputError: answers are missing, which names their shares; or the shares were made differently.
     """
-    out, there = Path(out), shares.found(_shares(out))
+    out = at_home(out)
+    there = shares.found(_shares(out))
     if not there:
         raise InputError(f"{_shares(out)}: no shards; make them with --shard=K/N")
     count = next(iter(there)).count
@@ -187,7 +190,8 @@ def answer_records(
     Raises:
       InputError: `out` holds answers made with other settings, or to other records.
     """
-    _claim(Path(out), {**settings, "data_sha256": records.sha256, "max_new_tokens": options.max_new_tokens})
+    out = at_home(out)
+    _claim(out, {**settings, "data_sha256": records.sha256, "max_new_tokens": options.max_new_tokens})
     return answer_questions(model, questions(records), out, options, only_these=True)
 
 

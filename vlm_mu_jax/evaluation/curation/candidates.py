@@ -7,7 +7,6 @@ refused as its input.
 """
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.record_answers import read_provenance
 from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, Label, RefusalJudge, judge_many
+from vlm_mu_jax.files.hashes import sha256
 from vlm_mu_jax.progress import Progress
 
 CHOSEN = "curated"  # a label of this name marks the lines that `choose` wrote
@@ -53,14 +53,14 @@ def read_candidates(paths: Sequence[str | Path], requests: Sequence[Record]) -> 
     for path in map(Path, paths):
         if not path.is_file():
             raise InputError(f"--candidates: {path}: no such file; make it with bin/generate --data")
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        same = next((other.path for other in found if other.sha256 == sha256), None)
+        digest = sha256(path)
+        same = next((other.path for other in found if other.sha256 == digest), None)
         if same is not None:
             raise InputError(f"--candidates: {path} and {same} hold the same answers; give each model once")
         lines = answers_file.read(path)
         if any(CHOSEN in line.labels for line in lines):
             raise InputError(f"--candidates: {path} was chosen by bin/curate; give the models' own answers")
-        found.append(Candidates(path, sha256, _own_answers(path, lines, questions), read_provenance(path)))
+        found.append(Candidates(path, digest, _own_answers(path, lines, questions), read_provenance(path)))
     return found
 
 

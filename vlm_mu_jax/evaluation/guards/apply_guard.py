@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlm_mu_jax.data.images import image_id
 from vlm_mu_jax.data.records import Record, Records
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
@@ -162,21 +163,20 @@ class _Lines:
 
     def line(self, record: Record, made: GuardedAnswer, labels: dict) -> Answer:
         """The answers line of the project (see `answers.answers_file`)."""
-        image, image_id, pictures, context = None, None, [], Context.of(record)
+        image, name, pictures, context = None, None, [], Context.of(record)
         if self.condition == "blank":
-            image = image_id = f"blank:{self.blank}"
+            image = name = f"blank:{self.blank}"
             pictures = [self.blank_HWC]
         elif self.condition == "own" and record.images:
             pictures = list(self.records.image_paths(record))
-            names = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in pictures]
-            image, image_id = "own", "+".join(names)
+            image, name = "own", "+".join(map(image_id, pictures))
         if image != "own":
             context = context and context.without_images(len(pictures))
         ids = np.asarray(self.model.processor.prompt_ids(record.question, pictures, context), "<i4")
         return Answer(
             id=record.id,
             condition=Condition(image=image or "none"),
-            image_id=image_id,
+            image_id=name,
             prompt_sha=hashlib.sha256(ids.tobytes()).hexdigest(),
             question=record.question,
             answer=made.text,

@@ -1,7 +1,6 @@
 """Requests asked under an image condition, and the labels of their answers."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vlm_mu_jax.data import questions
+from vlm_mu_jax.data.images import image_id
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.data.rendering import Context, contexts_of
 from vlm_mu_jax.errors import InputError
@@ -130,8 +130,7 @@ def labels_of(
     cases = []
     for record, made in zip(records, answers, strict=True):
         path = next(iter(records.image_paths(record)), None) if own_image else None
-        image_id = None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        cases.append(Case(record.question, made.text, record, path, image_id))
+        cases.append(Case(record.question, made.text, record, path, None if path is None else image_id(path)))
     return judge_many(judge, cases, progress)
 
 

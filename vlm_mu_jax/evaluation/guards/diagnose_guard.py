@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.images import BLANK_KINDS
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.data.rendering import contexts_of
 from vlm_mu_jax.errors import InputError
@@ -124,7 +125,7 @@ def diagnose_guard(
     states = diagnostics.condition_states(model, requests, blank_of(model, options.blank), **how)
     found = diagnostics.diagnose(states, requests, guard.directions, layer)
     if "blank" in states:
-        others = [kind for kind in diagnostics.BLANKS if kind != options.blank]
+        others = [kind for kind in BLANK_KINDS if kind != options.blank]
         blanks = {options.blank: states["blank"]} | diagnostics.blank_states(model, requests, others, **how)
         found["stress"] = diagnostics.stress(blanks, states["text"], requests, guard.directions)
     if options.llm is not None:
@@ -154,7 +155,7 @@ def _answers(
     fluency = Perplexity(model_folder.opened(options.perplexity_model or model), size)
     asked = {"text": shown(model, requests, "none", None)}
     if model.config.vision is not None:
-        asked |= {kind: shown(model, requests, "blank", blank_of(model, kind)) for kind in diagnostics.BLANKS}
+        asked |= {kind: shown(model, requests, "blank", blank_of(model, kind)) for kind in BLANK_KINDS}
         if all(request.images for request in requests):
             asked["own"] = shown(model, requests, "own", None)
     conditions = {}

@@ -8,13 +8,13 @@ label about 200 answers of the same model family, drawn at random.
 
 import csv
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.images import image_id
 from vlm_mu_jax.data.records import Record
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.judges import LABELS, Case, Label
@@ -142,11 +142,8 @@ def _row(path: Path, number: int, row: Mapping[str, str | None]) -> Labelled:
         raise InputError(f"--calibrate={path}: line {number}: {error}") from None
     if image is not None and not image.is_file():
         raise InputError(f"--calibrate={path}: line {number}: no image {image}; correct the path")
-    return Labelled(Case(row["question"] or "", row["answer"] or "", record, image, _image_id(image)), person)
-
-
-def _image_id(image: Path | None) -> str | None:
-    return None if image is None else hashlib.sha256(image.read_bytes()).hexdigest()[:16]
+    name = None if image is None else image_id(image)
+    return Labelled(Case(row["question"] or "", row["answer"] or "", record, image, name), person)
 
 
 def agreement(rows: Sequence[Labelled], labels: Sequence[Label], target: str) -> Agreement:

@@ -28,8 +28,8 @@ _METHODS = (("removal", "margin lost without the word"), ("gradient_x_input", "g
 def attribution(audits: list[dict[str, Any]]) -> Drawing | None:
     """Every word: how strongly it goes with refusal in the data, against what it does to the model's refusal margin.
 
-    A second panel shows how much of that rebalanced training takes away (see `attacks.attribution`). Of several audits,
-    the first that holds an attribution is drawn.
+    A second panel shows how much of that rebalanced training takes away (see `attacks.audit.attribution`). Of several
+    audits, the first that holds an attribution is drawn.
     """
     found = next((a["attribution"] for a in audits if a.get("attribution")), None)
     if not found or not _points(found, "change"):

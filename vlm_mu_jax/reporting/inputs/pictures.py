@@ -1,12 +1,12 @@
 """The images beside the answers: small copies inside the page, found by what they contain and not by their name."""
 
 import base64
-import hashlib
 import io
 import os
 import warnings
 from pathlib import Path
 
+from vlm_mu_jax.data.images import content_id
 from vlm_mu_jax.errors import InputError
 
 _SIDE = 192  # pixels of the longer side, at most; about 8 kB each
@@ -29,7 +29,7 @@ def of_folder(folder: Path, wanted: set[str]) -> dict[str, str]:
                 return found
             if path.suffix.lower() in _ENDINGS and path.is_file():
                 content = path.read_bytes()
-                name = hashlib.sha256(content).hexdigest()[:16]
+                name = content_id(content)
                 if name in wanted and name not in found and (address := thumbnail(content)):
                     found[name] = address
     if wanted and not found:

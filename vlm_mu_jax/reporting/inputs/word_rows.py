@@ -5,9 +5,9 @@ from typing import Any
 from vlm_mu_jax.reporting.inputs.metrics import Rate, as_rate
 
 
-def audit_rows(audit: dict[str, Any], position: str = "first") -> list[dict[str, Any]]:
-    """The usable word rows of one position, from the word that goes most with refusal to the one that goes least."""
-    rows = [row for row in audit.get("rows") or [] if row.get("position") == position]
+def audit_rows(audit: dict[str, Any]) -> list[dict[str, Any]]:
+    """The usable rows of first words, from the word that goes most with refusal to the one that goes least."""
+    rows = [row for row in audit.get("rows") or [] if row.get("position") == "first"]
     return sorted((row for row in rows if row.get("log_odds") is not None), key=lambda row: -row["log_odds"])
 
 

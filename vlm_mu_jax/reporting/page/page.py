@@ -42,9 +42,7 @@ COLUMNS = (
 )
 
 
-def render(
-    content: Content, title: str = "Is it safe, or does it only look safe?", drawn: catalogue.Drawn | None = None
-) -> str:
+def render(content: Content, title: str = TITLE, drawn: catalogue.Drawn | None = None) -> str:
     """The whole page as text. Nothing in it is loaded from elsewhere, and its policy forbids that it could be."""
     drawn = drawn or catalogue.draw(content)
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
