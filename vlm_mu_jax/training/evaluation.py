@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.files.outputs import complete_file, names_when_full
+from vlm_mu_jax.files import lines
+from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.formats.reading import read_lines
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
@@ -80,8 +81,7 @@ class EvaluationHistory:
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._rows.append({"step": step, **values})
         if self._file is not None and distributed.first():
-            with names_when_full(self._file), self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self._rows[-1]) + "\n")
+            lines.append(self._file, [json.dumps(self._rows[-1])])
         return values
 
     @property

@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlm_mu_jax.data.batches import Stream
+from vlm_mu_jax.files import lines
 from vlm_mu_jax.files.json_file import parse_json
-from vlm_mu_jax.files.outputs import names_when_full
 from vlm_mu_jax.model.config import ModelConfig
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.parallel import distributed
@@ -130,9 +130,4 @@ def _read(file: Path | None) -> dict[str, float]:
 def _append(file: Path | None, entries: dict[str, Any]) -> None:
     if file is None or not entries or not distributed.first():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    cut = file.is_file() and not file.read_bytes().endswith(b"\n")
-    with names_when_full(file), file.open("a", encoding="utf-8") as out:
-        out.write("\n" if cut else "")
-        for key, nll in entries.items():
-            out.write(json.dumps({"key": key, "nll": nll}) + "\n")
+    lines.append(file, (json.dumps({"key": key, "nll": nll}) for key, nll in entries.items()))

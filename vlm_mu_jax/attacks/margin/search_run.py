@@ -29,6 +29,7 @@ from vlm_mu_jax.attacks.margin.openings import Node, Openings
 from vlm_mu_jax.errors import InputError, JobError
 from vlm_mu_jax.evaluation.answers import share as shares
 from vlm_mu_jax.evaluation.answers.share import Share
+from vlm_mu_jax.files import lines
 from vlm_mu_jax.files.json_file import parse_json
 from vlm_mu_jax.files.outputs import names_when_full
 from vlm_mu_jax.model.steer import Steer
@@ -134,11 +135,11 @@ class MarginsFile:
     def _parsed(self, path: Path) -> tuple[bool, dict[str, Any], int]:
         """(whether the file is of this search, its finished questions, bytes of its complete lines)."""
         raw = path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        lines = whole.split(b"\n")[:-1]
+        whole = lines.whole(raw)
+        content = whole.split(b"\n")[:-1]
         try:
-            header = parse_json(lines[0].decode()) if lines else None
-            rows = (parse_json(line.decode()) for line in lines[1:]) if header == self._header else ()
+            header = parse_json(content[0].decode()) if content else None
+            rows = (parse_json(line.decode()) for line in content[1:]) if header == self._header else ()
             found = {row.pop("key"): self._kind.from_dict(row) for row in rows}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: damaged ({error}); delete it to search again") from None
@@ -190,10 +191,7 @@ class MarginsFile:
         self._scores[key] = scores
 
     def _append(self, row: dict[str, Any]) -> None:
-        with names_when_full(self.path):
-            self._file.write(json.dumps(row).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        lines.put(self._file, [json.dumps(row)], self.path)
 
 
 def check_shares(path: str | Path) -> None:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from vlm_mu_jax.errors import InputError, JobError
+from vlm_mu_jax.files import lines
 from vlm_mu_jax.files.json_file import parse_json
 from vlm_mu_jax.files.outputs import names_when_full
 
@@ -116,10 +117,7 @@ class AnswersFile:
                 self._keys.add(answer.key)
                 new.append(answer)
         if new:
-            with names_when_full(self.path):
-                self._file.write("".join(answer.to_line() + "\n" for answer in new).encode("utf-8"))
-                self._file.flush()
-                os.fsync(self._file.fileno())
+            lines.put(self._file, (answer.to_line() for answer in new), self.path)
             self.answers += new
 
     def relabel(self, answers: Iterable[Answer]) -> None:
@@ -201,9 +199,7 @@ def _replace(path: Path, answers: Iterable[Answer]) -> BinaryIO:
     try:
         with names_when_full(path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.writelines((answer.to_line() + "\n").encode("utf-8") for answer in answers)
-            file.flush()
-            os.fsync(file.fileno())
+            lines.put(file, (answer.to_line() for answer in answers), path)
             os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):  # of a full disk, which was told
@@ -218,8 +214,8 @@ def _content(path: Path) -> tuple[bytes, bytes]:
         raw = path.read_bytes()
     except FileNotFoundError:
         return b"", b""
-    end = raw.rfind(b"\n") + 1
-    return raw[:end], raw[end:]
+    found = lines.whole(raw)
+    return found, raw[len(found) :]
 
 
 def _parse(path: Path, whole: bytes) -> list[Answer]:

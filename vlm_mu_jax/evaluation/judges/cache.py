@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files import lines
 from vlm_mu_jax.files.json_file import parse_json
-from vlm_mu_jax.files.outputs import names_when_full
 
 
 def content_key(*parts: Any) -> str:
@@ -32,7 +32,7 @@ class JudgeCache:
 
     def _read(self, path: Path) -> None:
         raw = path.read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
+        whole = lines.whole(raw)
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 row = parse_json(line.decode())
@@ -49,8 +49,4 @@ class JudgeCache:
         self._replies[key] = dict(reply)
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with names_when_full(self.path), open(self.path, "ab") as file:
-            file.write((json.dumps({"key": key, "reply": reply}) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        lines.append(self.path, [json.dumps({"key": key, "reply": reply})])
