@@ -1,6 +1,7 @@
 """The project's own files tell the truth: dependencies, pins, file lengths, links in the guides."""
 
 import ast
+import functools
 import re
 import sys
 import tomllib
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests import slow_files
+from vlm_mu_jax.attacks import options as attack_options
+from vlm_mu_jax.data import images
+from vlm_mu_jax.evaluation.defences import wrappers
+from vlm_mu_jax.model import steer
+from vlm_mu_jax.steering import estimators, export, gates, guard_options, operators, published_guards
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -181,3 +187,31 @@ def test_flags_in_the_guides_exist(guide):
 
 def test_the_list_of_slow_test_files_names_files_that_exist():
     assert all((ROOT / "tests" / file).is_file() for file in slow_files.read())
+
+
+def enumerated(command: str, flag: str) -> set[str]:
+    """The values of a flag in the source of a command."""
+    tree = ast.parse((ROOT / "vlm_mu_jax" / "cli" / f"{command}.py").read_text(encoding="utf-8"))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "flags.DEFINE_enum"]
+    (found,) = [call.args[2] for call in calls if ast.literal_eval(call.args[0]) == flag]
+    return set(ast.literal_eval(found))
+
+
+def test_enumerated_flags_offer_what_the_library_has():
+    """The lists stand in the commands a second time, so that --help starts without JAX."""
+    extract = functools.partial(enumerated, "guard_extract")
+    assert enumerated("eval", "defence") == set(wrappers.DEFENCES)
+    assert enumerated("guard_export", "as") == set(export.FORMS)
+    assert enumerated("shared_flags", "blank") == set(images.BLANK_KINDS)
+    assert extract("method") == set(published_guards.METHODS)
+    assert extract("estimator") == set(estimators.ESTIMATORS)
+    assert extract("operator") == set(operators.OPERATORS)
+    assert extract("gate") == set(gates.GATES)
+    assert extract("scope") == set(steer.SCOPES)
+    assert extract("decide") == set(guard_options.DECIDERS)
+    assert extract("gate_source") == set(guard_options.SOURCES)
+    assert extract("component") == set(guard_options.COMPONENTS) - {"adaptive"}  # AdaSteer's own
+    assert extract("unit") == set(guard_options.UNITS)
+    of_attack = ast.parse((ROOT / "vlm_mu_jax" / "cli" / "attack_methods.py").read_text(encoding="utf-8"))
+    (methods,) = [n.value for n in of_attack.body if isinstance(n, ast.Assign) and n.targets[0].id == "METHODS"]
+    assert {"one_word", *ast.literal_eval(methods)} == set(attack_options.METHODS)
