@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from vlm_mu_jax.conversion import names, peft
-from vlm_mu_jax.conversion.overlay import Tensors
-from vlm_mu_jax.conversion.tensor_files import DTYPES, TensorInfo, open_tensors
+from vlm_mu_jax.conversion.tensor_files import DTYPES, TensorInfo, opener
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.paths import resolved
 from vlm_mu_jax.model import params as params_lib
@@ -67,12 +66,7 @@ def _opened(folder: str | Path) -> Iterator[peft.Adapter]:
     if not (found / peft.CONFIG).is_file():
         raise InputError(f"{folder}: holds no LoRA adapter ({peft.CONFIG} is missing)")
     with contextlib.ExitStack() as stack:
-
-        def open_one(where: Path, stem: str) -> Tensors | None:
-            files = open_tensors(where, stem)
-            return None if files is None else stack.enter_context(files)
-
-        yield peft.Adapter(found, open_one)
+        yield peft.Adapter(found, opener(stack))
 
 
 class _InMemory:

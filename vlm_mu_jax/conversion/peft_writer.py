@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.conversion import names
-from vlm_mu_jax.conversion.overlay import Tensors
 from vlm_mu_jax.conversion.peft import CONFIG, PREFIX, WEIGHTS, Adapter, spellings
 from vlm_mu_jax.conversion.replacing import MARKER
-from vlm_mu_jax.conversion.tensor_files import open_tensors
+from vlm_mu_jax.conversion.tensor_files import opener
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.folders import complete_folder
 from vlm_mu_jax.files.json_file import read_json, write_json
@@ -136,12 +135,7 @@ class _Files:
 def _respelled(folder: Path, specs: params_lib.Specs, dialect: names.Dialect) -> _Files:
     """The adapter of a folder with the module names of `dialect`."""
     with contextlib.ExitStack() as stack:
-
-        def open_one(where: Path, stem: str) -> Tensors | None:
-            files = open_tensors(where, stem)
-            return None if files is None else stack.enter_context(files)
-
-        adapter = Adapter(folder, open_one)
+        adapter = Adapter(folder, opener(stack))
         spelled = spellings(specs, dialect)
         tensors, adapted = {}, set()
         for weight, pair in adapter.pairs.items():

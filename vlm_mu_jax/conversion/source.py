@@ -9,6 +9,7 @@ from typing import Any
 
 from vlm_mu_jax.conversion import gguf_file, gguf_kinds, gguf_tokenizer, names, original, original_files, peft
 from vlm_mu_jax.conversion.overlay import Tensors, same_tensor
+from vlm_mu_jax.conversion.tensor_files import opener
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import config as config_lib
@@ -60,12 +61,7 @@ def open_source(
                 raise InputError(f"--vision_tower and --lora do not go with a GGUF file ({folder}); leave them out")
             yield _gguf(folder, stack)
             return
-
-        def open_one(where: Path, stem: str) -> Tensors | None:
-            files = open_files(where, stem=stem)
-            return None if files is None else stack.enter_context(files)
-
-        adapter = None if lora is None else peft.Adapter(lora, open_one)
+        adapter = None if lora is None else peft.Adapter(lora, opener(stack, open_files))
         described = _described_by(folder, lora)
         config = read_json(described / "config.json")
         files = stack.enter_context(open_files(folder))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -214,6 +214,21 @@ def open_tensors(folder: Path, stem: str | None = None, allow_pickle: bool = Fal
     if list(folder.glob("pytorch_model-*.bin")):
         raise InputError(f"{folder}: pytorch_model-*.bin files but no {PICKLE_INDEX}; add the index file")
     raise InputError(f"{folder}: no {SINGLE} or {INDEX}; is this a Hugging Face model folder?")
+
+
+def opener(
+    stack: contextlib.ExitStack, open_files: Callable[..., Any] = open_tensors
+) -> Callable[[Path, str], Any | None]:
+    """What opens one file of a folder by its name without ending, None if it is not there; `stack` closes it.
+
+    open_files: opens the weights of a folder, as `open_tensors`.
+    """
+
+    def open_one(where: Path, stem: str) -> Any | None:
+        files = open_files(where, stem=stem)
+        return None if files is None else stack.enter_context(files)
+
+    return open_one
 
 
 def _permitted(folder: Path, name: str, allow_pickle: bool) -> str:

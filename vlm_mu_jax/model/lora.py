@@ -7,6 +7,7 @@ linear and O its output shape as in the weight: a [L, I, R], b [L, R, *O], scale
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,6 +32,15 @@ def adapted_linears(specs: Specs, patterns: tuple[str, ...] = (".*",)) -> list[s
         if not any(re.fullmatch(pattern, name) for name in present):
             raise InputError(f"train.lora_targets: {pattern!r} matches no linear; they are {', '.join(present)}")
     return [name for name in present if any(re.fullmatch(pattern, name) for pattern in patterns)]
+
+
+def over_linears(params: Params, change: Callable[[Any, int], Any]) -> Params:
+    """The parameters with `change(stack, number of its input axes)` in place of every stack of decoder linears. What is
+    left alone is the same array as before."""
+    layers = dict(params["decoder"]["layers"])
+    for name in LINEARS:
+        layers[name] = change(layers[name], INPUT_AXES.get(name, 1))
+    return {**params, "decoder": {**params["decoder"], "layers": layers}}
 
 
 def lora_specs(specs: Specs, patterns: tuple[str, ...], rank: int) -> Specs:

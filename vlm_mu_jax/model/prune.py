@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.lora import INPUT_AXES, LINEARS
+from vlm_mu_jax.model.lora import over_linears
 from vlm_mu_jax.model.params import Params
 
 
@@ -26,10 +26,7 @@ def prune(params: Params, share: float) -> Params:
     """
     if not 0 <= share < 1:
         raise InputError(f"--pruned={share}: give the share of weights to set to zero, from 0 to below 1")
-    layers = dict(params["decoder"]["layers"])
-    for name in LINEARS:
-        layers[name] = _pruned(layers[name], share, INPUT_AXES.get(name, 1))
-    return {**params, "decoder": {**params["decoder"], "layers": layers}}
+    return over_linears(params, lambda w, inputs: _pruned(w, share, inputs))
 
 
 @functools.partial(jax.jit, static_argnames=("share", "inputs"))

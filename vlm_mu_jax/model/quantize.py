@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.model.lora import INPUT_AXES, LINEARS
+from vlm_mu_jax.model.lora import over_linears
 from vlm_mu_jax.model.params import Params
 
 # kind -> (bits, inputs that share a scale unless told otherwise; None is the whole channel)
@@ -106,10 +106,7 @@ def quantize(params: Params, scheme: Scheme) -> Params:
     The weights stay in floating point: this measures what quantised weights answer, and saves no memory, as
     `stored.hold` does. Every leaf that is left alone is the same array as before.
     """
-    layers = dict(params["decoder"]["layers"])
-    for name in LINEARS:
-        layers[name] = _round_trip(layers[name], scheme, INPUT_AXES.get(name, 1))
-    return {**params, "decoder": {**params["decoder"], "layers": layers}}
+    return over_linears(params, lambda w, inputs: _round_trip(w, scheme, inputs))
 
 
 @functools.partial(jax.jit, static_argnames=("scheme", "inputs"))

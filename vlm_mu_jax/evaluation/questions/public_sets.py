@@ -1,7 +1,6 @@
 """Public data sets as sets of an evaluation: their questions, and their numbers by each set's own rules."""
 
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from vlm_mu_jax.evaluation import metrics, statistics, utility
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition
 from vlm_mu_jax.evaluation.questions import dialogues, safety_index
 from vlm_mu_jax.evaluation.questions.question import Question
-from vlm_mu_jax.evaluation.questions.suite import Suite
+from vlm_mu_jax.evaluation.questions.suite import Suite, sample
 from vlm_mu_jax.evaluation.utility import rouge, scores
 
 PREFIX = "set_"  # of a public set's name among the sets of a suite
@@ -61,7 +60,7 @@ def extend(
             raise InputError(f"{name}: ROUGE-L needs the package rouge_score; pip install 'vlm_mu_jax[rouge]'")
         if dataset.count not in (None, len(read) + len(read.skipped)):
             notes.append(f"{name}: {len(read)} questions in {read.source}, published are {dataset.count}")
-        chosen = sample(read, limit, seed)
+        chosen = sample(read, limit, seed, unit=lambda item: item.group)
         if not with_images and any(item.images for item in chosen):
             raise InputError(f"set {name!r} asks about images; this model reads text only")
         asked = _questions(dataset, chosen)
@@ -89,17 +88,6 @@ def _questions(dataset: catalogue.DataSet, records: Records) -> list[tuple[Quest
             )
         asked.append((dataclasses.replace(Question.of(records, item, condition), id=name), item))
     return asked
-
-
-def sample(records: Records, limit: int | None, seed: int) -> Records:
-    """At most `limit` groups of each kind (None = all), drawn by seed, in file order."""
-    if limit is None:
-        return records
-    kept: set[str] = set()
-    for kind in sorted({item.kind for item in records}):
-        groups = list(dict.fromkeys(item.group for item in records if item.kind == kind))
-        kept |= set(random.Random(f"{seed}/{kind}").sample(groups, min(limit, len(groups))))
-    return dataclasses.replace(records, items=tuple(item for item in records if item.group in kept))
 
 
 def is_utility(name: str) -> bool:

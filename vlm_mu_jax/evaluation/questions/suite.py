@@ -5,6 +5,7 @@ Files of the data folder, each used when it is there: `test.json` (VLGuard), `ut
 """
 
 import dataclasses
+import operator
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -262,15 +263,20 @@ def _ask(owner: Records, chosen: Iterable[Record]) -> list[Question]:
     return [Question.of(owner, record) for record in chosen]
 
 
-def sample(records: Records, limit: int | None, seed: int) -> Records:
-    """At most `limit` records of each kind (None = all), drawn by `seed`, in file order."""
+def sample(
+    records: Records, limit: int | None, seed: int, unit: Callable[[Record], str] = operator.attrgetter("id")
+) -> Records:
+    """At most `limit` units of each kind (None = all), drawn by `seed`, in file order.
+
+    unit: the name of what is drawn whole: a record's own, or that of its group.
+    """
     if limit is None:
         return records
     kept: set[str] = set()
-    for kind in sorted({r.kind for r in records}):
-        ids = [r.id for r in records if r.kind == kind]
-        kept |= set(random.Random(f"{seed}/{kind}").sample(ids, min(limit, len(ids))))
-    return dataclasses.replace(records, items=tuple(r for r in records if r.id in kept))
+    for kind in sorted({record.kind for record in records}):
+        units = list(dict.fromkeys(unit(record) for record in records if record.kind == kind))
+        kept |= set(random.Random(f"{seed}/{kind}").sample(units, min(limit, len(units))))
+    return dataclasses.replace(records, items=tuple(record for record in records if unit(record) in kept))
 
 
 def _words(path: str | Path, name: str, rows) -> tuple[str, ...]:

@@ -251,3 +251,11 @@ def _gap_line(axis, run: ModelRun, key: str, offset: float, marker: str, label: 
 def edged(role: str) -> dict:
     """A mark of this role with a thin edge in the card's colour, so that overlapping marks stay apart."""
     return {"color": color(role), "markeredgecolor": color("card"), "markeredgewidth": 1.2, "zorder": 4}
+
+
+def rate_line(axis, curve: dict[int, Rate], offset: float, role: str, marker: str, line):
+    """Rates over counted steps, such as shots or turns, with their intervals. Returns the line, for a legend."""
+    for step, metric in curve.items():
+        whisker(axis, metric.low, metric.high, step + offset, role, vertical=True, width=1.0)
+    xs, ys = [step + offset for step in curve], [metric.value for metric in curve.values()]
+    return axis.plot(xs, ys, marker=marker, linestyle=line, linewidth=1.4, markersize=6, **edged(role))[0]

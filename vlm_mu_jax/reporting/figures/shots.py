@@ -8,9 +8,8 @@ from vlm_mu_jax.reporting.figures.canvas import (
     style,
     tiled,
     to_svg,
-    whisker,
 )
-from vlm_mu_jax.reporting.figures.models import edged, short
+from vlm_mu_jax.reporting.figures.models import rate_line, short
 from vlm_mu_jax.reporting.inputs.metrics import Rate
 from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
@@ -36,7 +35,7 @@ def k_curve(runs: list[ModelRun]) -> Drawing | None:
             curves = (_by_shots(run, "asr_after_by_shots"), _null(run))
             for offset, curve, (label, *look) in zip((-0.04, 0.04), curves, _LINES, strict=True):
                 if curve:
-                    named[label] = _line(axis, curve, offset, *look)
+                    named[label] = rate_line(axis, curve, offset, *look)
             percent_axis(axis, "y")
             axis.set_xlim(0.6, most + 0.4)
             axis.set_xticks(range(1, most + 1) if most <= 12 else [1, most // 2, most])
@@ -58,10 +57,3 @@ def _null(run: ModelRun) -> dict[int, Rate]:
     """The control: its own K-curve, or, of an older results.json, only the point for all K neutral words together."""
     words, alone = len(run.group("asr_null_by_word")), run.metric("asr_null")
     return _by_shots(run, "asr_null_by_shots") or ({words: alone} if words and alone else {})
-
-
-def _line(axis, curve: dict[int, Rate], offset: float, role: str, marker: str, line):
-    for shots, metric in curve.items():
-        whisker(axis, metric.low, metric.high, shots + offset, role, vertical=True, width=1.0)
-    xs, ys = [shots + offset for shots in curve], [metric.value for metric in curve.values()]
-    return axis.plot(xs, ys, marker=marker, linestyle=line, linewidth=1.4, markersize=6, **edged(role))[0]

@@ -1,7 +1,7 @@
 """Attack success by turn of dialogues: as asked, and with one changed word in one question; as inline SVG."""
 
-from vlm_mu_jax.reporting.figures.canvas import Drawing, legend, panels, percent_axis, style, tiled, to_svg, whisker
-from vlm_mu_jax.reporting.figures.models import edged, short
+from vlm_mu_jax.reporting.figures.canvas import Drawing, legend, panels, percent_axis, style, tiled, to_svg
+from vlm_mu_jax.reporting.figures.models import rate_line, short
 from vlm_mu_jax.reporting.inputs.metrics import Rate
 from vlm_mu_jax.reporting.inputs.runs import ModelRun
 
@@ -33,7 +33,7 @@ def asr_by_turn(runs: list[ModelRun]) -> Drawing | None:
             axis.set_title(short(run.label))
             for offset, (label, group), (role, *look) in zip((-0.06, 0, 0.06), GROUPS.items(), _LOOKS, strict=True):
                 if curve := by_turn(run, group):
-                    named[label] = _line(axis, curve, offset, role, *look)
+                    named[label] = rate_line(axis, curve, offset, role, *look)
             percent_axis(axis, "y")
             axis.set_xlim(0.6, most + 0.4)
             axis.set_xticks(range(1, most + 1))
@@ -43,10 +43,3 @@ def asr_by_turn(runs: list[ModelRun]) -> Drawing | None:
         axes[0].set_ylabel("harmful answers")
         legend(figure, list(named.values()), list(named), 3)
         return to_svg(figure, "turns", "Lines per run: harmful answers over the turns of dialogues")
-
-
-def _line(axis, curve: dict[int, Rate], offset: float, role: str, marker: str, line):
-    for turn, metric in curve.items():
-        whisker(axis, metric.low, metric.high, turn + offset, role, vertical=True, width=1.0)
-    xs, ys = [turn + offset for turn in curve], [metric.value for metric in curve.values()]
-    return axis.plot(xs, ys, marker=marker, linestyle=line, linewidth=1.4, markersize=6, **edged(role))[0]
