@@ -7,7 +7,7 @@ from vlm_mu_jax.data.readers import catalogue
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.questions import public_sets
-from vlm_mu_jax.evaluation.questions.suite import Suite
+from vlm_mu_jax.evaluation.questions.suite import Suite, sample
 from vlm_mu_jax.evaluation.results import rates
 
 EMPTY = Suite({}, {}, {})
@@ -61,9 +61,9 @@ def test_shots_of_one_question_are_one_unit(root):
 def test_sampling_keeps_groups_whole_and_kinds_apart(root):
     for name, kept in (("mme", 2), ("mmbench", 2), ("one_word_what", 3), ("xstest", 2)):
         records = catalogue.read(catalogue.get(name), root)
-        one, again = (public_sets.sample(records, 1, seed=5) for _ in range(2))
+        one, again = (sample(records, 1, seed=5, unit=lambda item: item.group) for _ in range(2))
         assert [r.id for r in one] == [r.id for r in again] and len(one) == kept
-    assert public_sets.sample(records, None, 0) is records
+    assert sample(records, None, 0) is records
 
 
 def test_a_set_is_measured_by_what_it_asks(root):
