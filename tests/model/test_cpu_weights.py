@@ -12,7 +12,7 @@ from tests.model.tiny import TEXT_ONLY, random_params, text_batch
 from vlm_mu_jax.model import cpu_weights
 from vlm_mu_jax.model import generate as module
 from vlm_mu_jax.model.cpu_weights import ApartMap, WideMap, for_cpu
-from vlm_mu_jax.model.lora import adapters, init_lora
+from vlm_mu_jax.model.lora import LINEARS, adapters, init_lora
 from vlm_mu_jax.model.vlm import cast, forward, logits_of, param_specs
 
 UNTIED = dataclasses.replace(TEXT_ONLY, text=dataclasses.replace(TEXT_ONLY.text, tie_embeddings=False))
@@ -109,6 +109,13 @@ def test_layers_apart_take_adapters(any_size):
     lora = adapters(jax.tree.map(lambda x: x + 0.1, pairs), 1.0, jnp.float32)
     apart, stacked = (forward(p, batch, UNTIED, lora=lora).logits_BTV for p in (for_cpu(params, rows=1), params))
     np.testing.assert_allclose(apart, stacked, rtol=1e-5, atol=1e-5)
+
+
+def test_copies_that_take_too_much_memory_are_not_made(any_size, monkeypatch):
+    params = random_params(UNTIED)
+    stacks = [params["decoder"]["layers"][name] for name in LINEARS]
+    monkeypatch.setattr(cpu_weights, "_memory", lambda: 8 * sum(stack.nbytes for stack in stacks) - 1)
+    assert isinstance(for_cpu(params, rows=1)["decoder"]["layers"]["wup_LDF"], jax.Array)
 
 
 def test_many_rows_read_the_stack(any_size):

@@ -11,6 +11,7 @@ docs/performance.md says what both gain.
 """
 
 import functools
+import os
 from typing import Any
 
 import flax.struct
@@ -25,6 +26,7 @@ from vlm_mu_jax.model.params import Params
 ROWS = 2  # fewer are no matrix product to XLA
 FEW_ROWS = 4  # of more rows, the products outweigh the copies
 LARGE = 2**18  # bytes of a layer's map from which on its copy takes noticeable time
+ROOM = 1 / 8  # of the machine's memory, which copies may take
 
 
 @flax.struct.dataclass
@@ -77,7 +79,7 @@ def for_cpu(params: Params, rows: int | None = None) -> Params:
     """The same weights as programs on one CPU read them fastest; `params` itself on other devices and inside a program.
 
     The decoder's bfloat16 maps and head become `WideMap` over the same memory. Where a step reads no more than FEW_ROWS
-    rows, its large float32 maps become `ApartMap`, which are copies.
+    rows, its large float32 maps become `ApartMap`, which are copies; not where these take more than ROOM.
 
     Args:
       rows: of a step of decoding; None = many.
@@ -89,8 +91,10 @@ def for_cpu(params: Params, rows: int | None = None) -> Params:
     head = decoder.get("head_DV")
     if table.dtype == jnp.bfloat16 and not isinstance(head, WideMap):
         decoder["head_DV"] = WideMap(table if head is None else head, turned=head is None, dtype=jnp.float32)
-    few = rows is not None and rows <= FEW_ROWS
-    decoder["layers"] = {name: _map(name, leaf, few) for name, leaf in decoder["layers"].items()}
+    layers = decoder["layers"]
+    large = [name for name in LINEARS if _is_large(layers[name])] if rows is not None and rows <= FEW_ROWS else []
+    fits = sum(layers[name].nbytes for name in large) <= ROOM * _memory()
+    decoder["layers"] = {name: _map(name, leaf, fits and name in large) for name, leaf in layers.items()}
     return {**params, "decoder": decoder}
 
 
@@ -99,13 +103,22 @@ def _on_one_cpu(leaf: Any) -> bool:
     return concrete and [device.platform for device in leaf.devices()] == ["cpu"]
 
 
-def _map(name: str, leaf: Any, few: bool) -> Any:
+def _is_large(leaf: Any) -> bool:
+    return _on_one_cpu(leaf) and leaf.dtype == jnp.float32 and leaf.nbytes >= LARGE * len(leaf)
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _map(name: str, leaf: Any, apart: bool) -> Any:
     if name not in LINEARS or not _on_one_cpu(leaf):
         return leaf
     inputs = INPUT_AXES.get(name, 1)
     if leaf.dtype == jnp.bfloat16:
         return WideMap(_bits(leaf), inputs)
-    if few and leaf.dtype == jnp.float32 and leaf.nbytes >= LARGE * len(leaf):
+    if apart:
         return ApartMap(tuple(_layer(leaf, layer) for layer in range(len(leaf))), inputs=inputs)
     return leaf
 
