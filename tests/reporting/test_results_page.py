@@ -100,14 +100,23 @@ def test_no_table_of_the_results_is_typed_by_hand():
     assert len(re.findall(r"<!-- table: ", page)) == 13
 
 
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def recorded(world: str) -> dict[int, Path]:
+    """Folders of the files that the page's tables are made of, by seed."""
+    return {int(folder.name.removeprefix("seed")): folder for folder in (DOCS / "measured" / world).iterdir()}
+
+
+def test_the_miniature_tables_are_made_of_the_files_beside_them():
+    """All but two, whose files are larger: those of the recipes."""
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"<!-- table: (\w+) -->\n\n(.*?)\n\n<!-- end -->", page, flags=re.DOTALL))
+    tables = {name: blocks[name] for name in ("recipes", "relearning")}
+    assert results_page.fill(page, {**results_page.tables(recorded("nonsense")), **tables}) == page
+
+
 def test_the_english_tables_are_made_of_the_files_beside_them():
-    docs = Path(__file__).parents[2] / "docs"
-    page = (docs / "results.md").read_text(encoding="utf-8")
-    measured = {int(folder.name.removeprefix("seed")): folder for folder in (docs / "measured" / "english").iterdir()}
+    page, measured = (DOCS / "results.md").read_text(encoding="utf-8"), recorded("english")
     tables = {**results_page.tables(measured), "judges": results_page.judges(measured)}
     assert results_page.fill(page, tables, "english") == page
-
-
-def test_a_folder_that_is_no_quickstart_is_named(tmp_path):
-    with pytest.raises(InputError, match="give a finished folder of bin/quickstart"):
-        results_page.tables({0: tmp_path})
