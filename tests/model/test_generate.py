@@ -161,13 +161,13 @@ def test_it_stops_when_every_row_has_ended(monkeypatch):
     """A bound of ten thousand tokens costs no more steps than the answers need."""
     batch = text_batch(3, 1, T, [4])
     free = np.asarray(generate(PARAMS, batch, TEXT_ONLY, max_new_tokens=2).tokens_BG)
-    steps, pick = [], module._pick
+    steps, pick = [], module.pick
 
     def counting(logits, keys, step, *rest):
         jax.debug.callback(lambda s: steps.append(int(s)), step)
         return pick(logits, keys, step, *rest)
 
-    monkeypatch.setattr(module, "_pick", counting)
+    monkeypatch.setattr(module, "pick", counting)
     made = generate(PARAMS, batch, ends_at(int(free[0, 1])), max_new_tokens=10_000)
     jax.effects_barrier()
     assert sorted(steps) == list(range(int(made.lengths_B[0])))
@@ -199,7 +199,7 @@ def drawn(top_p, temperature=1.0, count=4000):
     """Frequencies of `count` draws."""
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(PROBABILITIES)), (count, 5))
     keys = jax.vmap(jax.random.key)(jnp.arange(count))
-    tokens = module._pick(logits.astype(jnp.float32), keys, jnp.int32(0), temperature, top_p)
+    tokens = module.pick(logits.astype(jnp.float32), keys, jnp.int32(0), temperature, top_p)
     return np.bincount(np.asarray(tokens), minlength=5) / count
 
 
