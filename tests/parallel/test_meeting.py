@@ -78,3 +78,26 @@ def test_a_slow_process_is_named_and_waited_for(service):
 
 def test_a_job_of_one_process_meets_itself():
     assert meeting.meet("answers", 5) == [5]
+
+
+class SilentService:
+    """Takes a message and never answers, as a service whose process has ended meanwhile."""
+
+    def __init__(self) -> None:
+        self.told, self._never = [], threading.Event()
+
+    def key_value_set(self, key: str, value: str) -> None:
+        self.told.append(key)
+        self._never.wait()
+
+
+def test_a_process_parts_although_process_0_does_not_answer_any_more(monkeypatch):
+    service = SilentService()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    for name, value in {"_client": lambda: service, "meet": lambda what: [], "FAREWELL_SECONDS": 0.05}.items():
+        monkeypatch.setattr(meeting, name, value)
+    for name in ("_parted", "_watching"):
+        monkeypatch.setattr(meeting, name, getattr(meeting, name))  # given back afterwards
+    meeting.part()
+    assert service.told == ["vlm_mu_jax/parted/1"] and meeting._parted == 0

@@ -28,6 +28,7 @@ from vlm_mu_jax.parallel import coordination
 SIGN_SECONDS = 5.0  # between two signs of life
 GONE_SECONDS = 60.0  # without one: the process is gone
 SLOW_SECONDS = 60.0  # how long a wait is before it is said, and said again
+FAREWELL_SECONDS = 20.0  # how long a process that has parted waits for the answer of process 0
 _ALIVE = "vlm_mu_jax/alive"  # where the signs are
 _OVER = "vlm_mu_jax/over"  # why the job ends
 _PARTED = "vlm_mu_jax/parted"  # who has met all others at the end
@@ -108,12 +109,18 @@ def part(code: int = 0) -> None:
         return
     _parted, _watching, client = code, False, _client()
     if jax.process_index() > 0:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            client.key_value_set(f"{_PARTED}/{jax.process_index()}", "")
-        return
+        # Process 0 may be gone before its answer is here, and JAX would wait for that for ever.
+        tell = threading.Thread(target=_tell_parted, args=(client, jax.process_index()), daemon=True)
+        tell.start()
+        return tell.join(FAREWELL_SECONDS)
     for process in range(1, jax.process_count()):  # the service is in this process until all know that all were there
         with contextlib.suppress(JobError):
             _awaited(client, _PARTED, "end", process, None)
+
+
+def _tell_parted(client: Any, process: int) -> None:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.key_value_set(f"{_PARTED}/{process}", "")
 
 
 def at_exit() -> None:
