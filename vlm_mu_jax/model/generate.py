@@ -159,7 +159,8 @@ def stream(
     lora: dict[str, Any] | None = None,
 ) -> Iterator[Generated]:
     """`generate`, yielding what there is after every CHUNK of tokens, as numpy arrays; the last is what it returns."""
-    params = for_cpu(params, _checked(batch, cfg, max_new_tokens, seeds_B))
+    _checked(batch, cfg, max_new_tokens, seeds_B)
+    params = for_cpu(params)  # with layers apart the first token would come seconds later, for their compilation
     state = _begin_jit(params, batch, cfg, max_new_tokens, seeds_B, steer, lora)
     done = False
     while not done:
