@@ -210,6 +210,17 @@ def test_layers_of_their_own_can_vote(model, guard):
         guard.using(gate_layers=(3,))
 
 
+def test_a_gate_is_asked_alone_in_batches_of_any_size(model, guard):
+    """Five texts in batches of four (the last one filled up) decide as each alone. No text is no decision."""
+    use = guard.using(decide="example", gate_source="text", gate_layers=(3,))
+    texts = [*QUESTIONS, "feed a dax"]
+    steer = use.steer(model)
+    found = steer.opens(texts, [None] * 5, 4)
+    assert found.tolist() == [bool(steer([text]).gate_LB.any()) for text in texts] and set(found) == {True, False}
+    assert steer.opens([], [], 4).shape == (0,)
+    assert steer.gate_reads_text and not guard.using(decide="example").steer(model).gate_reads_text
+
+
 @pytest.mark.parametrize("scope", ["last", "all"])
 def test_a_transplanted_component_is_each_rows_own(model, guard, pictures, scope):
     """Four questions together as one by one: the text-only component of a row goes into that row alone."""

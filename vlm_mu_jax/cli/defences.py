@@ -1,10 +1,10 @@
 """Compares defences against harmful requests: one table over instruction settings and image conditions.
 
-A defence is vanilla, self_reminder, goal_priority, ecso, adashield, text_first, erase_and_check, coca, guard, another
-guard's name or unlearned, or some of them joined by "+". Each is asked the requests of --data directly, inside
-jailbreak templates, where the image is needed, and after a one-word attack; every time with text only, a blank image
-and its own image. Attack success, over-refusal, utility and perplexity come with 95 % intervals; every defence is
-tested against the first one, question by question. A killed run goes on.
+A defence is vanilla, self_reminder, goal_priority, ecso, adashield, text_first, erase_and_check, gate_and_check, coca,
+guard, another guard's name or unlearned, or some of them joined by "+". Each is asked the requests of --data directly,
+inside jailbreak templates, where the image is needed, and after a one-word attack; every time with text only, a blank
+image and its own image. Attack success, over-refusal, utility and perplexity come with 95 % intervals; every defence
+is tested against the first one, question by question. A killed run goes on.
 
 An attack made for the undefended model flatters a guard. --adaptive searches words through each defence, guard and
 all, and asks the language model alone the same prompts as text. --attack_words gives words of bin/attack. Writes

@@ -62,7 +62,17 @@ _GUARD = shared_flags.guard()
 _DEFENCE = flags.DEFINE_enum(
     "defence",
     "vanilla",
-    ["vanilla", "self_reminder", "goal_priority", "ecso", "adashield", "text_first", "erase_and_check", "coca"],
+    [
+        "vanilla",
+        "self_reminder",
+        "goal_priority",
+        "ecso",
+        "adashield",
+        "text_first",
+        "erase_and_check",
+        "gate_and_check",
+        "coca",
+    ],
     "how the model is asked, beside any --guard; bin/defences compares several",
 )
 _DEFENCE_PROMPTS = flags.DEFINE_string("defence_prompts", None, "JSON that replaces the wording of --defence")

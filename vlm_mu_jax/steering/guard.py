@@ -203,6 +203,21 @@ class SteerPerBatch:
         """The positions that every batch's `Steer` writes."""
         return self.guard.options.scope
 
+    @property
+    def gate_reads_text(self) -> bool:
+        """Whether a gate decides per example, from the text alone."""
+        return self.guard.options.votes and self.guard.options.first_pass_reads_text
+
+    def opens(self, questions: Sequence[str], contexts: Sequence[Context | None], batch_size: int) -> np.ndarray:
+        """Whether the gate opens on each of these questions as text, bool [N], `batch_size` prompts at a time."""
+        found = [np.zeros(0, bool)]
+        for start in range(0, len(questions), batch_size):
+            some, around = questions[start : start + batch_size], contexts[start : start + batch_size]
+            filled = [*range(len(some)), *[0] * (batch_size - len(some))]  # one shape for all batches
+            steer = self([some[k] for k in filled], None, [around[k] for k in filled])
+            found.append(np.asarray(steer.gate_LB).any(0)[: len(some)])
+        return np.concatenate(found)
+
     def __call__(
         self,
         questions: Sequence[str],

@@ -94,23 +94,24 @@ class GuardOptions:
             raise InputError("transplant needs the component of another run; add --component=text (or self)")
         if self.operator == "ablate" and (self.gate != "none" and self.decide == "layer"):
             raise InputError("ablate writes before a layer could decide; use --gate=none or --decide=example")
-        reading = {self.gate_source} if self._votes else set()
+        reading = {self.gate_source} if self.votes else set()
         if len(reading | ({self.component} - {"token"})) > 1:
             raise InputError("gate and component read different prompts; one first pass serves both, make them equal")
 
     @property
-    def _votes(self) -> bool:
+    def votes(self) -> bool:
+        """Whether a gate decides once per example, from a first pass."""
         return self.decide == "example" and self.gate != "none"
 
     @property
     def needs_first_pass(self) -> bool:
         """Whether a first pass runs before the model: for the gate, for the component, or for both."""
-        return self._votes or self.component != "token"
+        return self.votes or self.component != "token"
 
     @property
     def first_pass_reads_text(self) -> bool:
         """Whether that first pass runs the question without its image."""
-        return "text" in (self.gate_source if self._votes else None, self.component)
+        return "text" in (self.gate_source if self.votes else None, self.component)
 
 
 def stored_options(folder: str | Path, meta: Mapping[str, Any]) -> GuardOptions:

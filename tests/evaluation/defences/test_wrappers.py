@@ -10,7 +10,7 @@ from vlm_mu_jax.data.records import ImagePart, Record, Records, Turn
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.answers_file import Answer, Condition, read
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, Contrast, answer_questions
-from vlm_mu_jax.evaluation.defences import wrappers
+from vlm_mu_jax.evaluation.defences import runs, wrappers
 from vlm_mu_jax.evaluation.defences.wrappers import Wording, defend
 from vlm_mu_jax.evaluation.judges import KeywordJudge
 from vlm_mu_jax.evaluation.judging import judge_suite
@@ -30,10 +30,11 @@ class Model:
     """Replies by pass, and remembers what it was asked."""
 
     def __init__(self, replies):
-        self.replies, self.asked = replies, {}
+        self.replies, self.asked, self.unsteered = replies, {}, set()
 
-    def __call__(self, stage, questions, most=None, contrast=None):
+    def __call__(self, stage, questions, most=None, contrast=None, steered=True):
         self.asked[stage], self.contrast = list(questions), contrast
+        self.unsteered |= set() if steered else {stage}
         texts = [self.replies(stage, q) for q in questions]
         shas = [f"{stage}/{q.id}" for q in questions]
         images = [str(q.image) if q.image else None for q in questions]
@@ -90,6 +91,26 @@ def test_a_word_in_front_does_not_hide_what_is_refused_without_it():
     assert model.asked["image"] == [QUESTIONS[1]] and not any(q.has_image for q in model.asked["text1"])
     assert [a.question for a in made.answers] == [q.text for q in QUESTIONS]
     assert made.facts == {"refused_as_text": (2, 3)}
+
+
+def test_only_texts_on_which_the_gate_opens_are_checked():
+    refusal = "I'm sorry, I can't help with that."
+    model = Model(lambda stage, q: refusal if "text" in stage else "fine")  # it refuses every text
+    model.opens = lambda questions: [q.text.startswith("to hurt") and not q.has_image for q in questions]
+    made = defend("gate_and_check", QUESTIONS, model)
+    assert [a.answer for a in made.answers] == [refusal, "fine", refusal]
+    assert model.asked["text"] == [] and [q.id for q in model.asked["text1"]] == ["a", "c"]
+    assert model.unsteered == {"text", "text1"} and model.asked["image"] == [QUESTIONS[1]]
+    assert made.facts == {"refused_as_text": (2, 3), "gate_open": (2, 3)}
+
+
+def test_a_check_behind_a_gate_needs_a_guard(model, data_dir):
+    suite = Suite({"direct": [Question("b", "is it ?", None)]}, {"direct": {"b": None}}, {})
+    with pytest.raises(InputError, match="gate_source=text"):
+        wrappers.defend_suite(model, suite, "gate_and_check", None, AnswerOptions(2, 4))
+    with pytest.raises(InputError, match=r"gate_and_check\+guard"):
+        runs.parse(["gate_and_check"])
+    assert runs.parse(["gate_and_check+guard"])[0].guard == "guard"
 
 
 def test_coca_asks_with_the_principle_against_without_it():

@@ -145,7 +145,7 @@ def compare_defences(
 
     Args:
       defences: names, each one or several of vanilla, self_reminder, goal_priority, ecso, adashield, text_first,
-        erase_and_check, coca, a guard's name and unlearned, joined by "+". The first is the baseline.
+        erase_and_check, gate_and_check, coca, a guard's name and unlearned, joined by "+". The first is the baseline.
       judge: whose labels count; see `judges.choose`.
       attack_words: by the defence's name, the words of a one-word attack against it.
       workdir: keeps WORKDIR/NAME/ as an evaluation's, so that a killed run goes on. Without it nothing is written.

@@ -15,7 +15,7 @@ from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
 from vlm_mu_jax.evaluation.defences import table, text_alone, wrappers
 from vlm_mu_jax.evaluation.defences.instruction_settings import UTILITY
-from vlm_mu_jax.evaluation.defences.wrappers import DEFENCES, VANILLA, Wording
+from vlm_mu_jax.evaluation.defences.wrappers import DEFENCES, GATED, VANILLA, Wording
 from vlm_mu_jax.evaluation.judges import BatchJudge, Judge
 from vlm_mu_jax.evaluation.judging import judge_suite
 from vlm_mu_jax.evaluation.perplexity import AnswerLikelihood, Perplexity
@@ -75,7 +75,8 @@ def parse(names: Iterable[str], guards: Iterable[str] = ()) -> list[Defence]:
       guards: names of further guards.
 
     Raises:
-      InputError: an unknown part, two wrappers or two guards, or a name given twice.
+      InputError: an unknown part, two wrappers or two guards, a wrapper without the guard that it needs, or a name
+        given twice.
     """
     found, guards = [], {GUARD, *guards}
     if taken := sorted(guards & {*DEFENCES, UNLEARNED}):
@@ -90,6 +91,8 @@ def parse(names: Iterable[str], guards: Iterable[str] = ()) -> list[Defence]:
             raise InputError(
                 f"--defences={name}: takes each part once, and one guard and one of {', '.join(DEFENCES)} at most"
             )
+        if GATED in ways and not steers:
+            raise InputError(f"--defences={name}: {GATED} asks a guard's gate; join it to one, as in {GATED}+{GUARD}")
         found.append(Defence(name, ways[0] if ways else VANILLA, steers[0] if steers else None, UNLEARNED in parts))
     if len({d.name for d in found}) < len(found):
         raise InputError("--defences: names a defence twice; give each once")

@@ -7,6 +7,7 @@
     adashield      the question, then a fixed instruction to inspect image and question before answering
     text_first     the text alone first; if the model refuses it, that is the answer, else it is asked with the image
     erase_and_check  the same, and once more for the text without its first words
+    gate_and_check   the same, of those texts alone on which a guard's gate opens; it needs a guard
     coca           two prompts at once, with and without a safety principle, whose logits are contrasted
 
 They work on any weights and beside a guard, which steers every pass. All text goes into the user's turn. The default
@@ -20,7 +21,6 @@ marker, or all of it without one), ECSO (Gou et al. 2024, arXiv 2403.09572), Ada
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from typing import Any
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
-from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, Contrast, answer_questions
+from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, Contrast
 from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path
+from vlm_mu_jax.evaluation.defences.passes import Ask
 from vlm_mu_jax.evaluation.judges.refusal import refuses
 from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import Question
@@ -39,8 +40,7 @@ from vlm_mu_jax.files.json_file import parse_json
 from vlm_mu_jax.storage.model_folder import Model
 
 VANILLA = "vanilla"
-# (name of the pass, questions, most tokens or None, contrast or None) -> answers in their order
-Ask = Callable[..., list[Answer]]
+GATED = "gate_and_check"
 _CHECK_TOKENS = 8  # of a check only the first word is read
 
 
@@ -194,21 +194,7 @@ def defend_suite(
     found, tokens, count, facts = {}, 0, 0, {}
     for set_name, questions in suite.sets.items():
         kept = answers_path(workdir, set_name)
-
-        def ask(
-            stage: str,
-            some: Sequence[Question],
-            most: int | None = None,
-            contrast: Contrast | None = None,
-            set_name=set_name,
-            kept=kept,
-        ):
-            path = kept if kept is None or name == VANILLA else kept.parent / "passes" / f"{set_name}.{stage}.jsonl"
-            label = f"{set_name} {stage}".replace("_", " ").strip()
-            longest = min(options.max_new_tokens, most or sys.maxsize)
-            limited = dataclasses.replace(options, max_new_tokens=longest, contrast=contrast)
-            return answer_questions(model, some, path, limited, label=label, only_these=name == VANILLA)
-
+        ask = Ask(model, options, set_name, kept, has_passes=name != VANILLA)
         made = defend(name, questions, ask, wording)
         found[set_name] = made.answers if name == VANILLA or kept is None else _keep(kept, made.answers)
         tokens, count = tokens + made.tokens, count + len(questions)
@@ -291,18 +277,36 @@ def _erase_and_check(questions: Sequence[Question], ask: Ask, wording: Wording) 
     return _unless_refused(questions, ask, wording.erased_words)
 
 
-def _unless_refused(questions: Sequence[Question], ask: Ask, erased: int) -> Defended:
-    """The first refusal among the texts with up to `erased` words erased; without one, the answer to the question."""
+def _gate_and_check(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
+    """`_erase_and_check` behind a guard's gate, which also reads the text without its first words.
+
+    Only a text on which the gate opens is asked, without the guard. A text that the language model refuses for another
+    reason than harm (it needs its image, or lost its verb) is then not refused. This project's own.
+    """
+    return _unless_refused(questions, ask, wording.erased_words, gated=True)
+
+
+def _unless_refused(questions: Sequence[Question], ask: Ask, erased: int, gated: bool = False) -> Defended:
+    """The first refusal among the texts with up to `erased` words erased; without one, the answer to the question.
+
+    gated: only texts on which the guard's gate opens are asked.
+    """
     final: dict[int, Answer] = {}
-    tokens = 0
+    tokens, opened = 0, set()
     checked = [k for k, q in enumerate(questions) if q.has_image or erased]
     for count in range(erased + 1):
         left = [k for k in checked if k not in final and len(questions[k].text.split()) > count]
+        if gated:
+            gates = ask.opens([_shortened(questions[k], count) for k in left])
+            left = [k for k, gate in zip(left, gates, strict=True) if gate]
+            opened |= {*left}
         asked = [_shortened(questions[k], count) for k in left]
-        answers = ask(f"text{count or ''}", asked)
+        answers = ask(f"text{count or ''}", asked, steered=not gated)
         tokens += _tokens(answers)
         final |= {k: a for k, a in zip(left, answers, strict=True) if not a.left_out and refuses(a.question, a.answer)}
     facts = {"refused_as_text": (len(final), len(checked))}
+    if gated:
+        facts["gate_open"] = (len(opened), len(checked))
     others = [k for k in range(len(questions)) if k not in final]
     answers = ask("image", [questions[k] for k in others])
     final |= dict(zip(others, answers, strict=True))
@@ -340,6 +344,7 @@ DEFENCES: Mapping[str, Callable[[Sequence[Question], Ask, Wording], Defended]] =
     "adashield": _adashield,
     "text_first": _text_first,
     "erase_and_check": _erase_and_check,
+    GATED: _gate_and_check,
     "coca": _coca,
 }
 
