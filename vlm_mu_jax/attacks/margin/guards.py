@@ -12,12 +12,18 @@ The state of a guard's gates decides how the prompt's earlier tokens are steered
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.attacks.margin.margin import CandidateRows, last_states
+from vlm_mu_jax.data.prompts import Images
+from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.config import ModelConfig
+from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.steer import Steer, on_prefix
 from vlm_mu_jax.steering.guard import Guard, SteerPerBatch, open_guard
 from vlm_mu_jax.storage.identity import weights_hash
@@ -34,6 +40,14 @@ class FirstPass:
 
     steer_of: Callable[[np.ndarray], Steer]
     text_only: bool
+
+    def reads(self, images: Images, context: Context | None) -> tuple[Images, Context | None]:
+        """What the first pass reads of a prompt's images and of the conversation around its question."""
+        return ((), context and context.without_images()) if self.text_only else (images, context)
+
+    def decided(self, params: Params, rows: CandidateRows, cfg: ModelConfig, lora: Mapping[str, Any] | None) -> Steer:
+        """The guard with the gates [L, C] that it decides on these rows, which hold what it `reads`."""
+        return self.steer_of(np.asarray(last_states(params, rows, cfg=cfg, lora=lora)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -256,17 +256,13 @@ class QuestionSearch:
 
     def _first_pass(self, guard: FirstPass) -> Any:
         """Runs every candidate's question without steering; returns the guard's `Steer` with gate_LB [L, N]."""
-        task, steer, gate_LN = self._task, None, None
-        seen, context = self._shared.images, self._shared.context
-        if guard.text_only:
-            seen, context = (), context and context.without_images()
-        prompts = self._tokenise([Placed(one.question) for one in self._placed], seen, context)
+        where, steer, gate_LN = self._where, None, None
+        seen = guard.reads(self._shared.images, self._shared.context)
+        prompts = self._tokenise([Placed(one.question) for one in self._placed], *seen)
         cache = self._shared.prefix(prompts, None)
         asked = np.array([i for i, one in enumerate(self._placed) if not one.answer_start])
         for _, block in self._blocks(prompts, asked):
-            rows = self._rows(block, cache.kv)
-            states = margin.last_states(self._where.params, rows, cfg=task.cfg, lora=self._where.lora)
-            steer = guard.steer_of(np.asarray(states))
+            steer = guard.decided(where.params, self._rows(block, cache.kv), self._task.cfg, where.lora)
             gate_LC = np.asarray(steer.gate_LB)
             gate_LN = np.zeros((len(gate_LC), len(self._placed)), bool) if gate_LN is None else gate_LN
             real = block.index_C >= 0

@@ -120,10 +120,8 @@ def _decided(scorer: Scorer, guard: FirstPass, whole: tuple[int, ...], now: Slot
     task, where, features = scorer.task, scorer.where, scorer.shared.features
     if guard.text_only:
         text = task.processor.tokenizer.decode(list(now.ids), clean_up_tokenization_spaces=False).strip()
-        context = scorer.shared.context
-        words = context and context.without_images()
-        whole, features = tuple(task.processor.prompt_ids(with_suffix(scorer.question, text), (), words)), None
+        seen = guard.reads(scorer.shared.images, scorer.shared.context)
+        whole, features = tuple(task.processor.prompt_ids(with_suffix(scorer.question, text), *seen)), None
     batch = where.put(task.processor.pad([whole], length=bucket(len(whole))))
     rows = margin.CandidateRows(None, 0, batch.tokens_BT, batch.lengths_B, features)
-    states = margin.last_states(where.params, rows, cfg=task.cfg, lora=where.lora)
-    return guard.steer_of(np.asarray(states))
+    return guard.decided(where.params, rows, task.cfg, where.lora)

@@ -161,7 +161,10 @@ class _Search:
         plan = _plan(task.cfg, question)
         picture = images.load(question.images[at]) if plan.varies else pixels[at]
         self._sight = of_picture(picture, task.processor, plan)
-        self._row = _row(task.processor, question.question, pixels, question.context)
+        self._row = self._first_pass = _row(task.processor, question.question, pixels, question.context)
+        if isinstance(task.steer, FirstPass):
+            seen = task.steer.reads(pixels, question.context)
+            self._first_pass = _row(task.processor, question.question, *seen)
         self._others = Others(
             *(_others(where, task.cfg, some) for some in (pixels[:at], pixels[at + 1 :])), _tokens(pixels[at], task.cfg)
         )
@@ -219,7 +222,11 @@ class _Search:
     def _margin(self, shown: Stacked) -> tuple[Array, Array]:
         task, where = self._task, self._where
         shown = where.put(shown)
-        steer = self._decided(task.steer, shown) if isinstance(task.steer, FirstPass) else task.steer
+        steer = task.steer
+        if isinstance(steer, FirstPass):
+            image = None if steer.text_only else image_tokens(where.params, shown, self._others, cfg=task.cfg)
+            rows = margin.CandidateRows(None, 0, *where.put(self._first_pass), image)
+            steer = steer.decided(where.params, rows, task.cfg, where.lora)
         return margin_and_slope(
             where.params,
             *where.put(self._row),
@@ -230,17 +237,6 @@ class _Search:
             steer=where.put(steer),
             lora=where.lora,
         )
-
-    def _decided(self, guard: FirstPass, shown: Stacked) -> Steer:
-        """The guard with the gates that it decides with this picture."""
-        task, where = self._task, self._where
-        context = self._question.context
-        words = context and context.without_images()
-        row = _row(task.processor, self._question.question, (), words) if guard.text_only else self._row
-        image = None if guard.text_only else image_tokens(where.params, shown, self._others, cfg=task.cfg)
-        rows = margin.CandidateRows(None, 0, *where.put(row), image)
-        states = margin.last_states(where.params, rows, cfg=task.cfg, lora=where.lora)
-        return guard.steer_of(np.asarray(states))
 
     def _flops(self) -> float:
         return candidate_flops(self._task.cfg.text, 0, np.asarray(self._row[1]), self._task.nodes)

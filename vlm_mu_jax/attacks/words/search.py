@@ -194,12 +194,10 @@ def _margins(model: Model, question: SearchQuestion, placed: list[Placed], targe
     rows = _rows(model.processor, question.question, images, placed, context)
     guards = [target.steer] * len(rows)
     if isinstance(target.steer, FirstPass):
-        if target.steer.text_only:
-            images, context = (), context and context.without_images()
-        asked = _rows(model.processor, question.question, images, [Placed(one.question) for one in placed], context)
+        seen, context = target.steer.reads(images, context)
+        asked = _rows(model.processor, question.question, seen, [Placed(one.question) for one in placed], context)
         inputs = [_prompt(model, row, features) for row in asked]
-        states = [margin.last_states(model.params, one, cfg=model.config, lora=target.lora) for one in inputs]
-        guards = [target.steer.steer_of(np.asarray(one)) for one in states]
+        guards = [target.steer.decided(model.params, one, model.config, target.lora) for one in inputs]
     prompts = [_prompt(model, row, features) for row in rows]
     scores = [
         margin.score(model.params, one, cfg=model.config, nodes=target.nodes, steer=guard, lora=target.lora)[0]
