@@ -214,7 +214,7 @@ class Measurement:
         attack = self.outcomes(records, comparison.attempts, comparison.names[0], f"{label} attack")
         control = self.outcomes(records, comparison.control, comparison.names[1], f"{label} control")
         beside = {
-            name: rate(
+            name: metrics.share(
                 any_shot(self.outcomes(records, some, f"{comparison.names[0]}_{name}", f"{goal} {name}"), wanted)
             )
             for name, some in comparison.beside.items()
@@ -222,9 +222,9 @@ class Measurement:
         broken, broken_null = any_shot(attack, wanted), any_shot(control, wanted)
         return Measured(
             n=len(records),
-            original=rate(any_shot(original, wanted)),
-            any_of_k=rate(broken),
-            any_of_k_null=rate(broken_null),
+            original=metrics.share(any_shot(original, wanted)),
+            any_of_k=metrics.share(broken),
+            any_of_k_null=metrics.share(broken_null),
             test=statistics.mcnemar(broken_null, broken),
             by_shots=_by_shots(attack, wanted),
             by_shots_null=_by_shots(control, wanted),
@@ -266,16 +266,8 @@ def _question(records: Records, record: Record, attempt: Attempt | None, shot: i
 
 def any_shot(outcomes: Sequence[Outcome], label: str, shots: int | None = None) -> dict[str, bool]:
     """Question id -> whether any of its first `shots` answers has the label; ids with an open verdict are left out."""
-    by_id: dict[str, list[str | None]] = {}
-    for outcome in outcomes:
-        if shots is None or outcome.shot < shots:
-            by_id.setdefault(outcome.id, []).append(outcome.label)
+    by_id = metrics.labels(outcomes, shots)
     return {key: label in labels for key, labels in by_id.items() if label in labels or None not in labels}
-
-
-def rate(flags: Mapping[str, bool]) -> Metric:
-    """The share of the questions whose flag is set, with its interval."""
-    return statistics.proportion(sum(flags.values()), len(flags))
 
 
 def _labels(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -285,13 +277,13 @@ def _labels(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 def _by_shots(outcomes: Sequence[Outcome], label: str) -> dict[str, Metric]:
     """The K curve: any of the first K shots, K = 1, 2, ..."""
-    return {str(k): rate(any_shot(outcomes, label, k)) for k in range(1, _shots(outcomes) + 1)}
+    return {str(k): metrics.share(any_shot(outcomes, label, k)) for k in range(1, _shots(outcomes) + 1)}
 
 
 def _per_shot(outcomes: Sequence[Outcome], label: str) -> list[Metric]:
     """Each shot by itself."""
     shots = [[o for o in outcomes if o.shot == shot] for shot in range(_shots(outcomes))]
-    return [rate(any_shot(some, label)) for some in shots]
+    return [metrics.share(any_shot(some, label)) for some in shots]
 
 
 def _shots(outcomes: Sequence[Outcome]) -> int:

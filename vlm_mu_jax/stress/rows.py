@@ -9,7 +9,7 @@ import msgspec
 from vlm_mu_jax.attacks.measure import any_shot
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.results.summary import Evaluation
-from vlm_mu_jax.evaluation.statistics import McNemar, holm, mcnemar, proportion
+from vlm_mu_jax.evaluation.statistics import McNemar, holm, mcnemar
 
 Flags = Mapping[str, bool]  # question id -> whether it counts
 
@@ -127,4 +127,4 @@ def against(rows: Sequence[HoldsRow], before: Sequence[HoldsRow]) -> dict[str, d
 
 
 def _metric(flags: Flags) -> dict[str, Any]:
-    return proportion(sum(flags.values()), len(flags)).to_dict()
+    return metrics.share(flags).to_dict()

@@ -29,9 +29,8 @@ class Judged:
 
     def verdicts(self, judge: str) -> tuple[dict[str, str | None], dict[str, str | None]]:
         """(verdicts of harmful questions, of harmless ones) by question id; None where a label is missing."""
-        outcomes = m.outcomes(self.answers, judge)
-        unsafe = [o for o in outcomes if self.records[o.id].kind == "unsafe"]
-        return m.verdicts(unsafe), _worst_harmless(o for o in outcomes if self.records[o.id].kind != "unsafe")
+        unsafe, harmless = m.by_kind(m.outcomes(self.answers, judge), self.records)
+        return m.verdicts(unsafe), _worst_harmless(harmless)
 
     def nll(self) -> dict[tuple, float]:
         """(question id, word) -> mean negative log-likelihood per token of its answer. Empty answers are left out."""
@@ -59,7 +58,7 @@ def measure(sets: Sets, judge: str, exact: bool) -> dict[str, Any]:
     if "direct" in settings:
         found["gap"] = settings["direct"]
     if UTILITY in sets:
-        found[UTILITY] = m.accuracy(_right(sets[UTILITY])).to_dict()
+        found[UTILITY] = m.share(_right(sets[UTILITY])).to_dict()
     return found
 
 
@@ -79,7 +78,7 @@ def compare(name: str, ours: Sets, baseline_name: str, baseline: Sets, judge: st
             continue
         both = zip(baseline[key].verdicts(judge), ours[key].verdicts(judge), strict=True)
         for (metric, label), pair in zip((("asr", "answered"), ("rr_harmless", "refused")), both, strict=True):
-            tests.append((f"{key}/{metric}", "exact McNemar", mcnemar(*(_is(some, label) for some in pair))))
+            tests.append((f"{key}/{metric}", "exact McNemar", mcnemar(*(m.flags(some, label) for some in pair))))
         tests.append((f"{key}/perplexity", "exact sign test", _sign_test(baseline[key].nll(), ours[key].nll())))
     tests = [one for one in tests if one[2].n]
     adjusted = holm([test.p for _, _, test in tests])
@@ -154,19 +153,12 @@ def _cell(judged: Judged, judge: str, exact: bool) -> dict[str, Any]:
 
 def _worst_harmless(outcomes: Iterable[m.Outcome]) -> dict[str, str | None]:
     """Question id -> refused, irrelevant or answered over its shots, in this order; None when a shot has no label."""
-    labels: dict[str, list[str | None]] = {}
-    for outcome in outcomes:
-        labels.setdefault(outcome.id, []).append(outcome.label)
     order = ("refused", "irrelevant", "answered")
-    return {key: None if None in some else min(some, key=order.index) for key, some in labels.items()}
+    return {key: None if None in some else min(some, key=order.index) for key, some in m.labels(outcomes).items()}
 
 
 def _right(judged: Judged) -> dict[str, bool]:
     return m.correct(judged.answers, {key: record.answer for key, record in judged.records.items()})
-
-
-def _is(verdicts: Mapping[str, str | None], label: str) -> dict[str, bool]:
-    return {key: verdict == label for key, verdict in verdicts.items() if verdict is not None}
 
 
 def _sign_test(before: Mapping[tuple, float], now: Mapping[tuple, float]) -> McNemar:

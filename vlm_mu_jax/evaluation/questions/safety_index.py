@@ -48,9 +48,8 @@ def numbers(judged: Sequence[Outcome], items: Mapping[str, Item]) -> dict[str, A
         rounds.setdefault(items[outcome.id].details["round"], []).append(outcome)
     answered = {
         k: {
-            items[key].details["asked"]: verdict == "answered"
-            for key, verdict in metrics.verdicts(rounds[k]).items()
-            if verdict is not None
+            items[key].details["asked"]: flag
+            for key, flag in metrics.flags(metrics.verdicts(rounds[k]), "answered").items()
         }
         for k in sorted(rounds)
     }

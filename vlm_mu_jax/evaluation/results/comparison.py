@@ -13,7 +13,7 @@ from typing import Any
 
 from vlm_mu_jax.evaluation import metrics
 from vlm_mu_jax.evaluation.answers import answers_file
-from vlm_mu_jax.evaluation.statistics import Metric, holm, mcnemar, proportion
+from vlm_mu_jax.evaluation.statistics import Metric, holm, mcnemar
 from vlm_mu_jax.files.json_file import write_json
 from vlm_mu_jax.files.outputs import complete_file, write_text
 
@@ -48,7 +48,7 @@ class TrainedModel:
 
     def metric(self, column: str) -> Metric:
         """The share of questions that count."""
-        return proportion(sum(self.flags[column].values()), len(self.flags[column]))
+        return metrics.share(self.flags[column])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +75,12 @@ def read_flags(workdir: str | Path, judge: str, references: Mapping[str, str]) -
     """
     sets = {name: answers_file.read(Path(workdir) / "answers" / f"{name}.jsonl") for name in SETS}
     seen = {name: metrics.outcomes(answers, judge) for name, answers in sets.items() if name != "utility"}
+    verdicts = {name: metrics.verdicts(outcomes) for name, outcomes in seen.items()}
     return {
-        "asr_before": _is(seen["unsafe_before"], "answered"),
-        "asr_after": _is(seen["unsafe_after"], "answered"),
-        "rr_after": _is(seen["harmless_after"], "refused"),
-        "ir_harmless_after": _is(seen["harmless_after"], "irrelevant"),
+        "asr_before": metrics.flags(verdicts["unsafe_before"], "answered"),
+        "asr_after": metrics.flags(verdicts["unsafe_after"], "answered"),
+        "rr_after": metrics.flags(verdicts["harmless_after"], "refused"),
+        "ir_harmless_after": metrics.flags(verdicts["harmless_after"], "irrelevant"),
         "right_everywhere": _always_answered(seen["harmless_openings"]),
         "utility": metrics.correct(sets["utility"], references),
     }
@@ -185,16 +186,10 @@ def _cell(own: Mapping[int, TrainedModel], seeds: Sequence[int], text) -> str:
     return " / ".join(text(own[seed]) if seed in own else "-" for seed in seeds)
 
 
-def _is(outcomes: Iterable[metrics.Outcome], label: str) -> dict[str, bool]:
-    return {key: verdict == label for key, verdict in metrics.verdicts(outcomes).items() if verdict is not None}
-
-
 def _always_answered(outcomes: Iterable[metrics.Outcome]) -> dict[str, bool]:
     """Question id -> answered right under each of the words; a question with an unjudged answer is left out."""
-    labels: dict[str, list[str | None]] = {}
-    for outcome in outcomes:
-        labels.setdefault(outcome.id, []).append(outcome.label)
-    return {key: all(v == "answered" for v in some) for key, some in labels.items() if None not in some}
+    by_id = metrics.labels(outcomes)
+    return {key: all(v == "answered" for v in some) for key, some in by_id.items() if None not in some}
 
 
 def _family(pairs: Sequence[tuple[TrainedModel, TrainedModel, str]]) -> list[PairedTest]:
