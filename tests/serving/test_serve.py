@@ -21,7 +21,7 @@ from vlm_mu_jax.evaluation.answers.one_answer import answer
 from vlm_mu_jax.serving import serve as module
 from vlm_mu_jax.serving.engine import Answering
 from vlm_mu_jax.serving.prompt_runs import ServedPrompt
-from vlm_mu_jax.serving.serve import ServeOptions, open_engines, serve
+from vlm_mu_jax.serving.serve import ServedFolders, ServeOptions, folder_name, open_engines, serve
 from vlm_mu_jax.storage.model_folder import load
 
 
@@ -46,40 +46,35 @@ def adapter(home, tmp_path_factory):
     return folder
 
 
-def names(checkpoints, guards=(), adapters=()):
+def names(checkpoints, guards=(), **adapters):
     said = []
-    given = (list(map(str, paths)) for paths in (checkpoints, guards, adapters))
-    checkpoints, guards, adapters = given
-    engines = open_engines(checkpoints, guards, ServeOptions(rows=1), said.append, adapters)
+    engines = open_engines(ServedFolders(checkpoints, guards, adapters), ServeOptions(rows=1), said.append)
     assert len(said) == len(checkpoints) + len(adapters)
     return [(engine.name, engine.guard is not None) for engine in engines]
 
 
-def test_models_are_called_as_their_folders_or_as_told_and_guards_after_both(home, guards):
-    assert names([home.folder], [guards]) == [
-        (home.folder.parent.name, False),
-        (f"{home.folder.parent.name}+careful", True),
-    ]
-    both = [f"a={home.folder}", f"b={home.folder}"]
-    assert names(both, [f"b={guards}"]) == [("a", False), ("b", False), ("b+careful", True)]
-    with pytest.raises(InputError, match="whose guard is it.*--guard=MODEL=.*a, b"):
-        names(both, [guards])
-    with pytest.raises(InputError, match="two models are called"):
-        names([home.folder, home.folder])
+def test_a_guard_adds_a_model_that_is_called_after_both(home, guards):
+    assert folder_name(home.folder) == home.folder.parent.name, "the folder `model` says nothing"
+    one, both = {"a": home.folder}, {"a": home.folder, "b": home.folder}
+    assert names(one, [(None, guards)]) == [("a", False), ("a+careful", True)]
+    assert names(both, [("b", guards)]) == [("a", False), ("b", False), ("b+careful", True)]
+    for given, models in (((None, guards), both), (("c", guards), one)):
+        with pytest.raises(InputError, match=f"whose guard is it.*--guard=MODEL=.*{', '.join(models)}"):
+            names(models, [given])
     with pytest.raises(InputError, match="two guards"):
-        names([f"a={home.folder}"], [guards, guards])
+        names(one, [(None, guards), ("a", guards)])
 
 
 def test_an_adapter_is_a_further_model_and_says_whose_it_is_among_several(home, adapter):
-    one, two = [f"a={home.folder}"], [f"a={home.folder}", f"b={home.folder}"]
-    assert names(one, (), [f"npo={adapter}"]) == [("a", False), ("npo", False)]
-    assert names(two, (), [f"a+npo={adapter}"]) == [("a", False), ("a+npo", False), ("b", False)]
+    one, two = {"a": home.folder}, {"a": home.folder, "b": home.folder}
+    assert names(one, npo=adapter) == [("a", False), ("npo", False)]
+    assert names(two, **{"a+npo": adapter}) == [("a", False), ("a+npo", False), ("b", False)]
     with pytest.raises(InputError, match="whose adapter is it.*--adapter=MODEL.NAME=.*of a, b"):
-        names(two, (), [f"npo={adapter}"])
+        names(two, npo=adapter)
     with pytest.raises(InputError, match="called 'a' already"):
-        names(one, (), [f"a={adapter}"])
+        names(one, a=adapter)
     with pytest.raises(InputError, match="no LoRA adapter"):
-        names(one, (), [home.folder])
+        names(one, npo=home.folder)
 
 
 def test_an_adapter_answers_as_the_model_that_it_is_merged_into(home, adapter, tmp_path):
@@ -89,7 +84,7 @@ def test_an_adapter_answers_as_the_model_that_it_is_merged_into(home, adapter, t
     convert(tmp_path / "hf", folder, ConvertOptions(lora=adapter))
     wanted = answer(load(folder), "feed it", max_new_tokens=4).token_ids
     assert wanted != answer(model, "feed it", max_new_tokens=4).token_ids, "the adapter must do something"
-    engine = open_engines([f"a={home.folder}"], [], ServeOptions(rows=1), print, [f"npo={adapter}"])[1]
+    engine = open_engines(ServedFolders({"a": home.folder}, adapters={"npo": adapter}), ServeOptions(rows=1))[1]
     made = []
     ids = tuple(engine.model.processor.prompt_ids("feed it", 0))
     engine.submit([Answering(ServedPrompt(ids, text_ids=ids), 4, made.append)])
@@ -101,16 +96,17 @@ def test_an_adapter_answers_as_the_model_that_it_is_merged_into(home, adapter, t
 def test_what_cannot_be_served_is_said_before_a_model_is_loaded(home, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "load", lambda _: pytest.fail("loaded"))
     (tmp_path / "keys").write_text("# none\n\n")
+    folders = ServedFolders({"a": home.folder})
     with pytest.raises(InputError, match="holds no API key"):
-        serve([str(home.folder)], options=ServeOptions(key_file=str(tmp_path / "keys")))
+        serve(folders, ServeOptions(key_file=str(tmp_path / "keys")))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port={port}: .*choose another"):
-            serve([str(home.folder)], options=ServeOptions(port=port))
+            serve(folders, ServeOptions(port=port))
     with pytest.raises(InputError, match="--host=no.such.host"):
-        serve([str(home.folder)], options=ServeOptions(host="no.such.host", port=0))
+        serve(folders, ServeOptions(host="no.such.host", port=0))
 
 
 @contextlib.contextmanager

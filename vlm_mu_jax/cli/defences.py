@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, judge_flags, mesh_flag, shared_flags
+from vlm_mu_jax.cli import command, judge_flags, mesh_flag, named_paths, shared_flags
 from vlm_mu_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.evaluation.defences.comparison import DefendedModels, compare_defences
     from vlm_mu_jax.storage import model_folder
 
-    named = _guards(_GUARD.value)
+    named = named_paths.by_name("--guard", _GUARD.value, lambda _: "guard")
     models = DefendedModels(
         _CHECKPOINT.value,
         named.pop("guard", None),
@@ -132,29 +132,17 @@ def _options_from_flags() -> "DefenceOptions":
     )
 
 
-def _guards(flag_values: Iterable[str]) -> dict[str, str]:
-    """Part -> guard folder, from values FOLDER (the part guard) and NAME=FOLDER. Raises InputError for a part twice."""
-    found: dict[str, str] = {}
-    for value in flag_values:
-        name, equals, folder = value.partition("=")
-        name, folder = (name, folder) if equals and not Path(value).exists() else ("guard", value)
-        if name in found:
-            raise InputError(f"--guard={value}: there is a guard {name} already; name it NAME=FOLDER")
-        found[name] = folder
-    return found
-
-
 def _words_of(flag_values: Iterable[str], names: Iterable[str]) -> dict[str, Path]:
     """Defence -> its attack.json, from values FILE (all defences) and NAME=FILE. Raises InputError for another NAME."""
     names, found = list(names), {}
     for value in flag_values:
-        name, equals, path = value.partition("=")
-        if equals and name in names:
+        name, path = named_paths.split(value)
+        if name is None:
+            found = dict.fromkeys(names, Path(path)) | found
+        elif name in names:
             found[name] = Path(path)
-        elif equals and not Path(value).exists():
-            raise InputError(f"--attack_words={value}: no defence {name!r} here; use FILE or one of {', '.join(names)}")
         else:
-            found = dict.fromkeys(names, Path(value)) | found
+            raise InputError(f"--attack_words={value}: no defence {name!r} here; use FILE or one of {', '.join(names)}")
     return found
 
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from vlm_mu_jax.cli import command
-from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.cli import command, named_paths
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.reporting.inputs.evidence import EVIDENCE
 
@@ -60,9 +59,10 @@ def _options_from_flags() -> "ReportOptions":
     """The flags as `ReportOptions`."""
     from vlm_mu_jax.reporting import ReportOptions
 
+    again = named_paths.by_name("--attack_again", _AGAIN.value)
     return ReportOptions(
         attack=_path(_ATTACK.value),
-        attack_again=_again(_AGAIN.value),
+        attack_again={name: _path(file) for name, file in again.items()},
         audit=_path(_AUDIT.value),
         guard_diagnostics=_path(_GUARD.value),
         training=_paths(_TRAINING.value),
@@ -73,13 +73,6 @@ def _options_from_flags() -> "ReportOptions":
         **{name: _path(flag.value) for name, flag in _EXPORTS.items()},
         **{name: _paths(flag.value) for name, flag in _EVIDENCE.items()},
     )
-
-
-def _again(given: list[str]) -> dict[str, Path]:
-    for text in given:
-        if "=" not in text:
-            raise InputError(f"--attack_again={text}: write MODEL=attack.json")
-    return {name: Path(path).expanduser() for name, path in (text.split("=", 1) for text in given)}
 
 
 def _path(value: str | None) -> Path | None:

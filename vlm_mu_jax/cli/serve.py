@@ -19,7 +19,7 @@ Example:
 
 from absl import flags
 
-from vlm_mu_jax.cli import command, mesh_flag
+from vlm_mu_jax.cli import command, mesh_flag, named_paths
 
 _NEW_TOKENS = 1024  # that an answer is taken to have where --context does not say it
 
@@ -62,6 +62,11 @@ def main(argv: list[str]) -> None:
     from vlm_mu_jax.serving.app import ServerLimits
     from vlm_mu_jax.serving.pictures import PictureLimits
 
+    folders = serving.ServedFolders(
+        named_paths.by_name("--checkpoint", _CHECKPOINT.value, serving.folder_name),
+        [named_paths.split(value) for value in _GUARD.value],
+        named_paths.by_name("--adapter", _ADAPTER.value, serving.folder_name),
+    )
     command.prepare_jax()
     pictures = PictureLimits(_IMAGES.value, int(_PIXELS.value * 1e6), hosts=tuple(_HOSTS.value))
     options = serving.ServeOptions(
@@ -75,7 +80,7 @@ def main(argv: list[str]) -> None:
         limits=ServerLimits(_BODY.value * 1_000_000, _OPEN.value, pictures),
     )
     with mesh_flag.placed(mesh_flag.sizes_from_flags(), _ROWS.value, _CONTEXT.value or _NEW_TOKENS):
-        serving.serve(_CHECKPOINT.value, _GUARD.value, options, command.say, _ADAPTER.value)
+        serving.serve(folders, options, command.say)
 
 
 if __name__ == "__main__":

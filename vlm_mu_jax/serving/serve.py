@@ -43,22 +43,27 @@ class ServeOptions:
     limits: ServerLimits = ServerLimits()
 
 
-def serve(
-    checkpoints: Sequence[str],
-    guards: Sequence[str] = (),
-    options: ServeOptions = ServeOptions(),
-    say: Callable[[str], None] = print,
-    adapters: Sequence[str] = (),
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class ServedFolders:
+    """The folders that a server's models are made of.
+
+    checkpoints: model folders by the names that the models are served under.
+    guards: (model, guard folder). Each adds the model "MODEL+GUARD", with the guard's folder as its name. None as the
+      model is the only checkpoint.
+    adapters: folders of PEFT LoRA adapters by name. Each adds a model of that name, the only checkpoint with the
+      adapter merged in. With several checkpoints the name is "MODEL+ADAPTER", and says whose adapter it is.
+    """
+
+    checkpoints: Mapping[str, str]
+    guards: Sequence[tuple[str | None, str]] = ()
+    adapters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def serve(folders: ServedFolders, options: ServeOptions = ServeOptions(), say: Callable[[str], None] = print) -> None:
     """Serves models until the process is told to stop.
 
     Args:
-      checkpoints: model folders, "FOLDER" or "NAME=FOLDER". A model is called as its folder without a name.
-      guards: guard folders, "FOLDER" or "MODEL=FOLDER". Each adds the model "MODEL+GUARD", with the guard's folder as
-        its name. Without MODEL the guard is the only checkpoint's.
       say: told what happens until the server listens.
-      adapters: folders of PEFT LoRA adapters, "FOLDER" or "NAME=FOLDER". Each adds the model NAME, the only checkpoint
-        with the adapter merged in. With several checkpoints NAME is "MODEL+ADAPTER", and says whose adapter it is.
 
     Raises:
       InputError: a folder that holds no model or guard, two models of one name, or an address that cannot be used.
@@ -67,7 +72,7 @@ def serve(
 
     keys = _keys(options.key_file)
     listening = _listen(options.host, options.port)
-    engines = open_engines(checkpoints, guards, options, say, adapters)
+    engines = open_engines(folders, options, say)
     thread = EngineThread(engines)
     thread.start()
     for engine in engines:
@@ -86,33 +91,26 @@ def serve(
         thread.stop()
 
 
-def open_engines(
-    checkpoints: Sequence[str],
-    guards: Sequence[str],
-    options: ServeOptions,
-    say: Callable[[str], None] = print,
-    adapters: Sequence[str] = (),
-) -> list[Engine]:
+def open_engines(folders: ServedFolders, options: ServeOptions, say: Callable[[str], None] = print) -> list[Engine]:
     """The engines of a server's models; see `serve`."""
-    folders = _named(checkpoints, "--checkpoint")
-    adapted = _adapted(adapters, list(folders))
-    guarded = [_guarded(one, [*folders, *adapted]) for one in guards]
-    for folder in folders.values():
+    adapted = _adapted(folders.adapters, list(folders.checkpoints))
+    guarded = [_guarded(*one, [*folders.checkpoints, *adapted]) for one in folders.guards]
+    for folder in folders.checkpoints.values():
         find(folder)
     for _, folder in adapted.values():
         adapted_models.check(folder)
     guard_folder.check(*(folder for _, folder in guarded))  # what is missing is told before anything is loaded
     settings = {"rows": options.rows, "waiting": options.waiting, "context": options.context}
     engines: dict[str, Engine] = {}
-    for name, model in _models(folders, adapted, say):
+    for name, model in _models(folders.checkpoints, adapted, say):
         engines[name] = Engine(name, model, **settings)
         for own, given in guarded:
             if own != name:
                 continue
             guard = load_guard(given, model, options.allow_other_model)
-            full = f"{name}+{_folder_name(given)}"
+            full = f"{name}+{folder_name(given)}"
             if full in engines:
-                raise InputError(f"two guards of {name} are called {_folder_name(given)}; rename one's folder")
+                raise InputError(f"two guards of {name} are called {folder_name(given)}; rename one's folder")
             engines[full] = Engine(full, model, guard, **settings)
     return list(engines.values())
 
@@ -149,22 +147,10 @@ def warm_up(engine: Engine, thread: EngineThread) -> None:
             ended += bool(token.end)
 
 
-def _named(given: Sequence[str], flag: str) -> dict[str, str]:
-    """Names and folders of "FOLDER" and "NAME=FOLDER"."""
-    found: dict[str, str] = {}
-    for one in given:
-        name, separator, folder = one.partition("=")
-        name, folder = (name, folder) if separator and folder else (_folder_name(one), one)
-        if name in found:
-            raise InputError(f"{flag}: two models are called {name!r}; give one another name, {flag}=NAME={folder}")
-        found[name] = folder
-    return found
-
-
-def _adapted(given: Sequence[str], models: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _adapted(given: Mapping[str, str], models: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Name -> (model, folder) of every `--adapter`."""
     found: dict[str, tuple[str, str]] = {}
-    for name, folder in _named(given, "--adapter").items():
+    for name, folder in given.items():
         base = models[0] if len(models) == 1 else name.rpartition("+")[0]
         if base not in models:
             whose = f"--adapter=MODEL+NAME={folder}, of {', '.join(models)}"
@@ -175,17 +161,16 @@ def _adapted(given: Sequence[str], models: Sequence[str]) -> dict[str, tuple[str
     return found
 
 
-def _guarded(given: str, models: Sequence[str]) -> tuple[str, str]:
+def _guarded(name: str | None, folder: str, models: Sequence[str]) -> tuple[str, str]:
     """(model, folder) of one `--guard`."""
-    name, separator, folder = given.partition("=")
-    if separator and name in models:
-        return name, folder
-    if len(models) > 1:
-        raise InputError(f"--guard={given}: whose guard is it? write --guard=MODEL={given}, of {', '.join(models)}")
-    return models[0], given
+    name = models[0] if name is None and len(models) == 1 else name
+    if name not in models:
+        raise InputError(f"--guard={folder}: whose guard is it? write --guard=MODEL={folder}, of {', '.join(models)}")
+    return name, folder
 
 
-def _folder_name(folder: str) -> str:
+def folder_name(folder: str) -> str:
+    """How the model, guard or adapter in a folder is called without a name of its own."""
     path = resolved(folder)
     return path.parent.name if path.name in ("model", "adapter") else path.name
 

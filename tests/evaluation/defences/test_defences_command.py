@@ -103,13 +103,9 @@ def test_parts_of_a_defence():
 
 
 def test_further_guards_are_parts_by_their_names():
-    named = defences._guards(["runs/guard", "alpha=runs/a"])
-    assert named == {"guard": "runs/guard", "alpha": "runs/a"}
     (found,) = runs.parse(["coca+alpha"], ["alpha"])
     models = DefendedModels("base", "runs/guard", guards={"alpha": "runs/a"})
     assert (found.wrapper, models.guard_of(found)) == ("coca", "runs/a") and found.kind == "guard"
-    with pytest.raises(InputError, match="already"):
-        defences._guards(["runs/a", "runs/b"])
     with pytest.raises(InputError, match="another part's name"):
         runs.parse(["coca"], ["coca"])
     with pytest.raises(InputError, match="one guard"):
