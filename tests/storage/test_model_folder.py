@@ -60,6 +60,7 @@ def test_weights_are_quantised_on_loading_when_asked(tmp_path):
     assert model.changed == "int4:8" and model.stored_sha256 == weights_hash(params)
     want = quantize(params, Scheme("int4", 8))
     jax.tree.map(np.testing.assert_array_equal, model.params, want)
+    assert model_folder.quantized(model, Scheme("int4", 8)) is model, "rounded twice"
     twice = model_folder.quantized(model, Scheme("int8", None))
     assert twice.stored_sha256 == model.stored_sha256 and weights_hash(twice.params) != weights_hash(want)
     with pytest.raises(InputError, match="--quantize=int5"):

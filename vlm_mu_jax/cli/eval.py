@@ -128,8 +128,7 @@ def main(argv: list[str]) -> None:
             return _answer_share(folder, suite, making, _WORKDIR.value, share)
         if shard_flags.JOIN.value:
             shards.join(suite, _WORKDIR.value)
-        several = cluster.several()
-        model = _answer_together(folder, suite, making, _WORKDIR.value, speaks) if several else folder
+        model = _answer_together(folder, suite, making, _WORKDIR.value, speaks) if cluster.several() else folder
         if speaks:
             answered = _REJUDGE.value or shard_flags.JOIN.value
             _measure(
@@ -171,15 +170,14 @@ def _answer_share(folder: "Path", suite: "Suite", making: "Making", workdir: str
     print(f"shard {share}: {count} answers; judge and count with --join when all {share.count} are done")
 
 
-def _answer_together(folder: "Path", suite: "Suite", making: "Making", workdir: str, speaks: bool) -> "Model | Path":
-    """Answers all questions together with the other processes. Returns what the answers were made with."""
+def _answer_together(folder: "Path", suite: "Suite", making: "Making", workdir: str, speaks: bool) -> "Model":
+    """Answers all questions together with the other processes. Returns the model that did."""
     from vlm_mu_jax.evaluation import shards
     from vlm_mu_jax.storage import model_folder
 
-    quantize = making.options.quantize
-    model = model_folder.load(folder, quantize=quantize)
+    model = model_folder.load(folder, quantize=making.options.quantize)
     shards.answer_together(model, suite, making, workdir, cluster.tell if speaks else None)
-    return folder if quantize else model  # as it is stored: rounding twice would not be the same
+    return model
 
 
 def _options_from_flags() -> "EvaluateOptions":

@@ -128,8 +128,9 @@ def chosen_mesh(name: str, cfg: config_lib.ModelConfig, dtype: str) -> jax.shard
 
 
 def quantized(model: Model, scheme: Scheme) -> Model:
-    """The model with the weights that storage by the scheme would leave."""
-    return changed(model, quantize_params(model.params, scheme), str(scheme))
+    """The model with the weights that storage by the scheme would leave. One that has them stays as it is: rounding
+    twice would not be the same."""
+    return model if model.changed == str(scheme) else changed(model, quantize_params(model.params, scheme), str(scheme))
 
 
 def changed(model: Model, params: params_lib.Params, what: str) -> Model:
