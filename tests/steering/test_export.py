@@ -13,7 +13,7 @@ from tests.steering.test_bake import BAKEABLE, NOT_BAKEABLE, torch_inputs
 from vlm_mu_jax.conversion import exporter
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.generate import generate
-from vlm_mu_jax.steering.export import export_guard
+from vlm_mu_jax.steering.export import architecture_of, export_guard
 
 GUARDS = {
     **BAKEABLE,
@@ -85,9 +85,10 @@ def test_hooks_give_our_tokens_and_can_be_removed(home, split_guard, pair, pictu
     assert made[0, -6:].tolist() == np.asarray(plain.tokens_BG)[0].tolist()
 
 
-def test_a_control_vector_holds_the_shift_of_every_block_but_the_first(split_guard, tmp_path):
+def test_a_control_vector_holds_the_shift_of_every_block_but_the_first(home, split_guard, tmp_path):
     use = split_guard.using(operator="add", strength=1.5, layers=(1, 3), gate="none", scope="all")
-    reader = gguf.GGUFReader(export_guard(use, tmp_path / "guard.gguf", "control_vector"))
+    file = export_guard(use, tmp_path / "guard.gguf", "control_vector", architecture_of(home))
+    reader = gguf.GGUFReader(file)
     assert reader.get_field("general.architecture").contents() == "controlvector"
     assert reader.get_field("controlvector.model_hint").contents() == "llama"
     found = {tensor.name: tensor.data for tensor in reader.tensors}

@@ -24,20 +24,16 @@ NEEDS = (guard_flags.GUARD,)
 
 def job_from_flags() -> Callable[["Model"], None]:
     """What is done with the model; the flags and the files that they name are read and checked now."""
-    from vlm_mu_jax.files.json_file import read_json
-    from vlm_mu_jax.steering.export import check_exportable, export_guard, usage
-    from vlm_mu_jax.storage import model_folder
+    from vlm_mu_jax.steering.export import architecture_of, check_exportable, export_guard, usage
 
     form, out = _AS.value, guard_flags.OUT.value
     outputs.check_writable(out)
     check_exportable(guard_flags.GUARD.value, form)
-    hf_config = read_json(model_folder.find(guard_flags.CHECKPOINT.value) / "config.json")
-    architecture = hf_config.get("text_config", hf_config).get("model_type", "llama")
     give_guard = guard_flags.guard_from_flags()
 
     def run(model: "Model") -> None:
         guard = give_guard(model)
-        export_guard(guard, out, form, architecture)
+        export_guard(guard, out, form, architecture_of(model))
         print(f"written to {out}")
         print(usage(guard, out, form))
 

@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.files.outputs import complete_file
 from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.steering.bake import HOOKS, constant_shift, module_settings
 from vlm_mu_jax.steering.guard import Guard
 from vlm_mu_jax.steering.guard_options import GuardOptions, stored_options
+from vlm_mu_jax.storage.model_folder import Model
 
 FORMS = ("hooks", "control_vector", "svec")
 TOKEN_SCOPES = {"all": "all", "generated": "after_prompt"}  # our scope -> AISteer360's name of it
@@ -43,7 +45,7 @@ def export_guard(guard: Guard, out: str | Path, form: str = "hooks", architectur
     Args:
       out: the file to write.
       form: one of `FORMS`.
-      architecture: name of the language model's architecture, as a note in the vector files.
+      architecture: name of the language model's architecture (`architecture_of`), as a note in the vector files.
 
     Returns:
       `out`.
@@ -63,6 +65,12 @@ def export_guard(guard: Guard, out: str | Path, form: str = "hooks", architectur
         else:
             _write_vector(guard, partial, architecture)
     return Path(out)
+
+
+def architecture_of(model: Model) -> str:
+    """Name of the architecture of a model's language tower, as its config.json has it."""
+    hf_config = read_json(model.folder / "config.json")
+    return hf_config.get("text_config", hf_config).get("model_type", "llama")
 
 
 def check_exportable(guard: str | Path, form: str) -> None:
