@@ -41,6 +41,16 @@ def shown(metric: Mapping[str, Any]) -> str:
     return f"{value:5.1f} % [{low:.1f}, {high:.1f}]  ({metric['k']}/{metric['n']})"
 
 
+def audit_text(result: Mapping[str, Any], top: int) -> str:
+    """All tables of audit.json. top: words that each shows."""
+    parts = [audit_table(result, top)]
+    if "attribution" in result:
+        parts.append(attribution_text(result["attribution"]))
+    if "saliency" in result:
+        parts.append(saliency_text(result["saliency"], top))
+    return "\n\n".join(parts)
+
+
 def audit_table(result: Mapping[str, Any], top: int) -> str:
     """The most frequent first words of an audit, its probe and its candidates. top: how many words of each."""
     probe, labels = result["probe"], result["labels"]

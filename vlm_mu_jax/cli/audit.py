@@ -12,7 +12,6 @@ Example:
   bin/audit --data=runs/mini/data --out=audit.json --chart=audit.svg
 """
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from vlm_mu_jax.cli import command, mesh_flag
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files import outputs
 from vlm_mu_jax.files.json_file import write_json
-from vlm_mu_jax.files.paths import resolved
 
 _DATA = flags.DEFINE_string(
     "data",
@@ -84,10 +82,12 @@ flags.adopt_module_key_flags(mesh_flag)
 
 
 def main(argv: list[str]) -> None:
+    from vlm_mu_jax import progress
     from vlm_mu_jax.attacks import tables
-    from vlm_mu_jax.attacks.audit.audit import AuditOptions, audit
+    from vlm_mu_jax.attacks.audit import audit_file
+    from vlm_mu_jax.attacks.audit.audit import AuditOptions
     from vlm_mu_jax.attacks.audit.rebalance import write_rebalanced
-    from vlm_mu_jax.data import questions, turns
+    from vlm_mu_jax.data import questions
     from vlm_mu_jax.data.readers import catalogue, hub
     from vlm_mu_jax.reporting.figures import audit_chart
 
@@ -108,30 +108,25 @@ def main(argv: list[str]) -> None:
     else:
         columns = questions.parse_columns(_COLUMNS.value)
         records = questions.read(path, _KIND.value, columns, check_images=with_images)
-    result = audit(records, AuditOptions(_OUTCOME.value, _SEED.value, turn=_TURN.value)).to_dict()
-    miniature = (path.parent / "oracle.json").is_file()  # only it has one: its text is nonsense words, safe to show
-    result["data"] = {"file": path.name, "sha256": records.sha256, "miniature": miniature}
-    text = [tables.audit_table(result, _TOP.value)]
-    if _ATTACK.value:
-        result["attribution"] = _attribution(result, [_ATTACK.value, _AFTER.value], _SEED.value)
-        text.append(tables.attribution_text(result["attribution"]))
+    options = AuditOptions(_OUTCOME.value, _SEED.value, turn=_TURN.value)
+    model = {"checkpoint": _CHECKPOINT.value, "saliency": _SALIENCY.value or 0, "progress": progress.bar}
     if _SALIENCY.value:
-        asked = dataclasses.replace(records, items=tuple(turns.cut(records, _TURN.value)[0]))
-        result["saliency"] = _saliency(
-            asked, _CHECKPOINT.value, _SALIENCY.value, _SEED.value, mesh_flag.sizes_from_flags()
-        )
-        text.append(tables.saliency_text(result["saliency"], _TOP.value))
+        command.prepare_jax()
+    with mesh_flag.placed(mesh_flag.sizes_from_flags(), rows=1, new_tokens=0):
+        attacks = [file for file in (_ATTACK.value, _AFTER.value) if file]
+        result = audit_file.content(records, path, options, attacks=attacks, **model)
     write_json(_OUT.value, result)
     if _CHART.value:
         with outputs.complete_file(_CHART.value) as partial:
             audit_chart.draw(result, partial)
     _draw("attribution", [result], _ATTRIBUTION.value)
     _draw("saliency", result.get("saliency"), _SALIENCY_CHART.value)
+    rebalanced = ""
     if _REBALANCE.value:
         out = Path(_REBALANCE.value)
         manifest = write_rebalanced(records, out, openings=_OPENINGS.value, mode=_MODE.value, seed=_SEED.value)
-        text.append(tables.rebalanced_text(manifest, out))
-    print("\n\n".join(text))
+        rebalanced = f"\n\n{tables.rebalanced_text(manifest, out)}"
+    print(f"{tables.audit_text(result, _TOP.value)}{rebalanced}")
 
 
 def _check_beside(*needs: tuple[str, object, str, object]) -> None:
@@ -161,27 +156,6 @@ def _draw(name: str, what, path: str | None) -> None:
         raise InputError(f"--{name}_chart: there is nothing to draw; every question is without words")
     with outputs.complete_file(path) as partial:
         audit_chart.save(drawing, partial)
-
-
-def _attribution(result: dict, files: list[str | None], seed: int) -> dict:
-    """The audit joined with one or two files of bin/attack."""
-    from vlm_mu_jax.attacks.audit.attribution import attribute
-    from vlm_mu_jax.formats.attack import AttackFile
-    from vlm_mu_jax.formats.reading import read_file
-
-    return attribute(result, *(read_file(file, AttackFile) for file in files if file), seed=seed)
-
-
-def _saliency(records, checkpoint: str, count: int, seed: int, sizes: tuple[int, int, int] | None) -> dict:
-    from vlm_mu_jax import progress
-    from vlm_mu_jax.attacks.audit.saliency import record_saliency
-    from vlm_mu_jax.storage import model_folder
-
-    command.prepare_jax()
-    with mesh_flag.placed(sizes, rows=1, new_tokens=0):
-        model = model_folder.load(checkpoint)
-    found = record_saliency(model, records, count, seed=seed, progress=progress.bar)
-    return found | {"model": resolved(checkpoint).name}
 
 
 if __name__ == "__main__":
