@@ -9,19 +9,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-
-from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation import workdir as workdirs
 from vlm_mu_jax.evaluation.answering import Making, answered
-from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.answers import answers_file, together
 from vlm_mu_jax.evaluation.answers import share as shares
 from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.answers.suite_answers import ANSWERS, answers_path
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
-from vlm_mu_jax.files import buckets
-from vlm_mu_jax.parallel.distributed import first
 from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -60,15 +55,13 @@ def join(suite: Suite, workdir: str | Path) -> None:
     there = shares.found(folder)
     if not there:
         return
-    count = next(iter(there)).count
     open_shares = []
-    for share in (Share(index, count) for index in range(count)):
+    for share in shares.all_of(there):
         questions = part(suite, share)
         missing = sum(map(len, _unanswered(questions, [Path(workdir), folder / share.name]).sets.values()))
         if missing:
             open_shares.append(f"{share} ({missing} of {sum(map(len, questions.sets.values()))} answers)")
-    if open_shares:
-        raise InputError(f"{folder}: answers are missing; run again --shard={', '.join(open_shares)}")
+    shares.check_none_open(folder, open_shares)
     collect(workdir)
     for name, questions in suite.sets.items():
         path = answers_path(workdir, name)
@@ -82,29 +75,18 @@ def answer_together(
 ) -> None:
     """Answers the suite in all processes of a job; afterwards the workdir holds every answer.
 
-    Every process calls this, with the model on its own devices. What earlier jobs have answered, of any number of
-    processes, is kept.
-
-    Args:
-      tell: gets a line about a process that is waited for.
+    Every process calls this, with the model on its own devices; see `together.answer_together`.
 
     Raises:
       JobError: a process is gone.
     """
-    share = Share(jax.process_index(), jax.process_count())
-    if first():
-        collect(workdir)
-        buckets.send()
-    meet("start", tell=tell)
-    if not first():
-        buckets.refresh(workdir)
-    rest = _unanswered(suite, [Path(workdir)])
-    answered(model, part(rest, share), making, Path(workdir) / SHARDS / share.name, is_share=True)
-    buckets.send()
-    meet("answers", tell=tell)
-    if first():
-        buckets.refresh(Path(workdir) / SHARDS)
-        collect(workdir)
+    workdir = Path(workdir)
+
+    def answer(share: Share) -> None:
+        rest = part(_unanswered(suite, [workdir]), share)
+        answered(model, rest, making, workdir / SHARDS / share.name, is_share=True)
+
+    together.answer_together(workdir, workdir / SHARDS, answer, lambda: collect(workdir), tell)
     meet("joining", tell=tell)
 
 

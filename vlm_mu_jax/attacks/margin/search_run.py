@@ -94,9 +94,9 @@ class MarginsFile:
         self, path: str | Path, identity: Mapping[str, Any], kind: Any = WordScores, share: Share | None = None
     ):
         self._whole, self._kind = Path(path), kind
-        self._complete = None if share is None else _shares(path) / f"{share.name}.jsonl"
+        self._complete = None if share is None else shares.folder_of(path) / f"{share.name}.jsonl"
         self._header = {"schema": 1, "search": json.loads(json.dumps(identity))}
-        self.path = own_part(self._whole) if share is None else _shares(path) / f"{share.name}.searching"
+        self.path = own_part(self._whole) if share is None else shares.folder_of(path) / f"{share.name}.searching"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._complete and self._complete.exists():
             os.replace(self._complete, self.path)
@@ -146,17 +146,17 @@ class MarginsFile:
         return header == self._header, found, len(whole)
 
     def _take_parts(self) -> None:
-        for part in (*parts(self._whole), *shares.found(_shares(self._whole)).values()):
+        for part in (*parts(self._whole), *shares.found(shares.folder_of(self._whole)).values()):
             for key, scores in self._parsed(part)[1].items():
                 if key not in self._scores or self._scores[key].to_dict() != scores.to_dict():
                     self.add(key, scores)
 
     def _remove_parts(self) -> None:
         remove_parts(self._whole)
-        for part in shares.found(_shares(self._whole)).values():
+        for part in shares.found(shares.folder_of(self._whole)).values():
             part.unlink()
         with contextlib.suppress(OSError):  # there is none, or another share is searched at this time
-            _shares(self._whole).rmdir()
+            shares.folder_of(self._whole).rmdir()
 
     def gather(self) -> None:
         """In a job of several processes: all get what each has added since the last time."""
@@ -196,19 +196,13 @@ class MarginsFile:
 
 def check_shares(path: str | Path) -> None:
     """Raises InputError when shares of the searches of a file are missing, which it names."""
-    folder, there = _shares(path), shares.found(_shares(path))
+    folder = shares.folder_of(path)
+    there = shares.found(folder)
     if not there and not Path(path).exists():
         raise InputError(f"{folder}: no shards; make them with --shard=K/N")
-    count = next(iter(there)).count if there else 0
-    missing = [str(share) for share in map(Share, range(count), [count] * count) if share not in there]
+    missing = [str(share) for share in shares.all_of(there) if share not in there]
     running = sorted(one.stem.replace("-of-", "/") for one in folder.glob("*.searching"))
-    if missing or running:
-        raise InputError(f"{folder}: searches are missing; run again --shard={', '.join(missing or running)}")
-
-
-def _shares(path: str | Path) -> Path:
-    """The folder of the shares of a file."""
-    return Path(f"{path}.shards")
+    shares.check_none_open(folder, missing or running, "searches")
 
 
 # The work on one question. It yields how much it has done (0 where it only handed work to its devices) and returns

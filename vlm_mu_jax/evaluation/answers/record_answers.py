@@ -14,17 +14,15 @@ import jax
 from vlm_mu_jax.data import questions as question_files
 from vlm_mu_jax.data.records import KINDS, Records
 from vlm_mu_jax.errors import InputError
-from vlm_mu_jax.evaluation.answers import answers_file
+from vlm_mu_jax.evaluation.answers import answers_file, together
 from vlm_mu_jax.evaluation.answers import share as shares
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, answer_questions
 from vlm_mu_jax.evaluation.answers.share import Share
 from vlm_mu_jax.evaluation.questions.question import Question
-from vlm_mu_jax.files import buckets
 from vlm_mu_jax.files.json_file import read_json, write_json
 from vlm_mu_jax.files.paths import at_home
 from vlm_mu_jax.parallel.distributed import first
-from vlm_mu_jax.parallel.meeting import meet
 from vlm_mu_jax.steering.guard import open_guard
 from vlm_mu_jax.storage.identity import weights_hash
 from vlm_mu_jax.storage.model_folder import Model
@@ -74,7 +72,7 @@ def answer_file(
     steer, _ = open_guard(model, guard)
     options = dataclasses.replace(options, steer=steer)
     if share is not None:
-        shares.check_number(_shares(out), share)
+        shares.check_number(shares.folder_of(out), share)
         return _answer_share(model, asked, share, out, settings, options)
     if jax.process_count() == 1:
         return answer_records(model, asked, out, settings, options)
@@ -88,18 +86,15 @@ def join_shares(records: Records, out: str | Path) -> list[Answer]:
       InputError: answers are missing, which names their shares; or the shares were made differently.
     """
     out = at_home(out)
-    there = shares.found(_shares(out))
+    folder = shares.folder_of(out)
+    there = shares.found(folder)
     if not there:
-        raise InputError(f"{_shares(out)}: no shards; make them with --shard=K/N")
-    count = next(iter(there)).count
+        raise InputError(f"{folder}: no shards; make them with --shard=K/N")
     known = {answer.id for path in (out, *there.values()) for answer in answers_file.read(path)}
     missing = {
-        str(share): sum(record.id not in known for record in _dealt(records, share))
-        for share in (Share(index, count) for index in range(count))
+        str(share): sum(record.id not in known for record in _dealt(records, share)) for share in shares.all_of(there)
     }
-    open_shares = [f"{share} ({number} answers)" for share, number in missing.items() if number]
-    if open_shares:
-        raise InputError(f"{_shares(out)}: answers are missing; run again --shard={', '.join(open_shares)}")
+    shares.check_none_open(folder, [f"{share} ({number} answers)" for share, number in missing.items() if number])
     _collect(out)
     with answers_file.AnswersFile(out) as kept:
         keys = {answer.id: answer.key for answer in kept.answers}
@@ -116,35 +111,21 @@ def _together(
     tell: Callable[[str], None] | None,
 ) -> list[Answer]:
     """The answers of all processes; in process 0 all answers, in the others their own."""
-    share = Share(jax.process_index(), jax.process_count())
-    if first():
-        _collect(out)
-        buckets.send()
-    meet("start", tell=tell)
-    if not first():
-        buckets.refresh(out)
-    known = {answer.id for answer in answers_file.read(out)}
-    rest = dataclasses.replace(records, items=tuple(record for record in records if record.id not in known))
-    made = _answer_share(model, rest, share, out, settings, options)
-    buckets.send()
-    meet("answers", tell=tell)
-    if not first():
-        return made
-    buckets.refresh(_shares(out))
-    _collect(out)
-    return answer_records(model, records, out, settings, options)
+
+    def answer(share: Share) -> list[Answer]:
+        known = {answer.id for answer in answers_file.read(out)}
+        rest = dataclasses.replace(records, items=tuple(record for record in records if record.id not in known))
+        return _answer_share(model, rest, share, out, settings, options)
+
+    made = together.answer_together(out, shares.folder_of(out), answer, lambda: _collect(out), tell)
+    return answer_records(model, records, out, settings, options) if first() else made
 
 
 def _answer_share(
     model: Model, records: Records, share: Share, out: Path, settings: dict[str, Any], options: AnswerOptions
 ) -> list[Answer]:
-    path, options = _shares(out) / f"{share.name}.jsonl", dataclasses.replace(options, is_share=True)
+    path, options = shares.folder_of(out) / f"{share.name}.jsonl", dataclasses.replace(options, is_share=True)
     return answer_records(model, _dealt(records, share), path, settings, options)
-
-
-def _shares(out: str | Path) -> Path:
-    """The folder of the shares of an answers file."""
-    return Path(f"{out}.shards")
 
 
 def _dealt(records: Records, share: Share) -> Records:
@@ -154,12 +135,12 @@ def _dealt(records: Records, share: Share) -> Records:
 
 def _collect(out: Path) -> None:
     """Moves the answers of all shares that there are into `out`."""
-    there = shares.found(_shares(out))
+    there = shares.found(shares.folder_of(out))
     for path in there.values():
         _claim(out, read_provenance(path) or {})
         shares.append(out, [path])
     if there:
-        shares.remove(_shares(out))
+        shares.remove(shares.folder_of(out))
 
 
 def asked_of(records: Records, kinds: Sequence[str]) -> Records:

@@ -7,7 +7,7 @@ and the turns of one dialogue stay together: they run faster, or only, side by s
 import dataclasses
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vlm_mu_jax.errors import InputError
@@ -68,6 +68,23 @@ def found(folder: Path) -> dict[Share, Path]:
     if len(counts) > 1:
         raise InputError(f"{folder}: holds shares of {' and of '.join(map(str, counts))}; delete those of one number")
     return dict(sorted(shares.items()))
+
+
+def folder_of(path: str | Path) -> Path:
+    """The folder of the shares of a file."""
+    return Path(f"{path}.shards")
+
+
+def all_of(there: Mapping[Share, Path]) -> list[Share]:
+    """The shares that these belong to, in order; none without these."""
+    count = next(iter(there)).count if there else 0
+    return [Share(index, count) for index in range(count)]
+
+
+def check_none_open(folder: Path, named: Sequence[str], what: str = "answers") -> None:
+    """Raises InputError where something is missing from some shares, which are named as --shard takes them."""
+    if named:
+        raise InputError(f"{folder}: {what} are missing; run again --shard={', '.join(named)}")
 
 
 def check_number(folder: Path, share: Share) -> None:
