@@ -114,7 +114,7 @@ def test_layers_apart_take_adapters(any_size):
 def test_copies_that_take_too_much_memory_are_not_made(any_size, monkeypatch):
     params = random_params(UNTIED)
     stacks = [params["decoder"]["layers"][name] for name in LINEARS]
-    monkeypatch.setattr(cpu_weights, "_memory", lambda: 8 * sum(stack.nbytes for stack in stacks) - 1)
+    monkeypatch.setattr(cpu_weights, "memory_of", lambda devices: 8 * sum(stack.nbytes for stack in stacks) - 1)
     assert isinstance(for_cpu(params, rows=1)["decoder"]["layers"]["wup_LDF"], jax.Array)
 
 

@@ -11,7 +11,6 @@ docs/performance.md says what both gain.
 """
 
 import functools
-import os
 from typing import Any
 
 import flax.struct
@@ -22,6 +21,7 @@ from jax import Array
 
 from vlm_mu_jax.model.lora import INPUT_AXES, LINEARS
 from vlm_mu_jax.model.params import Params
+from vlm_mu_jax.parallel.placement import memory_of
 
 ROWS = 2  # fewer are no matrix product to XLA
 FEW_ROWS = 4  # of more rows, the products outweigh the copies
@@ -93,7 +93,7 @@ def for_cpu(params: Params, rows: int | None = None) -> Params:
         decoder["head_DV"] = WideMap(table if head is None else head, turned=head is None, dtype=jnp.float32)
     layers = decoder["layers"]
     large = [name for name in LINEARS if _is_large(layers[name])] if rows is not None and rows <= FEW_ROWS else []
-    fits = sum(layers[name].nbytes for name in large) <= ROOM * _memory()
+    fits = sum(layers[name].nbytes for name in large) <= ROOM * memory_of([*table.devices()])
     decoder["layers"] = {name: _map(name, leaf, fits and name in large) for name, leaf in layers.items()}
     return {**params, "decoder": decoder}
 
@@ -105,11 +105,6 @@ def _on_one_cpu(leaf: Any) -> bool:
 
 def _is_large(leaf: Any) -> bool:
     return _on_one_cpu(leaf) and leaf.dtype == jnp.float32 and leaf.nbytes >= LARGE * len(leaf)
-
-
-def _memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _map(name: str, leaf: Any, apart: bool) -> Any:
