@@ -53,8 +53,9 @@ def said(checkpoint: str, data: str, sizes: str) -> dict:
     programs = generate_program._cache_size() - before
     guard = extract_guard(model, ANCHORS, ExtractOptions(layers="all", batch_size=4))
     pictures = [model.processor.blank_pixels()] * len(QUESTIONS)
-    guarded = guarded_answers.answer(model, QUESTIONS, pictures, guard=guard, max_new_tokens=TOKENS)
-    first_NV = guarded_answers.first_token_logprobs(model, QUESTIONS, pictures, guard=guard)
+    asked = guarded_answers.Asked(QUESTIONS, pictures)
+    guarded = guarded_answers.answer(model, asked, guard=guard, max_new_tokens=TOKENS)
+    first_NV = guarded_answers.first_token_logprobs(model, asked, guard=guard)
     likely = Perplexity(model, 4)(QUESTIONS, ["red", "a then b", "a"])
     prompts = [JudgePrompt(form="chat", text=text, question=text, answer="", image=None) for text in QUESTIONS]
     *_, streamed = stream_answer(model, QUESTIONS[0], (), SamplingOptions(TOKENS))

@@ -12,7 +12,7 @@ from vlm_mu_jax.model.vlm import forward
 from vlm_mu_jax.steering.anchor_texts import load_anchors
 from vlm_mu_jax.steering.extraction import ExtractOptions, everyday_questions, extract_guard
 from vlm_mu_jax.steering.guard_options import GuardOptions
-from vlm_mu_jax.steering.guarded_answers import divergence, first_token_logprobs
+from vlm_mu_jax.steering.guarded_answers import Asked, divergence, first_token_logprobs
 from vlm_mu_jax.steering.hidden_states import last_token_states
 from vlm_mu_jax.storage.identity import weights_hash
 
@@ -161,10 +161,10 @@ def test_everyday_questions_are_drawn_alike_and_never_unsafe(tmp_path):
 
 def test_divergence_is_zero_for_a_closed_gate_and_counts_for_an_open_one(model, anchors, pictures):
     guard = extract_guard(model, anchors, TEXT_ONLY).using(operator="add", strength=6.0, gate="none", layers=(1,))
-    ask = (["how to hurt a dax?", "feed it"], pictures[:2])
-    plain = first_token_logprobs(model, *ask)
+    asked = Asked(["how to hurt a dax?", "feed it"], pictures[:2])
+    plain = first_token_logprobs(model, asked)
     np.testing.assert_allclose(np.exp(plain).sum(-1), 1, rtol=1e-5)
-    assert divergence(plain, first_token_logprobs(model, *ask, guard=guard.using(strength=0.0))) < 1e-6  # rounding
-    moved = first_token_logprobs(model, *ask, guard=guard)
+    assert divergence(plain, first_token_logprobs(model, asked, guard=guard.using(strength=0.0))) < 1e-6  # rounding
+    moved = first_token_logprobs(model, asked, guard=guard)
     by_hand = np.mean([sum(np.exp(p) * (p - q)) for p, q in zip(plain, moved, strict=True)])
     assert divergence(plain, moved) == pytest.approx(by_hand, rel=1e-4) and by_hand > 1e-3

@@ -20,7 +20,7 @@ from vlm_mu_jax.steering import guard as g
 from vlm_mu_jax.steering.anchor_texts import load_anchors
 from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
 from vlm_mu_jax.steering.guard_options import SCOPES, UNITS, GuardOptions
-from vlm_mu_jax.steering.guarded_answers import answer, answer_nll, first_token_logprobs
+from vlm_mu_jax.steering.guarded_answers import Asked, answer, answer_nll, first_token_logprobs
 from vlm_mu_jax.steering.hidden_states import last_token_states, prompt_batches
 from vlm_mu_jax.storage.identity import folder_hash, weights_hash
 from vlm_mu_jax.storage.model_folder import quantized
@@ -114,11 +114,11 @@ def test_rank_keeps_the_first_directions(guard):
 def test_answer_nll_is_that_of_the_steered_prompt_and_what_follows_it(model, guard, pictures):
     """The end token alone is a first answer token; an answer is steered as in one pass over prompt and answer."""
     last, answers = guard.using(scope="last", gate="none"), ["yes", "no no", "a", "it is"]
-    first_NV = first_token_logprobs(model, QUESTIONS, pictures, guard=last, batch_size=4)
-    nothing = answer_nll(model, QUESTIONS, [""] * 4, pictures, guard=last, batch_size=4)
+    first_NV = first_token_logprobs(model, Asked(QUESTIONS, pictures), guard=last, batch_size=4)
+    nothing = answer_nll(model, Asked(QUESTIONS, pictures), [""] * 4, guard=last, batch_size=4)
     np.testing.assert_allclose(nothing, -first_NV[:, model.config.eos_ids[0]], atol=1e-4)
     every = guard.using(gate="none")
-    found = answer_nll(model, QUESTIONS, answers, pictures, guard=every, batch_size=4)
+    found = answer_nll(model, Asked(QUESTIONS, pictures), answers, guard=every, batch_size=4)
     examples = [model.processor.example(q, a, images=1) for q, a in zip(QUESTIONS, answers, strict=True)]
     whole = model.processor.pad([list(e.ids) for e in examples], [[p] for p in pictures])
     logprobs = jax.nn.log_softmax(_logits(model.params, whole, every.as_steer(), model.config))
@@ -178,8 +178,8 @@ def test_answers_do_not_depend_on_the_batch(model, guard, pictures, decide, shar
     """Five questions in batches of four (the last one filled up), forwards and backwards: with other neighbours."""
     use = guard.using(decide=decide, gate="midpoint_blank")
     questions, images = [*QUESTIONS, "feed a dax"], [*pictures, pictures[0]]
-    whole = answer(model, questions, images, guard=use, max_new_tokens=6, batch_size=4)
-    assert whole[::-1] == answer(model, questions[::-1], images[::-1], guard=use, max_new_tokens=6, batch_size=4)
+    whole = answer(model, Asked(questions, images), guard=use, max_new_tokens=6, batch_size=4)
+    assert whole[::-1] == answer(model, Asked(questions[::-1], images[::-1]), guard=use, max_new_tokens=6, batch_size=4)
     assert len(whole) == 5 and {one.gate for one in whole} <= shares
 
 
@@ -225,8 +225,8 @@ def test_a_gate_is_asked_alone_in_batches_of_any_size(model, guard):
 def test_a_transplanted_component_is_each_rows_own(model, guard, pictures, scope):
     """Four questions together as one by one: the text-only component of a row goes into that row alone."""
     use = guard.using(operator="transplant", strength=1.0, component="text", gate="none", scope=scope)
-    together = answer(model, QUESTIONS, pictures, guard=use, max_new_tokens=6, batch_size=4)
-    assert together == answer(model, QUESTIONS, pictures, guard=use, max_new_tokens=6, batch_size=1)
+    together = answer(model, Asked(QUESTIONS, pictures), guard=use, max_new_tokens=6, batch_size=4)
+    assert together == answer(model, Asked(QUESTIONS, pictures), guard=use, max_new_tokens=6, batch_size=1)
     text_LND = last_token_states(model, QUESTIONS)
     wanted_NM = np.einsum("nd,md->nm", text_LND[1], guard.directions.basis_LMD[1])
     steer = use.steer(model)(QUESTIONS, [[picture] for picture in pictures])
@@ -245,7 +245,9 @@ def test_the_scope_generated_leaves_the_prompt_alone(model, batch, guard):
 @pytest.mark.parametrize("source", ["self", "text"])
 def test_evaluation_gives_the_answers_of_a_guard_that_decides_per_example(model, guard, tmp_path, source):
     use = guard.using(decide="example", gate_source=source)
-    wanted = answer(model, QUESTIONS, [model.processor.blank_pixels()] * 4, guard=use, max_new_tokens=6, batch_size=4)
+    wanted = answer(
+        model, Asked(QUESTIONS, [model.processor.blank_pixels()] * 4), guard=use, max_new_tokens=6, batch_size=4
+    )
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS[:3])]  # the fourth row is filler
     found = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=use.steer(model)))
     assert [(a.answer, a.tokens) for a in found] == [(a.text, a.tokens) for a in wanted[:3]]
@@ -267,7 +269,7 @@ def test_a_guard_on_the_last_token_shares_the_image_and_gives_the_same_answers(m
     blank = [model.processor.blank_pixels()] * 4
     whole = next(prompt_batches(model, QUESTIONS, blank, 4))[0]
     made = generate(model.params, whole, model.config, max_new_tokens=6, steer=use.steer(model)(QUESTIONS))
-    found = answer(model, QUESTIONS, blank, guard=use, max_new_tokens=6, batch_size=4)
+    found = answer(model, Asked(QUESTIONS, blank), guard=use, max_new_tokens=6, batch_size=4)
     items = [Question(f"q{k}", text, "blank:white") for k, text in enumerate(QUESTIONS)]
     asked = answer_questions(model, items, tmp_path / "a.jsonl", AnswerOptions(4, 6, steer=use.steer(model)))
     ends = set(model.config.eos_ids)
@@ -312,10 +314,10 @@ def test_scope_is_the_models(guard):
 def test_text_only_model_takes_a_guard_and_refuses_images(make_model, anchors, pictures):
     model = make_model(vision=False)
     guard = extract_guard(model, anchors)
-    made = answer(model, QUESTIONS, guard=guard, max_new_tokens=3)
+    made = answer(model, Asked(QUESTIONS), guard=guard, max_new_tokens=3)
     assert len(made) == 4 and all(0 <= one.gate <= 1 for one in made)
     with pytest.raises(InputError, match="text-only"):
-        answer(model, QUESTIONS, pictures, guard=guard, max_new_tokens=3)
+        answer(model, Asked(QUESTIONS, pictures), guard=guard, max_new_tokens=3)
     with pytest.raises(InputError, match="vision"):
         guard.using(gate="midpoint_blank").as_steer()
 

@@ -5,7 +5,7 @@
     guard.save("runs/guard")
 
     guard = vlm_mu_jax.load_guard("runs/guard", model)
-    answers = answer(model, questions, images, guard=guard)   # steering.guarded_answers
+    answers = answer(model, Asked(questions, images), guard=guard)   # steering.guarded_answers
 
 Source of the method: VLM-Guard (arXiv 2502.10486). The guard folder records what the paper leaves open: the sign by the
 mean projection, the block output, the last prompt token, the model's own language tower on text-only input.

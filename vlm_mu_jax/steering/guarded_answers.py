@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,19 @@ from vlm_mu_jax.steering.shapes import check_shapes
 from vlm_mu_jax.storage.model_folder import Model
 
 
+class Asked(NamedTuple):
+    """Questions with what they are asked with.
+
+    Attributes:
+      images: pixels HWC, a list of several, or None, per question. None: no question has an image.
+      contexts: the conversation around every question, or None where it stands alone. None: all stand alone.
+    """
+
+    questions: Sequence[str]
+    images: Sequence[Any] | None = None
+    contexts: Sequence[Context | None] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class GuardedAnswer:
     """One answer.
@@ -40,25 +53,21 @@ class GuardedAnswer:
 
 def answer(
     model: Model,
-    questions: Sequence[str],
-    images: Sequence[Any] | None = None,
+    asked: Asked,
     *,
-    contexts: Sequence[Context | None] | None = None,
     guard: Guard | None = None,
     max_new_tokens: int = 64,
     batch_size: int = 16,
     progress: Progress | None = None,
     label: str = "answering",
 ) -> list[GuardedAnswer]:
-    """Greedy answers to `questions`.
+    """Greedy answers.
 
-        answer(model, ["What is on this sign?"], [model.processor.blank_pixels()], guard=guard)[0].text
+        answer(model, Asked(["What is on this sign?"], [model.processor.blank_pixels()]), guard=guard)[0].text
 
     Where all prompts of a batch begin alike up to the end of their image (a blank one), that beginning runs once.
 
     Args:
-      images: pixels HWC, a list of several, or None, per question. None: no question has an image.
-      contexts: the conversation around every question, or None where it stands alone. None: all stand alone.
       guard: steers the answers. None: the model as it is.
       max_new_tokens: longest answer, in tokens.
       batch_size: prompts run at a time.
@@ -66,8 +75,8 @@ def answer(
     Raises:
       InputError: an image for a model without vision.
     """
-    steps = -(-len(questions) // even_rows(model.params, min(batch_size, len(questions))))
-    batches: Iterable = _steered(model, questions, images, contexts, guard, batch_size)
+    steps = -(-len(asked.questions) // even_rows(model.params, min(batch_size, len(asked.questions))))
+    batches: Iterable = _steered(model, asked, guard, batch_size)
     answers: list[GuardedAnswer] = []
     for batch, real, steer in progress(batches, label, steps) if progress else batches:
         prefix, batch = _begun(batch, model.config) if can_share(model.config, steer) else (None, batch)
@@ -76,45 +85,30 @@ def answer(
     return answers
 
 
-def first_token_logprobs(
-    model: Model,
-    questions: Sequence[str],
-    images: Sequence[Any] | None = None,
-    *,
-    contexts: Sequence[Context | None] | None = None,
-    guard: Guard | None = None,
-    batch_size: int = 16,
-) -> np.ndarray:
+def first_token_logprobs(model: Model, asked: Asked, *, guard: Guard | None = None, batch_size: int = 16) -> np.ndarray:
     """Log-probabilities of the first token of every answer, float [N, V]. Arguments as in `answer`."""
     found = []
-    for batch, real, steer in _steered(model, questions, images, contexts, guard, batch_size):
+    for batch, real, steer in _steered(model, asked, guard, batch_size):
         found.append(np.asarray(_first_token(model.params, batch, model.config, steer))[:real])
     return np.concatenate(found)
 
 
 def answer_nll(
-    model: Model,
-    questions: Sequence[str],
-    answers: Sequence[str],
-    images: Sequence[Any] | None = None,
-    *,
-    contexts: Sequence[Context | None] | None = None,
-    guard: Guard | None = None,
-    batch_size: int = 16,
+    model: Model, asked: Asked, answers: Sequence[str], *, guard: Guard | None = None, batch_size: int = 16
 ) -> np.ndarray:
     """Negative log-likelihood of given answers, float [N], in nats per token with the end token included.
 
     The guard steers as in generation: the prompt first, then the answer with the gates that the prompt has decided. The
     other arguments are those of `answer`.
     """
-    words = [context and context.without_images() for context in contexts or [None] * len(questions)]
+    words = [context and context.without_images() for context in asked.contexts or [None] * len(answers)]
     examples = [
         model.processor.example(question, given, images=0, context=context)
-        for question, given, context in zip(questions, answers, words, strict=True)
+        for question, given, context in zip(asked.questions, answers, words, strict=True)
     ]
     rows = [list(one.ids[one.answer_start :]) for one in examples]
     width, found = bucket(max(map(len, rows))), []
-    for batch, real, steer in _steered(model, questions, images, contexts, guard, batch_size):
+    for batch, real, steer in _steered(model, asked, guard, batch_size):
         done = sum(map(len, found))
         some = [rows[min(done + k, len(rows) - 1)] for k in range(len(batch.lengths_B))]
         continued = model.processor.pad(some, length=width)
@@ -159,16 +153,11 @@ def _nll(params, batch: Batch, answers: Batch, cfg, steer: Steer | None) -> jax.
 
 
 def _steered(
-    model: Model,
-    questions: Sequence[str],
-    images: Sequence[Any] | None,
-    contexts: Sequence[Context | None] | None,
-    guard: Guard | None,
-    batch_size: int,
+    model: Model, asked: Asked, guard: Guard | None, batch_size: int
 ) -> Iterator[tuple[Batch, int, Steer | None]]:
     """Yields (batch, how many of its rows are real, what steers it)."""
-    images = [None] * len(questions) if images is None else list(images)
-    contexts = [None] * len(questions) if contexts is None else list(contexts)
+    questions, nothing = asked.questions, [None] * len(asked.questions)
+    images, contexts = (nothing if some is None else list(some) for some in (asked.images, asked.contexts))
     steer_of, done = None if guard is None else guard.steer(model), 0
     for batch, real in prompt_batches(model, questions, images, batch_size, contexts=contexts):
         steer = steer_of

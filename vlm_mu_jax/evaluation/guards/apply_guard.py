@@ -133,8 +133,7 @@ def apply_guard(
     for condition in dict.fromkeys(options.images):
         answers = answer(
             model,
-            [r.question for r in requests],
-            **shown(model, requests, condition, blank_HWC)._asdict(),
+            shown(model, requests, condition, blank_HWC),
             guard=guard,
             max_new_tokens=options.max_new_tokens,
             batch_size=options.batch_size,

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from vlm_mu_jax.evaluation.judges import BatchJudge, Case, Judge, JudgeOptions, 
 from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.progress import Progress
 from vlm_mu_jax.steering.diagnostics import pixels_of
-from vlm_mu_jax.steering.guarded_answers import GuardedAnswer
+from vlm_mu_jax.steering.guarded_answers import Asked, GuardedAnswer
 from vlm_mu_jax.storage.model_folder import Model
 
 JudgeChoice = str | JudgeOptions | Judge | BatchJudge | None  # by name, with options, one's own, or the data's best
@@ -84,35 +83,25 @@ def judge_of(judge: JudgeChoice, requests: Records) -> Judge | BatchJudge:
     return choose(judge, requests.source.parent).counted
 
 
-class Shown(NamedTuple):
-    """What every request is asked with, under the names that `guarded_answers.answer` has for it.
-
-    images: pixels HWC, a list of them, or None per request; None where no request has an image. contexts: what stands
-    around each request; None where it stands alone, behind its images.
-    """
-
-    images: list | None
-    contexts: list[Context | None]
-
-
-def shown(model: Model, records: Records, condition: str, blank_HWC: np.ndarray | None) -> Shown:
-    """What every record's question is asked with under one condition. Earlier turns stand before it in all of them.
+def shown(model: Model, records: Records, condition: str, blank_HWC: np.ndarray | None) -> Asked:
+    """The records' questions under one condition. Earlier turns stand before them in all of them.
 
     Args:
       condition: "own": the record's images, where they stand. The others leave the images of the conversation out, and
         have in front of the question "other": the images of the record half a file further on, "blank": `blank_HWC`,
         "none": no image.
     """
+    asked = [record.question for record in records]
     if condition == "none":
-        return Shown(None, contexts_of(records, 0))
+        return Asked(asked, None, contexts_of(records, 0))
     if condition == "blank":
-        return Shown([blank_HWC] * len(records), contexts_of(records, 1))
-    own = pixels_of(model, records)
+        return Asked(asked, [blank_HWC] * len(records), contexts_of(records, 1))
+    own, contexts = pixels_of(model, records), contexts_of(records)
     if condition == "own":
-        return Shown(own, contexts_of(records))
+        return Asked(asked, own, contexts)
     half = len(own) // 2
     others = own[half:] + own[:half]
-    return Shown(others, [c and c.without_images(len(o)) for c, o in zip(contexts_of(records), others, strict=True)])
+    return Asked(asked, others, [c and c.without_images(len(o)) for c, o in zip(contexts, others, strict=True)])
 
 
 def labels_of(

@@ -151,7 +151,7 @@ def _answers(
     model: Model, requests: Records, judge: Judge | BatchJudge, options: DiagnoseOptions, progress: Progress | None
 ) -> dict[str, Any]:
     """{"judge", "perplexity_model", "conditions": {condition: {harmful, harmless: rates; perplexity, tokens}}}."""
-    size, questions = options.batch_size, [request.question for request in requests]
+    size = options.batch_size
     fluency = Perplexity(model_folder.opened(options.perplexity_model or model), size)
     asked = {"text": shown(model, requests, "none", None)}
     if model.config.vision is not None:
@@ -159,18 +159,17 @@ def _answers(
         if all(request.images for request in requests):
             asked["own"] = shown(model, requests, "own", None)
     conditions = {}
-    for name, with_ in asked.items():
+    for name, prompts in asked.items():
         made = answer(
             model,
-            questions,
-            **with_._asdict(),
+            prompts,
             max_new_tokens=options.max_new_tokens,
             batch_size=size,
             progress=progress,
             label=f"answers, {name}",
         )
         labels = [one.label for one in labels_of(judge, requests, made, name == "own", progress)]
-        scores = fluency(questions, [one.text for one in made], progress, asked["text"].contexts)
+        scores = fluency(prompts.questions, [one.text for one in made], progress, asked["text"].contexts)
         conditions[name] = _rates(requests, labels) | _fluency(scores, labels)
     return {"judge": judge.name, "perplexity_model": fluency.name, "conditions": conditions}
 

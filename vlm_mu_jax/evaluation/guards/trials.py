@@ -7,10 +7,10 @@ import numpy as np
 
 from vlm_mu_jax.data.records import Records
 from vlm_mu_jax.errors import InputError, JobError
-from vlm_mu_jax.evaluation.guards.asking import Shown, labels_of, shown
+from vlm_mu_jax.evaluation.guards.asking import labels_of, shown
 from vlm_mu_jax.evaluation.judges import LABELS, BatchJudge, Judge
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.guarded_answers import answer, answer_nll, divergence, first_token_logprobs
+from vlm_mu_jax.steering.guarded_answers import Asked, answer, answer_nll, divergence, first_token_logprobs
 from vlm_mu_jax.steering.selection import Candidate, GuardScores
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -59,8 +59,8 @@ class Trials:
         self._batch_size, self._blank_HWC = batch_size, blank_HWC
         self._asked = _conditions(model, records, blank_HWC)
         self._unguarded = {
-            case: first_token_logprobs(model, _questions(some), **how._asdict(), batch_size=batch_size)
-            for case, (some, how) in self._asked.items()
+            case: first_token_logprobs(model, asked, batch_size=batch_size)
+            for case, (_, asked) in self._asked.items()
             if case[0] == "safe"
         }
         harmful = next(some for (kind, _), (some, _) in self._asked.items() if kind == "unsafe")
@@ -70,8 +70,8 @@ class Trials:
         """The scores of one setting. Raises JobError when the judge has no verdict on any answer of a condition."""
         guard = None if candidate.operator == "off" else self._guard.using(**dataclasses.asdict(candidate))
         share, unjudged = {}, 0
-        for case, (some, how) in self._asked.items():
-            made = answer(self._model, _questions(some), **how._asdict(), guard=guard, **self._answering)
+        for case, (some, asked) in self._asked.items():
+            made = answer(self._model, asked, guard=guard, **self._answering)
             labels = labels_of(self._judge, some, made, own_image=case[1] == "own")
             known = [one.label for one in labels if one.label is not None]
             if not known:
@@ -92,10 +92,8 @@ class Trials:
             return 0.0
         moved = [0.0]
         for case, plain_NV in self._unguarded.items():
-            some, how = self._asked[case]
-            found_NV = first_token_logprobs(
-                self._model, _questions(some), **how._asdict(), guard=guard, batch_size=self._batch_size
-            )
+            _, asked = self._asked[case]
+            found_NV = first_token_logprobs(self._model, asked, guard=guard, batch_size=self._batch_size)
             moved.append(divergence(plain_NV, found_NV))
         return max(moved)
 
@@ -105,25 +103,24 @@ class Trials:
             return None
         found, how = [], {"guard": guard, "batch_size": self._batch_size}
         for condition in [condition for kind, condition in self._asked if kind == "unsafe"]:
-            with_ = shown(self._model, self._refused, condition, self._blank_HWC)._asdict()
-            nll_N = answer_nll(self._model, _questions(self._refused), self._refusals, **with_, **how)
+            asked = shown(self._model, self._refused, condition, self._blank_HWC)
+            nll_N = answer_nll(self._model, asked, self._refusals, **how)
             found.append(float(nll_N.mean()))
         return max(found)
 
     def _refused_as_text(self, harmful: Records) -> tuple[Records, list[str]]:
         """The harmful requests that the model refuses without an image, and these refusals."""
-        words = shown(self._model, harmful, "none", None)
-        made = answer(self._model, _questions(harmful), **words._asdict(), **self._answering)
+        made = answer(self._model, shown(self._model, harmful, "none", None), **self._answering)
         labels = labels_of(self._judge, harmful, made)
         kept = [k for k, label in enumerate(labels) if label.label == "refused"]
         some = dataclasses.replace(harmful, items=tuple(harmful.items[k] for k in kept))
         return some, [made[k].text for k in kept]
 
 
-Asked = dict[tuple[str, str], tuple[Records, Shown]]  # (kind, condition) -> requests and what they are asked with
-
-
-def _conditions(model: Model, records: Records, blank_HWC: np.ndarray | None) -> Asked:
+def _conditions(
+    model: Model, records: Records, blank_HWC: np.ndarray | None
+) -> dict[tuple[str, str], tuple[Records, Asked]]:
+    """(kind, condition) -> requests, and what they are asked with."""
     conditions = ["none"] if model.config.vision is None else ["blank"]
     if model.config.vision is not None and all(record.images for record in records):
         conditions.append("own")
@@ -132,10 +129,6 @@ def _conditions(model: Model, records: Records, blank_HWC: np.ndarray | None) ->
         for kind, some in (("unsafe", records.of_kind("unsafe")), ("safe", records.of_kind("safe")))
         for condition in [*conditions, *(["other"] if kind == "unsafe" and "own" in conditions else [])]
     }
-
-
-def _questions(records: Records) -> list[str]:
-    return [record.question for record in records]
 
 
 def scores_of(share: dict[tuple[str, str], dict[str, float]], exact: bool) -> GuardScores:
