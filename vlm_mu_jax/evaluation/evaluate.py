@@ -193,27 +193,19 @@ def _own_questions(
 ) -> Suite:
     """The questions of a data folder, of one data file, or of records."""
     data = hub.local(data) if isinstance(data, str | Path) else data
+    limit, seed = options.max_questions, options.seed
+    asking = suites.Asking(words, options.shots, options.blank, limit, seed, options.history)
     if isinstance(data, Path) and not data.is_file():
         if options.question_kind or options.columns:
             raise InputError(
                 f"--data={data}: --question_kind and --columns are for a file of questions; leave them out"
             )
-        return suites.build(
-            data,
-            options.subset,
-            words,
-            options.shots,
-            options.blank,
-            options.max_questions,
-            options.seed,
-            with_images,
-            options.history,
-        )
+        return suites.build(data, options.subset, asking, with_images)
     if isinstance(data, Records):
         records = data
     else:
         records = question_files.read(data, options.question_kind, options.columns)
-    return suites.from_records(records, words, options.shots, options.max_questions, options.seed, options.history)
+    return suites.from_records(records, asking)
 
 
 def _stored(suite: Suite, workdir: str | Path | None) -> Answered:

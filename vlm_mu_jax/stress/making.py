@@ -14,7 +14,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.evaluate import EvaluateOptions, evaluate
 from vlm_mu_jax.evaluation.judges import Judge, JudgeOptions
 from vlm_mu_jax.evaluation.questions import suite as suites
-from vlm_mu_jax.evaluation.questions.suite import AttackWords, Suite
+from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.results.summary import Evaluation
 from vlm_mu_jax.model.prune import prune
 from vlm_mu_jax.model.quantize import KINDS, Scheme
@@ -53,7 +53,7 @@ class Stand:
         """The named sets of the data; None where there is none of them."""
         seen = self.model.config.vision is not None
         use = self.options
-        built = suites.build(self.data, "test", AttackWords(), 1, "white", use.questions, use.seed, seen)
+        built = suites.build(self.data, "test", suites.Asking(limit=use.questions, seed=use.seed), seen)
         found = [name for name in sets if name in built.sets]
         return suites.only(built, found) if found else None
 

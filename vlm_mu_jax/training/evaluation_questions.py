@@ -127,7 +127,7 @@ def _suite(options: QuestionOptions, seed: int) -> "Suite":
     if not options.data:
         raise InputError("config.eval.data is not set; name the folder with the questions of the evaluation")
     words = suite.read_attack_words(options.attack_words) if options.attack_words else suite.AttackWords()
-    built = suite.build(options.data, options.subset, words, limit=options.questions, seed=seed)
+    built = suite.build(options.data, options.subset, suite.Asking(words, limit=options.questions, seed=seed))
     missing = {"unsafe_before", "harmless_before"} - built.sets.keys()
     if missing:
         kinds = " and ".join(sorted(name.removesuffix("_before") for name in missing))

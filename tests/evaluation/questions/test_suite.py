@@ -7,11 +7,11 @@ import pytest
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.questions import suite
-from vlm_mu_jax.evaluation.questions.suite import AttackWords
+from vlm_mu_jax.evaluation.questions.suite import Asking, AttackWords
 
 
-def build(data_dir, words=None, **options):
-    return suite.build(data_dir, "test", words or AttackWords(), **options)
+def build(data_dir, words=None, with_images=True, **options):
+    return suite.build(data_dir, "test", Asking(words or AttackWords(), **options), with_images)
 
 
 def test_sets_without_an_attack(data_dir):
@@ -50,13 +50,13 @@ def test_any_file_of_the_folder_is_a_subset_and_no_file_outside_it(data_dir, tmp
     shutil.copytree(data_dir, folder)
     rows = json.loads((folder / "test.json").read_text())[1:]
     (folder / "train_rebalanced.json").write_text(json.dumps(rows))
-    found = suite.build(folder, "train_rebalanced", AttackWords())
+    found = suite.build(folder, "train_rebalanced")
     assert "train_rebalanced.json" in found.files and "test.json" not in found.files
     assert len(found.sets["unsafe_before"]) + len(found.sets["harmless_before"]) == 9
     with pytest.raises(InputError, match="subset=../data/test: give the name of a file"):
-        suite.build(folder, "../data/test", AttackWords())
+        suite.build(folder, "../data/test")
     with pytest.raises(InputError, match=r"nowhere.json"):
-        suite.build(folder, "nowhere", AttackWords())
+        suite.build(folder, "nowhere")
 
 
 def test_every_opening_word_is_its_own_condition(data_dir):

@@ -62,27 +62,31 @@ class Suite:
         return {(q.id, q.condition): q.image for q in self.sets.get(name, ())}
 
 
-def build(
-    data_dir: str | Path,
-    subset: str,
-    words: AttackWords,
-    shots: int = 3,
-    blank: str = "white",
-    limit: int | None = None,
-    seed: int = 0,
-    with_images: bool = True,
-    history: str = "own",
-) -> Suite:
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """What is made of the records of a data file.
+
+    words, shots: the attack's words, and how many of them an unsafe question is tried with. blank: kind of the blank
+    image of the alignment gap, "white", "black", "mean" or "noise". limit: at most this many records of each kind per
+    file, drawn by `seed`; None = all. history: of dialogues, whose earlier answers stand before a question; see
+    `dialogues.questions`.
+    """
+
+    words: AttackWords = AttackWords()
+    shots: int = 3
+    blank: str = "white"
+    limit: int | None = None
+    seed: int = 0
+    history: str = "own"
+
+
+def build(data_dir: str | Path, subset: str, asking: Asking = Asking(), with_images: bool = True) -> Suite:
     """All questions of an evaluation.
 
     Args:
       data_dir: the data folder.
       subset: SUBSET.json is asked, such as "test" or "train".
-      words, shots: the attack's words, and how many of them an unsafe question is tried with.
-      blank: kind of the blank image of the alignment gap, "white", "black", "mean" or "noise".
-      limit: at most this many records of each kind per file, drawn by `seed`. None = all.
       with_images: False for a text-only model, which is asked `gap_text_only` alone.
-      history: of dialogues, whose earlier answers stand before a question; see `dialogues.questions`.
 
     Raises:
       InputError: a file is missing or bad, `subset` is no plain name, or nothing is left to ask.
@@ -96,53 +100,47 @@ def build(
     owners: dict[str, Records] = {}
 
     def add(file: str, questions: Callable[[Records], dict[str, list[Question]]]) -> None:
-        records = sample(readers.read(data_dir / file), limit, seed)
+        records = sample(readers.read(data_dir / file), asking.limit, asking.seed)
         records = records if file == f"{subset}.json" else dialogues.at_last(records)
         found = {name: asked for name, asked in questions(records).items() if asked}
         sets.update(found)
         owners.update(dict.fromkeys(found, records))
 
     if with_images:
-        add(f"{subset}.json", lambda r: _safety_sets(r, words, shots, openings(data_dir), history))
+        add(f"{subset}.json", lambda r: _safety_sets(r, asking, openings(data_dir)))
         if (data_dir / "utility.json").exists():
             add("utility.json", lambda r: {"utility": _ask(r, r)})
     if (data_dir / "text_harm.json").exists():
-        add("text_harm.json", lambda r: _gap_sets(r, blank, with_images))
+        add("text_harm.json", lambda r: _gap_sets(r, asking.blank, with_images))
     if not sets:
         raise InputError(f"--data={data_dir}: holds no question that this model can be asked; check {subset}.json")
     records = {name: {r.id: r for r in owner} for name, owner in owners.items()}
     files = {r.source.name: r.sha256 for r in owners.values()}
-    return Suite(sets, records, files, data_dir, words)
+    return Suite(sets, records, files, data_dir, asking.words)
 
 
-def from_records(
-    records: Records,
-    words: AttackWords,
-    shots: int = 3,
-    limit: int | None = None,
-    seed: int = 0,
-    history: str = "own",
-) -> Suite:
+def from_records(records: Records, asking: Asking = Asking()) -> Suite:
     """The questions of one data file: its unsafe and harmless ones as `build` asks them, its general ones as utility.
 
     Conversations of several questions are dialogues: every question is asked. General questions without a reference
-    answer cannot be scored as utility. They are asked as harmless ones, and the suite's notes say so. The arguments are
-    those of `build`. Raises InputError when nothing is left to ask.
+    answer cannot be scored as utility. They are asked as harmless ones, and the suite's notes say so.
+
+    Raises InputError when nothing is left to ask.
     """
-    records = sample(records, limit, seed)
+    records = sample(records, asking.limit, asking.seed)
     alone = [record for record in records.of_kind("general") if not dialogues.is_dialogue(record)]
     bare = {record.id for record in alone if not record.answer}
     items = tuple(dataclasses.replace(r, kind="safe") if r.id in bare else r for r in records)
     records = dataclasses.replace(records, items=items)
     general = [record for record in alone if record.id not in bare]
-    sets = _safety_sets(records, words, shots, (), history) | {"utility": _ask(records, general)}
+    sets = _safety_sets(records, asking, ()) | {"utility": _ask(records, general)}
     sets = {name: asked for name, asked in sets.items() if asked}
     if not sets:
         raise InputError(f"{records.source}: holds no question; give a file with records")
     by_id = {record.id: record for record in records}
     files = {records.source.name: records.sha256}
     notes = (_without_references(records.source.name, len(bare)),) if bare else ()
-    return Suite(sets, dict.fromkeys(sets, by_id), files, records.source.parent, words, notes)
+    return Suite(sets, dict.fromkeys(sets, by_id), files, records.source.parent, asking.words, notes)
 
 
 def _without_references(file: str, count: int) -> str:
@@ -192,9 +190,8 @@ def openings(data_dir: str | Path) -> tuple[str, ...]:
     return _words(path, "openings", content.get("openings", []) if isinstance(content, dict) else content)
 
 
-def _safety_sets(
-    records: Records, words: AttackWords, shots: int, opening_words: Sequence[str], history: str
-) -> dict[str, list[Question]]:
+def _safety_sets(records: Records, asking: Asking, opening_words: Sequence[str]) -> dict[str, list[Question]]:
+    words, shots = asking.words, asking.shots
     several = [r for r in records if dialogues.is_dialogue(r)]
     records = dataclasses.replace(records, items=tuple(r for r in records if not dialogues.is_dialogue(r)))
     # Unsafe questions about harmless images are a subset of their own upstream: attack success is not counted on them.
@@ -224,17 +221,17 @@ def _safety_sets(
         "harmless_after": swap(harmless, "over_refuse", words.over_refuse[:1]),
         "unsafe_openings": swap(unsafe, "opening", opening_words, separate=True),
         "harmless_openings": swap(harmless, "opening", opening_words, separate=True),
-        **_dialogue_sets(records, several, words, shots, history),
+        **_dialogue_sets(records, several, asking),
     }
 
 
-def _dialogue_sets(
-    records: Records, chosen: list[Record], words: AttackWords, shots: int, history: str
-) -> dict[str, list[Question]]:
+def _dialogue_sets(records: Records, chosen: list[Record], asking: Asking) -> dict[str, list[Question]]:
     """Every question of dialogues: as they are, and with one question that an attack's word opens."""
 
+    words, shots = asking.words, asking.shots
+
     def ask(some: list[Record], attack: str = "none", first: Sequence[str] = ()) -> list[Question]:
-        return dialogues.questions(records, some, history, attack, first, words.turn)
+        return dialogues.questions(records, some, asking.history, attack, first, words.turn)
 
     unsafe = [record for record in chosen if record.kind == "unsafe"]
     sets = {"dialogues_before": ask(chosen)}
