@@ -221,6 +221,22 @@ def test_a_gate_is_asked_alone_in_batches_of_any_size(model, guard):
     assert steer.gate_reads_text and not guard.using(decide="example").steer(model).gate_reads_text
 
 
+def test_a_gate_that_erases_words_opens_on_any_of_the_texts(model, guard):
+    """The vote on the whole text or on what is left without up to two words; a text of one word is never empty."""
+    use = guard.using(decide="example", gate_source="text", gate_layers=(3,))
+    texts = [f"{word} {question}" for word in ("feed", "wug", "toma") for question in QUESTIONS]
+    shorter = [QUESTIONS * 3, [question.split(maxsplit=1)[1] for question in QUESTIONS] * 3]
+    votes = [use.steer(model)([*some, "dax"]).gate_LB for some in (texts, *shorter)]
+    opened = [np.any(votes[:count], 0)[2] for count in (1, 2, 3)]
+    assert (opened[0] != opened[1]).any() and not opened[2].all(), "nothing to tell apart"
+    for count in (0, 1, 2):
+        found = use.using(erased_words=count).steer(model)([*texts, "dax"]).gate_LB
+        np.testing.assert_array_equal(found, np.any(votes[: count + 1], 0))
+    with pytest.raises(InputError, match="gate_source=text"):
+        guard.using(erased_words=1)
+    assert "without up to 2 first words" in use.using(erased_words=2).describe()
+
+
 @pytest.mark.parametrize("scope", ["last", "all"])
 def test_a_transplanted_component_is_each_rows_own(model, guard, pictures, scope):
     """Four questions together as one by one: the text-only component of a row goes into that row alone."""

@@ -22,7 +22,7 @@ from vlm_mu_jax.attacks import method as methods
 from vlm_mu_jax.attacks import tables
 from vlm_mu_jax.attacks.audit.audit import audit
 from vlm_mu_jax.attacks.margin import openings as openings_lib
-from vlm_mu_jax.attacks.margin.guards import AttackGuard, attack_guard
+from vlm_mu_jax.attacks.margin.guards import AttackGuard, FirstPass, attack_guard
 from vlm_mu_jax.attacks.margin.openings import Openings, refuses
 from vlm_mu_jax.attacks.margin.search_run import MarginsFile, SearchRun, WordScores
 from vlm_mu_jax.attacks.measure import Measured, Measurement, judging
@@ -30,7 +30,7 @@ from vlm_mu_jax.attacks.method import MeasuredProposal, Method, Setting
 from vlm_mu_jax.attacks.methods import images, texts
 from vlm_mu_jax.attacks.methods.pgd import FoundImage, PixelAttack
 from vlm_mu_jax.attacks.methods.suffix import FoundSuffix, SuffixAttack
-from vlm_mu_jax.attacks.options import SUFFIXES, AttackOptions
+from vlm_mu_jax.attacks.options import SEARCHES, SUFFIXES, AttackOptions
 from vlm_mu_jax.attacks.questions import AttackRecords
 from vlm_mu_jax.attacks.words import vocabulary
 from vlm_mu_jax.attacks.words.one_word import OneWord
@@ -121,7 +121,7 @@ def attack(
     if jax.process_count() > 1 and out is None:
         raise InputError("an attack in a job of several processes needs `out`, where they share its files")
     data = _data(records, model, options)
-    steer = attack_guard(model, guard, options.searches)
+    steer = _guard(model, guard, options)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / "attack.json" if out is None else Path(out)
@@ -166,12 +166,20 @@ def search_share(
       InputError: the method has no searches that can be shared out, or what `attack` raises.
       JobError: a score is not a finite number, or another job is searching this share.
     """
-    data, steer = _data(records, model, options), attack_guard(model, guard, options.searches)
+    data, steer = _data(records, model, options), _guard(model, guard, options)
     method = method_of(model, data, options, reference)
     identity = _identity(model, method, steer, options)
     with MarginsFile(beside(out, "margins.jsonl"), identity, _kept(options), share) as file:
         run, images = SearchRun(meshes, file, progress), beside(out, "images")
         method.search(Setting(model, data.search, data.verify, options.draw, None, steer.search, run, images, share))
+
+
+def _guard(model: Model, guard: str | Path | Guard | None, options: AttackOptions) -> AttackGuard:
+    """The guard, opened for an attack with these options."""
+    opened = attack_guard(model, guard, options.searches)
+    if options.method in SEARCHES and isinstance(opened.search, FirstPass):
+        opened.search.check_whole(options.method)
+    return opened
 
 
 def beside(out: str | Path, what: str) -> Path:

@@ -103,9 +103,15 @@ _HIDE = flags.DEFINE_bool(
     False,
     "where the guard acts, the answer's tokens do not read the image; select tries both",
 )
+_ERASED = flags.DEFINE_integer(
+    "erased_words",
+    0,
+    "with --gate_source=text: the gate also reads the text without its first word, ... without its first so many",
+    lower_bound=0,
+)
 
 NEEDS = (guard_flags.ANCHORS,)
-_USING = (_OPERATOR, _COMPONENT, _STRENGTH, _UNIT, _GATE, _DECIDE, _SOURCE, _SCOPE, _FPR, _NORM, _HIDE)
+_USING = (_OPERATOR, _COMPONENT, _STRENGTH, _UNIT, _GATE, _DECIDE, _SOURCE, _SCOPE, _FPR, _NORM, _HIDE, _ERASED)
 
 
 def job_from_flags() -> Callable[["Model"], None]:

@@ -66,6 +66,12 @@ def open_with(question: str, word: str, mode: str = "swap") -> str:
     return place(question, word, "question_start", mode).question
 
 
+def without_first(text: str, count: int) -> str:
+    """The text without its first `count` words, by spaces; the text itself where it has no more than these."""
+    parts = text.split(maxsplit=count)
+    return parts[count] if len(parts) > count else text
+
+
 def _open_with(question: str, word: str, mode: str) -> str:
     first = _WORD.search(question)
     if first is None:

@@ -199,6 +199,11 @@ def module_settings(guard: Guard) -> dict:
         raise InputError("hooks add a component, not AdaSteer's coefficients; nearest: --component=text")
     if use.gate == "linear":
         raise InputError("hooks know gates that are open or closed, not gate linear; nearest: --gate=midpoint")
+    if use.erased_words:
+        raise InputError(
+            "hooks read a prompt's text once, not without its first words as well; nearest: --erased_words=0,"
+            " whose gate a word in front of a request can close"
+        )
     reads = "text" if use.first_pass_reads_text else "self"
     alpha = operators.FIXED_STRENGTH.get(use.operator, use.strength)
     moved = use.component != "token" and use.operator != "add"

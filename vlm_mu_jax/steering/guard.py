@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_mu_jax.data.placing import without_first
 from vlm_mu_jax.data.prompts import bucket
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
@@ -175,7 +176,8 @@ class Guard:
         component = "" if use.component == "token" else f", component of the {use.component} prompt"
         what = f"{use.operator} {use.strength:g} at layers {layers}{component}"
         hidden = ", image hidden from the answer" if use.hide_image else ""
-        lines = [f"{what}, scope {use.scope}{hidden}, gate {use.gate}, {decided}"]
+        erased = f" and from it without up to {use.erased_words} first words" if use.erased_words else ""
+        lines = [f"{what}, scope {use.scope}{hidden}, gate {use.gate}, {decided}{erased}"]
         threshold_L = self.threshold_L()
         gap_L = self.scores.harmful_LN.mean(1) - self.scores.harmless_LN.mean(1)
         for layer in use.gate_layers or use.layers:
@@ -230,6 +232,19 @@ class SteerPerBatch:
           images: pixel arrays HWC per question, as in `Processor.pad`, or None.
           contexts: the conversation around every question, or None.
         """
+        steer = self._decided(questions, images, contexts)
+        for count in range(1, self.guard.options.erased_words + 1):
+            shorter = [without_first(question, count) for question in questions]
+            steer = steer.replace(gate_LB=steer.gate_LB | self._decided(shorter, images, contexts).gate_LB)
+        return steer
+
+    def _decided(
+        self,
+        questions: Sequence[str],
+        images: Sequence[Sequence[np.ndarray]] | None,
+        contexts: Sequence[Context | None] | None,
+    ) -> Steer:
+        """What a first pass over these prompts decides."""
         contexts = [None] * len(questions) if contexts is None else contexts
         if images is None or self.guard.options.first_pass_reads_text:
             images = [[]] * len(questions)

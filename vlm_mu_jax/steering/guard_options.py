@@ -38,6 +38,9 @@ class GuardOptions:
       gate_source: with "example", the prompt of the first pass. "self": as asked, with its image. "text": the question
         alone, so that the language model supervises the multimodal run. The second is a reading of VLM-Guard, whose
         directions are those of a text-only model: an image moves every state, and a threshold from text no longer fits.
+      erased_words: with `gate_source` "text": the gate also reads the text without its first word, without its first
+        two, and so on up to so many, and is open where it opens on one of them. A word in front of a request cannot
+        close it then (the filter of erase-and-check, arXiv 2309.02705, on a gate). Each costs a first pass of its own.
       scope: the positions written, one of `model.steer.SCOPES`. The default is the prompt, where the model decides
         whether to refuse. On the miniature, steering the answer as well adds no refusals and turns its wording into
         nonsense.
@@ -68,6 +71,7 @@ class GuardOptions:
     unit: str = "gap"
     gate_layers: tuple[int, ...] = ()
     hide_image: bool = False
+    erased_words: int = 0
 
     def __post_init__(self):
         checks = (
@@ -85,6 +89,11 @@ class GuardOptions:
         if self.decide == "layer" and (self.gate_source == "text" or self.gate_layers) and self.gate != "none":
             raise InputError(
                 "a gate that reads the text alone or layers of its own needs a pass of its own; add --decide=example"
+            )
+        if self.erased_words < 0 or self.erased_words and not (self.votes and self.gate_source == "text"):
+            raise InputError(
+                f"erased_words {self.erased_words} is negative, or no gate decides per example from the text;"
+                " add --decide=example --gate_source=text"
             )
         if self.gate == "linear" and (self.decide == "example" or self.hide_image):
             raise InputError("gate linear is a number per layer, not a decision; use --decide=layer and --nohide_image")

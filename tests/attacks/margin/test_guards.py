@@ -84,25 +84,30 @@ def test_candidates_really_disagree_with_the_unchanged_prompt_about_the_gates(mo
     assert len(set(scores)) > 1
 
 
-@pytest.mark.parametrize("text_only", [False, True])
-def test_guards_that_decide_once_per_example_from_a_first_pass(model, image, steer, text_only):
+@pytest.mark.parametrize(("text_only", "erased"), [(False, 0), (True, 0), (True, 1)])
+def test_guards_that_decide_once_per_example_from_a_first_pass(model, image, steer, text_only, erased):
     seen = [] if text_only else [image]
+    positions = ("question_end", "response_prefix") if erased else POSITIONS
     states = np.concatenate([states_of(model, place(QUESTION, w).question, seen) for w in WORDS], axis=1)
     middle_L = np.median(np.einsum("lbd,ld->lb", states, steer.basis_LMD[:, 0]), axis=1)
     steer = steer.replace(threshold_L=middle_L, scope="last" if text_only else "prompt", hide_image=text_only)
-    guard = FirstPass(lambda states_LBD: gates.per_example(steer, states_LBD, quorum=1.0), text_only)
+    guard = FirstPass(lambda states_LBD: gates.per_example(steer, states_LBD, quorum=1.0), text_only, erased)
 
     def steer_of(question):
-        return guard.steer_of(states_of(model, question, seen))
+        read = [guard.steer_of(states_of(model, text, seen)) for text in guard.texts(question)]
+        return read[0].replace(gate_LB=np.any([one.gate_LB for one in read], axis=0))
 
-    votes = {bool(steer_of(place(QUESTION, w).question).gate_LB.any()) for w in WORDS}
-    assert votes == {True, False}
+    asked = [place(QUESTION, w, position).question for w in WORDS for position in positions]
+    votes = {text: bool(steer_of(text).gate_LB.any()) for text in asked}
+    assert {*votes.values()} == {True, False}
+    whole = [bool(guard.steer_of(states_of(model, text, seen)).gate_LB.any()) for text in votes]
+    assert (whole != [*votes.values()]) == bool(erased), "the shortened texts decide nothing"
     found = search.search(
         model,
         [SearchQuestion(QUESTION, image)],
         WORDS,
         SearchTarget(SHALLOW, steer=guard),
-        SearchOptions(positions=POSITIONS, block=8),
+        SearchOptions(positions=positions, block=8),
     )
     check(model, image, found, steer_of, SHALLOW)
 

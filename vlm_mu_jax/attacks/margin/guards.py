@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vlm_mu_jax.attacks.margin.margin import CandidateRows, last_states
+from vlm_mu_jax.data.placing import without_first
 from vlm_mu_jax.data.prompts import Images
 from vlm_mu_jax.data.rendering import Context
 from vlm_mu_jax.errors import InputError
@@ -36,10 +37,25 @@ class FirstPass:
 
     steer_of: states at each prompt's last token after every block, float32 [L, B, D] -> `Steer` with gate_LB.
     text_only: the first pass reads the question without its image. It never reads what the answer starts with.
+    erased_words: it also reads the question without its first word, ... without its first so many, and a gate is open
+      where it opens on one of these texts.
     """
 
     steer_of: Callable[[np.ndarray], Steer]
     text_only: bool
+    erased_words: int = 0
+
+    def texts(self, question: str) -> list[str]:
+        """The texts that the first pass reads of a question."""
+        return [without_first(question, count) for count in range(self.erased_words + 1)]
+
+    def check_whole(self, method: str) -> None:
+        """Raises InputError where the first pass reads shortened texts as well, which `method` does not run."""
+        if self.erased_words:
+            raise InputError(
+                f"--method={method}: the guard's gate also reads prompts without their first words, which this search"
+                " does not run; attack it with words, prefill or paraphrase"
+            )
 
     def reads(self, images: Images, context: Context | None) -> tuple[Images, Context | None]:
         """What the first pass reads of a prompt's images and of the conversation around its question."""
@@ -104,7 +120,7 @@ def search_steer(steer: Steer | SteerPerBatch, name: str) -> Steer | FirstPass:
             f"--guard={name}: adds a component that a first pass reads off every prompt anew, so candidates"
             " share no prefix to search on; attack it with --method=prefill, paraphrase, blank, noise or typographic"
         )
-    return FirstPass(steer.guard.as_steer, options.first_pass_reads_text)
+    return FirstPass(steer.guard.as_steer, options.first_pass_reads_text, options.erased_words)
 
 
 def _digest(guard: Guard) -> str:

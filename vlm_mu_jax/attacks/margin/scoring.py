@@ -205,7 +205,7 @@ class QuestionSearch:
     def steps(self) -> Iterator[int]:
         """Does the work, a block at a time; yields how many candidates each step has finished.
 
-        A guard with a first pass finishes every candidate twice.
+        A guard with a first pass finishes every candidate once more for every text that it reads.
         """
         steer, everyone = self._task.steer, np.arange(len(self._placed))
         if isinstance(steer, FirstPass):
@@ -255,23 +255,28 @@ class QuestionSearch:
                 yield self._keep(p, block, margins_C, np.where(settled_C, block.index_C, -1))
 
     def _first_pass(self, guard: FirstPass) -> Any:
-        """Runs every candidate's question without steering; returns the guard's `Steer` with gate_LB [L, N]."""
-        where, steer, gate_LN = self._where, None, None
+        """Runs every candidate's texts without steering; returns the guard's `Steer` with gate_LB [L, N]."""
+        steer, gates = None, []
+        for texts in zip(*(guard.texts(one.question) for one in self._placed), strict=True):
+            steer, gate_LN = yield from self._read(guard, texts)
+            gates.append(gate_LN)
+        return steer.replace(gate_LB=np.any(gates, axis=0))
+
+    def _read(self, guard: FirstPass, texts: Sequence[str]) -> Any:
+        """Runs one text of every candidate, equal ones once; returns a `Steer` and the gates [L, N]."""
+        first: dict[str, int] = {}
+        same_N = np.array([first.setdefault(text, i) for i, text in enumerate(texts)])
+        where, steer, gate_LN = self._where, None, np.zeros((self._task.cfg.text.L, len(texts)), bool)
         seen = guard.reads(self._shared.images, self._shared.context)
-        prompts = self._tokenise([Placed(one.question) for one in self._placed], *seen)
+        prompts = self._tokenise([Placed(text) for text in texts], *seen)
         cache = self._shared.prefix(prompts, None)
-        asked = np.array([i for i, one in enumerate(self._placed) if not one.answer_start])
-        for _, block in self._blocks(prompts, asked):
+        for _, block in self._blocks(prompts, np.unique(same_N)):
             steer = guard.decided(where.params, self._rows(block, cache.kv), self._task.cfg, where.lora)
-            gate_LC = np.asarray(steer.gate_LB)
-            gate_LN = np.zeros((len(gate_LC), len(self._placed)), bool) if gate_LN is None else gate_LN
             real = block.index_C >= 0
-            gate_LN[:, block.index_C[real]] = gate_LC[:, real]
+            gate_LN[:, block.index_C[real]] = np.asarray(steer.gate_LB)[:, real]
             yield int(real.sum())
-        unasked = np.setdiff1d(np.arange(len(self._placed)), asked)  # the answer's start: the question is unchanged
-        gate_LN[:, unasked] = gate_LN[:, :1]
-        yield len(unasked)
-        return steer.replace(gate_LB=gate_LN)
+        yield len(texts) - len(first)
+        return steer, gate_LN[:, same_N]
 
     def _blocks(self, prompts: Prompts, index: np.ndarray) -> Iterator[tuple[int, Block]]:
         """(position, block) of these candidates; at each position those that share the prefix, then the others."""

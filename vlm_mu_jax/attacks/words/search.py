@@ -127,7 +127,8 @@ def search(
         return _finite(dataclasses.replace(scores, flops=scores.flops + shared.flops), task, question)
 
     keys = [question.key(f"{role} {target.goal}") for question in questions]
-    each = (1 + len(task.positions) * len(words)) * (2 if isinstance(target.steer, FirstPass) else 1)
+    passes = 2 + target.steer.erased_words if isinstance(target.steer, FirstPass) else 1
+    each = (1 + len(task.positions) * len(words)) * passes
     label = " ".join(filter(None, (target.goal, role, "words")))
     scores = search_run.results(
         dict(zip(keys, questions, strict=True)),
@@ -195,9 +196,14 @@ def _margins(model: Model, question: SearchQuestion, placed: list[Placed], targe
     guards = [target.steer] * len(rows)
     if isinstance(target.steer, FirstPass):
         seen, context = target.steer.reads(images, context)
-        asked = _rows(model.processor, question.question, seen, [Placed(one.question) for one in placed], context)
-        inputs = [_prompt(model, row, features) for row in asked]
-        guards = [target.steer.decided(model.params, one, model.config, target.lora) for one in inputs]
+        guards = []
+        for one in placed:
+            read = [Placed(text) for text in target.steer.texts(one.question)]
+            inputs = [
+                _prompt(model, row, features) for row in _rows(model.processor, question.question, seen, read, context)
+            ]
+            decided = [target.steer.decided(model.params, row, model.config, target.lora) for row in inputs]
+            guards.append(decided[0].replace(gate_LB=np.any([steer.gate_LB for steer in decided], axis=0)))
     prompts = [_prompt(model, row, features) for row in rows]
     scores = [
         margin.score(model.params, one, cfg=model.config, nodes=target.nodes, steer=guard, lora=target.lora)[0]

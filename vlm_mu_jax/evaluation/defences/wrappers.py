@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_mu_jax.data.placing import without_first
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
@@ -316,8 +317,7 @@ def _unless_refused(questions: Sequence[Question], ask: Ask, erased: int, gated:
 
 def _shortened(question: Question, count: int) -> Question:
     """The question as text, without its first `count` words."""
-    text = question.text if not count else question.text.split(maxsplit=count)[count]
-    return dataclasses.replace(question.showing(None), text=text)
+    return dataclasses.replace(question.showing(None), text=without_first(question.text, count))
 
 
 def _coca(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
