@@ -18,6 +18,7 @@ from vlm_mu_jax.model.vlm import Batch, forward
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering import guard as g
 from vlm_mu_jax.steering.anchor_texts import load_anchors
+from vlm_mu_jax.steering.bake import module_settings
 from vlm_mu_jax.steering.extraction import ExtractOptions, extract_guard
 from vlm_mu_jax.steering.guard_options import SCOPES, UNITS, GuardOptions
 from vlm_mu_jax.steering.guarded_answers import Asked, answer, answer_nll, first_token_logprobs
@@ -235,6 +236,8 @@ def test_a_gate_that_erases_words_opens_on_any_of_the_texts(model, guard):
     with pytest.raises(InputError, match="gate_source=text"):
         guard.using(erased_words=1)
     assert "without up to 2 first words" in use.using(erased_words=2).describe()
+    with pytest.raises(InputError, match="nearest: --erased_words=0"):
+        module_settings(use.using(erased_words=1))
 
 
 @pytest.mark.parametrize("scope", ["last", "all"])

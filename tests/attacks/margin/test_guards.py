@@ -12,6 +12,7 @@ from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.words import search
 from vlm_mu_jax.attacks.words.search import SearchOptions
 from vlm_mu_jax.data.placing import place
+from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import Steer
 from vlm_mu_jax.steering import gates
 from vlm_mu_jax.steering.hidden_states import batch_states
@@ -110,6 +111,12 @@ def test_guards_that_decide_once_per_example_from_a_first_pass(model, image, ste
         SearchOptions(positions=positions, block=8),
     )
     check(model, image, found, steer_of, SHALLOW)
+
+
+def test_a_search_that_changes_no_words_refuses_a_gate_over_shortened_texts():
+    with pytest.raises(InputError, match="--method=gcg"):
+        FirstPass(lambda states: None, True, 1).check_whole("gcg")
+    FirstPass(lambda states: None, True).check_whole("gcg")
 
 
 def test_groups_of_equal_gates():
