@@ -89,6 +89,7 @@ def test_a_word_in_front_does_not_hide_what_is_refused_without_it():
     assert [q.text for q in model.asked["text"]] == [q.text for q in QUESTIONS]
     assert [q.text for q in model.asked["text1"]] == [q.text.removeprefix("how ") for q in QUESTIONS]
     assert model.asked["image"] == [QUESTIONS[1]] and not any(q.has_image for q in model.asked["text1"])
+    assert QUESTIONS[0].answer_start and not any(q.answer_start for q in model.asked["text"])
     assert [a.question for a in made.answers] == [q.text for q in QUESTIONS]
     assert made.facts == {"refused_as_text": (2, 3)}
 

@@ -316,8 +316,8 @@ def _unless_refused(questions: Sequence[Question], ask: Ask, erased: int, gated:
 
 
 def _shortened(question: Question, count: int) -> Question:
-    """The question as text, without its first `count` words."""
-    return dataclasses.replace(question.showing(None), text=without_first(question.text, count))
+    """The question as text, without its first `count` words. An answer start of the attack's is no part of it."""
+    return dataclasses.replace(question.showing(None), text=without_first(question.text, count), answer_start="")
 
 
 def _coca(questions: Sequence[Question], ask: Ask, wording: Wording) -> Defended:
