@@ -46,12 +46,14 @@ def test_sam_takes_the_forget_gradient_where_it_is_worst_and_the_rest_in_place()
     assert metrics.keys() == {"mforget", "mretain", "loss"}
 
 
-def test_tamper_averages_the_forget_gradient_along_the_attackers_way():
+@pytest.mark.parametrize("attacker", ["gradient", "sign"])
+def test_tamper_averages_the_forget_gradient_along_the_attackers_way(attacker):
     point, points = np.asarray(flat(THETA)), []
     for _ in range(3):
         points.append(point)
-        point = point - 0.2 * point / np.linalg.norm(point)
-    got, _ = robust_gradient(quadratic, UNLEARN, THETA, Robust("tamper", length=0.2, steps=2))
+        step = np.sign(point) if attacker == "sign" else point
+        point = point - 0.2 * step / np.linalg.norm(step)
+    got, _ = robust_gradient(quadratic, UNLEARN, THETA, Robust("tamper", length=0.2, steps=2, attacker=attacker))
     np.testing.assert_allclose(flat(got), A * np.mean(points, axis=0) + C, rtol=1e-6)
 
 
@@ -69,7 +71,9 @@ def test_a_displacement_has_its_length_and_a_zero_gradient_gives_none():
     np.testing.assert_array_equal(flat(moved(THETA, jax.tree.map(jnp.zeros_like, THETA), 0.7)), flat(THETA))
 
 
-@pytest.mark.parametrize("bad", [{"kind": "rs"}, {"kind": "sam", "length": 0.0}, {"kind": "tamper", "steps": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"kind": "rs"}, {"kind": "sam", "length": 0.0}, {"kind": "tamper", "steps": 0}, {"attacker": "adam"}]
+)
 def test_bad_options_are_refused(bad):
     with pytest.raises(InputError, match="robust"):
         Robust(**bad)

@@ -55,6 +55,17 @@ RECIPES = (
         changes={"robust.kind": "tamper", "robust.length": 0.3, "robust.steps": 4, "forget_batch_size": 8},
     ),
     Recipe(
+        "npo_tamper_sign",
+        "miniature_unlearn:npo",
+        changes={
+            "robust.kind": "tamper",
+            "robust.attacker": "sign",
+            "robust.length": 0.3,
+            "robust.steps": 8,
+            "forget_batch_size": 8,
+        },
+    ),
+    Recipe(
         "npo_latent",
         "miniature_unlearn:npo",
         changes={

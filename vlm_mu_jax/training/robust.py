@@ -5,11 +5,14 @@ with every objective. The final gradient is that of the keep terms at theta plus
 
     sam     forget gradient at theta + length * g / |g|,   g = forget gradient at theta
     tamper  mean of the forget gradients at theta_0 .. theta_steps,
-            theta_0 = theta,  theta_{k+1} = theta_k - length * a_k / |a_k|,  a_k = gradient of CE(forget) at theta_k
+            theta_0 = theta,  theta_{k+1} = theta_k - length * s_k / |s_k|,  a_k = gradient of CE(forget) at theta_k,
+            s_k = a_k, or sign(a_k) with attacker "sign"
     latent  forget gradient at theta while an attacker's delta stands in the residual stream, see latent.py
 
 SAM looks at the nearest weights where forgetting is worst. Tamper lets an attacker train the harmful answers back for a
-few steps, and forgets along its way. It is first order: the attacker's steps are not differentiated.
+few steps, and forgets along its way. It is first order: the attacker's steps are not differentiated. Whoever fine-tunes
+uses AdamW, whose first updates have the gradient's sign and one size in every coordinate. Attacker "sign" moves like
+that, also where gradients are small. It is this project's own.
 
 |.| is the norm over all that trains. `length` of sam and tamper therefore has the unit of the trained weights, and one
 value serves every gradient scale. With weights in bfloat16 a displacement must survive the rounding of the assembled
@@ -39,6 +42,7 @@ Metrics = dict[str, Array]
 Gradient = Callable[..., tuple[Tree, Metrics]]  # (objective, what trains[, latent]) -> gradient, metrics
 
 KINDS = ("none", "sam", "tamper", "latent")
+ATTACKERS = ("gradient", "sign")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Robust:
       length: of one displacement, in the norm of all that trains; latent: of delta at one position and layer, in the
         units of the residual stream.
       steps: of the attacker of tamper and latent.
+      attacker: tamper: what it moves along, the "gradient" or its "sign".
       layers: latent: 0-based decoder blocks behind which delta is added.
       rate: latent: learning rate of the attacker's AdamW.
     """
@@ -59,6 +64,7 @@ class Robust:
     steps: int = 3
     layers: tuple[int, ...] = ()
     rate: float = 0.05
+    attacker: str = "gradient"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -67,6 +73,8 @@ class Robust:
             raise InputError(
                 f"robust: length {self.length} and rate {self.rate} must be above 0 and steps {self.steps} at least 1"
             )
+        if self.attacker not in ATTACKERS:
+            raise InputError(f"robust.attacker: {self.attacker!r} is unknown; use one of {', '.join(ATTACKERS)}")
         object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
         if self.kind == "latent" and (not self.layers or self.layers[0] < 0):
             raise InputError(f"robust.layers: {self.layers} must name decoder blocks for kind latent, such as (1, 2)")
@@ -120,7 +128,9 @@ def _along_relearning(gradient: Gradient, forget: Objective, theta: Tree, first:
 
     def attack(carry: tuple[Tree, Tree], _: None) -> tuple[tuple[Tree, Tree], None]:
         weights, total = carry
-        weights = moved(weights, gradient(RELEARN, weights)[0], -robust.length)
+        step = gradient(RELEARN, weights)[0]
+        step = jax.tree.map(jnp.sign, step) if robust.attacker == "sign" else step
+        weights = moved(weights, step, -robust.length)
         return (weights, jax.tree.map(jnp.add, total, gradient(forget, weights)[0])), None
 
     (_, total), _ = jax.lax.scan(attack, (theta, first), length=robust.steps)
