@@ -61,7 +61,8 @@ RECIPES = (
             "robust.kind": "tamper",
             "robust.attacker": "sign",
             "robust.length": 0.3,
-            "robust.steps": 8,
+            "robust.steps": 4,
+            "objective.retain_weight": 50.0,  # with less the worst opening words cost harmless answers
             "forget_batch_size": 8,
         },
     ),
