@@ -219,7 +219,7 @@ def test_a_gate_is_asked_alone_in_batches_of_any_size(model, guard):
     found = steer.opens(texts, [None] * 5, 4)
     assert found.tolist() == [bool(steer([text]).gate_LB.any()) for text in texts] and set(found) == {True, False}
     assert steer.opens([], [], 4).shape == (0,)
-    assert steer.gate_reads_text and not guard.using(decide="example").steer(model).gate_reads_text
+    assert use.options.votes_on_text and not guard.using(decide="example").options.votes_on_text
 
 
 def test_a_gate_that_erases_words_opens_on_any_of_the_texts(model, guard):

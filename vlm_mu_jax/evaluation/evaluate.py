@@ -127,6 +127,8 @@ def evaluate(
     labelled = calibration.read(calibrate) if isinstance(calibrate, str | Path) else list(calibrate)
     wrappers.check(options.defence)
     guard_folder.check(None if isinstance(guard, Guard) else guard)
+    if model is not None:
+        wrappers.check_guard(options.defence, guard)
     workdir = None if workdir is None else at_home(workdir)
     judges = choose(judge, asked.folder or options.data_root, workdir)
     if model is None:

@@ -24,9 +24,9 @@ from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.model import vlm
 from vlm_mu_jax.model.families import from_hf
 from vlm_mu_jax.progress import Progress
-from vlm_mu_jax.steering import guard_folder, operators
+from vlm_mu_jax.steering import operators
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.guard_options import GuardOptions, stored_options
+from vlm_mu_jax.steering.guard_options import GuardOptions, options_of
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.model_folder import Model
 
@@ -57,7 +57,7 @@ def check_bakeable(guard: str | Path, checkpoint: Path, module: bool = False) ->
 
     module: the guard does not become weights.
     """
-    use = stored_options(guard, guard_folder.read(guard)[1])
+    use = options_of(guard)
     reason = obstacle(use, read_json(checkpoint / "config.json"))
     if reason is not None and not module:
         raise InputError(f"{guard} cannot be baked into weights: {reason}; add --module")

@@ -26,10 +26,9 @@ import numpy as np
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.files.json_file import read_json
 from vlm_mu_jax.files.outputs import complete_file
-from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.steering.bake import HOOKS, constant_shift, module_settings
 from vlm_mu_jax.steering.guard import Guard
-from vlm_mu_jax.steering.guard_options import GuardOptions, stored_options
+from vlm_mu_jax.steering.guard_options import GuardOptions, options_of
 from vlm_mu_jax.storage.model_folder import Model
 
 FORMS = ("hooks", "control_vector", "svec")
@@ -75,7 +74,7 @@ def architecture_of(model: Model) -> str:
 
 def check_exportable(guard: str | Path, form: str) -> None:
     """Raises InputError for a guard folder that this form cannot hold, before anything is loaded."""
-    use = stored_options(guard, guard_folder.read(guard)[1])
+    use = options_of(guard)
     if form != "hooks" and (reason := vector_obstacle(use, form)) is not None:
         raise InputError(f"{guard} cannot be a {form}: {reason}")
 

@@ -205,11 +205,6 @@ class SteerPerBatch:
         """The positions that every batch's `Steer` writes."""
         return self.guard.options.scope
 
-    @property
-    def gate_reads_text(self) -> bool:
-        """Whether a gate decides per example, from the text alone."""
-        return self.guard.options.votes and self.guard.options.first_pass_reads_text
-
     def opens(self, questions: Sequence[str], contexts: Sequence[Context | None], batch_size: int) -> np.ndarray:
         """Whether the gate opens on each of these questions as text, bool [N], `batch_size` prompts at a time."""
         found = [np.zeros(0, bool)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.steer import SCOPES
+from vlm_mu_jax.steering import guard_folder
 from vlm_mu_jax.steering.gates import GATES
 from vlm_mu_jax.steering.operators import OPERATORS
 
@@ -90,7 +91,7 @@ class GuardOptions:
             raise InputError(
                 "a gate that reads the text alone or layers of its own needs a pass of its own; add --decide=example"
             )
-        if self.erased_words < 0 or self.erased_words and not (self.votes and self.gate_source == "text"):
+        if self.erased_words < 0 or self.erased_words and not self.votes_on_text:
             raise InputError(
                 f"erased_words {self.erased_words} is negative, or no gate decides per example from the text;"
                 " add --decide=example --gate_source=text"
@@ -113,6 +114,11 @@ class GuardOptions:
         return self.decide == "example" and self.gate != "none"
 
     @property
+    def votes_on_text(self) -> bool:
+        """Whether that gate reads the text alone."""
+        return self.votes and self.first_pass_reads_text
+
+    @property
     def needs_first_pass(self) -> bool:
         """Whether a first pass runs before the model: for the gate, for the component, or for both."""
         return self.votes or self.component != "token"
@@ -121,6 +127,11 @@ class GuardOptions:
     def first_pass_reads_text(self) -> bool:
         """Whether that first pass runs the question without its image."""
         return "text" in (self.gate_source if self.votes else None, self.component)
+
+
+def options_of(folder: str | Path) -> GuardOptions:
+    """The options of a guard folder. Raises InputError, which names the folder, when it holds no guard."""
+    return stored_options(folder, guard_folder.read(folder)[1])
 
 
 def stored_options(folder: str | Path, meta: Mapping[str, Any]) -> GuardOptions:

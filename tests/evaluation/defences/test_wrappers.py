@@ -109,6 +109,9 @@ def test_a_check_behind_a_gate_needs_a_guard(model, data_dir):
     suite = Suite({"direct": [Question("b", "is it ?", None)]}, {"direct": {"b": None}}, {})
     with pytest.raises(InputError, match="gate_source=text"):
         wrappers.defend_suite(model, suite, "gate_and_check", None, AnswerOptions(2, 4))
+    with pytest.raises(InputError, match="gate_source=text"):
+        wrappers.check_guard("gate_and_check", None)
+    wrappers.check_guard("erase_and_check", None)
     with pytest.raises(InputError, match=r"gate_and_check\+guard"):
         runs.parse(["gate_and_check"])
     assert runs.parse(["gate_and_check+guard"])[0].guard == "guard"

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions
-from vlm_mu_jax.evaluation.defences import instruction_settings, runs
+from vlm_mu_jax.evaluation.defences import instruction_settings, runs, wrappers
 from vlm_mu_jax.evaluation.defences import table as tables
 from vlm_mu_jax.evaluation.defences.runs import Defence, DefencePlan
 from vlm_mu_jax.evaluation.defences.wrappers import Wording
@@ -159,6 +159,8 @@ def compare_defences(
     for folder in filter(None, (models.checkpoint, models.unlearned, models.perplexity)):
         model_folder.find(folder)
     guard_folder.check(models.guard, models.unlearned_guard, *models.guards.values())
+    for defence in chosen:
+        wrappers.check_guard(defence.wrapper, guards[defence.name])
     tell = say or (lambda _: None)
     questions = _questions(models, Path(data), chosen, guards, options, attack_words or {}, tell)
     judges = choose(judge, data, workdir)

@@ -10,7 +10,17 @@ from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, Contrast, answer_questions, over_length
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.steering.guard import SteerPerBatch
+from vlm_mu_jax.steering.guard_options import GuardOptions
 from vlm_mu_jax.storage.model_folder import Model
+
+
+def check_gate(guard: GuardOptions | None) -> None:
+    """Raises InputError unless this is a guard whose gate reads the text alone."""
+    if guard is None or not guard.votes_on_text:
+        raise InputError(
+            "the defence gate_and_check needs a guard whose gate reads the text alone: --guard of"
+            " bin/guard extract --decide=example --gate_source=text"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +65,7 @@ class Ask:
         Raises InputError without a guard whose gate reads the text alone.
         """
         steer = self.options.steer
-        if not isinstance(steer, SteerPerBatch) or not steer.gate_reads_text:
-            raise InputError(
-                "the defence gate_and_check needs a guard whose gate reads the text alone: "
-                "bin/guard extract --decide=example --gate_source=text"
-            )
+        check_gate(steer.guard.options if isinstance(steer, SteerPerBatch) else None)
         lengths = [len(self.model.processor.prompt_ids(q.text, [], q.context)) for q in questions]
         fits = [k for k, n in enumerate(lengths) if not over_length(self.model, n, self.options.max_new_tokens)]
         some = [questions[k] for k in fits]

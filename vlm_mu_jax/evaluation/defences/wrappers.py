@@ -31,13 +31,15 @@ from vlm_mu_jax.evaluation.answers import answers_file
 from vlm_mu_jax.evaluation.answers.answers_file import Answer
 from vlm_mu_jax.evaluation.answers.asking import AnswerOptions, Contrast
 from vlm_mu_jax.evaluation.answers.suite_answers import SuiteAnswers, answers_path
-from vlm_mu_jax.evaluation.defences.passes import Ask
+from vlm_mu_jax.evaluation.defences.passes import Ask, check_gate
 from vlm_mu_jax.evaluation.judges.refusal import refuses
 from vlm_mu_jax.evaluation.questions import dialogues
 from vlm_mu_jax.evaluation.questions.question import Question
 from vlm_mu_jax.evaluation.questions.suite import Suite
 from vlm_mu_jax.evaluation.statistics import proportion
 from vlm_mu_jax.files.json_file import parse_json
+from vlm_mu_jax.steering.guard import Guard
+from vlm_mu_jax.steering.guard_options import options_of
 from vlm_mu_jax.storage.model_folder import Model
 
 VANILLA = "vanilla"
@@ -170,6 +172,12 @@ def check(name: str) -> None:
     """Raises InputError unless there is a defence of that name."""
     if name not in DEFENCES:
         raise InputError(f"--defence={name}: there is no such defence; choose from {', '.join(DEFENCES)}")
+
+
+def check_guard(name: str, guard: str | Path | Guard | None) -> None:
+    """Raises InputError where the defence asks a gate that this guard, or the guard of this folder, has not."""
+    if name == GATED:
+        check_gate(guard.options if isinstance(guard, Guard) else guard and options_of(guard))
 
 
 def defend_suite(
