@@ -61,8 +61,8 @@ RECIPES = (
             "robust.kind": "tamper",
             "robust.attacker": "sign",
             "robust.length": 0.3,
-            "robust.steps": 4,
-            "objective.retain_weight": 50.0,  # with less the worst opening words cost harmless answers
+            "robust.steps": 8,
+            "objective.retain_weight": 15.0,  # 5 costs harmless answers behind the worst words, 50 resists less
             "forget_batch_size": 8,
         },
     ),
