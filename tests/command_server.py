@@ -13,7 +13,6 @@ import pkgutil
 import runpy
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,6 +56,7 @@ def serve() -> None:
 
 def warm() -> None:
     """Imports what every command of this process will share."""
+    gc.set_threshold(20_000, 10, 10)  # as the commands do
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     importlib.import_module("vlm_mu_jax.absent").import_transformers_without_torch()  # as the commands do
     for name in (*LIBRARIES, *product()):
@@ -91,8 +91,9 @@ def fork(words: Sequence[str], cwd: Path, streams: Path, mark: str = "", timeout
         code = 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

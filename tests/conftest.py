@@ -4,8 +4,8 @@ import gc
 import importlib
 import itertools
 import os
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +16,7 @@ from vlm_mu_jax.parallel.accelerators import leave_out_absent_tpu
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_FILES = slow_files.read()
+MOST_PROGRAMS = 2 * 2**30  # bytes of compiled programs; those of earlier code are never read again
 FILES = itertools.count(1)  # test files that this worker has done
 
 # Environment variables, so that the commands and the many-device scripts that tests start inherit them too.
@@ -23,18 +24,13 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # [B, D] + [D] must be written
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 leave_out_absent_tpu()  # the compiler is installed for the tests of bin/plan
-# Compiling is most of the tests' time, and what they state holds at any level of the compiler's optimisation. A program
-# that one test, worker or command has compiled the others read; the next run starts
-# with none, unless JAX_COMPILATION_CACHE_DIR names a folder that stays.
+# Compiling is most of the tests' time, and what they state holds at any level of the compiler's optimisation.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 COMPILE_FAST = " --xla_cpu_opt_preset=FAST_COMPILE --xla_cpu_use_fusion_emitters=false"  # half of the compiler's time
 COMPILE_FAST += " --xla_cpu_parallel_codegen_split_count=1"  # programs are too small to be split
 if COMPILE_FAST not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + COMPILE_FAST
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        PROGRAMS = tempfile.TemporaryDirectory(prefix="vlm_mu_jax_programs_", ignore_cleanup_errors=True)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; torch would start as many threads as there are cores
@@ -46,6 +42,15 @@ gc.set_threshold(20_000, 10, 10)
 # A drawn example may meet an import or a busy core; how long it takes says nothing about whether it is right.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_configure(config):
+    """A program that one test, worker, command or earlier run has compiled is read by the others (`--cache-clear`)."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        programs = config.cache.mkdir("programs")
+        if sum(file.stat().st_size for file in programs.iterdir()) > MOST_PROGRAMS:
+            shutil.rmtree(programs)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
 
 
 def pytest_collection_modifyitems(items):

@@ -1,12 +1,16 @@
 """Commands of the product in forks of a campaign's process, with their streams beside the folder they run in."""
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
 from tests import command_server, conftest  # conftest: the environment of all tests, before JAX reads it
 
 assert conftest
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="vlm_mu_jax_programs_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
 
 
 def start(command: str, place: Path, limit: int = 3600, mark: str = "") -> int:

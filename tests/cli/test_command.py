@@ -1,6 +1,7 @@
 """Every way a command can end: the exit code, one line on stderr, a traceback only when it is asked for."""
 
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -173,3 +174,19 @@ def test_operands_are_wanted(call):
     assert call("a", "--name=x", "b", operands="run folders").stdout == "steps None size 3 rest ['a', 'b']\n"
     done = call("--name=x", operands="run folders")
     assert done.returncode == 2 and "needs run folders" in only_line(done)
+
+
+def test_an_interrupt_before_the_command_listens_is_one_line(tmp_path, root):
+    early = tmp_path / "absl" / "__init__.py"  # the first library that a command imports
+    early.parent.mkdir()
+    early.write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "vlm_mu_jax.cli.report"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, only_line(done)) == (-signal.SIGINT, "interrupted")

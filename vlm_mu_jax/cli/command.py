@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the job failed, 2 bad input or usage, 130 interrupted. An 
 `error: ...` on stderr; `--debug` shows the traceback as well. Nothing heavy is imported here.
 """
 
+import gc
 import os
 import re
 import sys
@@ -34,6 +35,7 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
     RUN`) says in `operands` what they are: then argv[1:] holds at least one. Any other positional argument is a usage
     error.
     """
+    gc.set_threshold(20_000, 10, 10)  # imports and traces allocate much that stays: a tenth of a short command's time
     name = _command_name()
     if (group := help_page.wanted(sys.argv[1:])) is not None:
         _finish(0, lambda: print(as_called(help_page.text(doc, group, actions))))
