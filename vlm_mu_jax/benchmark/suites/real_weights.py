@@ -10,6 +10,8 @@ Columns:
   floor        tokens/s if a step read the weights once, at the speed of a product that reads them in this run; from
                many rows on, if its products ran at the speed of one large product
   floor_share  ours / floor
+  products     tokens/s if only the products of prompts and tokens ran, in XLA, at the rows they have. What ours could
+               reach without kernels of its own; not for one row, whose products are readings
   same         share of the rows whose tokens are the peer's, all of them
 """
 
@@ -29,7 +31,7 @@ from vlm_mu_jax.attacks.margin.openings import Openings
 from vlm_mu_jax.attacks.margin.search_run import SearchTarget
 from vlm_mu_jax.attacks.questions import SearchQuestion
 from vlm_mu_jax.attacks.words.search import SearchOptions, search
-from vlm_mu_jax.benchmark import timing
+from vlm_mu_jax.benchmark import products, timing
 from vlm_mu_jax.benchmark.options import BenchmarkOptions
 from vlm_mu_jax.benchmark.suites.word_search import POSITION, faster_batch, peer_arrays, scored
 from vlm_mu_jax.benchmark.workers import SCRIPT, Ours, Peer, Worker
@@ -38,6 +40,7 @@ from vlm_mu_jax.conversion.convert import convert
 from vlm_mu_jax.conversion.importer import ConvertOptions
 from vlm_mu_jax.data.placing import place
 from vlm_mu_jax.errors import InputError
+from vlm_mu_jax.model.cpu_weights import FEW_ROWS
 from vlm_mu_jax.model.generate import generate
 from vlm_mu_jax.storage import model_folder
 from vlm_mu_jax.storage.model_folder import Model
@@ -132,7 +135,11 @@ def _generate(
 ) -> dict[str, Any]:
     theirs = peer.side("generate", rows=rows, tokens=NEW_TOKENS)
     floor = decode_floor(model, rows)
-    return _compared(f"generate_{dtype}_{rows}", answers(model, arrays, rows), theirs, rows, floor, options)
+    row = _compared(f"generate_{dtype}_{rows}", answers(model, arrays, rows), theirs, rows, floor, options)
+    if rows <= FEW_ROWS:
+        return row
+    prompt_tokens = int(arrays["prompt_lengths"][:rows].sum())
+    return row | {"products": rows * NEW_TOKENS / products.answer_seconds(model, prompt_tokens, rows, NEW_TOKENS)}
 
 
 def _llama_rows(models: dict[str, Model], arrays: dict[str, np.ndarray], options: BenchmarkOptions) -> list[dict]:
