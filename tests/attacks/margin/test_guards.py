@@ -107,10 +107,13 @@ def test_guards_that_decide_once_per_example_from_a_first_pass(model, image, ste
         model,
         [SearchQuestion(QUESTION, image)],
         WORDS,
-        SearchTarget(SHALLOW, steer=guard),
+        target := SearchTarget(SHALLOW, steer=guard),
         SearchOptions(positions=positions, block=8),
     )
     check(model, image, found, steer_of, SHALLOW)
+    few, question = WORDS[:3], SearchQuestion(QUESTION, image)
+    again_QM = search.rescore(model, [question], few, target, position=positions[0], mode="swap")
+    np.testing.assert_allclose(again_QM, found[positions[0]].margins_QW[:, :3], atol=2e-5)
 
 
 def test_a_search_that_changes_no_words_refuses_a_gate_over_shortened_texts():
