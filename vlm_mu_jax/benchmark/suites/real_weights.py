@@ -10,8 +10,8 @@ Columns:
   floor        tokens/s if a step read the weights once, at the speed of a product that reads them in this run; from
                many rows on, if its products ran at the speed of one large product
   floor_share  ours / floor
-  products     tokens/s if only the products of prompts and tokens ran, in XLA, at the rows they have. What ours could
-               reach without kernels of its own; not for one row, whose products are readings
+  products     float32, of more than a few rows: tokens/s if only the products of prompts and tokens ran, in XLA, at
+               the rows they have. What ours could reach without kernels of its own
   same         share of the rows whose tokens are the peer's, all of them
 """
 
@@ -136,7 +136,7 @@ def _generate(
     theirs = peer.side("generate", rows=rows, tokens=NEW_TOKENS)
     floor = decode_floor(model, rows)
     row = _compared(f"generate_{dtype}_{rows}", answers(model, arrays, rows), theirs, rows, floor, options)
-    if rows <= FEW_ROWS:
+    if rows <= FEW_ROWS or dtype != "float32":
         return row
     prompt_tokens = int(arrays["prompt_lengths"][:rows].sum())
     return row | {"products": rows * NEW_TOKENS / products.answer_seconds(model, prompt_tokens, rows, NEW_TOKENS)}
