@@ -46,7 +46,7 @@ def ended(child: int, place: Path, mark: str = "") -> tuple[int, list[str]]:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     said = (place.parent / f"stderr{mark}").read_text(errors="replace")
     lines = [line for line in said.splitlines() if line.startswith("error")]
-    faults = ["a traceback"] if "Traceback (most recent call last)" in said else []
+    faults = [f"a traceback: {said[-2000:]}"] if "Traceback (most recent call last)" in said else []
     faults += [f"exit code {code}: {said[-300:]}"] if code not in ENDS else []
     faults += [f"exit code {code} without a line"] if code in (1, 2) and not lines else []
     return code, faults + ([f"{len(lines)} lines"] if len(lines) > MOST_LINES else [])

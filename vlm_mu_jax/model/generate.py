@@ -19,7 +19,7 @@ from vlm_mu_jax.errors import InputError
 from vlm_mu_jax.model.cache import KV, apart, readable, without_images
 from vlm_mu_jax.model.checks import check_batch, check_cut, check_seeds
 from vlm_mu_jax.model.config import ModelConfig
-from vlm_mu_jax.model.cpu_weights import FEW_ROWS, for_cpu
+from vlm_mu_jax.model.cpu_weights import for_cpu
 from vlm_mu_jax.model.params import Params
 from vlm_mu_jax.model.sampling import of_text, pick
 from vlm_mu_jax.model.steer import LATE, Steer, hides_image, on_prefix, while_decoding
@@ -101,9 +101,8 @@ def generate(
         if not beginnings or rows % beginnings:
             raise InputError(f"prefix has {beginnings} rows; it must be a divisor of the {rows} rows of batch")
         check_cut(prefix, batch, cfg)
-    prompts, steps = for_cpu(params), for_cpu(params, rows) if rows <= FEW_ROWS else None
     return generate_program(
-        prompts,
+        for_cpu(params, rows),
         batch,
         cfg,
         max_new_tokens=max_new_tokens,
@@ -113,7 +112,6 @@ def generate(
         steer=steer,
         lora=lora,
         prefix=prefix,
-        steps=steps,
     )
 
 
@@ -129,11 +127,9 @@ def _generate(
     steer: Steer | None = None,
     lora: dict[str, Any] | None = None,
     prefix: Batch | None = None,
-    steps: Params | None = None,
 ) -> Generated:
-    """steps: the weights as the steps read them, where this is not as the prompts do."""
     begun = _begin(params, batch, cfg, max_new_tokens, seeds_B, steer, lora, prefix)
-    return _advance(steps or params, begun, cfg, max_new_tokens, temperature, top_p, lora).out
+    return _advance(params, begun, cfg, max_new_tokens, temperature, top_p, lora).out
 
 
 # The one compiled program behind `generate`, for callers that lower it or count how often it is compiled.
