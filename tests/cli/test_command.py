@@ -15,6 +15,8 @@ COMMAND = '''"""A command that does nothing, or fails in the way that --fail nam
 Example:
   bin/dummy --name=x
 """
+import signal
+import time
 from absl import flags
 from ml_collections import config_flags
 from vlm_mu_jax.cli import command
@@ -22,7 +24,7 @@ from vlm_mu_jax.errors import InputError, JobError
 
 _NAME = flags.DEFINE_string("name", None, "a name", required=True)
 _SIZE = flags.DEFINE_integer("size", 3, "how many")
-_WAYS = ["input", "job", "missing", "full", "copy", "interrupt", "surprise", "pipe"]
+_WAYS = ["input", "job", "missing", "full", "copy", "interrupt", "surprise", "pipe", "dropped"]
 _FAIL = flags.DEFINE_enum("fail", None, _WAYS, "how to fail")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "experiment file")
 ACTIONS = ()
@@ -39,7 +41,15 @@ FAILURES = {
     "pipe": BrokenPipeError(),
 }
 
+class Interrupted:
+    def __del__(self):
+        raise KeyboardInterrupt
+
 def main(argv):
+    if _FAIL.value == "dropped":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
+        Interrupted()
+        time.sleep(30)
     if _FAIL.value:
         raise FAILURES[_FAIL.value]
     print("steps", _CONFIG.value.optim.steps if _CONFIG.value else None, "size", _SIZE.value, "rest", argv[1:])
@@ -146,6 +156,11 @@ def test_failures_have_their_exit_code_and_one_line(call, failure, code, says):
     assert debugged.returncode == code
     assert "Traceback (most recent call last)" in debugged.stderr
     assert debugged.stderr.splitlines()[-1] == says
+
+
+def test_an_interrupt_that_comes_where_python_drops_it_still_ends_the_command(call):
+    done = call("--name=x", "--fail=dropped")
+    assert (done.returncode, only_line(done)) == (130, "bin/dummy: interrupted")
 
 
 def test_a_reader_that_went_away_is_no_error_message(call):

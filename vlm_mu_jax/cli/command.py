@@ -7,7 +7,9 @@ Exit codes: 0 done, 1 the job failed, 2 bad input or usage, 130 interrupted. An 
 import gc
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from logging import LogRecord
@@ -24,6 +26,7 @@ from vlm_mu_jax.files.outputs import FULL
 from vlm_mu_jax.parallel import accelerators, compilation_cache
 
 _DEBUG = flags.DEFINE_bool("debug", False, "show the traceback when the command fails")
+_RUNS = threading.Event()  # while a command's main() does
 _PATH_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -44,8 +47,10 @@ def run(main: Callable[[list[str]], int | None], doc: str, actions: Sequence[str
         argv = _parse(sys.argv, actions, name, operands)
         argv[1:] = urls.localised(name, _own_flags(), argv[1:])
         try:
+            _RUNS.set()
             code = main(argv) or 0
         finally:
+            _RUNS.clear()
             buckets.finish()
         sys.stdout.flush()
     except KeyboardInterrupt as error:
@@ -196,8 +201,16 @@ def _is_news(record: LogRecord) -> bool:
 
 
 def _without_stragglers(raised: Any) -> None:
-    """When one write of a checkpoint has failed and was told, TensorStore prints that nobody waits for the others."""
-    if str(raised.exc_value) != "Event loop is closed":
+    """Shows what Python drops because nobody can catch it, in a destructor for example, but for two things.
+
+    Ctrl-C comes again a moment later, where it can be caught; after the command's end it is nothing. When one write of
+    a checkpoint has failed and was told, TensorStore says that nobody waits for the others.
+    """
+    if issubclass(raised.exc_type, KeyboardInterrupt):
+        again = threading.Timer(0.01, lambda: _RUNS.is_set() and os.kill(os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+    elif str(raised.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(raised)
 
 
