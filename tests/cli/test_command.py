@@ -181,7 +181,7 @@ def test_actions_are_checked(call):
 def test_what_follows_a_write_that_failed_is_not_told_again(said, shown, monkeypatch):
     told = []
     monkeypatch.setattr(sys, "__unraisablehook__", told.append)
-    command._without_stragglers(SimpleNamespace(exc_value=RuntimeError(said)))
+    command._without_stragglers(SimpleNamespace(exc_type=RuntimeError, exc_value=RuntimeError(said)))
     assert len(told) == shown
 
 
