@@ -56,7 +56,6 @@ def serve() -> None:
 
 def warm() -> None:
     """Imports what every command of this process will share."""
-    gc.set_threshold(20_000, 10, 10)  # as the commands do
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     importlib.import_module("vlm_mu_jax.absent").import_transformers_without_torch()  # as the commands do
     for name in (*LIBRARIES, *product()):

@@ -1,7 +1,7 @@
 """What a model's answers would cost if only its float32 products were computed, in XLA and at the rows they have.
 
-Norms, attention, activations and the choice of tokens are left out. No other arrangement of the same program can save
-what is left, so that it bounds the ratio to any peer.
+Norms, attention, activations and the choice of tokens are left out. What is left is what faster products alone could
+save; until then it bounds the ratio to a peer.
 """
 
 import math

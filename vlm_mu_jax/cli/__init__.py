@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 def _show(otherwise: Callable, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Shows what nobody caught: of Ctrl-C one line, for its modules may be imported before `command.run` listens."""
+    """Shows what nobody caught: of Ctrl-C one line, for it may come before `command.run` listens."""
     if not issubclass(kind, KeyboardInterrupt):
         return otherwise(kind, error, trace)
     print("interrupted", file=sys.stderr)
